@@ -1,0 +1,1 @@
+"""Curation: what happens to the training rows."""

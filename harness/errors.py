@@ -1,0 +1,80 @@
+"""The exceptions that callers catch, each with the exit code that the command line returns for it.
+
+    HarnessError            1
+    ├── UsageError          2   the command was called wrongly
+    ├── SpecError           3   a study, task, model or data file is wrong
+    ├── PartialFailure      4   some trials failed, the rest is done and kept
+    ├── StorageError        5   a record, database or folder cannot be read or written
+    └── TrialFailure            ends one trial; becomes its record's status, never reaches the user
+
+A message states the rule, the value received, and the remedy, in one sentence.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """Base of every error that a user can cause or must know of."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(HarnessError):
+    """The command was called with arguments that cannot be meant."""
+
+    exit_code = 2
+
+
+class SpecError(HarnessError):
+    """A study, task, model or data file breaks a rule."""
+
+    exit_code = 3
+
+
+class PartialFailure(HarnessError):
+    """Some trials ended without a score; everything else was kept."""
+
+    exit_code = 4
+
+
+class StorageError(HarnessError):
+    """A record, database or folder cannot be read or written."""
+
+    exit_code = 5
+
+
+class TrialFailure(HarnessError):
+    """Ends one trial with the status named by `status`, a value of `records.TrialStatus`."""
+
+    status: ClassVar[str] = "crashed"
+
+
+class Diverged(TrialFailure):
+    """The training loss or a score became non-finite."""
+
+    status = "diverged"
+
+
+class TimedOut(TrialFailure):
+    """The trial used up the wall time that it was given."""
+
+    status = "timed_out"
+
+
+def one_of(kind: str, received: str, valid: list[str]) -> str:
+    """Message for a name that is not among the valid ones, with the closest match first.
+
+    Args:
+        kind: What was named, for example "method".
+        received: The name as given.
+        valid: Every name that would have been right.
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(received, valid, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{kind} must be one of those known, but got '{received}': {hint}valid: {', '.join(sorted(valid))}"

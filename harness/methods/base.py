@@ -1,0 +1,80 @@
+"""The author's contract for a method: which parameters move.
+
+One file per method; its stem is its name in study files. `PeftMethod` serves everything that PEFT implements:
+such a file declares its space and returns a `PeftConfig`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.plugins import Plugin, StageSetup
+from harness.space import Scalar
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+
+class Method(Plugin, ABC):
+    """Decides which parameters of a model move, and how they are kept."""
+
+    mergeable: ClassVar[bool] = True
+    """Whether `merge` gives a plain model with the same logits."""
+    trains: ClassVar[str]
+    """Regular expression that the name of every trainable parameter matches, and of no other."""
+    needs_training: ClassVar[bool] = True
+    """False only for the method that leaves the base as it is."""
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Freeze what must not move, add what is new; seeds are set already. May return a wrapped model."""
+
+    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`, for example a quantisation config."""
+        return {}
+
+    def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer | None:
+        """An optimiser of its own, or None for the shared AdamW."""
+        return None
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Called after every optimiser step, `step` counting from 1."""
+
+    @contextmanager
+    def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The model as it was before this method (adapters off). Methods that move the base itself cannot: they raise."""
+        raise NotImplementedError(f"{type(self).__module__} moves the base's own weights")
+        yield model
+
+    def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """A plain model that a next stage can start from and plain `transformers` can load."""
+        return model
+
+
+class PeftMethod(Method, ABC):
+    """A method whose parameters PEFT adds to a frozen base."""
+
+    @abstractmethod
+    def config(self, model: PreTrainedModel, setup: StageSetup) -> PeftConfig:
+        """PEFT's configuration for these parameters."""
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model with PEFT."""
+        from peft import get_peft_model
+
+        return get_peft_model(model, self.config(model, setup))
+
+    @contextmanager
+    def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The same model with its adapters switched off."""
+        with model.disable_adapter():
+            yield model
+
+    def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Fold the adapters into the base; a method that is not mergeable keeps them beside it."""
+        return model.merge_and_unload() if self.mergeable else model

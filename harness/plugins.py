@@ -1,0 +1,115 @@
+"""Finding plug-ins: the file's stem is the plug-in's name, and adding a thing is adding a file.
+
+A folder such as `harness/methods/` holds `base.py` with one abstract class and one file per choice.
+`load("methods", "lora")` imports that file alone and returns its one public subclass of the base.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.errors import SpecError, one_of
+from harness.space import Scalar, Space
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Row = dict[str, Any]
+"""A training row. `prompt` (carries no loss) and `completion` (carries loss) always; plain text has an empty prompt.
+Preference rows add `rejected`; any other column of the task's data stands under `doc`."""
+
+AXES = ("methods", "objectives", "retention", "curation")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is knowable before anything is spent: a plug-in refuses what cannot work there."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    model_type: str = ""
+    """`model_type` of the base's config, for example `llama`."""
+    model_facts: dict[str, Any] = field(default_factory=dict)
+    """The base's config as a dict, plus `parameters` (count) and `linear_widths` (in-features, list)."""
+    task_facts: dict[str, Any] = field(default_factory=dict)
+    """The task's `output_type`, `metadata`, `rows` (training), `columns`."""
+
+
+@dataclass(frozen=True)
+class StageSetup:
+    """What a plug-in may use while a stage is being set up and run."""
+
+    params: Mapping[str, Scalar]
+    """Every parameter of the stage, defaults filled in."""
+    tokenizer: PreTrainedTokenizerBase
+    device: str
+    seed: int
+    steps: int
+    """Optimiser steps of the stage at full budget."""
+    load_base: Callable[[], PreTrainedModel]
+    """A fresh full-precision copy of the base model, for references and safe merges."""
+    corpus: Callable[[], list[Row]]
+    """Rows of what the base knows already (its `corpus`, see `models.py`); raises `SpecError` where it has none."""
+
+
+class Plugin(ABC):
+    """What every choice on every axis declares about itself."""
+
+    summary: ClassVar[str]
+    """One line: what it does."""
+    paper: ClassVar[str] = ""
+    """Authors, year and arXiv id or URL of the source; empty when there is none."""
+    space: ClassVar[Space] = {}
+    """Its hyperparameters: ranges, literature defaults, and which of them a sweep searches."""
+
+    def skip(self, situation: Situation) -> str | None:
+        """The reason why this choice cannot work in this situation, or None."""
+        return None
+
+
+@cache
+def names(folder: str) -> tuple[str, ...]:
+    """The plug-ins of a folder (`methods`, `search/samplers`, ...), sorted, without importing any of them."""
+    root = Path(__file__).parent / folder
+    return tuple(
+        sorted(path.stem for path in root.glob("*.py") if path.stem != "base" and not path.stem.startswith("_"))
+    )
+
+
+@cache
+def load(folder: str, name: str) -> type[Any]:
+    """The one public class that the file `harness/<folder>/<name>.py` derives from its folder's base.
+
+    Raises:
+        SpecError: When there is no such file; the message lists the valid names.
+    """
+    if name not in names(folder):
+        raise SpecError(one_of(folder.replace("/", " ").rstrip("s"), name, list(names(folder))))
+    package = "harness." + folder.replace("/", ".")
+    bases = [
+        value for value in vars(importlib.import_module(package + ".base")).values() if _is_plugin_base(value, package)
+    ]
+    module = importlib.import_module(f"{package}.{name}")
+    found = [
+        value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and not key.startswith("_")
+        and value.__module__ == module.__name__
+        and issubclass(value, tuple(bases))
+    ]
+    if len(found) != 1:
+        raise SpecError(
+            f"{package}.{name} must define one public plug-in class, but defines {len(found)}: prefix helpers with _"
+        )
+    return found[0]
+
+
+def _is_plugin_base(value: object, package: str) -> bool:
+    return isinstance(value, type) and issubclass(value, ABC) and value.__module__ == package + ".base"

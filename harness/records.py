@@ -1,0 +1,304 @@
+"""What is run and what came back, as frozen dataclasses and their JSON.
+
+A trial's record is the truth; everything else (DuckDB, surrogates, reports) is derived from records. The key of a
+trial hashes what determines its outcome, so the same trial is never run twice. `layout` knows where records lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from harness.errors import StorageError
+from harness.space import Scalar
+
+SCHEMA_VERSION = 1
+
+
+class TrialStatus(StrEnum):
+    """How a trial ended. Only `complete` and `pruned` trials carry scores."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    OUT_OF_MEMORY = "out_of_memory"
+    DIVERGED = "diverged"
+    TIMED_OUT = "timed_out"
+    CRASHED = "crashed"
+    PREEMPTED = "preempted"
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether a record of this status holds scores."""
+        return self in (TrialStatus.COMPLETE, TrialStatus.PRUNED)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One choice on each axis, with every hyperparameter that is not at its default."""
+
+    method: str
+    objective: str = "sft"
+    retention: str = "none"
+    curation: str = "as_is"
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    """Flat names as the plug-ins and `train.OPTIMIZER_SPACE` declare them; complete, so that a changed default
+    makes another trial."""
+    data: str | None = None
+    """Name of another task whose training rows this stage uses; None for the trial's own task."""
+    share: float = 1.0
+    """Share of the pipeline's training steps that this stage gets; shares of a pipeline sum to 1."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model as named in the study, pinned."""
+
+    name: str
+    """An embedded model (`tiny-1m`), a folder (may contain `${VARIABLE}`), or a Hugging Face id."""
+    revision: str
+    """Commit of a hub model; content fingerprint of a folder or embedded model."""
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """A task as named in the study, pinned."""
+
+    name: str
+    fingerprint: str
+    """Hash of the task's YAML and of its data (content of local files, revision of hub datasets)."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A base model and a sequence of stages."""
+
+    base_model: ModelRef
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored, and on how much of it."""
+
+    split: str = "validation"
+    """`validation` while searching, `test` when confirming (nothing else opens the test split)."""
+    limit: int | None = None
+    """Items per task; None scores all."""
+    off_target: tuple[TaskRef, ...] = ()
+    fractions: tuple[float, ...] = (1.0,)
+    """Fractions of the training budget at which the learning curve scores the task; the last is 1."""
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that determines a trial's outcome; its `key` names its record."""
+
+    pipeline: Pipeline
+    task: TaskRef
+    steps: int
+    """Optimiser steps of the full training budget (fidelity 1); 0 trains nothing."""
+    fidelity: float = 1.0
+    """Share of the full training budget that this trial gets, in (0, 1]. The learning-rate schedule always spans
+    the full budget, so a trial at fidelity 1/3 is the first third of the one at 1."""
+    seed: int = 0
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def key(self) -> str:
+        """Hash of the canonical JSON of all fields, 20 hexadecimal digits."""
+        return fingerprint(to_json(self))
+
+    def at(self, fidelity: float) -> TrialConfig:
+        """The same trial at another fidelity."""
+        return replace(self, fidelity=fidelity)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task on one split."""
+
+    task: str
+    split: str
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    higher_is_better: bool
+    comparability: str
+    """Scores with different keys are never ranked against each other."""
+    chance: float | None = None
+    """Score of guessing, where the task states it."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The learning curve at one fraction of the full training budget."""
+
+    fraction: float
+    step: int
+    train_seconds: float
+    """Wall seconds of training so far, evaluation excluded."""
+    tokens: int
+    loss: float | None
+    """Mean training loss since the last point, nats per supervised token; None before any step."""
+    score: float | None
+    """The task's metric on the trial's split, at most `Evaluation.limit` items."""
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """Everything a trial cost, failures included. Seconds are wall seconds on one monotonic clock."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By phase: load, data, train, evaluate, save."""
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+    """GPUs held x wall seconds."""
+    peak_memory_bytes: int | None = None
+    """Device memory on a GPU, resident set on a CPU; of the training window only."""
+    tokens: int = 0
+    supervised_tokens: int = 0
+    flops: float = 0.0
+    energy_j: float | None = None
+    money: float | None = None
+    trainable_params: int = 0
+    total_params: int = 0
+    artifact_bytes: int = 0
+    solo_equivalent_s: float | None = None
+    """Training seconds that the trial would have taken alone, where it was trained together with others."""
+
+    @property
+    def total_s(self) -> float:
+        """Wall seconds of all phases."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and with what a trial ran, as far as it may matter when scores are compared."""
+
+    harness_version: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: str = ""
+    hostname: str = ""
+    python: str = ""
+    git_commit: str | None = None
+    started_at: str = ""
+    """UTC, ISO 8601."""
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    """Configuration read back from the libraries' objects, by stage."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trial's record."""
+
+    config: TrialConfig
+    status: TrialStatus
+    reason: str = ""
+    """Why it did not complete, in one sentence; empty for a complete trial."""
+    scores: tuple[Score, ...] = ()
+    """The task's own score first, then the off-target suite in the study's order."""
+    curve: tuple[CurvePoint, ...] = ()
+    cost: CostRecord = field(default_factory=CostRecord)
+    provenance: Provenance = field(default_factory=Provenance)
+    notes: tuple[str, ...] = ()
+    """What a reader must know beside the score: train/test overlap, truncated rows, fallbacks."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def target(self) -> Score | None:
+        """The score of the trial's own task, or None where there is none."""
+        return next((score for score in self.scores if score.task == self.config.task.name), None)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `plan` predicted for the quantities that `CostRecord` measures."""
+
+    seconds: float
+    peak_memory_bytes: float
+    artifact_bytes: float
+    flops: float = 0.0
+    money: float | None = None
+    basis: str = "formula"
+    """`formula` or the number of past trials that it rests on, in words."""
+
+
+def derive_seed(*names: str | int) -> int:
+    """A seed in [0, 2**31) from a hash of names (study seed, role, repetition), never from a counter."""
+    digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, tuples and enums as plain JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, first 20 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:20]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; refuses NaN and infinities, which JSON does not have."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def config_from_json(data: Mapping[str, Any]) -> TrialConfig:
+    """Inverse of `to_json` for a trial's configuration."""
+    pipeline, evaluation = data["pipeline"], data["evaluation"]
+    return TrialConfig(
+        pipeline=Pipeline(ModelRef(**pipeline["base_model"]), tuple(Stage(**stage) for stage in pipeline["stages"])),
+        task=TaskRef(**data["task"]),
+        steps=data["steps"],
+        fidelity=data["fidelity"],
+        seed=data["seed"],
+        evaluation=Evaluation(
+            split=evaluation["split"],
+            limit=evaluation["limit"],
+            off_target=tuple(TaskRef(**ref) for ref in evaluation["off_target"]),
+            fractions=tuple(evaluation["fractions"]),
+        ),
+    )
+
+
+def result_from_json(data: Mapping[str, Any]) -> TrialResult:
+    """A record of any known schema version."""
+    data = migrate(dict(data))
+    return TrialResult(
+        config=config_from_json(data["config"]),
+        status=TrialStatus(data["status"]),
+        reason=data["reason"],
+        scores=tuple(Score(**score) for score in data["scores"]),
+        curve=tuple(CurvePoint(**point) for point in data["curve"]),
+        cost=CostRecord(**data["cost"]),
+        provenance=Provenance(**data["provenance"]),
+        notes=tuple(data["notes"]),
+        schema_version=data["schema_version"],
+    )
+
+
+def migrate(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring a record's JSON to the current schema version; version 1 is the first.
+
+    Raises:
+        StorageError: When the record was written by a newer version of the harness.
+    """
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise StorageError(
+            f"a record must have schema version {SCHEMA_VERSION}, but has {version!r}: update harness to read it"
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Retention: how old knowledge is kept."""

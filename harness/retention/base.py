@@ -1,0 +1,32 @@
+"""The author's contract for retention: how old knowledge is kept.
+
+One file per choice; its stem is its name in study files. A choice may change the rows, add a penalty to the loss,
+or change the weights at the end; each is a no-op unless overridden.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from harness.plugins import Plugin, Row, StageSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class Retention(Plugin, ABC):
+    """Decides how a stage keeps what the model knew before it."""
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """The rows to train on, for example with old ones mixed in."""
+        return rows
+
+    def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
+        """A function that gives the term to add to the loss (scalar), built before the first step; None for no term."""
+        return None
+
+    def finish(self, model: PreTrainedModel, setup: StageSetup) -> None:
+        """Change the trained weights in place, for example by interpolating towards the base."""

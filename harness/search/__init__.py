@@ -1,0 +1,1 @@
+"""Search: who proposes the next trial, and which trials go on."""

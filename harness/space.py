@@ -1,0 +1,187 @@
+"""Search spaces: what a hyperparameter may be, its literature default, and whether a sweep searches it.
+
+A `Space` maps a parameter's name to its distribution. Plug-ins declare their spaces with these types;
+samplers translate them for Optuna; studies narrow or fix them (`override`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.errors import SpecError, one_of
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number in [low, high]; uniform in its logarithm if `log`."""
+
+    low: float
+    high: float
+    default: float
+    log: bool = False
+    searched: bool = True
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` is a finite number inside the range."""
+        return not isinstance(value, bool | str) and math.isfinite(value) and self.low <= value <= self.high
+
+    def sample(self, rng: random.Random) -> float:
+        """One draw."""
+        if not self.log:
+            return rng.uniform(self.low, self.high)
+        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(drawn, self.low), self.high)
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole number in [low, high]; uniform in its logarithm if `log`."""
+
+    low: int
+    high: int
+    default: int
+    log: bool = False
+    searched: bool = True
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` is a whole number inside the range."""
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def sample(self, rng: random.Random) -> int:
+        """One draw."""
+        if not self.log:
+            return rng.randint(self.low, self.high)
+        drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
+        return min(max(drawn, self.low), self.high)
+
+    def __str__(self) -> str:
+        return f"[{self.low}, {self.high}] whole{' log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `choices`."""
+
+    choices: tuple[Scalar, ...]
+    default: Scalar
+    searched: bool = True
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` is one of the choices (True is not 1)."""
+        return any(value == choice and type(value) is type(choice) for choice in self.choices)
+
+    def sample(self, rng: random.Random) -> Scalar:
+        """One draw."""
+        return rng.choice(self.choices)
+
+    def __str__(self) -> str:
+        return "{" + ", ".join(map(str, self.choices)) + "}"
+
+
+Distribution = Float | Integer | Choice
+Space = Mapping[str, Distribution]
+
+
+def defaults(space: Space) -> dict[str, Scalar]:
+    """The literature default of every parameter."""
+    return {name: distribution.default for name, distribution in space.items()}
+
+
+def searched(space: Space) -> dict[str, Distribution]:
+    """The part of the space that a sweep varies."""
+    return {name: distribution for name, distribution in space.items() if distribution.searched}
+
+
+def check(space: Space, params: Mapping[str, Scalar], where: str) -> None:
+    """Raise `SpecError` unless every parameter is known and inside its range."""
+    for name, value in params.items():
+        if name not in space:
+            raise SpecError(f"{where}: " + one_of("parameter", name, list(space)))
+        if not space[name].contains(value):
+            raise SpecError(
+                f"{where}: {name} must lie in {space[name]}, but got {value!r}: change it in the study file"
+            )
+
+
+def override(space: Space, changes: Mapping[str, Any], where: str) -> dict[str, Distribution]:
+    """Narrow a space by what a study says of it.
+
+    Args:
+        space: The plug-ins' own space.
+        changes: Name to a scalar (fixes it), `{low, high, log}` or `{choices}` (searches within).
+        where: Prefix of error messages.
+
+    Raises:
+        SpecError: For an unknown name or a range that leaves the declared one.
+    """
+    result = dict(space)
+    for name, change in changes.items():
+        if name not in space:
+            raise SpecError(f"{where}: " + one_of("parameter", name, list(space)))
+        if isinstance(change, Mapping):
+            result[name] = _narrow(name, space[name], change, where)
+        else:
+            value = float(change) if isinstance(space[name], Float) and type(change) is int else change
+            check(space, {name: value}, where)
+            result[name] = replace(space[name], default=value, searched=False)  # type: ignore[arg-type]
+    return result
+
+
+def _narrow(name: str, declared: Distribution, change: Mapping[str, Any], where: str) -> Distribution:
+    allowed = {"choices"} if isinstance(declared, Choice) else {"low", "high", "log", "choices"}
+    if unknown := set(change) - allowed:
+        raise SpecError(f"{where}: range of {name}: " + one_of("key", sorted(unknown)[0], sorted(allowed)))
+    ends = (
+        change["choices"]
+        if "choices" in change
+        else [change.get("low", _low(declared)), change.get("high", _high(declared))]
+    )
+    if not isinstance(ends, list | tuple) or not ends:
+        raise SpecError(
+            f"{where}: range of {name} must list at least one value, but got {change!r}: give choices or low and high"
+        )
+    values = tuple(float(v) if isinstance(declared, Float) and type(v) is int else v for v in ends)
+    for value in values:
+        check({name: declared}, {name: value}, where)
+    default = declared.default
+    if isinstance(declared, Choice) or "choices" in change:
+        return Choice(values, default if default in values else values[0])
+    low, high = values
+    if not low <= high:
+        raise SpecError(f"{where}: range of {name} must have low <= high, but got {low:g} and {high:g}: swap them")
+    changed: dict[str, Any] = {"low": low, "high": high, "log": change.get("log", declared.log)}
+    return replace(declared, **changed, default=min(max(default, low), high), searched=True)
+
+
+def _low(declared: Distribution) -> Scalar:
+    return declared.choices[0] if isinstance(declared, Choice) else declared.low
+
+
+def _high(declared: Distribution) -> Scalar:
+    return declared.choices[-1] if isinstance(declared, Choice) else declared.high
+
+
+OPTIMIZER_SPACE: Space = {
+    "learning_rate": Float(1e-6, 1e-1, default=1e-4, log=True),
+    "batch_size": Integer(1, 4096, default=16, log=True, searched=False),
+    "gradient_accumulation": Integer(1, 1024, default=1, log=True, searched=False),
+    "weight_decay": Float(0.0, 0.3, default=0.0, searched=False),
+    "warmup_share": Float(0.0, 0.5, default=0.06, searched=False),
+    "schedule": Choice(("cosine", "linear", "constant"), default="cosine", searched=False),
+    "max_grad_norm": Float(0.0, 100.0, default=1.0, searched=False),
+    "max_length": Integer(8, 1_048_576, default=1024, log=True, searched=False),
+    "precision": Choice(("auto", "float32", "bfloat16"), default="auto", searched=False),
+}
+"""What every stage has, whatever its choices; a method narrows `learning_rate` to what its paper supports.
+
+`batch_size` counts rows of one optimiser step divided by `gradient_accumulation`; `max_length` is cut to the model's
+context; `precision` auto is bfloat16 on a GPU that has it and float32 elsewhere."""

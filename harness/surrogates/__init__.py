@@ -1,0 +1,1 @@
+"""Surrogates: models of untried pipelines."""
