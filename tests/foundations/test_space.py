@@ -1,0 +1,86 @@
+"""Spaces: ranges, samples inside them, and what a study may narrow."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import SpecError
+from harness.space import OPTIMIZER_SPACE, Choice, Float, Integer, check, defaults, override, searched
+
+SPACE = {
+    "learning_rate": Float(1e-5, 1e-2, default=1e-3, log=True),
+    "rank": Integer(1, 64, default=8, log=True),
+    "target": Choice(("attention", "all"), default="all"),
+    "seedless": Float(0.0, 1.0, default=0.5, searched=False),
+}
+
+
+@given(st.integers())
+def test_every_sample_lies_in_its_distribution(seed):
+    rng = random.Random(seed)
+    assert all(distribution.contains(distribution.sample(rng)) for distribution in SPACE.values())
+
+
+def test_log_sampling_is_uniform_in_the_logarithm():
+    rng = random.Random(0)
+    draws = [SPACE["learning_rate"].sample(rng) for _ in range(4000)]
+    # 1e-5..1e-2 spans three decades: a third of the draws falls into each; 4 sd of a proportion 1/3 is 0.03.
+    assert sum(draw < 1e-4 for draw in draws) / 4000 == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_defaults_and_searched_parts():
+    assert defaults(SPACE) == {"learning_rate": 1e-3, "rank": 8, "target": "all", "seedless": 0.5}
+    assert set(searched(SPACE)) == {"learning_rate", "rank", "target"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rank", 0), ("rank", 65), ("rank", 8.0), ("rank", True), ("learning_rate", float("nan")), ("target", "mlp")],
+)
+def test_values_outside_are_refused_with_the_value_and_the_range(name, value):
+    with pytest.raises(SpecError, match=f"here: {name} must lie in .* but got {value!r}"):
+        check(SPACE, {name: value}, "here")
+
+
+def test_unknown_parameter_names_the_closest():
+    with pytest.raises(SpecError, match="did you mean 'learning_rate'"):
+        override(SPACE, {"learning_rat": 1e-3}, "family lora")
+
+
+def test_a_scalar_fixes_and_a_range_narrows():
+    narrowed = override(SPACE, {"rank": 4, "learning_rate": {"low": 1e-4}, "seedless": {"low": 0, "high": 1}}, "x")
+    assert narrowed["rank"] == Integer(1, 64, default=4, log=True, searched=False)
+    assert narrowed["learning_rate"] == Float(1e-4, 1e-2, default=1e-3, log=True)
+    assert narrowed["seedless"].searched
+
+
+def test_choices_of_a_numeric_parameter_become_a_choice():
+    assert override(SPACE, {"rank": {"choices": [2, 4]}}, "x")["rank"] == Choice((2, 4), default=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"low": 1e-2, "high": 1e-3}, "low <= high"),
+        ({"low": 1e-9}, "must lie in"),
+        ({"lo": 1e-4}, "did you mean 'low'"),
+        ({"choices": []}, "at least one value"),
+    ],
+)
+def test_impossible_ranges_are_refused(change, message):
+    with pytest.raises(SpecError, match=message):
+        override(SPACE, {"learning_rate": change}, "x")
+
+
+@given(st.floats(1e-5, 1e-2), st.floats(1e-5, 1e-2))
+def test_a_narrowed_range_lies_inside_and_keeps_its_default_inside(a, b):
+    low, high = sorted((a, b))
+    narrowed = override(SPACE, {"learning_rate": {"low": low, "high": high}}, "x")["learning_rate"]
+    assert (narrowed.low, narrowed.high) == (low, high)
+    assert narrowed.contains(narrowed.default)
+
+
+def test_the_optimiser_defaults_lie_in_their_ranges():
+    check(OPTIMIZER_SPACE, defaults(OPTIMIZER_SPACE), "optimiser")

@@ -1,0 +1,126 @@
+"""Study files: what is accepted, and one sentence with the right remedy for everything else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.errors import SpecError
+from harness.records import ModelRef
+from harness.spec import expand, load_study, study_json_schema
+
+GOOD = {
+    "name": "s",
+    "question": "q",
+    "base_models": ["tiny-1m"],
+    "tasks": ["t"],
+    "families": {"a": {"method": "lora"}},
+    "budget": {"trials": 2, "steps": 10},
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    def write(**changes):
+        path = tmp_path / "s.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in (GOOD | changes).items() if v is not None}))
+        return path
+
+    return write
+
+
+def test_defaults_are_filled_in_and_short_forms_are_expanded(study):
+    loaded = load_study(study())
+    assert loaded.base_models[0].name == "tiny-1m"
+    assert loaded.confirm.seeds == 5
+    stage = loaded.resolved_families()["a"].pipeline(ModelRef("tiny-1m", "r"), {}).stages[0]
+    assert (stage.method, stage.objective, stage.retention, stage.curation, stage.share) == (
+        "lora",
+        "sft",
+        "none",
+        "as_is",
+        1.0,
+    )
+    assert stage.params["batch_size"] == 16
+
+
+def test_stages_share_the_budget_and_their_parameters_are_numbered(study):
+    stages = [{"method": "full", "objective": "continued_pretraining", "data": "other"}, {"method": "lora"}]
+    family = load_study(study(families={"two": {"stages": stages}})).resolved_families()["two"]
+    assert [stage.share for stage in family.stages] == [0.5, 0.5]
+    assert {"0.learning_rate", "1.learning_rate"} <= set(family.space)
+    pipeline = family.pipeline(ModelRef("m", "r"), {"1.learning_rate": 1e-3})
+    assert pipeline.stages[1].params["learning_rate"] == 1e-3
+    assert pipeline.stages[0].data == "other"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tsks": ["t"]}, "key must be one of those known, but got 'tsks': did you mean 'tasks'"),
+        ({"families": {"a": {"method": "lorra"}}}, "family a: method must be .* 'lorra': did you mean 'lora'"),
+        ({"families": {"a": {"method": "lora", "objective": "stf"}}}, "did you mean 'sft'"),
+        ({"families": {"a": {"method": "lora", "params": {"rnak": 4}}}}, "did you mean 'rank'"),
+        (
+            {"families": {"a": {"method": "lora", "params": {"learning_rate": 5}}}},
+            "learning_rate must lie in .* but got 5",
+        ),
+        ({"families": {"a": {"method": "lora", "prams": {}}}}, "did you mean 'params'"),
+        ({"families": {}}, "at least 1"),
+        ({"tasks": None}, "tasks is required"),
+        ({"budget": {"trials": 2, "gpu_seconds": 5, "steps": 1}}, "exactly one of trials and gpu_seconds"),
+        ({"budget": {"trials": 2}}, "exactly one of steps, epochs and examples"),
+        ({"budget": {"trials": 0, "steps": 10}}, "budget.trials: .*greater than or equal to 1, but got 0"),
+        ({"search": {"sampler": "tpee"}}, "sampler must be one of those known, but got 'tpee': did you mean 'tpe'"),
+        ({"search": {"fractions": [1.0, 0.5]}}, r"fractions must rise"),
+        ({"confirm": {"seeds": 1}}, "greater than or equal to 2, but got 1"),
+        ({"name": "../x"}, "letters, digits"),
+        (
+            {"families": {"a": {"stages": [{"method": "lora", "share": 0.5}, {"method": "full"}]}}},
+            "every stage a share, or none",
+        ),
+        ({"families": {"a": {"stages": [{"method": "lora", "share": 0.5}]}}}, "shares must sum to 1"),
+    ],
+)
+def test_mistakes_get_one_sentence(study, change, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        load_study(study(**change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "message"), [("a: [", "valid YAML"), ("- 1", "mapping"), ("", "mapping")])
+def test_a_file_that_is_no_mapping(tmp_path, content, message):
+    path = tmp_path / "s.yaml"
+    path.write_text(content)
+    with pytest.raises(SpecError, match=message):
+        load_study(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SpecError, match="must be a readable file"):
+        load_study(tmp_path / "none.yaml")
+
+
+def test_variables_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SOME_FOLDER", "/data")
+    assert expand("${SOME_FOLDER}/x", "task t") == "/data/x"
+    monkeypatch.delenv("SOME_FOLDER")
+    with pytest.raises(SpecError, match="must set SOME_FOLDER.*export SOME_FOLDER"):
+        expand("${SOME_FOLDER}/x", "task t")
+
+
+def test_two_studies_differ_in_their_fingerprint(study):
+    first = load_study(study()).fingerprint
+    assert load_study(study()).fingerprint == first
+    assert load_study(study(seed=1)).fingerprint != first
+
+
+def test_the_schema_describes_every_key():
+    schema = study_json_schema()
+    assert set(GOOD) <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_study_is_valid(path):
+    assert load_study(path).name == path.stem
