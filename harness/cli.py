@@ -140,7 +140,7 @@ def _step(name: str) -> Callable[[F], Any]:
         @_json_option
         @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
         @click.pass_obj
-        def command(root: Path, study: str, as_json: bool, dry_run: bool, **site: Any) -> None:
+        def command(root: Path, /, study: str, as_json: bool, dry_run: bool, **site: Any) -> None:
             if dry_run:
                 _plan(root, study, as_json, **site)
                 return
@@ -156,7 +156,7 @@ def _step(name: str) -> Callable[[F], Any]:
     return wrap
 
 
-def _plan(root: Path, study: str, as_json: bool, **site: Any) -> None:
+def _plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
     from harness.plan import plan_study
 
     _show(plan_study(_study(root, study), _site(root, **site)), as_json, lambda plan: plan.text())
@@ -167,7 +167,7 @@ def _plan(root: Path, study: str, as_json: bool, **site: Any) -> None:
 @_site_options
 @_json_option
 @click.pass_obj
-def plan(root: Path, study: str, as_json: bool, **site: Any) -> None:
+def plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
     """Say what STUDY will cost and what it could find, before anything is spent."""
     _plan(root, study, as_json, **site)
 
@@ -224,7 +224,7 @@ def backtest(root: Path, as_json: bool) -> None:
 @click.option("--max-memory-gb", type=float, help="Largest acceptable peak memory.")
 @_json_option
 @click.pass_obj
-def recommend(root: Path, task_name: str, as_json: bool, **limits: Any) -> None:
+def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> None:
     """Rank pipelines for a task from all that was measured so far, or say what evidence is missing."""
     from harness.advice import advise
 
@@ -246,7 +246,7 @@ def recommend(root: Path, task_name: str, as_json: bool, **limits: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the pipeline that would be run, and stop.")
 @_json_option
 @click.pass_obj
-def train(root: Path, task_name: str, as_json: bool, **options: Any) -> None:
+def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
     """Tune a model for a task with the recommended pipeline and leave a model folder with a model card."""
     from harness.advice import train_model
 
