@@ -1,0 +1,325 @@
+"""The database's tables and views: every column with its type, its meaning, and where in a record it comes from.
+
+`store` builds the database from these declarations, `harness database --schema` prints them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A declared column of a table."""
+
+    name: str
+    type: str
+    meaning: str
+    source: str
+    """SQL over `r`, a staged record (or its list element), that gives the value."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A declared table."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    source: str
+    """The FROM clause over the staged records."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A view for a question people ask."""
+
+    name: str
+    meaning: str
+    sql: str
+
+
+RECORD = """{
+"schema_version":"INTEGER","status":"VARCHAR","reason":"VARCHAR","notes":["VARCHAR"],
+"config":{"steps":"BIGINT","fidelity":"DOUBLE","seed":"BIGINT","task":{"name":"VARCHAR","fingerprint":"VARCHAR"},
+  "pipeline":{"base_model":{"name":"VARCHAR","revision":"VARCHAR"},"stages":[{"method":"VARCHAR","objective":"VARCHAR",
+    "retention":"VARCHAR","curation":"VARCHAR","params":"JSON","data":"VARCHAR","share":"DOUBLE"}]},
+  "evaluation":{"split":"VARCHAR","limit":"BIGINT"}},
+"scores":[{"task":"VARCHAR","split":"VARCHAR","metric":"VARCHAR","value":"DOUBLE","stderr":"DOUBLE","n":"BIGINT",
+  "higher_is_better":"BOOLEAN","comparability":"VARCHAR","chance":"DOUBLE"}],
+"curve":[{"fraction":"DOUBLE","step":"BIGINT","train_seconds":"DOUBLE","tokens":"BIGINT","loss":"DOUBLE","score":"DOUBLE"}],
+"cost":{"seconds":"JSON","cpu_s":"DOUBLE","gpu_s":"DOUBLE","peak_memory_bytes":"BIGINT","tokens":"BIGINT",
+  "supervised_tokens":"BIGINT","flops":"DOUBLE","energy_j":"DOUBLE","money":"DOUBLE","trainable_params":"BIGINT",
+  "total_params":"BIGINT","artifact_bytes":"BIGINT","solo_equivalent_s":"DOUBLE"},
+"provenance":{"harness_version":"VARCHAR","versions":"JSON","hardware":"VARCHAR","hostname":"VARCHAR","python":"VARCHAR",
+  "git_commit":"VARCHAR","started_at":"VARCHAR","effective":"JSON"}}"""
+"""What is read of a record, typed; what differs from method to method stays JSON."""
+
+_STAGES = "r.config.pipeline.stages"
+
+
+def _columns(text: str, prefix: str) -> tuple[Column, ...]:
+    """Columns from lines `name TYPE | meaning | source`; a source left out is the field of the same name."""
+    columns = []
+    for line in text.strip().splitlines():
+        head, meaning, *source = (part.strip() for part in line.split("|"))
+        name, type_ = head.split(" ", 1)
+        columns.append(Column(name, type_, meaning, source[0] if source else f"{prefix}{name}"))
+    return tuple(columns)
+
+
+def _axis(name: str) -> str:
+    return f"list_aggregate(list_transform({_STAGES}, lambda s: s.{name}), 'string_agg', '+')"
+
+
+TABLES = (
+    Table(
+        "trials",
+        "One row per record: what was run, and how it ended.",
+        _columns(
+            f"""
+            key VARCHAR | The trial's key; its record is trials/<first two digits>/<key>/record.json. | key
+            status VARCHAR | How it ended; only complete and pruned trials have scores. | r.status
+            reason VARCHAR | Why it did not complete, else empty. | r.reason
+            base_model VARCHAR | The base model as named in the study. | r.config.pipeline.base_model.name
+            base_revision VARCHAR | Its commit or content fingerprint. | r.config.pipeline.base_model.revision
+            task VARCHAR | What was trained for. | r.config.task.name
+            task_fingerprint VARCHAR | Hash of the task's file and data. | r.config.task.fingerprint
+            pipeline VARCHAR | Hash of base model, stages, task and steps: equal for runs that differ in seed, split or fidelity. | md5(to_json([to_json(r.config.pipeline), to_json(r.config.task), to_json(r.config.steps)]))
+            method VARCHAR | Which parameters moved, by stage, joined by +. | {_axis("method")}
+            objective VARCHAR | What was minimised, by stage. | {_axis("objective")}
+            retention VARCHAR | How old knowledge was kept, by stage. | {_axis("retention")}
+            curation VARCHAR | What happened to the rows, by stage. | {_axis("curation")}
+            params JSON | List of every stage's parameters. | to_json(list_transform({_STAGES}, lambda s: s.params))
+            stages JSON | List of stages as recorded. | to_json({_STAGES})
+            steps BIGINT | Optimiser steps of the full budget; 0 is the base model itself. | r.config.steps
+            fidelity DOUBLE | Share of the full budget that the trial got. | r.config.fidelity
+            seed BIGINT | Seed of initialisation and data order. | r.config.seed
+            split VARCHAR | validation while searching, test when confirming. | r.config.evaluation.split
+            item_limit BIGINT | Items scored per task; null is all. | r.config.evaluation.limit
+            notes VARCHAR[] | What a reader must know beside the score. | r.notes
+            """,
+            "r.",
+        ),
+        "records",
+    ),
+    Table(
+        "scores",
+        "One row per trial and evaluated task.",
+        _columns(
+            """
+            key VARCHAR | The trial. | key
+            position BIGINT | 1 is the trial's own task where it has one; then the off-target suite. | position
+            is_target BOOLEAN | Whether it is the trial's own task. | s.task = r.config.task.name
+            task VARCHAR | What was scored.
+            split VARCHAR | On which split.
+            metric VARCHAR | By which metric.
+            value DOUBLE | The score, in the metric's own unit and direction.
+            stderr DOUBLE | Standard error over items.
+            n BIGINT | Items scored.
+            higher_is_better BOOLEAN | False for losses and perplexities.
+            comparability VARCHAR | Scores with different keys are never ranked against each other.
+            chance DOUBLE | Score of guessing, where the task states it.
+            """,
+            "s.",
+        ),
+        "(SELECT key, r, unnest(r.scores) AS s, generate_subscripts(r.scores, 1) AS position FROM records)",
+    ),
+    Table(
+        "curves",
+        "One row per trial and point of its learning curve.",
+        _columns(
+            """
+            key VARCHAR | The trial. | key
+            fraction DOUBLE | Share of the full training budget spent.
+            step BIGINT | Optimiser steps so far.
+            train_seconds DOUBLE | Wall seconds of training so far, evaluation excluded.
+            tokens BIGINT | Tokens so far.
+            loss DOUBLE | Mean training loss since the last point, nats per supervised token.
+            score DOUBLE | The task's metric on the trial's split.
+            """,
+            "s.",
+        ),
+        "(SELECT key, unnest(r.curve) AS s FROM records)",
+    ),
+    Table(
+        "costs",
+        "One row per trial: everything it cost, failures included.",
+        _columns(
+            """
+            key VARCHAR | The trial. | key
+            total_s DOUBLE | Wall seconds of all phases. | coalesce(list_sum(map_values(from_json(r.cost.seconds, '"MAP(VARCHAR, DOUBLE)"'))), 0)
+            train_s DOUBLE | Wall seconds of training. | (r.cost.seconds->>'train')::DOUBLE
+            evaluate_s DOUBLE | Wall seconds of evaluation. | (r.cost.seconds->>'evaluate')::DOUBLE
+            seconds JSON | Wall seconds by phase.
+            cpu_s DOUBLE | CPU seconds.
+            gpu_s DOUBLE | GPUs held times wall seconds.
+            peak_memory_bytes BIGINT | Device memory on a GPU, resident set on a CPU; of the training window only.
+            tokens BIGINT | Tokens trained on.
+            supervised_tokens BIGINT | Of these, tokens that carried loss.
+            flops DOUBLE | Floating-point operations of training.
+            energy_j DOUBLE | Joules, where measured.
+            money DOUBLE | By the study's price table, where it has one.
+            trainable_params BIGINT | Parameters that moved.
+            total_params BIGINT | Parameters of the model.
+            artifact_bytes BIGINT | Size of what the trial would keep.
+            solo_equivalent_s DOUBLE | Training seconds had it not been trained together with others.
+            """,
+            "r.cost.",
+        ),
+        "records",
+    ),
+    Table(
+        "provenance",
+        "One row per trial: where and with what it ran.",
+        _columns(
+            """
+            key VARCHAR | The trial. | key
+            harness_version VARCHAR | Version of harness.
+            versions JSON | Versions of libraries by name.
+            hardware VARCHAR | GPU or CPU.
+            hostname VARCHAR | Machine.
+            python VARCHAR | Version of Python.
+            git_commit VARCHAR | Commit of the working tree, where there is one.
+            started_at TIMESTAMP | UTC. | TRY_CAST(TRY_CAST(r.provenance.started_at AS TIMESTAMPTZ) AS TIMESTAMP)
+            effective JSON | Configuration read back from the libraries' objects, by stage.
+            """,
+            "r.provenance.",
+        ),
+        "records",
+    ),
+    Table(
+        "items",
+        "Item-level outcomes of trials scored on the test split (search trials keep theirs beside their records).",
+        _columns(
+            r"""
+            key VARCHAR | The trial. | regexp_extract(filename, '([^/\\]+)[/\\]items\.parquet$', 1)
+            task VARCHAR | What was scored.
+            split VARCHAR | On which split.
+            metric VARCHAR | By which metric.
+            doc_hash VARCHAR | The item; equal for the same item in every trial.
+            value DOUBLE | Its score.
+            prediction VARCHAR | What the model said, where that was kept.
+            """,
+            "",
+        ),
+        "",
+    ),
+    Table(
+        "members",
+        "One row per trial of a study, and why the study ran it.",
+        _columns(
+            """
+            study VARCHAR | The study. | study
+            key VARCHAR | The trial; several studies may share one. | m.key
+            role VARCHAR | base, search or confirm.
+            family VARCHAR | The pipeline family.
+            task VARCHAR | What was trained for.
+            base_model VARCHAR | The base model.
+            repetition BIGINT | Which of the fresh seeds, when confirming.
+            number BIGINT | Order in which the search asked.
+            params JSON | The searched values.
+            reused BOOLEAN | Whether its record was there already, so that it cost the study nothing.
+            asked_at VARCHAR | UTC, ISO 8601.
+            """,
+            "m.",
+        ),
+        "staged_members",
+    ),
+    Table(
+        "studies",
+        "One row per study.",
+        _columns(
+            """
+            study VARCHAR | Its name. | study
+            question VARCHAR | What it asks. | coalesce(spec->>'$.study.question', spec->>'$.question')
+            fingerprint VARCHAR | Hash of the whole study. | spec->>'$.fingerprint'
+            spec JSON | The study file. | coalesce(spec->'$.study', spec)
+            """,
+            "",
+        ),
+        "staged_studies",
+    ),
+    Table(
+        "damaged",
+        "Files that could not be read and were left out.",
+        _columns("path VARCHAR | The file.\nreason VARCHAR | What is wrong, and the remedy.", ""),
+        "",
+    ),
+)
+
+VIEWS = (
+    View(
+        "base_scores",
+        "The base models' own scores (trials of zero steps), one per base model, task, split, comparability and n.",
+        """SELECT base_model, base_revision, scores.task, scores.split, metric, comparability, n,
+             higher_is_better, avg(value) AS value
+           FROM scores JOIN trials USING (key) WHERE steps = 0 AND status = 'complete' GROUP BY ALL""",
+    ),
+    View(
+        "forgetting",
+        "Base score minus tuned score per trial and off-target task, positive = lost, losses sign-corrected; only where "
+        "split and comparability agree. Of several base scores the one on as many items counts.",
+        """SELECT s.key, s.task, s.split, s.metric, s.comparability, b.value AS base_value, s.value AS tuned_value,
+             CASE WHEN s.higher_is_better THEN b.value - s.value ELSE s.value - b.value END AS forgetting,
+             s.higher_is_better, b.n AS base_n, s.n AS tuned_n
+           FROM scores s JOIN trials t ON t.key = s.key
+           JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
+             AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
+           WHERE NOT s.is_target AND t.steps > 0
+           QUALIFY row_number() OVER (PARTITION BY s.key, s.task, s.metric ORDER BY (b.n = s.n) DESC, b.n DESC) = 1""",
+    ),
+    View(
+        "worst_forgetting",
+        "Per trial: the largest and the mean forgetting over its off-target suite. Points of accuracy and nats do not add "
+        "up: where the suite has scores for which higher is better, only these count; else its losses.",
+        """SELECT key, max(forgetting) AS worst, avg(forgetting) AS mean, arg_max(task, forgetting) AS worst_task
+           FROM (SELECT * FROM forgetting QUALIFY higher_is_better = max(higher_is_better) OVER (PARTITION BY key))
+           GROUP BY key""",
+    ),
+    View(
+        "leaderboard",
+        "Confirmed results only: per study, task, base model and comparability the finalists with mean over seeds, "
+        "rank 1 = best. gain is towards better, whatever the metric's direction.",
+        """WITH confirmed AS (
+             SELECT m.study, m.task, m.base_model, t.base_revision, s.metric, s.comparability, s.higher_is_better,
+               m.family, t.pipeline, any_value(t.params) AS params,
+               avg(s.value) AS mean, count(*) AS seeds, stddev_samp(s.value) AS sd, sd / sqrt(seeds) AS stderr,
+               avg(f.worst) AS forgetting, avg(c.total_s) AS seconds, avg(c.peak_memory_bytes) AS peak_memory_bytes,
+               avg(c.money) AS money, max(s.n) AS items
+             FROM members m JOIN trials t USING (key) JOIN scores s USING (key) JOIN costs c USING (key)
+               LEFT JOIN worst_forgetting f USING (key)
+             WHERE m.role = 'confirm' AND t.status = 'complete' AND s.is_target AND s.split = 'test'
+             GROUP BY m.study, m.task, m.base_model, t.base_revision, s.metric, s.comparability, s.higher_is_better,
+               m.family, t.pipeline)
+           SELECT c.* EXCLUDE (base_revision), b.value AS base_value,
+             CASE WHEN c.higher_is_better THEN mean - b.value ELSE b.value - mean END AS gain,
+             rank() OVER (PARTITION BY study, c.task, c.base_model, c.metric, c.comparability
+               ORDER BY CASE WHEN c.higher_is_better THEN -mean ELSE mean END) AS rank
+           FROM confirmed c LEFT JOIN base_scores b ON b.base_model = c.base_model AND b.base_revision = c.base_revision
+             AND b.task = c.task AND b.split = 'test' AND b.metric = c.metric AND b.comparability = c.comparability
+           QUALIFY row_number() OVER (PARTITION BY study, c.task, c.base_model, c.metric, c.comparability, family, pipeline
+             ORDER BY (b.n = c.items) DESC NULLS LAST, b.n DESC) = 1""",
+    ),
+    View(
+        "frontier",
+        "Of the leaderboard: pipelines that no other one of the same study, task, base model and comparability equals "
+        "or beats on mean score, forgetting and seconds with at least one of them better.",
+        """WITH points AS (SELECT *, CASE WHEN higher_is_better THEN mean ELSE -mean END AS learning,
+             coalesce(forgetting, 0) AS lost FROM leaderboard)
+           SELECT a.* EXCLUDE (learning, lost) FROM points a WHERE NOT EXISTS (SELECT 1 FROM points b
+             WHERE a.study = b.study AND a.task = b.task AND a.base_model = b.base_model AND a.metric = b.metric
+               AND a.comparability = b.comparability
+               AND b.learning >= a.learning AND b.lost <= a.lost AND b.seconds <= a.seconds
+               AND (b.learning > a.learning OR b.lost < a.lost OR b.seconds < a.seconds))""",
+    ),
+)
+
+
+def schema_text() -> str:
+    """The documented schema as plain text: tables with typed columns, then views."""
+    lines = []
+    for table in TABLES:
+        lines.append(f"{table.name}: {table.meaning}")
+        lines += [f"  {column.name} {column.type}: {column.meaning}" for column in table.columns]
+    return "\n".join([*lines, *(f"{view.name} (view): {view.meaning}" for view in VIEWS)])

@@ -1,0 +1,248 @@
+"""The database: records and studies' member lists as DuckDB tables, derived, rebuilt whole, deletable at no loss.
+
+DuckDB parses the records itself, against the declared types of `schema`; what it cannot read is reported and left out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import StorageError
+from harness.layout import Layout, read_result
+from harness.records import SCHEMA_VERSION, TrialStatus
+from harness.schema import RECORD, TABLES, VIEWS, Table
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMBER = """{"key":"VARCHAR","role":"VARCHAR","family":"VARCHAR","task":"VARCHAR","base_model":"VARCHAR",
+"repetition":"BIGINT","number":"BIGINT","params":"JSON","reused":"BOOLEAN","asked_at":"VARCHAR"}"""
+"""A line of a study's members.jsonl."""
+
+VALID = f"""r IS NOT NULL AND r.schema_version = {SCHEMA_VERSION} AND r.status IN {tuple(s.value for s in TrialStatus)}
+  AND len(r.config.pipeline.stages) > 0 AND r.config.pipeline.base_model.revision IS NOT NULL
+  AND r.config.task.fingerprint IS NOT NULL AND r.config.steps IS NOT NULL AND r.config.fidelity IS NOT NULL
+  AND r.config.seed IS NOT NULL AND r.config.evaluation.split IS NOT NULL AND r.scores IS NOT NULL
+  AND r.curve IS NOT NULL AND r.cost.seconds IS NOT NULL AND r.provenance.started_at IS NOT NULL
+  AND len(list_filter(r.scores, lambda s: s.value IS NULL OR s.comparability IS NULL
+    OR s.higher_is_better IS NULL)) = 0"""
+"""When a record is whole. A score without a finite value is no score."""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What `ingest` read."""
+
+    trials: int
+    members: int
+    studies: int
+    damaged: tuple[Damaged, ...]
+    seconds: float
+
+
+def ingest(layout: Layout) -> IngestSummary:
+    """Build the database from every record and study folder; it replaces the old one when it is whole.
+
+    Rebuilding from nothing is the only mode: it is fast enough, and a second code path could disagree.
+
+    Raises:
+        StorageError: When another process is building it, or the disk refuses. Never for a damaged file.
+    """
+    start = time.monotonic()
+    with _only_one(layout):
+        beside = layout.database.with_name(f".{layout.database.name}.new")
+        beside.unlink(missing_ok=True)
+        try:
+            with _opened(beside, read_only=False) as connection:
+                damaged = _build(connection, layout)
+                counts = [_count(connection, table) for table in ("trials", "members", "studies")]
+            os.replace(beside, layout.database)
+        finally:
+            beside.unlink(missing_ok=True)
+    return IngestSummary(*counts, damaged, time.monotonic() - start)
+
+
+@contextmanager
+def connect(layout: Layout, read_only: bool = True) -> Iterator[DuckDBPyConnection]:
+    """The database, closed on leaving.
+
+    Raises:
+        StorageError: When there is none yet, or another process has it open for writing.
+    """
+    if not layout.database.exists():
+        raise StorageError(f"{layout.database} must exist, but does not: run 'harness database' first")
+    with _opened(layout.database, read_only) as connection:
+        yield connection
+
+
+@contextmanager
+def _opened(path: Path, read_only: bool) -> Iterator[DuckDBPyConnection]:
+    import duckdb
+
+    try:
+        connection = duckdb.connect(str(path), read_only=read_only)
+    except duckdb.Error as error:
+        held = "lock" in str(error).lower()
+        problem = "another process has it open" if held else " ".join(str(error).split())[:200]
+        remedy = "close that process" if held else "delete it, since it is derived from the records"
+        raise StorageError(f"{path} could not be opened ({problem}): {remedy}, then run 'harness database'") from error
+    try:
+        yield connection
+    except duckdb.IOException as error:
+        raise StorageError(f"{path} could not be used ({error}): free space or fix permissions, then again") from error
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _only_one(layout: Layout) -> Iterator[None]:
+    """Hold the ingest lock; the kernel drops it with the process, so a killed ingest leaves nothing to clean up."""
+    path = layout.results / ".harness.duckdb.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise StorageError(
+            f"{layout.database} is being built by another process: wait until it has ended, then run again"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"{path} could not be written ({error.strerror}): fix permissions or free space") from error
+
+
+def _build(connection: DuckDBPyConnection, layout: Layout) -> tuple[Damaged, ...]:
+    connection.execute("SET preserve_insertion_order = false")
+    for table in TABLES:
+        columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
+        connection.execute(f"CREATE TABLE {table.name} ({columns})")
+        _comment(connection, "TABLE", table.name, table.meaning)
+        for column in table.columns:
+            _comment(connection, "COLUMN", f"{table.name}.{column.name}", column.meaning)
+    damaged = [*_stage_records(connection, layout), *_stage_studies(connection, layout)]
+    for table in TABLES:
+        if table.source:
+            _fill(connection, table, table.source)
+    damaged += _fill_items(connection, layout)
+    for file in damaged:
+        connection.execute("INSERT INTO damaged VALUES (?, ?)", [str(file.path), file.reason])
+    for view in VIEWS:
+        connection.execute(f"CREATE VIEW {view.name} AS {view.sql}")
+        _comment(connection, "VIEW", view.name, view.meaning)
+    return tuple(damaged)
+
+
+def _comment(connection: DuckDBPyConnection, kind: str, name: str, text: str) -> None:
+    quoted = text.replace("'", "''")
+    connection.execute(f"COMMENT ON {kind} {name} IS '{quoted}'")
+
+
+def _fill(connection: DuckDBPyConnection, table: Table, source: str, values: list[Any] | None = None) -> None:
+    columns = ", ".join(f"CAST({column.source} AS {column.type})" for column in table.columns)
+    connection.execute(f"INSERT INTO {table.name} SELECT {columns} FROM {source}", values or [])
+
+
+def _count(connection: DuckDBPyConnection, table: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _stage_records(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
+    """Read all records into the temporary table `records` (key, r), whole ones only; returns the others."""
+    _stage_files(connection, "staged", layout.trials / "*" / "*" / "record.json", RECORD)
+    connection.execute(f"CREATE TEMP TABLE records AS SELECT {_FOLDER} AS key, r FROM staged WHERE {VALID}")
+    # whole records have an r that passes VALID; NULL counts as not passing
+    rows = connection.execute(f"SELECT path FROM staged WHERE ({VALID}) IS NOT TRUE ORDER BY path").fetchall()
+    connection.execute("DROP TABLE staged")
+    return [Damaged(Path(path), _reason(Path(path))) for (path,) in rows]
+
+
+def _stage_studies(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
+    """Read studies' folders into the temporary tables `staged_studies` (study, spec) and `staged_members` (study, m)."""
+    studies = layout.study("*")
+    _stage_files(connection, "staged", studies / "study.json", '"JSON"')
+    connection.execute(f"CREATE TEMP TABLE staged_studies AS SELECT {_FOLDER} AS study, r AS spec FROM staged WHERE r IS NOT NULL")
+    damaged = connection.execute("SELECT path, NULL FROM staged WHERE r IS NULL").fetchall()
+    connection.execute("DROP TABLE staged")
+    _stage_files(connection, "staged", studies / "members.jsonl", MEMBER, lines=True)
+    connection.execute(
+        f"CREATE TEMP TABLE staged_members AS SELECT {_FOLDER} AS study, r AS m FROM staged WHERE r.key IS NOT NULL "
+        "QUALIFY row_number() OVER (PARTITION BY path, r.key, r.role, r.family, r.number ORDER BY line) = 1"
+    )
+    damaged += connection.execute("SELECT path, line FROM staged WHERE r.key IS NULL ORDER BY ALL").fetchall()
+    connection.execute("DROP TABLE staged")
+    return [
+        Damaged(Path(path), (f"line {line}" if line else "it") + " is not whole JSON: run the study again")
+        for path, line in damaged
+    ]
+
+
+_FOLDER = r"regexp_extract(path, '([^/\\]+)[/\\][^/\\]+$', 1)"
+
+
+def _stage_files(
+    connection: DuckDBPyConnection, table: str, pattern: Path, structure: str, lines: bool = False
+) -> None:
+    """Parse every file (or line) that the pattern finds to (path, line, r); what cannot be parsed has r NULL."""
+    files = _escaped(pattern)
+    found = next(glob.iglob(files), None) is not None
+    text = "SELECT filename AS path, TRY(decode(content)) AS text, 0 AS line FROM read_blob(?)"
+    if not found:
+        text = "SELECT '' AS path, '' AS text, 0 AS line WHERE ? IS NULL"
+    if lines:
+        text = f"""SELECT path, unnest(parts) AS text, generate_subscripts(parts, 1) AS line
+                   FROM (SELECT path, string_split(text, chr(10)) AS parts FROM ({text}))"""
+        text = f"SELECT * FROM ({text}) WHERE trim(text) != ''"
+    parsed = f"TRY(json_transform(text, '{' '.join(structure.split())}'))"
+    connection.execute(f"CREATE TEMP TABLE {table} AS SELECT path, line, {parsed} AS r FROM ({text})", [files])
+
+
+def _escaped(pattern: Path) -> str:
+    """The pattern with only its `*` special, so that a folder may be called `runs [old]`."""
+    return "/".join(part if "*" in part else glob.escape(part) for part in pattern.as_posix().split("/"))
+
+
+def _reason(path: Path) -> str:
+    try:
+        read_result(path)
+    except StorageError as error:
+        return str(error)
+    return f"{path} holds a value of the wrong type or a score that is no number: delete it and run the study again"
+
+
+def _fill_items(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
+    """Item outcomes of test-split trials; all files in one go, and one by one where that fails."""
+    keys = connection.execute("SELECT key FROM trials WHERE split = 'test' ORDER BY key").fetchall()
+    files = [path for (key,) in keys if (path := layout.items(key)).exists()]
+    table = next(table for table in TABLES if table.name == "items")
+    if not files or _try_items(connection, table, files) is None:
+        return []
+    tried = ((path, _try_items(connection, table, [path])) for path in files)
+    return [Damaged(path, f"{path} is not a whole Parquet file ({e}): delete its trial, run again") for path, e in tried if e]
+
+
+def _try_items(connection: DuckDBPyConnection, table: Table, files: list[Path]) -> str | None:
+    import duckdb
+
+    try:
+        names = [glob.escape(path.as_posix()) for path in files]
+        _fill(connection, table, "read_parquet(?, filename = true, union_by_name = true)", [names])
+    except duckdb.Error as error:
+        return " ".join(str(error).split())[:120]
+    return None
