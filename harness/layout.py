@@ -48,6 +48,14 @@ class Layout:
         """Where a trial that stopped at a rung left what its continuation needs."""
         return self.trial(key) / "checkpoint"
 
+    def rungs(self, key: str) -> Path:
+        """Which lower rungs of a full-fidelity trial left a checkpoint: one small file each."""
+        return self.trial(key) / "rungs"
+
+    def traceback(self, key: str) -> Path:
+        """The traceback of a trial that crashed."""
+        return self.trial(key) / "traceback.txt"
+
     def model(self, key: str) -> Path:
         """A trial's tuned model, where it was asked to keep it."""
         return self.trial(key) / "model"

@@ -46,7 +46,7 @@ class StageSetup:
     """What a plug-in may use while a stage is being set up and run."""
 
     params: Mapping[str, Scalar]
-    """Every parameter of the stage, defaults filled in."""
+    """Every parameter of the stage, defaults filled in; `max_length` is cut to the model's context already."""
     tokenizer: PreTrainedTokenizerBase
     device: str
     seed: int
@@ -56,6 +56,10 @@ class StageSetup:
     """A fresh full-precision copy of the base model, for references and safe merges."""
     corpus: Callable[[], list[Row]]
     """Rows of what the base knows already (its `corpus`, see `models.py`); raises `SpecError` where it has none."""
+    generates: bool = False
+    """Whether the task is scored on generated text, which starts from the prompt's own tokens."""
+    note: Callable[[str], None] = lambda text: None
+    """Adds a sentence to the record's notes: what a reader must know beside the score."""
 
 
 class Plugin(ABC):

@@ -27,6 +27,8 @@ class Method(Plugin, ABC):
     """Whether `merge` gives a plain model with the same logits."""
     trains: ClassVar[str]
     """Regular expression that the name of every trainable parameter matches, and of no other."""
+    identity_at_start: ClassVar[bool] = True
+    """Whether attaching it leaves the logits as they are before the first step."""
     needs_training: ClassVar[bool] = True
     """False only for the method that leaves the base as it is."""
 
