@@ -1,0 +1,163 @@
+"""The main job from a user's seat: `snakemake`, then the report, the advice, and a tuned model."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from harness.layout import Layout, iterate_results
+from harness.records import TrialStatus
+
+# Two tasks x three families x two trials; two finalists x two seeds per task; the base on both splits of both tasks.
+SEARCHED, CONFIRMED, BASES = 2 * 3 * 2, 2 * 2 * 2, 2 * 2
+
+
+@pytest.fixture(scope="module")
+def results(project):
+    return [result for _, result in iterate_results(Layout(project.folder / "results"))]
+
+
+def test_every_trial_is_recorded_once(results):
+    assert len(results) == SEARCHED + CONFIRMED + BASES
+    assert {result.status for result in results} == {TrialStatus.COMPLETE}
+
+
+def test_only_confirm_and_its_base_opened_the_test_split(results):
+    opened = [result for result in results if result.config.evaluation.split == "test"]
+    assert len(opened) == CONFIRMED + BASES // 2
+    assert {score.split for result in opened for score in result.scores} == {"test"}
+    assert {score.split for result in results if result not in opened for score in result.scores} == {"validation"}
+
+
+def test_every_family_got_the_same_budget(project):
+    lines = (project.folder / "results/studies/quickstart/members.jsonl").read_text().splitlines()
+    members = [json.loads(line) for line in lines]
+    counts = {}
+    for member in members:
+        if member["role"] == "search":
+            counts[member["task"], member["family"]] = counts.get((member["task"], member["family"]), 0) + 1
+    assert len(counts) == 6
+    assert set(counts.values()) == {2}
+
+
+def test_finalists_share_their_seeds_so_that_they_can_be_paired(project):
+    members = [
+        json.loads(line)
+        for line in (project.folder / "results/studies/quickstart/members.jsonl").read_text().splitlines()
+    ]
+    layout = Layout(project.folder / "results")
+    seeds = {}
+    for member in members:
+        if member["role"] == "confirm":
+            record = json.loads(layout.record(member["key"]).read_text())
+            seeds.setdefault((member["task"], member["family"]), set()).add(record["config"]["seed"])
+    assert len(seeds) == 4
+    assert len(set(map(frozenset, seeds.values()))) == 1
+    searched = {
+        json.loads(layout.record(m["key"]).read_text())["config"]["seed"] for m in members if m["role"] == "search"
+    }
+    assert not searched & set.union(*seeds.values())
+
+
+def test_the_report_is_one_small_file_without_requests(project):
+    html = (project.folder / "reports/quickstart.html").read_text()
+    assert len(html.encode()) < 1_500_000
+    assert re.findall(r"""(?:src|href)\s*=\s*["'](?!#)[^"']*|url\((?!#)[^)]*""", html) == []
+    assert "<script" not in html
+
+
+def test_running_again_runs_nothing(project):
+    records = sorted((project.folder / "results/trials").glob("*/*/record.json"))
+    times = [path.stat().st_mtime_ns for path in records]
+    assert "Nothing to be done" in project.run("snakemake").stderr
+    for verb in ("base", "search", "confirm"):
+        project.harness(verb, "quickstart", "--quiet")
+    assert [path.stat().st_mtime_ns for path in records] == times
+
+
+def test_the_database_is_derived(project):
+    from harness import store
+
+    def count():
+        with store.connect(Layout(project.folder / "results")) as connection:
+            return connection.execute("select count(*) from trials").fetchone()[0]
+
+    before = count()
+    (project.folder / "results/harness.duckdb").unlink()
+    project.harness("database")
+    assert before == count() == SEARCHED + CONFIRMED + BASES
+
+
+def test_advice_for_a_task_in_no_study(project):
+    answer = json.loads(project.harness("recommend", "--task", "my_task", "--json").stdout)
+    assert answer["task"] == "my_task"
+    assert answer["backtest"]["tasks"] == 2
+    if answer["recommendations"]:
+        first = answer["recommendations"][0]
+        assert first["rank"] == 1
+        assert first["evidence"]
+        assert first["score"]["low"] <= first["score"]["mean"] <= first["score"]["high"]
+    else:
+        assert "harness" in answer["not_enough_evidence"]["remedy"]
+
+
+def test_a_tuned_model_loads_without_the_harness(project):
+    pipeline = project.folder / "pipeline.yaml"
+    pipeline.write_text("model: tiny-1m\nsteps: 4\nstages:\n- {method: lora, params: {rank: 4}}\n")
+    project.harness("train", "--task", "my_task", "--pipeline", str(pipeline), "--output", "tuned")
+    card = (project.folder / "tuned/README.md").read_text()
+    assert "my_task" in card
+    assert "tiny-1m" in card
+    code = (
+        "import sys\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained('tuned'); tokenizer = AutoTokenizer.from_pretrained('tuned')\n"
+        "print(model.generate(**tokenizer('A', return_tensors='pt'), max_new_tokens=2).shape[1] > 1, 'harness' in sys.modules)\n"
+    )
+    assert project.run(sys.executable, "-c", code).stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("file_format", ["csv", "parquet"])
+def test_tables_are_exported(project, file_format, tmp_path):
+    import pandas
+
+    project.harness("export", str(tmp_path), "--format", file_format)
+    read = pandas.read_csv if file_format == "csv" else pandas.read_parquet
+    assert len(read(tmp_path / f"trials.{file_format}")) == SEARCHED + CONFIRMED + BASES
+
+
+def test_a_study_is_exported_for_optuna(project, tmp_path):
+    import optuna
+
+    project.harness("export", str(tmp_path / "study.db"), "--format", "optuna", "--study", "quickstart")
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    assert len(studies) == 6
+    assert all(len(study.trials) == 2 for study in studies)
+
+
+def test_status_tells_how_far_it_is(project):
+    (status,) = json.loads(project.harness("status", "quickstart", "--json").stdout)
+    assert (status["done"], status["running"], status["failed"]) == (SEARCHED + CONFIRMED + BASES, 0, {})
+    assert status["steps_done"] == ["base", "search", "confirm"]
+
+
+def test_records_move_to_another_project(project, fresh):
+    summary = json.loads(fresh.harness("import", str(project.folder / "results"), "--json").stdout)
+    assert (summary["taken"], summary["damaged"]) == (SEARCHED + CONFIRMED + BASES, [])
+    assert json.loads(fresh.harness("import", str(project.folder / "results"), "--json").stdout)["taken"] == 0
+    fresh.harness("search", "quickstart", "--quiet")
+    fresh.harness("database")
+
+
+def test_the_doctor_finds_nothing_wrong_here(project):
+    findings = json.loads(project.harness("doctor", "--json").stdout)
+    assert "error" not in {finding["level"] for finding in findings}
+
+
+def test_help_needs_no_heavy_library():
+    code = "import sys, harness.cli; print(sorted({'torch', 'numpy', 'pydantic', 'yaml', 'duckdb'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
