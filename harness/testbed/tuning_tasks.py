@@ -1,0 +1,102 @@
+"""Rows of the four tasks that models are tuned on: sentiment, sorting, new facts, instructions."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from random import Random
+
+from harness.testbed import lexicon, reviews, skills
+from harness.testbed.seeding import rng_for
+
+Row = dict[str, str]
+
+# Rows in each split. Test has 1,000 items, so that the standard error of an accuracy stays below 1.6 points.
+SPLIT_SIZES = {"train": 3000, "validation": 300, "test": 1000}
+NEW_PEOPLE = 220
+LABEL_NOISE = 0.1
+
+
+def sentiment_row(rng: Random) -> Row:
+    """Write a review and name its majority opinion."""
+    written = reviews.review(rng)
+    return {"prompt": f"Review: {written.text}", "answer": "positive" if written.positive else "negative"}
+
+
+def sort_row(rng: Random) -> Row:
+    """Put 3 to 7 letters into alphabetical order."""
+    letters = skills.letters(rng, rng.randint(3, 7), 7, 1.0)
+    return {"prompt": f"Letters: {' '.join(letters)}\nSorted:", "answer": f" {' '.join(sorted(letters))}"}
+
+
+OPERATIONS: dict[tuple[str, ...], Callable[[list[str]], list[str]]] = {
+    ("Repeat the letters.", "Write the input again.", "Say the same letters."): lambda x: x,
+    ("Reverse the letters.", "Write the input backwards.", "Start with the last letter."): lambda x: x[::-1],
+    ("Give the first letter.", "What does the input begin with?", "Write only the first letter."): lambda x: x[:1],
+    ("Give the last letter.", "What does the input end with?", "Write only the last letter."): lambda x: x[-1:],
+    ("Leave out the first letter.", "Drop the first letter.", "Write all but the first letter."): lambda x: x[1:],
+    ("Leave out the last letter.", "Drop the last letter.", "Write all but the last letter."): lambda x: x[:-1],
+    ("Double every letter.", "Write each letter twice.", "Say every letter two times."): lambda x: [
+        letter for letter in x for _ in range(2)
+    ],
+    ("Swap the first two letters.", "Exchange the first two letters.", "Write the second letter first."): lambda x: [
+        x[1],
+        x[0],
+        *x[2:],
+    ],
+    ("Count the letters.", "How many letters are there?", "How long is the input?"): lambda x: [str(len(x))],
+}
+
+
+def instruct_row(rng: Random) -> Row:
+    """Apply one of nine operations, worded in one of three ways, to 3 to 6 letters."""
+    wordings = rng.choice(list(OPERATIONS))
+    letters = skills.letters(rng, rng.randint(3, 6), 6, 1.0)
+    prompt = f"Instruction: {rng.choice(wordings)}\nInput: {' '.join(letters)}\nResponse:"
+    return {"prompt": prompt, "answer": f" {' '.join(OPERATIONS[wordings](letters))}"}
+
+
+def _drawn(name: str, draw: Callable[[Random], Row]) -> dict[str, list[Row]]:
+    """Draw rows with distinct prompts and deal them out to the three splits."""
+    rng = rng_for(name, "rows")
+    rows: dict[str, Row] = {}
+    while len(rows) < sum(SPLIT_SIZES.values()):
+        row = draw(rng)
+        rows.setdefault(row["prompt"], row)
+    supply = iter(rows.values())
+    return {split: list(itertools.islice(supply, size)) for split, size in SPLIT_SIZES.items()}
+
+
+def _with_label_noise(rows: list[Row]) -> Iterator[Row]:
+    """Turn round a tenth of the labels: a task that a few hundred steps solve completely tells methods apart badly."""
+    rng = rng_for("sentiment", "label noise")
+    for row in rows:
+        other = "negative" if row["answer"] == "positive" else "positive"
+        yield {**row, "answer": other} if rng.random() < LABEL_NOISE else row
+
+
+def _new_facts() -> dict[str, list[Row]]:
+    """Say every new fact in four phrasings for training and ask it in the other two."""
+    people = lexicon.people()[skills.TAUGHT_PEOPLE :][:NEW_PEOPLE]
+    shown: list[Row] = []
+    asked: list[Row] = []
+    for fact in (fact for person in people for fact in lexicon.facts_about(person)):
+        held_out = lexicon.held_out_phrasings(fact, 2)
+        for index in range(len(lexicon.PHRASINGS[fact.attribute])):
+            prompt, answer = lexicon.cloze(fact, index)
+            (asked if index in held_out else shown).append({"prompt": prompt, "answer": answer})
+    rng = rng_for("newfacts", "order")
+    rng.shuffle(shown)
+    rng.shuffle(asked)
+    first, last = SPLIT_SIZES["validation"], SPLIT_SIZES["validation"] + SPLIT_SIZES["test"]
+    return {"train": shown, "validation": asked[:first], "test": asked[first:last]}
+
+
+def tuning_rows() -> dict[str, dict[str, list[Row]]]:
+    """Return `{task: {split: rows}}` of the four tunable tasks."""
+    sentiment = _drawn("sentiment", sentiment_row)
+    sentiment["train"] = list(_with_label_noise(sentiment["train"]))
+    return {
+        "sentiment": sentiment,
+        "sort": _drawn("sort", sort_row),
+        "newfacts": _new_facts(),
+        "instruct": _drawn("instruct", instruct_row),
+    }
