@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML file per study."""
+"""The report: one self-contained HTML file per study, which opens with the answer."""

@@ -1,0 +1,121 @@
+"""What a report knows of a study: the database's rows, the study file, the plan and the backtest, read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError, StorageError, one_of
+from harness.layout import Layout
+from harness.records import TrialStatus
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from harness.report.findings import Comparison
+
+FAILED = tuple(status.value for status in TrialStatus if not status.has_scores)
+
+_TRIALS = """
+SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, m.params AS searched, m.reused,
+  t.status, t.reason, t.pipeline, t.stages, t.steps, t.fidelity, t.seed, t.split, t.notes, c.total_s,
+  coalesce(c.solo_equivalent_s, c.train_s) AS train_s, c.seconds, c.cpu_s, c.gpu_s, c.peak_memory_bytes, c.tokens,
+  c.flops, c.energy_j, c.money, c.trainable_params, c.total_params, c.artifact_bytes, p.harness_version, p.versions,
+  p.hardware, p.python, p.git_commit, p.started_at
+FROM members m LEFT JOIN trials t USING (key) LEFT JOIN costs c USING (key) LEFT JOIN provenance p USING (key)
+WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key"""
+
+_SCORES = """
+SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.pipeline, t.fidelity, t.steps, t.status,
+  s.is_target, s.task AS scored, s.split, s.metric, s.value, s.n, s.higher_is_better, s.comparability, s.chance,
+  b.value AS base_value
+FROM members m JOIN trials t USING (key) JOIN scores s USING (key)
+  LEFT JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
+    AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
+WHERE m.study = ?
+QUALIFY row_number() OVER (PARTITION BY m.key, m.role, m.family, m.number, m.repetition, s.task, s.split, s.metric
+  ORDER BY (b.n = s.n) DESC NULLS LAST, b.n DESC) = 1
+ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key, s.position"""
+
+_CURVES = """
+SELECT DISTINCT u.key, u.fraction, u.step, u.train_seconds, u.tokens, u.loss, u.score
+FROM curves u JOIN members m USING (key) WHERE m.study = ? ORDER BY u.key, u.step"""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Everything that sections may show, read once."""
+
+    name: str
+    spec: Mapping[str, Any]
+    """The study file, as JSON."""
+    plan: Mapping[str, Any] | None
+    backtest: Mapping[str, Any] | None
+    trials: DataFrame
+    """One row per member of the study: why it ran, how it ended, what it cost, where. A member without a record has
+    no status."""
+    scores: DataFrame
+    """One row per member and evaluated task, with the base model's comparable score where there is one."""
+    curves: DataFrame
+    """One row per trial and point of its learning curve."""
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The confirmed results, one comparison per base model, task and comparability key."""
+        from harness.report.findings import compare
+
+        return compare(self)
+
+    @property
+    def currency(self) -> str:
+        """The currency of the study's price table."""
+        return str(self.spec.get("prices", {}).get("currency", "USD"))
+
+    @cached_property
+    def ran(self) -> DataFrame:
+        """Trials that have a record, each once."""
+        return self.trials[self.trials["status"].notna()].drop_duplicates("key")
+
+    @cached_property
+    def failed(self) -> DataFrame:
+        """Trials that ended without a score."""
+        return self.ran[self.ran["status"].isin(FAILED)]
+
+
+def load_study_data(layout: Layout, study: str) -> StudyData:
+    """Read what there is to report of a study.
+
+    Raises:
+        SpecError: When there is no study of that name; the message lists those there are.
+        StorageError: When the database is missing or a file beside it is damaged.
+    """
+    from harness.store import connect
+
+    folder = layout.study(study)
+    known = sorted(path.parent.name for path in layout.study("x").parent.glob("*/study.json"))
+    if study not in known:
+        raise SpecError(one_of("study", study, known) + ("" if known else "none; run 'harness search' on a study first"))
+    content = _read(folder / "study.json")
+    with connect(layout) as connection:
+        frames = [connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES)]
+    return StudyData(
+        study,
+        content.get("study", content),
+        _read(folder / "plan.json") if (folder / "plan.json").exists() else None,
+        _read(layout.results / "backtest.json") if (layout.results / "backtest.json").exists() else None,
+        *frames,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} must hold whole JSON, but does not ({error}): delete it and run the study again") from error
+    if not isinstance(content, dict):
+        raise StorageError(f"{path} must hold a JSON object, but holds {type(content).__name__}: delete it and run again")
+    return content

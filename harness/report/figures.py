@@ -1,0 +1,155 @@
+"""Figures as inlined SVG: small, accessible, the same bytes for the same data, in the page's own colours and fonts.
+
+Colours that depend on light or dark are drawn as sentinels and become CSS variables; ids are made unique per figure.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.report.markup import Html, details, scrolling, slug, tag
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, SURFACE, ACCENT = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface", ACCENT: "--accent"}
+WIDTH_IN = 8.6
+"""Figures are as wide as the page's column; 72 SVG units per inch."""
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "*")
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "savefig.facecolor": "none",
+}
+
+
+def draw(
+    name: str, title: str, description: str, size: tuple[float, float], paint: Callable[[Figure], None]
+) -> Html:
+    """An inlined SVG.
+
+    Args:
+        name: Unique within the page; prefixes every id.
+        title: What a screen reader announces first.
+        description: What the figure shows, in words.
+        size: Width and height in inches.
+        paint: Draws onto the empty figure.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as NewFigure
+
+    buffer = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser has other fonts
+        figure = NewFigure(figsize=size, layout="constrained")
+        paint(figure)
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return _inline(buffer.getvalue().decode(), slug("figure", name), title, description)
+
+
+def figure(svg: Html, title: str, caption: str, data: Html | None = None) -> Html:
+    """A figure with its headline above, its explanation below, and its data table on demand."""
+    head = tag("figcaption", tag("strong", title), tag("span", caption) if caption else Html(""))
+    return tag("figure", head, scrolling(svg, title), details("Data as a table", data) if data is not None else Html(""))
+
+
+def palette(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour of the colour-blind safe palette and a marker for each label; the pair is unique up to 12 labels."""
+    import seaborn as sns
+
+    colors = sns.color_palette("colorblind").as_hex()
+    return {
+        label: (colors[index % len(colors)], MARKERS[index % len(MARKERS)]) for index, label in enumerate(labels)
+    }
+
+
+def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """One horizontal row per label, first on top."""
+    axes.set_yticks(range(len(labels)), [short(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+def short(label: str, limit: int = 26) -> str:
+    """A label cut to what fits beside an axis."""
+    return label if len(label) <= limit else label[: limit - 1] + "…"
+
+
+def log_axis(axis: Any, form: Callable[[float], str]) -> None:
+    """At most seven labelled ticks at powers of ten (or 1, 2, 5 times them on a short range), no minor ones."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0,) if low > 0 and high / low > 50 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def power(value: float) -> str:
+    """A power of ten as text: 0.001 to 1,000 written out, else 1e−5."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:,g}"
+    return f"{value:.0e}".replace("e-0", "e\u2212").replace("e+0", "e")
+
+
+def _inline(svg: str, name: str, title: str, description: str) -> Html:
+    """The drawing alone: no prolog, metadata, namespaces, fixed size or fonts; unique ids; variables for colours."""
+    body = svg[svg.index("<svg") :]
+    box = re.search(r'viewBox="([^"]+)"', body)
+    body = body[body.index(">") + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r"<[^>]*>", lambda match: _shrink(match[0], name, used), body)  # tags only: labels stay as they are
+    body = re.sub(r">\s+<", "><", body)
+    head = tag("title", title, id=f"{name}-t") + tag("desc", description, id=f"{name}-d")
+    return Html(
+        f'<svg viewBox="{box[1] if box else ""}" role="img" aria-labelledby="{name}-t {name}-d">{head}{body.strip()}'
+    )
+
+
+def _shrink(element: str, name: str, used: set[str]) -> str:
+    """One tag of the drawing: ids kept where used and prefixed, numbers at two decimals, the page's font and colours."""
+    element = re.sub(
+        r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", " ".join(element.split())
+    )
+    element = element.replace("xlink:href", "href").replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    element = re.sub(r"font-family: [^;]*;? ?| ?transform=\"rotate\(-0 [^\"]*\"", "", element)
+    element = re.sub(r"(?<![\w#-])-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), element)
+    for color, variable in _VARIABLES.items():
+        element = element.replace(color, f"var({variable})")
+    return element

@@ -1,0 +1,104 @@
+"""A study's report: the sections in their order, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from harness.layout import Layout, write_atomically
+from harness.plugins import load, names
+from harness.report.data import StudyData, load_study_data
+from harness.report.markup import Html, join, listing, paragraph, slug, tag
+
+FOLDER = "report/sections"
+LIMIT_BYTES = 1_500_000
+"""A report is at most this large, so that it can be mailed and opened on a phone."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rendered section."""
+
+    title: str
+    content: Html
+
+    @property
+    def anchor(self) -> str:
+        """The section's id within the page."""
+        return slug("section", self.title)
+
+
+def write_report(layout: Layout, study: str) -> Path:
+    """Write a study's report and return its path.
+
+    Raises:
+        SpecError: When there is no study of that name; the message lists those there are.
+        StorageError: When the database is missing or the disk refuses.
+    """
+    path = layout.report(study)
+    write_atomically(path, render_report(load_study_data(layout, study)))
+    return path
+
+
+def render_report(study: StudyData) -> str:
+    """The whole page; the same study gives the same bytes."""
+    sections = sorted((load(FOLDER, name) for name in names(FOLDER)), key=lambda section: (section.order, section.title))
+    parts = []
+    for section in sections:
+        content = section().render(study)
+        parts.append(Part(section.title, paragraph(section.nothing, kind="absent") if content is None else content))
+    return _page(study, _within_limit(parts))
+
+
+def _within_limit(parts: list[Part]) -> list[Part]:
+    """Leave out the largest sections, saying so, until the page is within its limit; never the answer."""
+    kept = list(parts)
+    while len(kept) > 1 and sum(len(part.content.encode()) for part in kept) > LIMIT_BYTES - 50_000:
+        largest = max(range(1, len(kept)), key=lambda index: len(kept[index].content))
+        size = len(kept[largest].content) / 1e6
+        reason = (
+            f"Left out: this section would take {size:.1f} MB of a report's {LIMIT_BYTES / 1e6:.1f} MB. "
+            "Its data is in the database: run harness export."
+        )
+        log.warning("section %r left out of the report: %.1f MB", kept[largest].title, size)
+        kept[largest] = Part(kept[largest].title, paragraph(reason, kind="absent"))
+    return kept
+
+
+def _page(study: StudyData, parts: list[Part]) -> str:
+    style = files("harness.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = join(
+        (
+            tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", f"{study.name}: {study.spec.get('question', 'study report')}"),
+            tag("style", Html(style)),
+        )
+    )
+    question = str(study.spec.get("question") or study.name)
+    header = tag("header", paragraph(f"Fine-tuning study · {study.name}", kind="kicker"), tag("h1", question))
+    answer, *others = parts
+    contents = tag("nav", listing(tag("a", p.title, href=f"#{p.anchor}") for p in others), aria_label="Sections")
+    main = tag("main", _part(answer), contents, join(_part(part) for part in others))
+    body = tag("body", tag("a", "Skip to the answer", href=f"#{answer.anchor}", class_="skip"), header, main, _footer())
+    return f'<!DOCTYPE html>\n<html lang="en">{tag("head", head)}{body}</html>\n'
+
+
+def _part(part: Part) -> Html:
+    return tag("section", tag("h2", part.title), part.content, id=part.anchor)
+
+
+def _footer() -> Html:
+    return tag(
+        "footer",
+        paragraph(
+            "Confirmed results come from fresh seeds, scored once on the test split; the search saw the validation split "
+            "only. Intervals are 95% over seeds. Forgetting is the base model's score minus the tuned model's on a skill "
+            "that was not trained for: positive is lost. Absent means that it was not measured."
+        ),
+    )

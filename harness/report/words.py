@@ -1,0 +1,136 @@
+"""Numbers as readers expect them: sensible digits, units, a true minus sign, and "absent" instead of an invented zero."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeGuard
+
+_PERCENT_METRICS = ("acc", "exact_match", "f1", "mcc", "match", "precision", "recall", "em")
+_DECIMALS = {"bits_per_byte": 3}
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How the values of one metric are shown."""
+
+    metric: str
+    higher_is_better: bool = True
+
+    @property
+    def percent(self) -> bool:
+        """Whether the metric is a share, shown as a percentage with one decimal."""
+        name = self.metric.lower()
+        return any(name == known or name.startswith(f"{known}_") for known in _PERCENT_METRICS)
+
+    @property
+    def factor(self) -> float:
+        """What a stored value is multiplied with before it is shown."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def name(self) -> str:
+        """The unit of a level, for axes: `%` or the metric's name in words."""
+        return "%" if self.percent else self.metric.replace("_", " ")
+
+    @property
+    def difference_name(self) -> str:
+        """The unit of a difference, for axes."""
+        return "points" if self.percent else self.name
+
+    def level(self, value: float | None) -> str | None:
+        """A score with its unit."""
+        if not known(value):
+            return None
+        return f"{self.digits(value)} %" if self.percent else f"{self.digits(value)} {self.name}"
+
+    def digits(self, value: float | None) -> str | None:
+        """A score without its unit."""
+        if not known(value):
+            return None
+        return minus(f"{value * self.factor:.{self._decimals}f}")
+
+    def difference(self, value: float | None) -> str | None:
+        """A difference with sign and unit."""
+        return None if not known(value) else f"{self.signed(value)} {self.difference_name}"
+
+    def signed(self, value: float | None) -> str | None:
+        """A difference with sign, without its unit; what rounds to nothing carries no sign."""
+        if not known(value):
+            return None
+        text = f"{value * self.factor:+.{self._decimals}f}"
+        return minus(text if float(text) else text[1:])
+
+    def span(self, low: float | None, high: float | None) -> str | None:
+        """An interval of differences, without unit."""
+        if not known(low) or not known(high):
+            return None
+        return f"{self.signed(low)} to {self.signed(high)}"
+
+    @property
+    def _decimals(self) -> int:
+        return 1 if self.percent else _DECIMALS.get(self.metric, 3)
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a finite number."""
+    return value is not None and math.isfinite(value)
+
+
+def minus(text: str) -> str:
+    """The same number with a typographic minus sign."""
+    return text.replace("-", MINUS)
+
+
+def seconds(value: float | None) -> str | None:
+    """A duration: 0.42 s, 12.3 s, 4.5 min, 3.2 h."""
+    if value is None or not math.isfinite(value):
+        return None
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (math.inf, 3600, "h")):
+        if value < limit:
+            return f"{value / size:.2f} {unit}" if value / size < 1 else f"{value / size:,.1f} {unit}"
+    return None
+
+
+def size(value: float | None) -> str | None:
+    """Bytes as kB, MB or GB (powers of 1,000)."""
+    if value is None or not math.isfinite(value):
+        return None
+    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value:.0f} bytes"
+
+
+def number(value: float | None, digits: int = 3) -> str | None:
+    """A number of no particular unit, to some significant digits."""
+    if value is None or not math.isfinite(value):
+        return None
+    if float(value).is_integer() and abs(value) < 1e15:
+        return minus(f"{value:,.0f}")
+    return minus(f"{value:.{digits}g}")
+
+
+def money(value: float | None, currency: str) -> str | None:
+    """An amount with its currency; two decimals, or two significant digits below one cent."""
+    if value is None or not math.isfinite(value):
+        return None
+    return f"{value:,.2f} {currency}" if value >= 0.01 or value == 0 else f"{value:.2g} {currency}"
+
+
+def p_value(value: float | None) -> str | None:
+    """A p-value: three decimals, `< 0.001` below."""
+    if value is None or not math.isfinite(value):
+        return None
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: int, noun: str, plural: str | None = None) -> str:
+    """`1 trial`, `2,000 trials`."""
+    return f"{value:,} {noun if value == 1 else plural or noun + 's'}"
+
+
+def listed(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else "none"
