@@ -56,6 +56,7 @@ RECORD = """{
 """What is read of a record, typed; what differs from method to method stays JSON."""
 
 _STAGES = "r.config.pipeline.stages"
+_PIPELINE = "md5(to_json([to_json(r.config.pipeline), to_json(r.config.task), to_json(r.config.steps)]))"
 
 
 def _columns(text: str, prefix: str) -> tuple[Column, ...]:
@@ -85,7 +86,7 @@ TABLES = (
             base_revision VARCHAR | Its commit or content fingerprint. | r.config.pipeline.base_model.revision
             task VARCHAR | What was trained for. | r.config.task.name
             task_fingerprint VARCHAR | Hash of the task's file and data. | r.config.task.fingerprint
-            pipeline VARCHAR | Hash of base model, stages, task and steps: equal for runs that differ in seed, split or fidelity. | md5(to_json([to_json(r.config.pipeline), to_json(r.config.task), to_json(r.config.steps)]))
+            pipeline VARCHAR | Hash of base model, stages, task and steps: equal for runs that differ in seed, split or fidelity. | {_PIPELINE}
             method VARCHAR | Which parameters moved, by stage, joined by +. | {_axis("method")}
             objective VARCHAR | What was minimised, by stage. | {_axis("objective")}
             retention VARCHAR | How old knowledge was kept, by stage. | {_axis("retention")}
