@@ -137,9 +137,10 @@ def _inline(svg: str, name: str, title: str, description: str) -> Html:
     body = re.sub(r"<[^>]*>", lambda match: _shrink(match[0], name, used), body)  # tags only: labels stay as they are
     body = re.sub(r">\s+<", "><", body)
     head = tag("title", title, id=f"{name}-t") + tag("desc", description, id=f"{name}-d")
-    return Html(
-        f'<svg viewBox="{box[1] if box else ""}" role="img" aria-labelledby="{name}-t {name}-d">{head}{body.strip()}'
-    )
+    width = float(box[1].split()[2]) if box else 0.0
+    style = f"min-width:{0.95 * width:.0f}px;max-width:{1.45 * width:.0f}px"  # labels stay readable, never huge
+    view = f'viewBox="{box[1] if box else ""}" style="{style}"'
+    return Html(f'<svg {view} role="img" aria-labelledby="{name}-t {name}-d">{head}{body.strip()}')
 
 
 def _shrink(element: str, name: str, used: set[str]) -> str:

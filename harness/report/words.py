@@ -62,6 +62,13 @@ class Unit:
         text = f"{value * self.factor:+.{self._decimals}f}"
         return minus(text if float(text) else text[1:])
 
+    def lost(self, value: float | None) -> str | None:
+        """Forgetting in words: `6.2 points lost`, or gained where it is negative."""
+        if not known(value):
+            return None
+        text = (self.digits(abs(value)) or "").lstrip(MINUS)
+        return f"{text} {self.difference_name} {'gained' if value < 0 and float(text) else 'lost'}"
+
     def span(self, low: float | None, high: float | None) -> str | None:
         """An interval of differences, without unit."""
         if not known(low) or not known(high):
@@ -87,6 +94,8 @@ def seconds(value: float | None) -> str | None:
     """A duration: 0.42 s, 12.3 s, 4.5 min, 3.2 h."""
     if value is None or not math.isfinite(value):
         return None
+    if value == 0:
+        return "0 s"
     for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (math.inf, 3600, "h")):
         if value < limit:
             return f"{value / size:.2f} {unit}" if value / size < 1 else f"{value / size:,.1f} {unit}"

@@ -1,0 +1,109 @@
+"""How fast each family learns: validation score along training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.report import words
+from harness.report.data import StudyData
+from harness.report.figures import GRID, WIDTH_IN, draw, figure, palette, short
+from harness.report.markup import Column, Html, table
+from harness.report.search_results import Arena, arenas
+from harness.report.sections.base import Section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+HIGHLIGHTED = 3
+"""Families drawn in colour per panel; the others are grey, so that a dozen stay readable."""
+_COLUMNS = 3
+
+
+class LearningCurves(Section):
+    """One panel per base model and task, one line per family: its best search trial."""
+
+    summary = "Validation score along training."
+    title: ClassVar[str] = "How fast they learn"
+    order: ClassVar[int] = 40
+    nothing: ClassVar[str] = (
+        "No search trial recorded a score at two points of its training: give search.fractions in the study file several."
+    )
+
+    def render(self, study: StudyData) -> Html | None:
+        """All panels in one figure."""
+        panels = [(arena, _lines(study, arena)) for arena in arenas(study)]
+        panels = [(arena, lines) for arena, lines in panels if lines]
+        if not panels:
+            return None
+        title = "Validation score along training, best search trial of each family"
+        caption = (
+            f"The {HIGHLIGHTED} families that end best are in colour, the others grey; "
+            "the horizontal line is the base model."
+        )
+        rows = -(-len(panels) // _COLUMNS)
+        described = "; ".join(f"{arena.name}: {next(iter(lines))} ends best" for arena, lines in panels)
+        size = (WIDTH_IN, 0.3 + 2.9 * rows)
+        svg = draw("learning curves", title, described, size, lambda fig: _paint(fig, panels, rows))
+        return figure(svg, title, caption, _table(panels))
+
+
+def _lines(study: StudyData, arena: Arena) -> dict[str, DataFrame]:
+    """The curve of each family's best trial, the family that ends best first; only curves of two points or more."""
+    keys = {family: str(rows.iloc[0]["key"]) for family, rows in arena.families()}
+    scored = study.curves[study.curves["score"].notna()]
+    curves = {family: scored[scored["key"] == key] for family, key in keys.items()}
+    curves = {family: curve for family, curve in curves.items() if len(curve) >= 2}
+    sign = -1 if arena.unit.higher_is_better else 1
+    return dict(sorted(curves.items(), key=lambda item: (sign * item[1].iloc[-1]["score"], item[0])))
+
+
+def _paint(fig: Figure, panels: list[tuple[Arena, dict[str, DataFrame]]], rows: int) -> None:
+    grid = fig.subplots(rows, min(_COLUMNS, len(panels)), squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (arena, lines) in zip(grid.flat, panels, strict=False):
+        _panel(axes, arena, lines)
+
+
+def _panel(axes: Axes, arena: Arena, lines: dict[str, DataFrame]) -> None:
+    import seaborn as sns
+    from matplotlib.ticker import MaxNLocator
+
+    factor, top = arena.unit.factor, list(lines)[:HIGHLIGHTED]
+    looks = palette(top)
+    for family, curve in reversed(lines.items()):
+        color, marker = looks.get(family, (GRID, ""))
+        sns.lineplot(
+            x=curve["step"], y=curve["score"] * factor, ax=axes, color=color, marker=marker or None, markersize=5,
+            markeredgewidth=0, linewidth=1.8 if family in looks else 1.1, errorbar=None, estimator=None,
+            label=short(family, 20) if family in looks else None,
+        )  # fmt: skip
+    if arena.base is not None:
+        axes.axhline(arena.base * factor, color=GRID, linewidth=1.6, zorder=1)
+    axes.set_title(short(arena.name, 30))
+    axes.set_xlabel("optimiser steps")
+    axes.set_ylabel(f"{arena.unit.metric.replace('_', ' ')} ({arena.unit.name})")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=1)
+
+
+def _table(panels: list[tuple[Arena, dict[str, DataFrame]]]) -> Html:
+    columns = [Column("Task and base model"), Column("Family"), Column("Steps", number=True), Column("Score", number=True)]
+    columns += [Column("Training loss (nats per token)", number=True), Column("Training time", number=True)]
+    rows = [
+        (
+            arena.name,
+            family,
+            words.number(point.step),
+            arena.unit.level(point.score),
+            words.number(point.loss),
+            words.seconds(point.train_seconds),
+        )
+        for arena, lines in panels
+        for family, curve in lines.items()
+        for point in curve.itertuples()
+    ]
+    return table("Learning curves of the best search trial of each family", columns, rows)

@@ -1,0 +1,155 @@
+"""What learning costs: gain against forgetting and against training time, and the pipelines nothing else beats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.report import words
+from harness.report.data import StudyData
+from harness.report.figures import GRID, INK, WIDTH_IN, draw, figure, log_axis, palette, power, short
+from harness.report.findings import Comparison, Contender
+from harness.report.markup import Column, Html, join, paragraph, table
+from harness.report.sections.base import Section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class _Point:
+    contender: Contender
+    gain: float
+    lost: float | None
+    seconds: float | None
+    best: bool
+    """Not dominated on gain, forgetting and training time."""
+
+
+class Tradeoff(Section):
+    """Learning against forgetting against cost."""
+
+    summary = "Learning against forgetting against cost, and the frontier."
+    title: ClassVar[str] = "What learning costs"
+    order: ClassVar[int] = 20
+    nothing: ClassVar[str] = (
+        "No confirmed result has a comparable base score to measure its gain from: run harness base and harness confirm."
+    )
+
+    def render(self, study: StudyData) -> Html | None:
+        """Two scatter plots per comparison that has gains."""
+        shown = [(comparison, _points(comparison)) for comparison in study.comparisons]
+        parts = [_plot(comparison, points) for comparison, points in shown if points]
+        if not parts:
+            return None
+        note = paragraph(
+            "Up is more learned. A filled mark is on the frontier: no other confirmed pipeline gains at least as much while "
+            "forgetting no more and training no longer. Forgetting is that of the skill that lost most."
+        )
+        return note + join(parts)
+
+
+def _points(comparison: Comparison) -> list[_Point]:
+    raw = [
+        (c, c.gain.mean, c.worst.estimate.mean if c.worst else None, c.train_s)
+        for c in comparison.contenders
+        if c.gain is not None
+    ]
+    costs = [(-gain, *(value for value in (lost, seconds) if value is not None)) for _, gain, lost, seconds in raw]
+    return [
+        _Point(contender, gain, lost, seconds, not any(_dominates(other, cost) for other in costs))
+        for (contender, gain, lost, seconds), cost in zip(raw, costs, strict=True)
+    ]
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether `one` is nowhere worse and somewhere better; what was not measured on both cannot be compared."""
+    if len(one) != len(other):
+        return False
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+
+
+def _plot(comparison: Comparison, points: list[_Point]) -> Html:
+    title = f"Gain, forgetting and training time on {comparison.name}"
+    on_frontier = words.listed([point.contender.label for point in points if point.best])
+    svg = draw(
+        f"tradeoff {comparison.name} {comparison.comparability}",
+        title,
+        f"Two scatter plots of {words.count(len(points), 'pipeline')}; on the frontier: {on_frontier}.",
+        (WIDTH_IN, 3.3 + 0.2 * ((len(points) - 1) // 4)),
+        lambda fig: _paint(fig, comparison, points),
+    )
+    return figure(svg, title, f"On the frontier: {on_frontier}.", _table(comparison, points))
+
+
+def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
+    left, right = fig.subplots(1, 2, sharey=True)
+    looks = palette([point.contender.label for point in points])
+    worst = next((point.contender.worst for point in points if point.contender.worst), None)
+    for point in points:
+        _mark(left, point, point.lost, worst.unit.factor if worst else 1.0, comparison.unit, looks)
+        _mark(right, point, point.seconds, 1.0, comparison.unit, looks)
+    left.set_ylabel(f"gain over the base ({comparison.unit.difference_name})")
+    left.set_xlabel(f"worst forgetting ({worst.unit.difference_name}; right is more lost)" if worst else "forgetting: absent")
+    right.set_xlabel("training time of one run (s)")
+    if any(point.seconds for point in points):
+        right.set_xscale("log")
+        log_axis(right.xaxis, power)
+    left.axvline(0, color=GRID, linewidth=1.4)
+    for axes in (left, right):
+        axes.axhline(0, color=GRID, linewidth=1.4)
+        axes.margins(0.12)
+    handles, labels = left.get_legend_handles_labels()
+    if not handles:
+        handles, labels = right.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4)
+
+
+def _mark(
+    axes: Axes, point: _Point, x: float | None, factor: float, unit: words.Unit, looks: dict[str, tuple[str, str]]
+) -> None:
+    if x is None:
+        return
+    color, marker = looks[point.contender.label]
+    axes.plot(
+        [x * factor],
+        [point.gain * unit.factor],
+        marker,
+        color=color,
+        markersize=8,
+        markerfacecolor=color if point.best else "none",
+        markeredgewidth=1.5,
+        label=short(point.contender.label),
+        zorder=3,
+    )
+    gain = point.contender.gain
+    if gain is not None and gain.low is not None and gain.high is not None:
+        axes.plot([x * factor] * 2, [gain.low * unit.factor, gain.high * unit.factor], color=color, linewidth=1.2)
+    if point.best:
+        axes.annotate(
+            short(point.contender.label, 16), (x * factor, point.gain * unit.factor), (7, 5),
+            textcoords="offset points", fontsize=8, color=INK,
+        )  # fmt: skip
+
+
+def _table(comparison: Comparison, points: list[_Point]) -> Html:
+    columns = [Column("Pipeline"), Column(f"Gain ({comparison.unit.difference_name})", number=True)]
+    columns += [Column("95% interval", number=True), Column("Worst forgetting"), Column("Training", number=True)]
+    columns += [Column("Peak memory", number=True), Column("Frontier")]
+    rows = []
+    for point in points:
+        contender, gain = point.contender, point.contender.gain
+        worst = contender.worst
+        rows.append(
+            (
+                contender.label,
+                comparison.unit.signed(point.gain),
+                comparison.unit.span(gain.low, gain.high) if gain else None,
+                worst and f"{worst.skill}, {worst.unit.lost(worst.estimate.mean)}",
+                words.seconds(point.seconds),
+                words.size(contender.peak_memory_bytes),
+                "yes" if point.best else "no",
+            )
+        )
+    return table(f"Gain, forgetting and cost on {comparison.name}", columns, rows)
