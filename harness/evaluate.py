@@ -1,0 +1,257 @@
+"""Scores a live model on a task with lm-eval, in this process and item by item.
+
+The model is scored as it stands, adapters included; its modules' training modes and the random state are left as they
+were. Beginning-of-text: prompts get what the tokenizer adds to any text, as in training; plain text is scored after one
+beginning-of-text token (end-of-text where there is none), never two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import Diverged, SpecError
+from harness.layout import write_atomically
+from harness.records import Score, fingerprint
+from harness.rendering import lm_eval_task, silence_lm_eval
+from harness.tasks import Task
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from lm_eval.api.task import ConfigurableTask
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PER_BYTE = {"bits_per_byte": 1 / math.log(2), "byte_perplexity": 1.0, "word_perplexity": 1.0}
+"""Metrics whose items are (log-likelihood in nats, count); factor from nats per unit to the metric or its logarithm."""
+
+
+@dataclass(frozen=True)
+class ItemOutcome:
+    """What happened on one item."""
+
+    doc_hash: str
+    """lm-eval's SHA-256 of the row."""
+    value: float
+    """The metric of this item alone; NaN where it has none (an F1 score, for example)."""
+    prediction: str | None
+    """The choice or text that the model gave; None where it only scored a text."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A score and the items that it comes from."""
+
+    score: Score
+    items: tuple[ItemOutcome, ...]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str,
+    limit: int | None,
+    batch_size: int = 64,
+) -> Evaluated:
+    """Score a model on one split of a task.
+
+    Args:
+        model: The live model; a PEFT model counts with its active adapters.
+        tokenizer: Its tokenizer.
+        task: What to score.
+        split: `validation` or `test` (`train` works too).
+        limit: Only this many items, the first in the order of their hashes; None for all.
+        batch_size: Sequences per forward pass.
+
+    Raises:
+        SpecError: When the task's data is wrong, or does not fit the model's context.
+        Diverged: When a score is not finite.
+    """
+    import lm_eval
+
+    built = lm_eval_task(task, split, limit)
+    comparable = comparability(task, tokenizer)
+    with scoring_mode(model):
+        lm = _language_model(model, tokenizer, task, batch_size)
+        try:
+            results = lm_eval.evaluate(
+                lm, {"tasks": {task.name: built}}, bootstrap_iters=0, log_samples=True, confirm_run_unsafe_code=True
+            )
+        except AssertionError as error:
+            raise SpecError(
+                f"task {task.name} must fit the model's context of {lm.max_length} tokens, but does not ({error}): "
+                "shorten its texts or generation_kwargs.max_gen_toks"
+            ) from error
+    return _evaluated(results, built, task, split, comparable)
+
+
+@contextmanager
+def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training mode is restored."""
+    import torch
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, batch_size: int) -> LM:
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.utils import resolve_max_length
+
+    silence_lm_eval()
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise SpecError(
+            "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
+        )
+    adapters = getattr(model, "peft_config", None) or {}
+    virtual = max((getattr(config, "num_virtual_tokens", None) or 0 for config in adapters.values()), default=0)
+    return HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        max_length=resolve_max_length(model.config, tokenizer) - virtual,
+        # A rolling text starts with HFLM's prefix token already; the tokenizer must not add another.
+        add_bos_token=False if task.output_type == "loglikelihood_rolling" else None,
+    )
+
+
+def _evaluated(
+    results: Mapping[str, Any], built: ConfigurableTask, task: Task, split: str, comparable: str
+) -> Evaluated:
+    samples = results["samples"][task.name]
+    kept = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+    metric = task.metric if task.metric in kept[0] else str(kept[0]["metrics"][0])
+    value = results["results"][task.name][f"{metric},{kept[0]['filter']}"]
+    if not _is_finite(value) or not all(_is_finite(response) for sample in kept for response in sample["resps"]):
+        raise Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
+    items = tuple(
+        ItemOutcome(sample["doc_hash"], _item_value(metric, sample[metric]), _prediction(built, sample))
+        for sample in kept
+    )
+    score = Score(
+        task=task.name,
+        split=split,
+        metric=metric,
+        value=float(value),
+        stderr=_stderr(built, metric, items),
+        n=len(items),
+        higher_is_better=task.higher_is_better,
+        comparability=comparable,
+        chance=task.chance,
+    )
+    return Evaluated(score, items)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in a nested list is finite; other values are not numbers."""
+    if isinstance(value, list | tuple):
+        return all(_is_finite(item) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _item_value(metric: str, value: Any) -> float:
+    if metric in _PER_BYTE:
+        log_likelihood, count = value
+        per_unit = -log_likelihood / count * _PER_BYTE[metric]
+        return per_unit if metric == "bits_per_byte" else math.exp(min(per_unit, 700.0))
+    return float(value) if isinstance(value, int | float) or getattr(value, "ndim", None) == 0 else math.nan
+
+
+def _prediction(built: ConfigurableTask, sample: Mapping[str, Any]) -> str | None:
+    """The choice of the highest log-likelihood, or the generated text after the task's filter."""
+    if built.OUTPUT_TYPE == "multiple_choice":
+        scores = [response[0] for response in sample["filtered_resps"]]
+        choices = built.doc_to_choice(sample["doc"])
+        return str(choices[scores.index(max(scores[: len(choices)]))])
+    return str(sample["filtered_resps"][0]) if built.OUTPUT_TYPE == "generate_until" else None
+
+
+def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) -> float | None:
+    """Sample standard deviation / sqrt(n) of a metric that is the mean of its items; None for others."""
+    from lm_eval.api.metrics import mean
+
+    if built.aggregation().get(metric) is not mean or len(items) < 2:
+        return None
+    deviation = statistics.stdev(item.value for item in items)
+    return deviation / math.sqrt(len(items)) if math.isfinite(deviation) else None
+
+
+def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric."""
+    from lm_eval import __version__
+
+    template = getattr(tokenizer, "chat_template", None)
+    identity = [
+        _tokenizer_facts(tokenizer),
+        template,
+        bos_policy(tokenizer),
+        __version__,
+        task.ref.fingerprint,
+        task.metric,
+    ]
+    return fingerprint(identity)
+
+
+def _tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What decides a text's tokens; padding and truncation, which trainers set for themselves, do not."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    facts = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
+    facts = {key: value for key, value in facts.items() if key not in ("padding", "truncation")}
+    return [
+        hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
+        tokenizer.eos_token,
+        tokenizer.bos_token,
+    ]
+
+
+def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the tokenizer puts around any text, found by encoding one: tokens before and after, as JSON."""
+    with_special = tokenizer.encode("a")
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    start = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
+    return json.dumps([with_special[:start], with_special[start + len(plain) :]])
+
+
+def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
+    """Write item-level outcomes as Parquet, whole or not at all: task, split, metric, doc_hash, value, prediction.
+
+    Raises:
+        StorageError: When the file system refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [
+        {
+            "task": outcome.score.task,
+            "split": outcome.score.split,
+            "metric": outcome.score.metric,
+            "doc_hash": item.doc_hash,
+            "value": None if math.isnan(item.value) else item.value,
+            "prediction": item.prediction,
+        }
+        for outcome in outcomes
+        for item in outcome.items
+    ]
+    kinds = {name: pa.string() for name in ("task", "split", "metric", "doc_hash", "prediction")} | {
+        "value": pa.float64()
+    }
+    columns = ("task", "split", "metric", "doc_hash", "value", "prediction")
+    buffer = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist(rows, schema=pa.schema([(name, kinds[name]) for name in columns])), buffer
+    )
+    write_atomically(path, buffer.getvalue().to_pybytes())

@@ -1,0 +1,136 @@
+"""Reading a task's YAML file without running anything that it names: includes, `!function` tags, permission to run code.
+
+The file is lm-eval's task format. What lm-eval would import while parsing is kept here as a `CodeReference`, so that a
+task file from elsewhere can be read, hashed and refused before any of its code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import SpecError
+
+ALLOW_CODE = "HARNESS_ALLOW_CODE"
+"""Environment variable: SHA-256 of every file that may run code on a task's behalf, separated by commas."""
+
+
+@dataclass(frozen=True)
+class CodeReference:
+    """What a `!function` tag names; nothing is imported."""
+
+    name: str
+    folder: Path
+    """Of the YAML file that holds the tag; modules are looked for there first."""
+
+    @property
+    def module(self) -> Path | None:
+        """The Python file beside the task file, or None where an installed module is meant."""
+        path = self.folder / (self.name.rpartition(".")[0].replace(".", "/") + ".py")
+        return path if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task's YAML with its includes merged; local keys win."""
+
+    path: Path
+    config: dict[str, Any]
+    code: tuple[Path, ...]
+    """Files that would bring code in: YAML files with tags or `unsafe_code`, and the Python files they name."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader; `folder` is set by `_load`."""
+
+    folder: Path
+
+
+_Loader.add_constructor(
+    "!function",
+    lambda loader, node: CodeReference(str(loader.construct_scalar(node)), loader.folder),
+)
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """Read a task file and what it includes.
+
+    Raises:
+        SpecError: For a file that is missing, not YAML, not a mapping, or that includes itself.
+    """
+    code: dict[Path, None] = {}
+    config = _merged(path, code, ())
+    return TaskFile(path, config, tuple(code))
+
+
+def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise SpecError(f"{path} must not include itself, but does, by way of {seen[-1]}: remove one include")
+    own = _load(path)
+    references = _references(own)
+    if references or own.get("unsafe_code"):
+        code[path] = None
+        code.update({ref.module: None for ref in references if ref.module})
+    includes = own.pop("include", [])
+    config: dict[str, Any] = {}
+    for include in includes if isinstance(includes, list) else [includes]:
+        config |= _merged(path.parent / str(include), code, (*seen, path.resolve()))
+    return config | own
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader.folder = path.parent
+        data = loader.get_single_data()
+    except OSError as error:
+        raise SpecError(f"{path} must be a readable file ({error.strerror}): check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} must be valid YAML, but is not: " + " ".join(str(error).split())) from error
+    if not isinstance(data, dict):
+        raise SpecError(f"{path} must hold a mapping of keys to values, but holds {type(data).__name__}: see lm-eval")
+    return data
+
+
+def _references(value: Any) -> list[CodeReference]:
+    if isinstance(value, CodeReference):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [reference for item in inner for reference in _references(item)]
+
+
+def require_permission(file: TaskFile) -> None:
+    """Raise `SpecError` unless the user has allowed every file that would bring code in, by its hash."""
+    allowed = set(os.environ.get(ALLOW_CODE, "").replace(" ", "").split(","))
+    hashes = {path: file_sha256(path) for path in file.code}
+    if set(hashes.values()) - allowed:
+        files = ", ".join(f"{path.name} ({digest})" for path, digest in hashes.items())
+        raise SpecError(
+            f"{file.path} must not run code unless you allow it, but !function or unsafe_code bring in {files}: "
+            f"read the files, then export {ALLOW_CODE}={','.join(hashes.values())} and run again"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content; hashed again within a process only when its time or size has changed.
+
+    Raises:
+        SpecError: When the file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        return _sha256(path, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise SpecError(f"{path} must be a readable file ({error.strerror}): check the path") from error
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

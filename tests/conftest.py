@@ -1,0 +1,22 @@
+"""What all tests share: a quiet offline environment, and the real data where it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch and the hub are imported: one thread (several on shared cores are slower), no network.
+for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+    os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; CI must have it, elsewhere its tests are skipped."""
+    folder = os.environ.get("HARNESS_DATA")
+    if folder:
+        return Path(folder)
+    reason = "HARNESS_DATA must name the folder of shared real data"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
