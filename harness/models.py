@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "testbed" / "models"
 EMBEDDED_CORPUS = Path(__file__).parent / "testbed" / "data" / "corpus_sample.jsonl"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
 NEEDED = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
 BLOCK = 1 << 20
 LOOKUP_TABLES = ("embed", "wte", "wpe", "lm_head")
@@ -39,6 +46,8 @@ class BaseModel:
     """Local folder or Hugging Face id."""
     corpus: str | None = None
     """JSONL file with `text` rows of what it knows, or the name of a task whose training rows it knows."""
+    is_temporary: bool = False
+    """Whether an earlier stage made it, in a folder that goes away with its trial."""
 
     @property
     def is_local(self) -> bool:
@@ -154,7 +163,7 @@ def model_facts(base: BaseModel) -> dict[str, Any]:
         SpecError: When the config or a weight file cannot be read.
     """
     try:
-        config = json.loads((base.folder / "config.json").read_text())
+        config: dict[str, Any] = json.loads((base.folder / "config.json").read_text())
         shapes = dict(_shapes(base.folder))
     except (OSError, ValueError, struct.error) as error:
         raise SpecError(

@@ -1,0 +1,124 @@
+"""A tuned model on disk: a folder that plain transformers or PEFT loads, with its tokenizer and a model card."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.base import Method
+from harness.models import BaseModel, model_facts
+from harness.plugins import StageSetup
+from harness.records import Score, TrialResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def save_model(folder: Path, model: PreTrainedModel, method: Method, setup: StageSetup, base: BaseModel) -> None:
+    """Write a tuned model and its tokenizer.
+
+    A mergeable method leaves a whole model, in the dtype of the base's own weights; another an adapter beside its
+    base, whose location it names. If that base exists only for this trial (an earlier stage made it), it is kept in
+    `folder/base`.
+
+    Args:
+        folder: Where to; replaced if it exists.
+        model: The trained model, possibly wrapped by PEFT.
+        method: The method that trained it.
+        setup: The setup of its last stage.
+        base: The model that stage started from.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if method.mergeable:
+        merged = method.merge(model, setup)
+        dtype = _stored_dtype(base)
+        (merged.to(dtype) if dtype is not None else merged).save_pretrained(folder)
+    else:
+        for config in getattr(model, "peft_config", {}).values():
+            config.base_model_name_or_path = str(_kept_base(base, folder))
+        model.save_pretrained(folder)
+    setup.tokenizer.save_pretrained(folder)
+
+
+def _kept_base(base: BaseModel, folder: Path) -> str | Path:
+    if not base.is_temporary:
+        return base.source
+    return shutil.copytree(base.source, folder.resolve() / "base")
+
+
+def _stored_dtype(base: BaseModel) -> Any:
+    """The torch dtype that the base's config states, or None."""
+    import torch
+
+    facts = model_facts(base)
+    return getattr(torch, str(facts.get("dtype") or facts.get("torch_dtype")), None)
+
+
+def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Score] = ()) -> Path:
+    """Write `README.md` beside a tuned model: what it is, how it was made, what it scores, and what it forgot.
+
+    Args:
+        folder: The model's folder.
+        result: The record of the trial that made it.
+        base_scores: The base model's scores on the same tasks and split; without them nothing is said of forgetting.
+    """
+    config, cost = result.config, result.cost
+    base = config.pipeline.base_model
+    front = ["---", f"base_model: {base.name}", "library_name: transformers"]
+    licence = _licence(base.name)
+    front += [f"license: {licence}"] if licence else []
+    stages = [
+        f"{number}. {stage.method}, {stage.objective}, retention {stage.retention}, curation {stage.curation}: "
+        + ", ".join(f"{name} {value}" for name, value in sorted(stage.params.items()))
+        for number, stage in enumerate(config.pipeline.stages, start=1)
+    ]
+    known = {(score.task, score.metric): score for score in base_scores}
+    lines = [
+        *front,
+        "---",
+        "",
+        f"# {Path(base.name).name} tuned for {config.task.name}",
+        "",
+        f"Tuned from `{base.name}` (revision {base.revision}) with harness {result.provenance.harness_version}; "
+        f"record {config.key}, seed {config.seed}, {config.steps} steps"
+        + (f", stopped at {config.fidelity:g} of them." if config.fidelity < 1 else "."),
+        "",
+        *stages,
+        "",
+        f"| task | split | metric | this model | base model | n |\n|---|---|---|---|---|---|\n{_table(result.scores, known)}",
+        "",
+        f"Cost: {cost.total_s:.1f} s wall, {cost.cpu_s:.1f} s CPU, {cost.tokens:,} tokens trained on, "
+        f"{cost.trainable_params:,} of {cost.total_params:,} parameters trained, {cost.flops:.3g} FLOPs.",
+        f"Hardware: {result.provenance.hardware}. Made {result.provenance.started_at}.",
+        *[f"Note: {note}." for note in result.notes],
+        "",
+    ]
+    path = folder / "README.md"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _table(scores: Sequence[Score], known: Mapping[tuple[str, str], Score]) -> str:
+    rows = []
+    for score in scores:
+        base = known.get((score.task, score.metric))
+        before = f"{base.value:.4f}" if base and base.comparability == score.comparability else "unknown"
+        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
+        rows.append(
+            f"| {score.task} | {score.split} | {score.metric} | {score.value:.4f}{error} | {before} | {score.n} |"
+        )
+    return "\n".join(rows)
+
+
+def _licence(name: str) -> str | None:
+    """The licence that the base's own model card states in its front matter, or None."""
+    from harness.models import EMBEDDED
+
+    if (EMBEDDED / name).is_dir():
+        return "apache-2.0"
+    card = Path(name) / "README.md"
+    lines = card.read_text(errors="replace").splitlines()[:50] if card.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), None)

@@ -1,0 +1,49 @@
+"""LoRA: a low-rank update beside each frozen linear layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import linear_layers, uses_conv1d
+from harness.methods.base import PeftMethod
+from harness.plugins import StageSetup
+from harness.space import Choice, Float, Integer
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+
+class Lora(PeftMethod):
+    """Adds `B A` of rank `rank`, scaled by `alpha / rank`, to frozen weights; `B` starts at zero."""
+
+    summary = "low-rank updates beside frozen linear layers"
+    paper = "Hu et al. 2021, arXiv 2106.09685; all layers and alpha 32: Schulman et al. 2025, LoRA Without Regret"
+    trains = r".*\.lora_[AB]\.default\.weight"
+    space = {
+        # Ten times the learning rate of full fine-tuning, at both ends.
+        "learning_rate": Float(1e-5, 2e-2, default=2e-4, log=True),
+        "rank": Integer(1, 512, default=16, log=True),
+        "alpha": Float(1.0, 512.0, default=32.0, log=True, searched=False),
+        "adapter_dropout": Float(0.0, 0.5, default=0.0, searched=False),
+        "target": Choice(("all", "attention", "mlp"), default="all", searched=False),
+    }
+
+    def options(self) -> dict[str, Any]:
+        """What a variant sets on top."""
+        return {}
+
+    def config(self, model: PreTrainedModel, setup: StageSetup) -> LoraConfig:
+        """LoRA on the chosen linear layers."""
+        from peft import LoraConfig
+
+        params = setup.params
+        return LoraConfig(
+            r=int(params["rank"]),
+            lora_alpha=float(params["alpha"]),
+            lora_dropout=float(params["adapter_dropout"]),
+            target_modules=linear_layers(model, str(params["target"])),
+            fan_in_fan_out=uses_conv1d(model),
+            task_type="CAUSAL_LM",
+            **self.options(),
+        )

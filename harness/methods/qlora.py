@@ -1,0 +1,79 @@
+"""QLoRA: LoRA on a base whose weights are kept in four bits.
+
+On a CPU with AVX512-BF16, bitsandbytes repacks a layer's weights in place, into a layout that it cannot always read
+back, at the first forward pass in eval mode without gradients. Merging and saving are wrong after that, so the
+repacking is switched off, and evaluation computes exactly what training computes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.lora import Lora
+from harness.plugins import Situation, StageSetup
+from harness.space import Choice, Scalar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BLOCK = 64
+"""Weights that share a scale: a layer's in-features must be a multiple."""
+
+
+class QLora(Lora):
+    """Quantises every linear layer of the blocks, freezes it, and trains LoRA beside it."""
+
+    summary = "LoRA on a base quantised to four bits"
+    paper = "Dettmers et al. 2023, arXiv 2305.14314"
+    space = Lora.space | {
+        "quant_type": Choice(("nf4", "fp4"), default="nf4", searched=False),
+        "double_quant": Choice((True, False), default=True, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """Layers whose width is no multiple of the block cannot be quantised."""
+        widths = [width for width in situation.model_facts.get("linear_widths", ()) if width % BLOCK]
+        return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
+
+    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+        """Quantise while loading; compute in float32 on a CPU and bfloat16 on a GPU."""
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        return {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=params["quant_type"],
+                bnb_4bit_use_double_quant=params["double_quant"],
+                bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+            )
+        }
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Keep bitsandbytes from repacking weights in place, then add LoRA."""
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return super().attach(model.requires_grad_(False), setup)
+
+    def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Merge into a full-precision copy of the base that holds the *dequantised* weights: the model that was trained.
+
+        Merging into the original weights instead would change the logits by the quantisation error that the adapter
+        has learned to live with.
+        """
+        import torch
+        from bitsandbytes.functional import dequantize_4bit
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+        plain = setup.load_base()
+        quantised = dict(model.get_base_model().named_modules())
+        with torch.no_grad():
+            for name, module in plain.named_modules():
+                weight: Any = getattr(quantised.get(f"{name}.base_layer", quantised.get(name)), "weight", None)
+                if (state := getattr(weight, "quant_state", None)) is not None:
+                    values = dequantize_4bit(weight.data, state).to(module.weight)
+                    module.weight.copy_(values if values.shape == module.weight.shape else values.T)
+        merged = get_peft_model(plain, self.config(plain, setup))
+        set_peft_model_state_dict(merged, get_peft_model_state_dict(model))
+        return merged.merge_and_unload()

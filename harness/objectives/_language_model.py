@@ -1,0 +1,155 @@
+"""What the language-model objectives share: rows as token ids, exactly as lm-eval will feed them, and TRL's SFT trainer.
+
+Rows are tokenised here rather than by TRL, which would split prompt and completion elsewhere than lm-eval does
+(a prompt's trailing spaces belong to the completion there) and would take a second per thousand rows for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.objectives.base import TrainerParts
+from harness.plugins import Row, StageSetup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+LONG_TEXT = 10_000
+"""Characters above which a text is tokenised line by line: some BPE tokenizers take quadratic time."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One training sequence; both tuples have the same length."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+def sequences(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
+    """Rows as token ids with loss on the completion and its end token only; on all tokens where the prompt is empty.
+
+    Rows above `max_length` lose their beginning, as lm-eval cuts prompts; a text without prompt loses its end.
+    How many were cut, or dropped because nothing was left to learn, goes into the record's notes.
+    """
+    limit = int(setup.params["max_length"])
+    prompted = [row for row in rows if row["prompt"]]
+    texts = [row["completion"] for row in rows if not row["prompt"]]
+    split = iter(_prompted(prompted, setup))
+    plain = iter(documents(texts, setup.tokenizer))
+    whole = [next(split) if row["prompt"] else _all_supervised(next(plain)) for row in rows]
+    cut = [
+        TokenSequence(s.input_ids[-limit:], s.labels[-limit:])
+        if row["prompt"]
+        else TokenSequence(s.input_ids[:limit], s.labels[:limit])
+        for row, s in zip(rows, whole, strict=True)
+    ]
+    kept = [s for s in cut if any(label != IGNORED for label in s.labels[1:])]
+    if longer := sum(len(s.input_ids) > limit for s in whole):
+        setup.note(f"{longer} of {len(rows)} training rows were cut to {limit} tokens")
+    if len(kept) < len(rows):
+        setup.note(f"{len(rows) - len(kept)} of {len(rows)} training rows had nothing to learn and were dropped")
+    return kept
+
+
+def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Each text's ids between the token that lm-eval starts texts with and the end token."""
+    start, end = _start(tokenizer), tokenizer.eos_token_id
+    return [
+        ([] if start is None else [start]) + ids + ([] if end is None else [end])
+        for ids in _encode(tokenizer, texts, special=False)
+    ]
+
+
+def _start(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """lm-eval's `prefix_token_id`: BOS, else EOS."""
+    start: int | None = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return start
+
+
+def _all_supervised(ids: list[int]) -> TokenSequence:
+    return TokenSequence(tuple(ids), tuple(ids))
+
+
+def _prompted(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
+    """lm-eval's `_encode_pair`: the whole is tokenised once, and the completion starts where the prompt's ids end.
+
+    Where tokens merge across that border, a task that is scored by generation keeps the prompt's own ids, because
+    generation will start from them.
+    """
+    tokenizer = setup.tokenizer
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    prompts = [row["prompt"] if setup.generates else row["prompt"].rstrip() or row["prompt"] for row in rows]
+    wholes = _encode(tokenizer, [row["prompt"] + row["completion"] for row in rows])
+    found, moved = [], 0
+    for row, whole, prompt in zip(rows, wholes, _encode(tokenizer, prompts), strict=True):
+        border = len(prompt)
+        if setup.generates and whole[:border] != prompt:
+            moved += 1
+            whole = prompt + _encode(tokenizer, [row["completion"]], special=False)[0]
+        ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
+        found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:]))
+    if moved:
+        setup.note(f"{moved} of {len(rows)} training rows have tokens that merge across the end of the prompt")
+    return found
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+    """Token ids of each text, with the special tokens that the tokenizer adds by itself if `special`."""
+    if not texts:
+        return []
+    if max(map(len, texts)) > LONG_TEXT:
+        return [
+            list(chain.from_iterable(tokenizer(text.splitlines(keepends=True), add_special_tokens=False)["input_ids"]))
+            if len(text) > LONG_TEXT and not special
+            else tokenizer(text, add_special_tokens=special)["input_ids"]
+            for text in texts
+        ]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+    return ids
+
+
+def sft_trainer(parts: TrainerParts, data: Sequence[TokenSequence]) -> Trainer:
+    """TRL's SFT trainer on sequences that are ready as they are.
+
+    Raises:
+        SpecError: When there is no sequence to train on.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    if not data:
+        raise SpecError("training needs at least one row with something to learn, but there is none: check the task")
+    columns = {"input_ids": [list(s.input_ids) for s in data], "labels": [list(s.labels) for s in data]}
+    arguments = SFTConfig(
+        **parts.arguments,
+        max_length=None,
+        packing=False,
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    return _trainer_class()(
+        model=parts.model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=parts.setup.tokenizer,
+    )
+
+
+@cache
+def _trainer_class() -> Any:
+    """TRL's trainer without its report to the hub: a trial speaks to nobody."""
+    from trl import SFTTrainer
+
+    class QuietSFTTrainer(SFTTrainer):  # type: ignore[misc]
+        def _send_telemetry(self) -> None:
+            pass
+
+    return QuietSFTTrainer

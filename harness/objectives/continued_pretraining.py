@@ -1,0 +1,29 @@
+"""Continued pretraining: next-token loss on all of the text, packed."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from harness.objectives._language_model import TokenSequence, documents, sft_trainer
+from harness.objectives.base import Objective, TrainerParts
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+class ContinuedPretraining(Objective):
+    """Prompt and completion as one document; documents in random order are joined and cut to `max_length` tokens."""
+
+    summary = "next-token loss on whole texts, packed into full sequences"
+    paper = "Gururangan et al. 2020, arXiv 2004.10964"
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """TRL's SFT trainer on blocks of one long stream of tokens."""
+        texts = [row["prompt"] + row["completion"] for row in parts.rows]
+        random.Random(parts.setup.seed).shuffle(texts)
+        stream = list(chain.from_iterable(documents(texts, parts.setup.tokenizer)))
+        size = int(parts.setup.params["max_length"])
+        blocks = [tuple(stream[start : start + size]) for start in range(0, len(stream), size)]
+        return sft_trainer(parts, [TokenSequence(block, block) for block in blocks if len(block) > 1])

@@ -1,0 +1,122 @@
+"""What a trial needs of its process: device, threads, seeds, and the models, tokenizers and tasks kept for the next.
+
+A worker runs many trials: base weights, tokenizers, tasks and their training rows are loaded once per process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.layout import Layout
+from harness.models import BaseModel, load_model, load_tokenizer, model_facts, resolve_model
+from harness.plugins import Row
+from harness.spec import Prices
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.tasks import Task
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a trial runs and what it may leave; nothing here changes its outcome."""
+
+    layout: Layout = field(default_factory=Layout)
+    task_folders: tuple[Path, ...] = ()
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: the first GPU if there is one."""
+    threads: int = 1
+    """CPU threads of this process, and the cores that its price is for."""
+    prices: Prices = field(default_factory=Prices)
+    keep_model: bool = False
+    keep_checkpoint: bool = False
+    time_limit_s: float | None = None
+    corpora: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Name of a base model to the corpus that the study gives for it."""
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` as `cuda` where there is one; of several GPUs the first that is visible, unless the job chose."""
+    if wanted == "cpu":
+        return "cpu"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise SpecError("device must be one that torch sees, but got 'cuda' without any: use device cpu or auto")
+    return "cuda" if available else "cpu"
+
+
+def ready_process(threads: int) -> None:
+    """Imports that every trial needs, and the threads it may use."""
+    import peft  # noqa: F401  seconds of import, charged to load
+    import torch
+    import trl  # noqa: F401
+
+    torch.set_num_threads(threads)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    from transformers import set_seed
+
+    set_seed(seed)
+
+
+@lru_cache(maxsize=8)
+def resolved_model(name: str, revision: str, corpus: str | None) -> BaseModel:
+    """The base model that a trial names."""
+    return resolve_model(name, revision or None, corpus)
+
+
+@lru_cache(maxsize=8)
+def facts_of(base: BaseModel) -> dict[str, Any]:
+    """Its config and counts."""
+    return model_facts(base)
+
+
+@lru_cache(maxsize=2)
+def tokenizer_of(base: BaseModel) -> PreTrainedTokenizerBase:
+    """Its tokenizer."""
+    return load_tokenizer(base)
+
+
+@lru_cache(maxsize=1)
+def _pristine(base: BaseModel) -> PreTrainedModel:
+    """The base's weights in memory, never handed out themselves."""
+    return load_model(base, {}, "cpu")
+
+
+def fresh_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreTrainedModel:
+    """A copy of the base that may be changed."""
+    from copy import deepcopy
+
+    if options or base.is_temporary:
+        return load_model(base, options, device)
+    return deepcopy(_pristine(base)).to(device)
+
+
+@lru_cache(maxsize=32)
+def found_task(name: str, folders: tuple[Path, ...]) -> Task:
+    """A task by name."""
+    from harness.tasks import find_task
+
+    return find_task(name, folders)
+
+
+@lru_cache(maxsize=8)
+def rows_of(task: Task) -> list[Row]:
+    """Its training rows; not to be changed."""
+    from harness.data import training_rows
+
+    return training_rows(task)
