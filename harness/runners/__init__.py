@@ -1,0 +1,76 @@
+"""Where packs of trials run: in this process, in processes of this machine, or as Slurm jobs; one interface.
+
+Local and Slurm runners submit warm workers (`worker.py`) through submitit and talk to them through files only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError, one_of
+from harness.runners.base import InlineRunner, Runner
+from harness.setting import gpus
+from harness.worker import Duty
+
+_COMMON = {"workers": int, "threads": int, "pack": int}
+OPTIONS: Mapping[str, Mapping[str, type]] = {
+    "inline": _COMMON,
+    "local": _COMMON,
+    "slurm": _COMMON
+    | {"time_min": int, "mem_gb": float, "gpus": int, "cpus": int}
+    | dict.fromkeys(("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist"), str),
+}
+"""Options of each runner: `pack` trials go to a worker at once, `workers` packs run at a time, `threads` are CPU threads
+of each worker; the rest are Slurm's."""
+
+
+def parse_options(runner: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """A runner's options with their types and defaults.
+
+    Raises:
+        UsageError: For an unknown runner or option, or a value that is not a number where one is needed.
+    """
+    if runner not in OPTIONS:
+        raise UsageError(one_of("runner", runner, list(OPTIONS)))
+    parsed: dict[str, Any] = {"threads": 1, "pack": 1, "workers": 4 if runner == "slurm" else len(gpus()) or cores()}
+    for key, value in options.items():
+        if key not in OPTIONS[runner]:
+            raise UsageError(one_of(f"option of runner {runner}", key, list(OPTIONS[runner])))
+        kind = OPTIONS[runner][key]
+        try:
+            parsed[key] = kind(value)
+        except ValueError:
+            raise UsageError(f"runner option {key} must be a number, but got '{value}': for example {key}=4") from None
+        if kind is int and key != "gpus" and parsed[key] < 1:
+            raise UsageError(f"runner option {key} must be at least 1, but got {value}: raise it")
+    return parsed
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_runner(runner: str, options: Mapping[str, Any], folder: Path, duty: Duty) -> Runner:
+    """The runner of a study.
+
+    Args:
+        runner: `inline`, `local` or `slurm`.
+        options: From `parse_options`.
+        folder: The study's folder, on a file system that the workers share.
+        duty: What workers do.
+    """
+    from harness.runners.local import LocalBackend
+    from harness.runners.queue import QueueRunner
+    from harness.runners.slurm import SlurmBackend
+
+    if runner == "inline":
+        return InlineRunner(duty)
+    jobs = folder / "jobs"
+    jobs.mkdir(parents=True, exist_ok=True)
+    jobs.chmod(0o700)  # submitit's pickles hold what workers are told
+    backend = SlurmBackend(jobs, options) if runner == "slurm" else LocalBackend(jobs, options)
+    return QueueRunner(folder, duty, backend, options)

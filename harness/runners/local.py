@@ -1,0 +1,99 @@
+"""Warm workers as processes of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.members import now
+from harness.records import TrialStatus
+from harness.runners.base import Backend, Loss, WorkerJob
+from harness.setting import gpus
+from harness.worker import Duty, serve
+
+log = logging.getLogger(__name__)
+
+
+class LocalBackend(Backend):
+    """Processes of this machine, through submitit's local executor; each gets one GPU if there are any."""
+
+    period_s, settle_s = 0.2, 0.0
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        self.folder, self.threads = folder, options["threads"]
+        self._children: list[Any] = []
+
+    def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
+        """Start a controller process, which starts the worker and outlives the driver."""
+        from submitit import LocalExecutor
+
+        held = [job.gpu for job in running]
+        gpu = min(gpus(), key=held.count, default="")
+        executor = LocalExecutor(self.folder)
+        executor.update_parameters(timeout_min=60 * 24 * 30)
+        with _environment(OMP_NUM_THREADS=str(self.threads)):
+            job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
+        self._children.append(job)
+        return WorkerJob("local", job.job_id, socket.gethostname(), _birth(int(job.job_id)) or "", gpu, now())
+
+    def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
+        """Jobs whose controller process is gone."""
+        self._children = [child for child in self._children if not child.done()]  # collects the dead ones, too
+        gone = [job for job in jobs if not self._alive(job)]
+        return {job.job: Loss("worker", TrialStatus.CRASHED, "its worker process died") for job in gone}
+
+    def cancel(self, jobs: Sequence[WorkerJob]) -> None:
+        """Ask with SIGTERM, which controllers pass on, until they are gone; after 10 s with SIGKILL."""
+        patience = time.monotonic() + 10
+        while left := [job for job in jobs if self._alive(job)]:
+            for job in left:
+                _kill(int(job.job), signal.SIGTERM if time.monotonic() < patience else signal.SIGKILL)
+            time.sleep(0.1)
+        self.dead(())
+
+    def _alive(self, job: WorkerJob) -> bool:
+        return job.host == socket.gethostname() and _birth(int(job.job)) == job.birth
+
+
+def _birth(pid: int) -> str | None:
+    """When a living process was started, in clock ticks since boot ("?" where the system does not say)."""
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return None
+    return "?"
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        log.debug("process %d was gone already", pid)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,120 @@
+"""Warm workers as Slurm jobs."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.members import now
+from harness.records import TrialStatus
+from harness.runners.base import Backend, Loss, WorkerJob
+from harness.worker import Duty, serve
+
+_SLURM_ALIVE = frozenset(
+    "PENDING RUNNING COMPLETING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUE_HOLD SPECIAL_EXIT".split()
+)
+_SLURM_STATUS = {
+    "TIMEOUT": TrialStatus.TIMED_OUT,
+    "DEADLINE": TrialStatus.TIMED_OUT,
+    "OUT_OF_MEMORY": TrialStatus.OUT_OF_MEMORY,
+}
+
+
+class SlurmBackend(Backend):
+    """Slurm jobs, through submitit's executor; states come from squeue, and from sacct for what squeue forgot."""
+
+    period_s, settle_s = 5.0, 60.0
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        self.folder, self.options = folder, options
+        self._missing: dict[str, float] = {}
+
+    def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
+        """Submit one job; Slurm must not requeue it, since the driver does that for what it had claimed."""
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit.helpers import clean_env
+
+        minutes = self.options.get("time_min", 240)
+        try:
+            executor = SlurmExecutor(self.folder)
+            executor.update_parameters(**self._parameters(minutes))
+            with clean_env():
+                job = executor.submit(serve, replace(duty, limit_s=60.0 * minutes - 60, idle_s=120.0))
+        except (RuntimeError, OSError, FailedJobError, FailedSubmissionError) as error:
+            raise HarnessError(
+                f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
+            ) from error
+        return WorkerJob("slurm", job.job_id, socket.gethostname(), at=now())
+
+    def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
+        """Jobs that ended, and those that Slurm has known nothing of for 30 s."""
+        states = slurm_states([job.job for job in jobs])
+        if states is None:
+            return {}
+        gone: dict[str, Loss] = {}
+        for job in jobs:
+            state = states.get(job.job, "")
+            if state:
+                self._missing.pop(job.job, None)
+            elif time.monotonic() - self._missing.setdefault(job.job, time.monotonic()) > 30:
+                state = "GONE"
+            if state and state not in _SLURM_ALIVE:
+                gone[job.job] = Loss("worker", _slurm_status(state), f"its Slurm job {job.job} ended as {state}")
+        return gone
+
+    def cancel(self, jobs: Sequence[WorkerJob]) -> None:
+        """`scancel`."""
+        if jobs:
+            subprocess.run(["scancel", *(job.job for job in jobs)], capture_output=True, check=False)
+
+    def _parameters(self, minutes: int) -> dict[str, Any]:
+        threads = self.options["threads"]
+        named = {"mem_gb": "mem_gb", "gpus": "gpus_per_node"}
+        own = {"time_min", "cpus", "workers", "threads", "pack"}
+        return {named.get(key, key): value for key, value in self.options.items() if key not in own} | {
+            "timeout_min": minutes,
+            "cpus_per_task": self.options.get("cpus", threads),
+            "job_name": "harness",
+            "setup": [f"export OMP_NUM_THREADS={threads}"],
+            "signal_delay_s": 30,
+            "additional_parameters": {"no-requeue": True},
+        }
+
+
+def _slurm_status(state: str) -> TrialStatus:
+    """What a job's end means for the trial it ran; a worker that failed by itself crashed, all else took it away."""
+    return _SLURM_STATUS.get(state, TrialStatus.CRASHED if state in ("FAILED", "COMPLETED") else TrialStatus.PREEMPTED)
+
+
+def slurm_states(jobs: Sequence[str]) -> dict[str, str] | None:
+    """State by job id as Slurm names it, for those it knows; None when Slurm does not answer.
+
+    squeue forgets a job minutes after its end (MinJobAge), sacct never does but needs accounting: both are asked.
+    """
+    if not jobs:
+        return {}
+    seen = _ask(["squeue", "--me", "-h", "-t", "all", "-o", "%i|%T"])
+    if seen is None:
+        return None
+    missing = [job for job in jobs if job not in seen]
+    if missing:
+        seen |= _ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(missing)]) or {}
+    return {job: seen[job] for job in jobs if job in seen}
+
+
+def _ask(command: list[str]) -> dict[str, str] | None:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode:
+        return None
+    pairs = (line.split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
+    return {job: state.split()[0] for job, state in pairs}  # "CANCELLED by 0"

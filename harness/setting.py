@@ -1,0 +1,182 @@
+"""A study's names resolved: models, tasks and families as facts, and impossible combinations refused before spending."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.layout import Layout
+from harness.plugins import Situation
+from harness.records import ModelRef, TaskRef
+from harness.space import Scalar
+from harness.spec import Family, StudySpec
+
+if TYPE_CHECKING:
+    from harness.tasks import Task
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how trials run; what a study asks is not in it."""
+
+    layout: Layout = field(default_factory=Layout)
+    task_folders: tuple[Path, ...] = ()
+    runner: str = "local"
+    """`inline` (this process), `local` (processes of this machine) or `slurm`."""
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """`workers` (trials at a time), `threads` (CPU threads of each), and the runner's own, for example `partition`."""
+    device: str = "auto"
+    display: bool = True
+    refresh: bool = False
+    """Run again what other versions of the harness or of its libraries have recorded."""
+    work: str = "harness.trial:run_pack"
+    """What workers call, as `module:function`."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A base model as far as the driver needs it."""
+
+    ref: ModelRef
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as far as the driver needs it."""
+
+    ref: TaskRef
+    higher_is_better: bool
+    rows: int = 0
+    """Training rows; 0 for a task that is only evaluated."""
+    chars: float = 0.0
+    """Mean characters of a training row."""
+    items: Mapping[str, int] = field(default_factory=dict)
+    """Items by split."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What plug-ins may ask about it, see `Situation`."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a study names, resolved."""
+
+    models: tuple[ModelInfo, ...]
+    tasks: tuple[TaskInfo, ...]
+    off_target: tuple[TaskInfo, ...]
+    families: Mapping[str, Family]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def off_target_refs(self) -> tuple[TaskRef, ...]:
+        """The off-target suite in the study's order."""
+        return tuple(task.ref for task in self.off_target)
+
+
+def resolve(study: StudySpec, site: Site) -> Setting:
+    """Resolve a study's names and check that every family can work on every model and task.
+
+    Raises:
+        SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
+    """
+    from harness.data import check_task
+    from harness.models import model_facts, resolve_model
+    from harness.tasks import find_task
+
+    models = [resolve_model(spec.name, spec.revision, spec.corpus) for spec in study.base_models]
+    tasks = [find_task(name, site.task_folders) for name in study.tasks]
+    off_target = [find_task(name, site.task_folders) for name in study.off_target]
+    families = study.resolved_families()
+    for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
+        find_task(name, site.task_folders)
+    notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
+    setting = Setting(
+        tuple(ModelInfo(model.ref, model_facts(model)) for model in models),
+        tuple(_trained(task) for task in tasks),
+        tuple(_evaluated(task) for task in off_target),
+        families,
+        tuple(notes),
+    )
+    refuse_impossible(setting, device(site))
+    return setting
+
+
+def refuse_impossible(setting: Setting, on: str) -> None:
+    """Raise `SpecError` for the first family that a plug-in says cannot work."""
+    from harness.trial import refusal
+
+    for family in setting.families.values():
+        for model in setting.models:
+            for task in setting.tasks:
+                situation = Situation(on, model.facts.get("model_type", ""), dict(model.facts), dict(task.facts))
+                pipeline = family.pipeline(model.ref, {})
+                if reason := refusal(pipeline, situation):
+                    raise SpecError(
+                        f"family {family.name} must be able to run on {model.ref.name} and {task.ref.name}, "
+                        f"but {reason}: remove it from the study, or change that choice"
+                    )
+
+
+def steps_of(study: StudySpec, family: Family, rows: int, params: Mapping[str, Scalar]) -> int:
+    """Optimiser steps of a full-fidelity trial: what the budget says, or its examples over the rows of one step.
+
+    With several stages, the rows of one step are the mean over stages, weighted by their shares.
+    """
+    budget = study.budget
+    if budget.steps is not None:
+        return budget.steps
+    pipeline = family.pipeline(ModelRef("", ""), params)
+    per_step = sum(
+        stage.share * int(stage.params["batch_size"]) * int(stage.params["gradient_accumulation"])
+        for stage in pipeline.stages
+    )
+    examples = budget.examples if budget.examples is not None else (budget.epochs or 0.0) * rows
+    return max(1, math.ceil(examples / per_step))
+
+
+def gpus() -> tuple[str, ...]:
+    """Ids of the NVIDIA GPUs that this process may use, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name.strip() and name.strip() != "-1")
+    return tuple(sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")))
+
+
+def device(site: Site) -> str:
+    """`cpu` or `cuda`: where this site's trials run."""
+    if site.device != "auto":
+        return site.device.split(":")[0]
+    has = site.options.get("gpus", "0") != "0" if site.runner == "slurm" else bool(gpus())
+    return "cuda" if has else "cpu"
+
+
+def _trained(task: Task) -> TaskInfo:
+    """The facts of a task that is trained on, from its rendered training rows."""
+    from harness.data import training_rows
+
+    rows = training_rows(task)
+    columns = {"prompt", "completion"} | ({"rejected"} if task.metadata.get("preference") else set())
+    facts = {
+        "output_type": task.output_type,
+        "metadata": dict(task.metadata),
+        "rows": len(rows),
+        "columns": sorted(columns),
+    }
+    chars = sum(len(row["prompt"]) + len(row["completion"]) for row in rows) / max(1, len(rows))
+    return replace(_evaluated(task), rows=len(rows), chars=chars, facts=facts)
+
+
+def _evaluated(task: Task) -> TaskInfo:
+    items = {name: len(task.split(name)) for name in ("validation", "test")}
+    return TaskInfo(task.ref, task.higher_is_better, items=items)
+
+
+def corpora(study: StudySpec) -> dict[str, str]:
+    """Corpora that the study gives, by base model name."""
+    return {spec.name: spec.corpus for spec in study.base_models if spec.corpus}

@@ -1,0 +1,224 @@
+"""The steps that run trials: the base's scores, the search, and the confirmation of its finalists.
+
+Every family gets the same budget on every task and base model (a cell), is selected on validation scores only, and
+the best families are run again with fresh seeds and scored once on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.driver import Driver, Proposal, Source, locked
+from harness.errors import PartialFailure, SpecError
+from harness.layout import Layout, write_atomically
+from harness.members import Member, read_members
+from harness.plan import guesses
+from harness.progress import Display, duration
+from harness.runners import make_runner, parse_options
+from harness.setting import Setting, Site, corpora, resolve
+from harness.sources import (
+    FixedSource,
+    SearchSource,
+    base_proposals,
+    confirm_proposals,
+    restored_cells,
+    search_cells,
+)
+from harness.spec import Role, StudySpec
+from harness.worker import Duty
+
+__all__ = ["Member", "Site", "Summary", "read_members", "run_base", "run_confirm", "run_search"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a step did."""
+
+    study: str
+    step: Role
+    trials: int
+    """Trials that the step consists of, reused and earlier ones included."""
+    ran: int
+    """Trials that ran now."""
+    reused: int
+    """Trials whose records other studies had made before."""
+    failed: int
+    seconds: float
+    """Wall seconds of its trials, reused ones left out."""
+    money: float | None
+    without_score: tuple[str, ...]
+    """What has no score at all although its budget is spent: cells, base scores, or finalists."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything asked about has a score, 4 when something has none."""
+        return PartialFailure.exit_code if self.without_score else 0
+
+    def text(self) -> str:
+        """A few lines for people."""
+        cost = duration(self.seconds) + (f", {self.money:.2f}" if self.money is not None else "")
+        lines = [
+            f"{self.step} of {self.study}: {self.trials} trials ({self.ran} ran now, {self.reused} reused from other "
+            f"studies, {self.failed} failed), {cost} of trial time"
+        ]
+        lines += [f"no score: {what}" for what in self.without_score]
+        return "\n".join([*lines, *self.notes])
+
+
+def run_base(study: StudySpec, site: Site, setting: Setting | None = None) -> Summary:
+    """Score the base models as they are, on validation and on test, by the same code path as every other trial.
+
+    Args:
+        study: What is asked.
+        site: Where it runs.
+        setting: The study's names, resolved; None resolves them here.
+
+    Raises:
+        SpecError: When the study, or something that it names, is wrong.
+        UsageError: For an unknown runner or option.
+        StorageError: When records cannot be written; those that could are kept.
+        HarnessError: When another driver runs the study, or workers cannot start.
+    """
+    with _opened(study, site, setting) as step:
+        source = FixedSource(list(base_proposals(study, step.setting)))
+        step.drive("base", source, [])
+        return step.finish("base", source.planned, source.without_score())
+
+
+def run_search(study: StudySpec, site: Site, setting: Setting | None = None) -> Summary:
+    """Spend every family's tuning budget; see `run_base` for arguments and errors."""
+    with _opened(study, site, setting) as step:
+        cells = search_cells(study, step.setting, guesses(study, site, step.setting))
+        source = SearchSource(cells)
+        step.drive("search", source, source.restore(step.members))
+        _remove_checkpoints(site.layout, read_members(site.layout, study.name))
+        without = [cell.design.label for cell in cells if cell.best() is None]
+        notes = [cell.note for cell in cells if cell.note]
+        return step.finish("search", sum(len(cell.results) for cell in cells), without, notes)
+
+
+def run_confirm(study: StudySpec, site: Site, setting: Setting | None = None) -> Summary:
+    """Run the finalists again with fresh seeds and score them on the test split; see `run_base`.
+
+    Finalists of a task and base model are the families with the best validation scores at full fidelity. Every
+    finalist gets the same seeds, so that families can be compared seed by seed.
+
+    Raises:
+        SpecError: Also when the study was not searched to its end.
+    """
+    with _opened(study, site, setting) as step:
+        if not _marker(site.layout, study.name, "search").exists():
+            raise SpecError(f"{study.name} must be searched before it is confirmed: run 'harness search {study.name}'")
+        cells = restored_cells(site.layout, search_cells(study, step.setting, {}), step.members)
+        source = FixedSource(list(confirm_proposals(study, step.setting, cells)))
+        step.drive("confirm", source, [])
+        return step.finish("confirm", source.planned, source.without_score())
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A study that this process drives at the moment."""
+
+    study: StudySpec
+    site: Site
+    setting: Setting
+    members: Sequence[Member]
+    driver: Driver
+
+    def drive(self, role: Role, source: Source, earlier: Sequence[Proposal]) -> None:
+        """Run a step's trials to the end."""
+        title = f"{self.study.name} {role}"
+        with Display(title, self.site.display, self.study.prices.currency) as display:
+            self.driver.run(source, earlier, display)
+
+    def finish(self, role: Role, trials: int, without_score: Sequence[str], notes: Sequence[str] = ()) -> Summary:
+        """Mark the step as done, and sum it up."""
+        tally = self.driver.tally
+        summary = Summary(
+            study=self.study.name,
+            step=role,
+            trials=trials,
+            ran=tally.ran,
+            reused=tally.reused,
+            failed=sum(count for status, count in tally.statuses.items() if not status.has_scores),
+            seconds=tally.seconds,
+            money=tally.money,
+            without_score=tuple(without_score),
+            notes=(*self.setting.notes, *notes),
+        )
+        write_atomically(_marker(self.site.layout, self.study.name, role), summary.text() + "\n")
+        return summary
+
+
+@contextmanager
+def _opened(study: StudySpec, site: Site, setting: Setting | None) -> Iterator[_Step]:
+    """The study's folder, claimed for this study and for this process; workers are stopped at the end."""
+    options = parse_options(site.runner, site.options)
+    folder = site.layout.study(study.name)
+    check_folder(site.layout, study)
+    setting = setting or resolve(study, site)
+    with locked(folder):
+        write_atomically(folder / "study.json", _study_json(study))
+        runner = make_runner(site.runner, options, folder, _duty(study, site, options["threads"]))
+        members = read_members(site.layout, study.name)
+        try:
+            yield _Step(study, site, setting, members, Driver(study.name, site, runner, members, options["pack"]))
+        finally:
+            runner.close()
+
+
+def check_folder(layout: Layout, study: StudySpec) -> None:
+    """Raise `SpecError` if the study's output folder belongs to another study."""
+    path = layout.study(study.name) / "study.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text()).get("fingerprint")
+    except (ValueError, AttributeError):
+        found = None
+    if found != study.fingerprint:
+        raise SpecError(
+            f"{path.parent} must hold this study's output, but holds that of another study (fingerprint {found}, not "
+            f"{study.fingerprint}): rename this study, or delete that folder (its trials' records stay)"
+        )
+
+
+def _study_json(study: StudySpec) -> str:
+    return json.dumps({"fingerprint": study.fingerprint, "study": study.model_dump(mode="json")}, indent=1) + "\n"
+
+
+def _duty(study: StudySpec, site: Site, threads: int) -> Duty:
+    from harness.warm import Workspace
+
+    layout = Layout(site.layout.results.resolve(), site.layout.reports.resolve())
+    workspace = Workspace(
+        layout=layout,
+        task_folders=tuple(folder.resolve() for folder in site.task_folders),
+        device=site.device,
+        threads=threads,
+        prices=study.prices,
+        keep_checkpoint=study.search.scheduler != "none",
+        corpora=corpora(study),
+    )
+    return Duty(layout.study(study.name) / "queue", site.work, workspace)
+
+
+def _marker(layout: Layout, study: str, role: Role) -> Path:
+    """Says to Snakemake that a step is complete."""
+    return layout.study(study) / f"{role}.done"
+
+
+def _remove_checkpoints(layout: Layout, members: Sequence[Member]) -> None:
+    """What rungs left behind is of no use once the search is over."""
+    for member in members:
+        if member.role == "search":
+            shutil.rmtree(layout.checkpoint(member.key), ignore_errors=True)
