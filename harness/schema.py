@@ -222,6 +222,7 @@ TABLES = (
             params JSON | The searched values.
             reused BOOLEAN | Whether its record was there already, so that it cost the study nothing.
             asked_at VARCHAR | UTC, ISO 8601.
+            fidelity DOUBLE | At which share of the full budget it stopped. | coalesce(m.fidelity, 1)
             """,
             "m.",
         ),

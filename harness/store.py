@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMBER = """{"key":"VARCHAR","role":"VARCHAR","family":"VARCHAR","task":"VARCHAR","base_model":"VARCHAR",
-"repetition":"BIGINT","number":"BIGINT","params":"JSON","reused":"BOOLEAN","asked_at":"VARCHAR"}"""
+"repetition":"BIGINT","number":"BIGINT","params":"JSON","reused":"BOOLEAN","asked_at":"VARCHAR","fidelity":"DOUBLE"}"""
 """A line of a study's members.jsonl."""
 
 VALID = f"""r IS NOT NULL AND r.schema_version = {SCHEMA_VERSION} AND r.status IN {tuple(s.value for s in TrialStatus)}

@@ -252,11 +252,14 @@ class _Maker:
 
 def task_facts(world: World, task: str) -> dict[str, float | str]:
     """Facts of an invented task, as the driver stores them."""
-    return {"output_type": "generate_until", "rows": float(world.rows(task)), "mean_prompt_chars": 40.0,
-            "mean_completion_chars": 8.0, "choices": 0.0, "chance": 0.0, "domain": ""}  # fmt: skip
+    return {
+        "output_type": "generate_until", "metric": "acc", "higher_is_better": 1.0, "chance": 0.0,
+        "log_rows": math.log10(world.rows(task)), "log_prompt_chars": 1.6, "log_completion_chars": 0.9,
+        "choices": 0.0, "domain": "",
+    }  # fmt: skip
 
 
-MODEL_FACTS = {"parameters": 1_000_000, "num_hidden_layers": 4, "hidden_size": 128, "vocab_size": 2048}
+MODEL_FACTS = {"log_parameters": 6.0, "layers": 4.0, "log_width": 2.1, "log_vocab": 3.3, "type": "llama"}
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "trl": "1.16.0", "lm-eval": "0.4.13"}
 
 

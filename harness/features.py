@@ -1,0 +1,260 @@
+"""What is knowable of a trial before it is trained, as numbers for the surrogates; and the evidence they learn from.
+
+Nothing here may look at a trial's own scores, curve or cost: `describe` is given a `Candidate`, which has none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import SpecError
+from harness.layout import Layout
+from harness.records import Stage
+from harness.space import OPTIMIZER_SPACE, Choice, Distribution, Scalar
+from harness.spec import AXIS_FOLDER, stage_space
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from numpy.typing import NDArray
+
+    from harness.models import BaseModel
+    from harness.tasks import Task
+
+Facts = Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pipeline on a task, before it is run."""
+
+    stages: tuple[Stage, ...]
+    steps: int
+    fidelity: float
+    model: Facts
+    """As `model_facts` gives it."""
+    task: Facts
+    """As `task_facts` gives it."""
+    base_score: float | None
+    """The base model's own score on the task, where it is known."""
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A candidate that was run, and what came of it."""
+
+    key: str
+    task: str
+    base_model: str
+    family: str
+    """Its name in a study, else its methods."""
+    pipeline: str
+    """Equal for runs that differ in seed, split or fidelity."""
+    role: str
+    candidate: Candidate
+    comparability: str
+    split: str
+    score: float
+    gain: float | None
+    """Towards better, as share of `room`; None without a comparable base score."""
+    forgetting: float | None
+    """Worst over the off-target suite, in score units."""
+    seconds: float | None
+    """Wall seconds of the whole trial."""
+    memory_bytes: float | None
+
+
+def task_facts(task: Task) -> dict[str, float | str]:
+    """What is knowable of a task, from its YAML and training rows; lengths and counts as decadic logarithms."""
+    from harness.data import training_rows
+
+    rows = training_rows(task)
+    shown = rows[:: max(1, len(rows) // 200)]
+    choices = task.config.get("doc_to_choice")
+    return {
+        "output_type": task.output_type,
+        "metric": task.metric,
+        "higher_is_better": float(task.higher_is_better),
+        "chance": task.chance or 0.0,
+        "log_rows": math.log10(max(1, len(rows))),
+        "log_prompt_chars": _log_mean([len(row["prompt"]) for row in shown]),
+        "log_completion_chars": _log_mean([len(row["completion"]) for row in shown]),
+        "choices": float(len(choices)) if isinstance(choices, list) else 0.0,
+        "domain": str(task.metadata.get("domain", "")),
+    }
+
+
+def model_facts(base: BaseModel) -> dict[str, float | str]:
+    """What is knowable of a base model without loading it; counts as decadic logarithms."""
+    from harness.models import model_facts as config_of
+
+    config = config_of(base)
+
+    def first(*names: str) -> float:
+        return float(next((config[name] for name in names if config.get(name)), 1))
+
+    return {
+        "log_parameters": math.log10(first("parameters")),
+        "layers": first("num_hidden_layers", "n_layer"),
+        "log_width": math.log10(first("hidden_size", "n_embd")),
+        "log_vocab": math.log10(first("vocab_size")),
+        "type": str(config.get("model_type", "")),
+    }
+
+
+def room(base_score: float, higher_is_better: bool) -> float:
+    """How much there is to gain: up to 1 for a share, down to 0 for a loss; never below .05, so that gains stay finite.
+
+    A score above 1 for which higher is better has no known end: its own size counts.
+    """
+    left = 1 - base_score if higher_is_better and base_score <= 1 else abs(base_score)
+    return max(left, 0.05)
+
+
+def describe(candidate: Candidate) -> dict[str, float | str]:
+    """Named features: numbers (logarithms where the space is logarithmic) and categories; what is unknown is left out."""
+    trained = max(1.0, candidate.steps * candidate.fidelity)
+    features: dict[str, float | str] = {
+        "stages": float(len(candidate.stages)),
+        "log_steps": math.log10(max(1, candidate.steps)),
+        "log_trained_steps": math.log10(trained),
+        "fidelity": candidate.fidelity,
+    }
+    for index, stage in enumerate(candidate.stages):
+        features |= {f"stage{index}.{name}": value for name, value in _stage(stage, trained).items()}
+    features |= {f"model.{name}": value for name, value in candidate.model.items()}
+    features |= {f"task.{name}": value for name, value in candidate.task.items()}
+    if candidate.base_score is not None:
+        features["task.base_score"] = candidate.base_score
+        features["task.room"] = room(candidate.base_score, candidate.higher_is_better)
+        features["task.above_chance"] = candidate.base_score - float(candidate.task.get("chance", 0.0))
+    return features
+
+
+def _stage(stage: Stage, trained: float) -> dict[str, float | str]:
+    choices = tuple(getattr(stage, axis) for axis in AXIS_FOLDER)
+    space = _space(choices)
+    rows = float(stage.params.get("batch_size", 1)) * float(stage.params.get("gradient_accumulation", 1))
+    return {
+        **dict(zip(AXIS_FOLDER, choices, strict=True)),
+        "share": stage.share,
+        "other_data": float(stage.data is not None),
+        "log_examples": math.log10(max(1.0, trained * stage.share * rows)),
+        **{f"param.{name}": _number(value, space.get(name)) for name, value in stage.params.items()},
+    }
+
+
+def _number(value: Scalar, distribution: Distribution | None) -> float | str:
+    if isinstance(value, str):
+        return value
+    is_log = distribution is not None and not isinstance(distribution, Choice) and distribution.log
+    return math.log10(value) if is_log and value > 0 else float(value)
+
+
+@lru_cache(maxsize=256)
+def _space(choices: tuple[str, ...]) -> Mapping[str, Distribution]:
+    """The declared space of a stage; records may name a plug-in that is gone."""
+    try:
+        return stage_space(dict(zip(AXIS_FOLDER, choices, strict=True)))
+    except SpecError:
+        return OPTIMIZER_SPACE
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Features as a matrix: numbers as they are (unknown = the median seen), categories one-hot, constants dropped."""
+
+    columns: tuple[str, ...]
+    """`name` of a number, `name=category` of a category."""
+    centre: NDArray[np.float64]
+    """Medians, shape (columns,)."""
+    spread: NDArray[np.float64]
+    """Standard deviations, shape (columns,)."""
+
+    @classmethod
+    def fit(cls, described: Sequence[Mapping[str, float | str]]) -> Encoder:
+        """Learn the columns from features seen."""
+        names = {f"{n}={v}" if isinstance(v, str) else n for features in described for n, v in features.items()}
+        columns = tuple(sorted(names))
+        values = _matrix(described, columns)
+        known = ~np.isnan(values)
+        centre = np.array([np.median(column[k]) for column, k in zip(values.T, known.T, strict=True)])
+        spread = np.where(known, values, centre).std(axis=0)
+        kept = spread > 0
+        return cls(tuple(c for c, keep in zip(columns, kept, strict=True) if keep), centre[kept], spread[kept])
+
+    def transform(self, described: Sequence[Mapping[str, float | str]]) -> NDArray[np.float64]:
+        """Shape (n, columns)."""
+        values = _matrix(described, self.columns)
+        return np.where(np.isnan(values), self.centre, values)
+
+    def distances(self, rows: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Root mean squared difference to `row`, each column in units of its standard deviation; shape (n,)."""
+        scaled: NDArray[np.float64] = (rows - row) / self.spread
+        return np.sqrt(np.mean(scaled**2, axis=1)) if scaled.size else np.zeros(len(rows))
+
+
+def _log_mean(lengths: Sequence[int]) -> float:
+    return math.log10(max(1.0, float(np.mean(lengths)))) if lengths else 0.0
+
+
+def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[str]) -> NDArray[np.float64]:
+    matrix = np.full((len(described), len(columns)), np.nan)
+    place = {column: index for index, column in enumerate(columns)}
+    categorical = [index for index, column in enumerate(columns) if "=" in column]
+    matrix[:, categorical] = 0.0
+    for row, features in enumerate(described):
+        for name, value in features.items():
+            index = place.get(f"{name}={value}" if isinstance(value, str) else name)
+            if index is not None:
+                matrix[row, index] = 1.0 if isinstance(value, str) else value
+    return matrix
+
+
+_SEEN = """
+SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.value, s.higher_is_better,
+  s.comparability, b.value AS base_value, f.worst, c.total_s, c.peak_memory_bytes, coalesce(m.family, t.method),
+  coalesce(m.role, '')
+FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
+  LEFT JOIN worst_forgetting f ON f.key = t.key
+  LEFT JOIN (SELECT key, min(family) AS family, max(role) AS role FROM members GROUP BY key) m ON m.key = t.key
+  LEFT JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = t.task
+    AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
+WHERE t.steps > 0
+QUALIFY row_number() OVER (PARTITION BY t.key ORDER BY (b.n = s.n) DESC NULLS LAST, b.n DESC) = 1
+ORDER BY t.key"""
+
+
+def observations(layout: Layout, connection: DuckDBPyConnection) -> list[Observation]:
+    """Every trial that trained something and has a score, in key order."""
+    tasks, models = known_facts(layout, "tasks.json"), known_facts(layout, "models.json")
+    return [_observation(row, tasks, models) for row in connection.execute(_SEEN).fetchall()]
+
+
+def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
+    key, task, model, pipeline, stages, steps, fidelity, split, score, higher, comparability, base, *rest = row
+    lost, seconds, memory, family, role = rest
+    parsed = tuple(Stage(**stage) for stage in json.loads(stages))
+    candidate = Candidate(parsed, steps, fidelity, models.get(model, {}), tasks.get(task, {}), base, higher)
+    gain = None if base is None else (score - base if higher else base - score) / room(base, higher)
+    return Observation(
+        key, task, model, family, pipeline, role, candidate, comparability, split, score, gain, lost, seconds, memory
+    )
+
+
+def known_facts(layout: Layout, name: str) -> dict[str, Facts]:
+    """Facts by task or model name from all studies' `tasks.json` or `models.json`; files that are damaged tell nothing."""
+    facts: dict[str, Facts] = {}
+    for path in sorted(layout.study("x").parent.glob(f"*/{name}")):
+        try:
+            facts |= json.loads(path.read_text())
+        except (OSError, ValueError, TypeError):
+            continue
+    return facts
