@@ -1,0 +1,49 @@
+"""A forest that keeps all of a leaf's targets, so that it knows not only the mean but the spread of what is alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.surrogates.base import Prediction, Surrogate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TREES = 100
+
+
+class QuantileForest(Surrogate):
+    """Extremely randomised trees; the quantiles weigh each seen target by how often it shares a leaf with the candidate."""
+
+    summary = "Extremely randomised trees with quantiles from their leaves."
+    paper = "Meinshausen 2006, JMLR 7:983-999; Geurts, Ernst and Wehenkel 2006, Machine Learning 63:3-42"
+
+    def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        """Grow the trees on everything, without bootstrap."""
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        leaf = 1 if len(y) < 20 else 2
+        self._forest = ExtraTreesRegressor(TREES, min_samples_leaf=leaf, max_features=0.5, random_state=self.seed)
+        self._forest.fit(x, y)
+        self._order = y.argsort(kind="stable")
+        self._sorted, self._leaves = y[self._order], self._forest.apply(x)[self._order]
+
+    def predict(self, x: NDArray[np.float64], coverage: float) -> Prediction:
+        """Weighted mean and quantiles of the targets seen, equation (6) of Meinshausen."""
+        import numpy as np
+
+        weights = np.zeros((len(x), len(self._sorted)))
+        for theirs, ours in zip(self._forest.apply(x).T, self._leaves.T, strict=True):
+            shared = theirs[:, None] == ours[None, :]
+            weights += shared / shared.sum(axis=1, keepdims=True)
+        cumulative = np.cumsum(weights / TREES, axis=1)
+
+        def quantile(level: float) -> NDArray[np.float64]:
+            found: NDArray[np.float64] = self._sorted[
+                np.minimum((cumulative < level - 1e-9).sum(axis=1), len(self._sorted) - 1)
+            ]
+            return found
+
+        mean = weights @ self._sorted / TREES
+        return Prediction(mean, quantile((1 - coverage) / 2), quantile((1 + coverage) / 2))
