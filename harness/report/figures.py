@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.report.markup import Html, details, scrolling, slug, tag
+from harness.records import fingerprint
+from harness.report.markup import Html, details, scrolling, tag
+from harness.report.words import MINUS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,14 +79,18 @@ def draw(
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser has other fonts
         figure = NewFigure(figsize=size, layout="constrained")
         paint(figure)
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # else savefig draws everything once more, to lay it out
         figure.savefig(buffer, format="svg", metadata=nothing)
-    return _inline(buffer.getvalue().decode(), slug("figure", name), title, description)
+    return _inline(buffer.getvalue().decode(), f"f{fingerprint(name)[:8]}", title, description)
 
 
-def figure(svg: Html, title: str, caption: str, data: Html | None = None) -> Html:
-    """A figure with its headline above, its explanation below, and its data table on demand."""
-    head = tag("figcaption", tag("strong", title), tag("span", caption) if caption else Html(""))
-    return tag("figure", head, scrolling(svg, title), details("Data as a table", data) if data is not None else Html(""))
+def figure(svg: Html, title: str, caption: str, data: Html) -> Html:
+    """A figure with its headline and explanation above, and its data table on demand."""
+    head = tag("figcaption", tag("strong", title), tag("span", caption))
+    return tag("figure", head, scrolling(svg, title), details("Data as a table", data))
 
 
 def palette(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -120,11 +126,14 @@ def log_axis(axis: Any, form: Callable[[float], str]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
 
 
-def power(value: float) -> str:
-    """A power of ten as text: 0.001 to 1,000 written out, else 1e−5."""
-    if 1e-3 <= value < 1e4:
-        return f"{value:,g}"
-    return f"{value:.0e}".replace("e-0", "e\u2212").replace("e+0", "e")
+def plain(value: float) -> str:
+    """A tick of a scale of seconds: 0.001 to 9,999 written out."""
+    return f"{value:,g}" if 1e-3 <= value < 1e4 else scientific(value, 0)
+
+
+def scientific(value: float, digits: int = 1) -> str:
+    """A learning rate: 6.5e−4."""
+    return f"{value:.{digits}e}".replace("e-0", f"e{MINUS}").replace("e-", f"e{MINUS}").replace("e+0", "e")
 
 
 def _inline(svg: str, name: str, title: str, description: str) -> Html:
@@ -136,11 +145,18 @@ def _inline(svg: str, name: str, title: str, description: str) -> Html:
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(r"<[^>]*>", lambda match: _shrink(match[0], name, used), body)  # tags only: labels stay as they are
     body = re.sub(r">\s+<", "><", body)
+    body = re.sub(r'(?:<use [^>]*? style="([^"]*)"/>)(?:<use [^>]*? style="\1"/>)+', _hoist, body)
     head = tag("title", title, id=f"{name}-t") + tag("desc", description, id=f"{name}-d")
     width = float(box[1].split()[2]) if box else 0.0
     style = f"min-width:{0.95 * width:.0f}px;max-width:{1.45 * width:.0f}px"  # labels stay readable, never huge
     view = f'viewBox="{box[1] if box else ""}" style="{style}"'
     return Html(f'<svg {view} role="img" aria-labelledby="{name}-t {name}-d">{head}{body.strip()}')
+
+
+def _hoist(marks: re.Match[str]) -> str:
+    """Marks of one style carry it once, in a group: it is most of their bytes."""
+    style = f' style="{marks[1]}"'
+    return f"<g{style}>{marks[0].replace(style, '')}</g>"
 
 
 def _shrink(element: str, name: str, used: set[str]) -> str:

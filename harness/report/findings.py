@@ -11,19 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.report import words
 from harness.report.data import FAILED, StudyData
+from harness.statistics import Interval, holm, mean_interval, paired_t_test
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95% interval; no interval from fewer than two seeds."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -32,7 +23,7 @@ class Lost:
 
     skill: str
     unit: words.Unit
-    estimate: Estimate
+    estimate: Interval
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,8 @@ class Contender:
     stages: tuple[Mapping[str, Any], ...]
     scores: Mapping[int, float]
     """Test score by repetition."""
-    level: Estimate
-    gain: Estimate | None
+    level: Interval
+    gain: Interval | None
     """Towards better, over the base; None without a comparable base score."""
     lost: tuple[Lost, ...]
     train_s: float | None
@@ -54,7 +45,7 @@ class Contender:
     money: float | None
     failures: int
     """Confirm runs of the family on this base model and task that ended without a score."""
-    behind: Estimate | None = None
+    behind: Interval | None = None
     """How far behind the leader, over shared seeds; None for the leader."""
     p: float | None = None
     """Paired test against the leader, Holm-corrected within the comparison; None for the leader or untestable."""
@@ -110,16 +101,6 @@ def places(study: StudyData) -> dict[tuple[str, str], int]:
     return {pair: index for index, pair in enumerate(pairs)}
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and 95% interval over seeds (Student's t); values that do not vary have an interval of no width."""
-    from harness.statistics import mean_interval
-
-    if len(values) < 2:
-        return Estimate(float(values[0]), None, None, 1)
-    interval = mean_interval(list(values))
-    return Estimate(interval.mean, interval.low, interval.high, len(values))
-
-
 def _comparison(study: StudyData, rows: DataFrame, confirmed: DataFrame) -> Comparison:
     first = rows.iloc[0]
     unit = words.Unit(str(first["metric"]), bool(first["higher_is_better"]))
@@ -153,8 +134,8 @@ def _contender(study: StudyData, rows: DataFrame, confirmed: DataFrame) -> Conte
         family=str(first["family"]),
         stages=tuple(json.loads(trials.iloc[0]["stages"])),
         scores={int(rep): float(value) for rep, value in zip(rows["repetition"], rows["value"], strict=True)},
-        level=estimate(rows["value"].tolist()),
-        gain=estimate(gains) if gains else None,
+        level=_interval(rows["value"].tolist()),
+        gain=mean_interval(gains),
         lost=forgotten(confirmed[confirmed["key"].isin(rows["key"])]),
         train_s=_number(trials["train_s"].mean()),
         peak_memory_bytes=_number(trials["peak_memory_bytes"].max()),
@@ -169,8 +150,15 @@ def forgotten(scores: DataFrame) -> tuple[Lost, ...]:
     found = []
     for (skill, metric, higher), group in rows.groupby(["scored", "metric", "higher_is_better"], sort=False):
         values = (group["base_value"] - group["value"]) * (1 if higher else -1)
-        found.append(Lost(str(skill), words.Unit(str(metric), bool(higher)), estimate(values.tolist())))
+        found.append(Lost(str(skill), words.Unit(str(metric), bool(higher)), _interval(values.tolist())))
     return tuple(found)
+
+
+def _interval(values: list[float]) -> Interval:
+    """Mean and 95% interval over seeds of at least one value."""
+    interval = mean_interval(values)
+    assert interval is not None
+    return interval
 
 
 def _numbered(contenders: list[Contender]) -> list[Contender]:
@@ -186,19 +174,17 @@ def _numbered(contenders: list[Contender]) -> list[Contender]:
 
 def _tested(contenders: list[Contender], sign: int) -> tuple[Contender, ...]:
     """Compare each contender with the leader over shared seeds; Holm-correct within the comparison."""
-    from harness.statistics import holm, paired_test
-
     leader, *others = contenders
     tested: list[Contender] = []
     p_values: dict[str, float] = {}
     for other in others:
         shared = sorted(set(leader.scores) & set(other.scores))
-        ahead = [sign * (leader.scores[rep] - other.scores[rep]) for rep in shared]
-        if len(shared) >= 2:
-            test = paired_test([leader.scores[rep] for rep in shared], [other.scores[rep] for rep in shared])
+        test = paired_t_test([sign * leader.scores[rep] for rep in shared], [sign * other.scores[rep] for rep in shared])
+        if test and test.p_value is not None:
             p_values[other.label] = test.p_value
-        tested.append(replace(other, behind=estimate(ahead) if ahead else None))
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True)) if p_values else {}
+        behind = Interval(test.difference, test.low, test.high, test.n) if test else None
+        tested.append(replace(other, behind=behind))
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return (leader, *(replace(other, p=corrected.get(other.label)) for other in tested))
 
 

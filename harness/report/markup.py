@@ -21,6 +21,10 @@ class Html(str):
 
     __slots__ = ()
 
+    def __add__(self, other: str) -> Html:
+        """Markup followed by more of it; a plain string is escaped."""
+        return join((self, other))
+
 
 def join(parts: Iterable[str]) -> Html:
     """Concatenate children; plain strings are escaped."""

@@ -16,11 +16,10 @@ _PLAIN = {"retention": "none", "curation": "as_is"}
 
 
 def in_words(stages: Sequence[Mapping[str, Any]]) -> str:
-    """`Method lora, objective sft, retention replay, then ...`."""
-    text = ", then ".join(
+    """`Tune with method lora, objective sft, retention replay, then with ...`."""
+    return "Tune with " + ", then with ".join(
         ", ".join(f"{axis} {stage[axis]}" for axis in _AXES if stage[axis] != _PLAIN.get(axis)) for stage in stages
     )
-    return text[:1].upper() + text[1:]
 
 
 def settings(stages: Sequence[Mapping[str, Any]]) -> str:

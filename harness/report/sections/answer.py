@@ -82,10 +82,10 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
     best = comparison.best
     if _helps(best):
         heading = tag("h3", f"For {comparison.name}, use ", tag("em", best.label))
-        lead = f"{in_words(best.stages)}; {settings(best.stages)}."
+        lead = f"{in_words(best.stages)}: {settings(best.stages)}."
     else:
         heading = tag("h3", f"For {comparison.name}, keep the base model as it is")
-        lead = f"No confirmed pipeline beats it; the closest is {best.label}: {in_words(best.stages)}."
+        lead = f"No confirmed pipeline beats it; the closest is {best.label}."
     paste = details(
         "The pipeline as YAML, to paste into a study file",
         tag("pre", tag("code", to_yaml(best, comparison.base_model))),

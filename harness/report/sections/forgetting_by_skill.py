@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import WIDTH_IN, draw, figure, short
-from harness.report.findings import Comparison, Lost
+from harness.report.figures import SURFACE, WIDTH_IN, draw, figure, short
+from harness.report.findings import Lost
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A confirmed pipeline, and what it lost by skill."""
+
+    label: str
+    task: str
+    lost: dict[str, Lost]
+
+
 class ForgettingBySkill(Section):
-    """A heat map per comparison and unit."""
+    """A heat map per base model."""
 
     summary = "Forgetting of every off-target skill."
     title: ClassVar[str] = "What was forgotten, skill by skill"
@@ -28,80 +39,90 @@ class ForgettingBySkill(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """Skills in points and skills in other units never share a colour scale."""
-        parts = []
+        rows: dict[str, list[_Row]] = {}
         for comparison in study.comparisons:
-            units = dict.fromkeys(lost.unit for contender in comparison.contenders for lost in contender.lost)
-            scales = dict.fromkeys(unit.difference_name for unit in units)
-            parts += [_map(comparison, scale) for scale in scales]
-        if not parts:
+            for contender in comparison.contenders:
+                if contender.lost:
+                    lost = {item.skill: item for item in contender.lost}
+                    rows.setdefault(comparison.base_model, []).append(_Row(contender.label, comparison.task, lost))
+        if not rows:
             return None
         note = paragraph(
             "The base model's test score minus the tuned model's, mean over seeds: positive is lost, negative is gained. "
             "Losses and perplexities count the other way round, so that positive is lost there too."
         )
-        return note + join(parts)
+        return note + join(_map(model, found) for model, found in rows.items())
 
 
-def _map(comparison: Comparison, scale: str) -> Html:
-    cells = {
-        (contender.label, lost.skill): lost
-        for contender in comparison.contenders
-        for lost in contender.lost
-        if lost.unit.difference_name == scale
-    }
-    labels = [c.label for c in comparison.contenders if any(label == c.label for label, _ in cells)]
-    skills = list(dict.fromkeys(skill for _, skill in cells))
-    title = f"Forgetting after learning {comparison.name} ({scale})"
-    (label, skill), most = max(cells.items(), key=lambda cell: cell[1].estimate.mean)
-    text = f"Most was lost of {skill} by {label}: {most.unit.difference(most.estimate.mean)}."
-    svg = draw(
-        f"forgetting {comparison.name} {comparison.comparability} {scale}",
-        title,
-        text,
-        (min(WIDTH_IN, 2.6 + 1.0 * len(skills)), 1.25 + 0.34 * len(labels)),
-        lambda fig: _paint(fig, labels, skills, cells),
-    )
-    return figure(svg, title, text, _table(title, labels, skills, cells))
+def _scales(rows: list[_Row]) -> dict[str, list[str]]:
+    """Skills by the unit of their forgetting."""
+    scales: dict[str, list[str]] = {}
+    for lost in (item for row in rows for item in row.lost.values()):
+        skills = scales.setdefault(lost.unit.difference_name, [])
+        if lost.skill not in skills:
+            skills.append(lost.skill)
+    return scales
 
 
-def _paint(fig: Figure, labels: list[str], skills: list[str], cells: dict[tuple[str, str], Lost]) -> None:
+def _map(model: str, rows: list[_Row]) -> Html:
+    scales = _scales(rows)
+    title = f"Forgetting of {model}, by what it was tuned for and with"
+    first = next(iter(scales))
+    candidates = [(row, lost) for row in rows for lost in row.lost.values() if lost.unit.difference_name == first]
+    row, most = max(candidates, key=lambda found: found[1].estimate.mean)
+    text = f"Most was lost of {most.skill} by {row.label} on {row.task}: {most.unit.difference(most.estimate.mean)}."
+    width = min(WIDTH_IN, 2.8 + 1.15 * sum(map(len, scales.values())))
+    size = (width, 1.1 + 0.3 * len(rows))
+    svg = draw(f"forgetting {model}", title, text, size, lambda fig: _paint(fig, rows, scales))
+    return figure(svg, title, text, _table(title, rows, scales))
+
+
+def _paint(fig: Figure, rows: list[_Row], scales: dict[str, list[str]]) -> None:
+    panels = fig.subplots(1, len(scales), squeeze=False, width_ratios=[len(skills) for skills in scales.values()])
+    for index, (axes, (scale, skills)) in enumerate(zip(panels.flat, scales.items(), strict=True)):
+        _panel(axes, rows, skills, index == 0)
+        axes.set_xlabel(f"lost ({scale})")
+
+
+def _panel(axes: Axes, rows: list[_Row], skills: list[str], leftmost: bool) -> None:
     import numpy as np
     import seaborn as sns
 
-    axes = fig.subplots()
-    factor = next(iter(cells.values())).unit.factor
-    values = np.array([[_value(cells.get((label, skill))) * factor for skill in skills] for label in labels])
-    text = np.array([[_text(cells.get((label, skill))) for skill in skills] for label in labels])
+    values = np.array([[_value(row.lost.get(skill)) for skill in skills] for row in rows])
+    text = np.array([[_text(row.lost.get(skill)) for skill in skills] for row in rows])
     bound = max(float(np.nanmax(np.abs(values))), 1e-9)
     sns.heatmap(
-        values, ax=axes, cmap="PuOr_r", vmin=-bound, vmax=bound, annot=text, fmt="", cbar=False,
-        linewidths=2, linecolor="none", xticklabels=[short(skill, 16) for skill in skills],
-        yticklabels=[short(label) for label in labels], annot_kws={"fontsize": 8.5},
+        values, ax=axes, cmap="PuOr_r", vmin=-bound, vmax=bound, annot=text, fmt="", cbar=False, linewidths=2,
+        linecolor="none", xticklabels=[short(skill, 18) for skill in skills], annot_kws={"fontsize": 8.5},
+        yticklabels=[short(f"{row.label} · {row.task}", 34) for row in rows] if leftmost else False,
     )  # fmt: skip
-    axes.tick_params(axis="x", rotation=30 if max(map(len, skills)) * len(skills) > 60 else 0, length=0)
+    for index in range(1, len(rows)):
+        if rows[index].task != rows[index - 1].task:
+            axes.axhline(index, color=SURFACE, linewidth=4)
+    long = max(map(len, skills)) > 12 and len(skills) > 3
+    axes.tick_params(axis="x", rotation=35 if long else 0, length=0)
     axes.tick_params(axis="y", rotation=0)
-    axes.xaxis.tick_top()
 
 
 def _value(lost: Lost | None) -> float:
-    return lost.estimate.mean if lost else float("nan")
+    return lost.estimate.mean * lost.unit.factor if lost else float("nan")
 
 
 def _text(lost: Lost | None) -> str:
     return lost.unit.signed(lost.estimate.mean) or "" if lost else ""
 
 
-def _table(caption: str, labels: list[str], skills: list[str], cells: dict[tuple[str, str], Lost]) -> Html:
-    columns = [Column("Pipeline"), Column("Skill"), Column("Metric"), Column("Forgetting", number=True)]
-    columns += [Column("95% interval", number=True), Column("Seeds", number=True)]
-    rows: list[tuple[str | None, ...]] = []
-    for label in labels:
-        for skill in skills:
-            lost = cells.get((label, skill))
-            if lost is None:
-                rows.append((label, skill, None, None, None, None))
-                continue
-            estimate, unit = lost.estimate, lost.unit
-            shown = (unit.signed(estimate.mean), unit.span(estimate.low, estimate.high), words.number(estimate.n))
-            rows.append((label, skill, unit.metric.replace("_", " "), *shown))
-    return table(caption, columns, rows)
+def _table(caption: str, rows: list[_Row], scales: dict[str, list[str]]) -> Html:
+    columns = [Column("Pipeline"), Column("Tuned for"), Column("Skill"), Column("Metric")]
+    columns += [Column("Forgetting", number=True), Column("95% interval", number=True), Column("Seeds", number=True)]
+    skills = [skill for found in scales.values() for skill in found]
+    return table(caption, columns, (_cells(row, skill) for row in rows for skill in skills))
+
+
+def _cells(row: _Row, skill: str) -> tuple[str | None, ...]:
+    lost = row.lost.get(skill)
+    if lost is None:
+        return (row.label, row.task, skill, None, None, None, None)
+    estimate, unit = lost.estimate, lost.unit
+    shown = (unit.difference(estimate.mean), unit.span(estimate.low, estimate.high), words.number(estimate.n))
+    return (row.label, row.task, skill, unit.metric.replace("_", " "), *shown)

@@ -60,6 +60,7 @@ def _lines(study: StudyData, arena: Arena) -> dict[str, DataFrame]:
 
 
 def _paint(fig: Figure, panels: list[tuple[Arena, dict[str, DataFrame]]], rows: int) -> None:
+    fig.get_layout_engine().set(h_pad=0.12)
     grid = fig.subplots(rows, min(_COLUMNS, len(panels)), squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -68,17 +69,15 @@ def _paint(fig: Figure, panels: list[tuple[Arena, dict[str, DataFrame]]], rows: 
 
 
 def _panel(axes: Axes, arena: Arena, lines: dict[str, DataFrame]) -> None:
-    import seaborn as sns
     from matplotlib.ticker import MaxNLocator
 
     factor, top = arena.unit.factor, list(lines)[:HIGHLIGHTED]
     looks = palette(top)
     for family, curve in reversed(lines.items()):
         color, marker = looks.get(family, (GRID, ""))
-        sns.lineplot(
-            x=curve["step"], y=curve["score"] * factor, ax=axes, color=color, marker=marker or None, markersize=5,
-            markeredgewidth=0, linewidth=1.8 if family in looks else 1.1, errorbar=None, estimator=None,
-            label=short(family, 20) if family in looks else None,
+        axes.plot(
+            curve["step"], curve["score"] * factor, color=color, marker=marker, markersize=5, markeredgewidth=0,
+            linewidth=1.8 if family in looks else 1.1, label=short(family, 20) if family in looks else None,
         )  # fmt: skip
     if arena.base is not None:
         axes.axhline(arena.base * factor, color=GRID, linewidth=1.6, zorder=1)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, draw, figure, rows_axis
+from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, draw, rows_axis
 from harness.report.findings import Comparison, Contender
-from harness.report.markup import Column, Html, join, paragraph, table, tag
+from harness.report.markup import Column, Html, join, paragraph, scrolling, table, tag
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
@@ -32,7 +32,20 @@ class MethodComparison(Section):
             "seeds and scored once on the test split. p-values are paired over seeds, against the leader, and corrected "
             "with Holm's method within each table."
         )
-        return note + join(_ranking(study, comparison) for comparison in study.comparisons)
+        return note + _power(study) + join(_ranking(study, comparison) for comparison in study.comparisons)
+
+
+def _power(study: StudyData) -> Html:
+    """What the confirm step could have told apart, by the plan made beforehand."""
+    difference = (study.plan or {}).get("detectable")
+    units = {(comparison.unit.factor, comparison.unit.difference_name) for comparison in study.comparisons}
+    if difference is None or len(units) != 1:
+        return Html("")
+    shown = study.comparisons[0].unit.difference(difference)
+    basis = (study.plan or {}).get("detectable_basis", "")
+    return paragraph(
+        f"By the plan, differences smaller than {(shown or '').lstrip('+')} would probably go unnoticed ({basis}).", kind="note"
+    )
 
 
 def _ranking(study: StudyData, comparison: Comparison) -> Html:
@@ -44,12 +57,23 @@ def _ranking(study: StudyData, comparison: Comparison) -> Html:
     height = 0.75 + 0.34 * len(comparison.contenders)
     svg = draw(name, title, _described(comparison), (WIDTH_IN, height), lambda fig: _paint(fig, comparison))
     return (
-        tag("h3", comparison.name)
-        + figure(svg, title, caption)
-        + _table(comparison)
+        tag("h3", _finding(comparison))
+        + tag("figure", tag("figcaption", tag("span", caption)), scrolling(svg, title), _table(comparison))
         + _unconfirmed(study, comparison)
         + paragraph(f"Comparability key {comparison.comparability}.", kind="note")
     )
+
+
+def _finding(comparison: Comparison) -> str:
+    """The ranking's headline: who leads, and whether the runner-up can be told from it."""
+    best, others = comparison.best, comparison.contenders[1:]
+    if not others:
+        return f"On {comparison.name}, only {best.label} was confirmed"
+    second = others[0]
+    if second.p is None or second.p >= 0.05:
+        return f"On {comparison.name}, {best.label} leads, but not distinguishably from {second.label}"
+    lead = comparison.unit.digits(second.behind.mean) if second.behind else None
+    return f"On {comparison.name}, {best.label} leads by {lead} {comparison.unit.difference_name}"
 
 
 def _described(comparison: Comparison) -> str:
@@ -62,10 +86,13 @@ def _paint(fig: Figure, comparison: Comparison) -> None:
     import seaborn as sns
 
     axes, factor = fig.subplots(), comparison.unit.factor
+    seeds = [(factor * value, row) for row, c in enumerate(comparison.contenders) for value in c.scores.values()]
+    sns.stripplot(
+        x=[value for value, _ in seeds], y=[row for _, row in seeds], orient="h", native_scale=True, jitter=False,
+        ax=axes, color=MUTED, size=3.5, alpha=0.5, zorder=2,
+    )  # fmt: skip
     for row, contender in enumerate(comparison.contenders):
         color, level = (ACCENT if row == 0 else MUTED), contender.level
-        values = [factor * value for value in contender.scores.values()]
-        sns.scatterplot(x=values, y=[row] * len(values), ax=axes, color=color, s=12, alpha=0.45, linewidth=0, zorder=2)
         if level.low is not None and level.high is not None:
             axes.plot([factor * level.low, factor * level.high], [row, row], color=color, linewidth=2.2, zorder=3)
         axes.plot([factor * level.mean], [row], "o", color=color, markersize=7, zorder=4)
@@ -77,11 +104,10 @@ def _paint(fig: Figure, comparison: Comparison) -> None:
 
 
 def _table(comparison: Comparison) -> Html:
-    columns = [Column("Pipeline"), Column("Rank", number=True), Column(f"Test score ({comparison.unit.name})", number=True)]
+    columns = [Column("Pipeline"), Column("Rank", number=True), Column(f"Score ({comparison.unit.name})", number=True)]
     columns += [Column("95% interval", number=True), Column(f"Gain ({comparison.unit.difference_name})", number=True)]
-    columns += [Column(f"Behind the leader ({comparison.unit.difference_name})", number=True)]
+    columns += [Column(f"Behind ({comparison.unit.difference_name})", number=True)]
     columns += [Column("p (Holm)", number=True), Column("Seeds", number=True), Column("Failed runs", number=True)]
-    columns += [Column("Training of one run", number=True), Column("Peak memory", number=True)]
     rows = [_row(rank, contender, comparison.unit) for rank, contender in enumerate(comparison.contenders, 1)]
     return table(f"Confirmed ranking on {comparison.name}", columns, rows)
 
@@ -100,8 +126,6 @@ def _row(rank: int, contender: Contender, unit: words.Unit) -> tuple[str | None,
         "leads" if leads else words.p_value(contender.p),
         str(level.n),
         str(contender.failures),
-        words.seconds(contender.train_s),
-        words.size(contender.peak_memory_bytes),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import MUTED, WIDTH_IN, draw, figure, log_axis, palette, power, short
+from harness.report.figures import MUTED, WIDTH_IN, draw, figure, log_axis, palette, plain, short
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.sections.base import Section
 
@@ -46,12 +46,13 @@ class Scaling(Section):
 
 def _confirmed(study: StudyData) -> DataFrame:
     """Confirmed target scores with the size of the base model."""
-    sizes = study.ran.groupby("base_model")["total_params"].min()
+    known = study.ran[study.ran["total_params"] > 0]  # a trial that failed while loading recorded none
+    sizes = known.groupby("base_model")["total_params"].min()
     rows = study.scores[
         (study.scores["role"] == "confirm") & study.scores["is_target"] & (study.scores["split"] == "test")
     ]
     rows = rows.assign(parameters=rows["base_model"].map(sizes))
-    return rows[rows["parameters"].notna() & (rows["parameters"] > 0)]
+    return rows[rows["parameters"].notna()]
 
 
 def _sizes(rows: DataFrame) -> int:
@@ -104,16 +105,11 @@ def _paint(fig: Figure, unit: words.Unit, means: DataFrame, base: DataFrame, los
 
 
 def _lines(axes: Axes, rows: DataFrame, by: str, x: str) -> None:
-    import seaborn as sns
-
     looks = palette(list(dict.fromkeys(map(str, rows[by]))))
     for label, group in rows.groupby(by, sort=False):
         color, marker = looks[str(label)]
-        sns.lineplot(
-            x=group[x], y=group["y"], ax=axes, color=color, marker=marker, markeredgewidth=0, errorbar=None,
-            label=short(str(label), 20),
-        )  # fmt: skip
+        axes.plot(group[x], group["y"], color=color, marker=marker, markeredgewidth=0, label=short(str(label), 20))
 
 
 def _millions(value: float) -> str:
-    return f"{value / 1e9:.3g} B" if value >= 1e9 else f"{value / 1e6:.3g} M" if value >= 1e5 else power(value)
+    return f"{value / 1e9:.3g} B" if value >= 1e9 else f"{value / 1e6:.3g} M" if value >= 1e5 else plain(value)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import ACCENT, GRID, MUTED, WIDTH_IN, draw, figure, log_axis, power, rows_axis
+from harness.report.figures import ACCENT, GRID, MUTED, WIDTH_IN, draw, figure, log_axis, rows_axis, scientific
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.search_results import Arena, arenas, learning_rates
 from harness.report.sections.base import Section
@@ -67,7 +66,7 @@ def _plot(arena: Arena, bands: dict[str, Points]) -> Html:
     caption = f"Each band spans {arena.unit.digits(min(values))} to {arena.unit.level(max(values))}."
     if any(len(points) > SHOWN for points in bands.values()):
         caption += f" Of each family {SHOWN} trials are drawn, evenly along the learning rate."
-    described = "; ".join(f"{name} is best at {power(_best(arena, points)[0])}" for name, points in bands.items())
+    described = "; ".join(f"{name} is best at {scientific(_best(arena, points)[0])}" for name, points in bands.items())
     size = (WIDTH_IN, 0.8 + 0.48 * len(bands))
     name = f"sensitivity {arena.name} {arena.comparability}"
     svg = draw(name, title, described, size, lambda fig: _paint(fig, arena, bands, (min(values), max(values))))
@@ -89,23 +88,19 @@ def _paint(fig: Figure, arena: Arena, bands: dict[str, Points], span: tuple[floa
         rate, value = _best(arena, points)
         axes.plot([rate], [_height(row, value, low, width)], "o", color=ACCENT, markersize=6, zorder=4)
         axes.annotate(
-            f"{arena.unit.digits(value)} at {_rate(rate)}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
+            f"{arena.unit.digits(value)} at {scientific(rate)}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
             fontsize=8.5, annotation_clip=False,
         )  # fmt: skip
     sns.scatterplot(x=xs, y=ys, ax=axes, color=MUTED, s=14, alpha=0.6, linewidth=0, zorder=3)
     axes.set_xscale("log")
     rows_axis(axes, list(bands))
-    log_axis(axes.xaxis, power)
+    log_axis(axes.xaxis, lambda rate: scientific(rate, 0))
     axes.set_xlabel("learning rate (log scale)")
 
 
 def _height(row: int, value: float, low: float, width: float) -> float:
     """Where a score lies within its row's band, rows counted downwards."""
     return row + 0.36 - 0.72 * (value - low) / width
-
-
-def _rate(value: float) -> str:
-    return f"{value:.1e}".replace("e-0", "e-").replace("-", words.MINUS)
 
 
 def _table(caption: str, arena: Arena, bands: dict[str, Points]) -> Html:
@@ -117,6 +112,6 @@ def _table(caption: str, arena: Arena, bands: dict[str, Points]) -> Html:
         scores = sorted((value for _, value in points), key=lambda value: -_sign(arena) * value)
         middle = (scores[(len(scores) - 1) // 2] + scores[len(scores) // 2]) / 2
         shown = [arena.unit.digits(value) for value in (scores[0], middle, scores[-1])]
-        rates = [_rate(points[0][0]), _rate(points[-1][0])]
-        rows.append((name, str(len(points)), _rate(_best(arena, points)[0]), *shown, *rates))
+        rates = [scientific(points[0][0]), scientific(points[-1][0])]
+        rows.append((name, str(len(points)), scientific(_best(arena, points)[0]), *shown, *rates))
     return table(caption, columns, rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import GRID, INK, WIDTH_IN, draw, figure, log_axis, palette, power, short
+from harness.report.figures import INK, WIDTH_IN, draw, figure, log_axis, palette, plain, short
 from harness.report.findings import Comparison, Contender
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.sections.base import Section
@@ -93,13 +93,12 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     left.set_ylabel(f"gain over the base ({comparison.unit.difference_name})")
     left.set_xlabel(f"worst forgetting ({worst.unit.difference_name}; right is more lost)" if worst else "forgetting: absent")
     right.set_xlabel("training time of one run (s)")
-    if any(point.seconds for point in points):
+    times = [point.seconds for point in points if point.seconds]
+    if times and max(times) > 10 * min(times):
         right.set_xscale("log")
-        log_axis(right.xaxis, power)
-    left.axvline(0, color=GRID, linewidth=1.4)
+        log_axis(right.xaxis, plain)
     for axes in (left, right):
-        axes.axhline(0, color=GRID, linewidth=1.4)
-        axes.margins(0.12)
+        axes.margins(0.2)
     handles, labels = left.get_legend_handles_labels()
     if not handles:
         handles, labels = right.get_legend_handles_labels()
