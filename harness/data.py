@@ -97,7 +97,7 @@ def _delimited(built: ConfigurableTask, prefix: str | None, answer: str) -> str:
 
 def _cell(doc: Mapping[str, Any], preference: Mapping[str, str], key: str) -> str:
     column = preference.get(key) if isinstance(preference, Mapping) else None
-    if column not in doc:
+    if column is None or column not in doc:
         raise SpecError(f"metadata.preference.{key}: " + one_of("column", str(column), list(doc)))
     return str(doc[column])
 

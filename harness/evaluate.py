@@ -14,13 +14,15 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from harness.errors import Diverged, SpecError
 from harness.layout import write_atomically
 from harness.records import Score, fingerprint
-from harness.rendering import lm_eval_task, silence_lm_eval
+from harness.rendering import hide_bars, lm_eval_task
 from harness.tasks import Task
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _PER_BYTE = {"bits_per_byte": 1 / math.log(2), "byte_perplexity": 1.0, "word_perplexity": 1.0}
 """Metrics whose items are (log-likelihood in nats, count); factor from nats per unit to the metric or its logarithm."""
+
+_CACHED_TEXTS = 200_000
+"""Encoded texts kept per tokenizer; learning curves and packs of trials score the same items again and again."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def evaluate(
     comparable = comparability(task, tokenizer)
     with scoring_mode(model):
         lm = _language_model(model, tokenizer, task, batch_size)
+        if task.output_type == "generate_until":
+            _require_finite_logits(lm, built, task)
         try:
             results = lm_eval.evaluate(
                 lm, {"tasks": {task.name: built}}, bootstrap_iters=0, log_samples=True, confirm_run_unsafe_code=True
@@ -108,17 +115,15 @@ def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, batch_size: int) -> LM:
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import resolve_max_length
 
-    silence_lm_eval()
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise SpecError(
             "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
         )
     adapters = getattr(model, "peft_config", None) or {}
     virtual = max((getattr(config, "num_virtual_tokens", None) or 0 for config in adapters.values()), default=0)
-    return HFLM(
+    return _model_class()(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=batch_size,
@@ -126,6 +131,44 @@ def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         # A rolling text starts with HFLM's prefix token already; the tokenizer must not add another.
         add_bos_token=False if task.output_type == "loglikelihood_rolling" else None,
     )
+
+
+@cache
+def _model_class() -> type[LM]:
+    """lm-eval's wrapper of a live model, which encodes a text once per process and pads like with like."""
+    import lm_eval.api.model
+    import lm_eval.models.huggingface
+    from lm_eval.models.huggingface import HFLM
+
+    hide_bars(lm_eval.api.model, lm_eval.models.huggingface)
+    encoded: WeakKeyDictionary[Any, dict[Any, list[int]]] = WeakKeyDictionary()
+
+    class LiveModel(HFLM):  # type: ignore[misc]
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+            known = encoded.setdefault(self.tokenizer, {})
+            key = (string, add_special_tokens, self.add_bos_token, *options.values())
+            if key not in known:
+                if len(known) > _CACHED_TEXTS:
+                    known.clear()
+                known[key] = super().tok_encode(string, add_special_tokens, **options)
+            return known[key]
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+            order = sorted(range(len(requests)), key=lambda index: len(requests[index].args[0]))
+            scored = super().loglikelihood_rolling([requests[index] for index in order], disable_tqdm)
+            found = dict(zip(order, scored, strict=True))
+            return [found[index] for index in range(len(requests))]
+
+    return LiveModel
+
+
+def _require_finite_logits(lm: Any, built: ConfigurableTask, task: Task) -> None:
+    """A model of NaNs generates text like any other: look at its logits for one prompt."""
+    import torch
+
+    tokens = lm.tok_encode(str(built.doc_to_text(built.test_docs()[0]))) or [lm.prefix_token_id]
+    if not torch.isfinite(lm._model_call(torch.tensor([tokens[-lm.max_length :]], device=lm.device))).all():
+        raise Diverged(f"the model's logits on task {task.name} must be finite, but are not: lower the learning rate")
 
 
 def _evaluated(

@@ -1,6 +1,6 @@
 """A task as lm-eval's own object over our rows: what `evaluate` scores, and what renders training rows.
 
-Templates run in jinja's sandbox and are compiled once; lm-eval's logging and progress bars are silenced.
+Templates run in jinja's sandbox and are compiled once; lm-eval's warnings and progress bars are silenced.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _columns(template: str, known: Iterable[str]) -> set[str]:
     if template.isidentifier():  # a bare word is meant as a column; lm-eval would show the word itself in every row
         return {template}
     try:
-        return set(find_undeclared_variables(Environment(autoescape=False).parse(template)))  # noqa: S701
+        return set(find_undeclared_variables(Environment(autoescape=False).parse(template)))
     except TemplateSyntaxError as error:
         raise SpecError(f"a template must be valid jinja, but '{template}' is not ({error}): correct it") from error
 
@@ -105,7 +105,7 @@ def _task_class() -> type[ConfigurableTask]:
     """lm-eval's task class, without few-shot examples and with requests that are rendered once."""
     from lm_eval.api.task import ConfigurableTask
 
-    silence_lm_eval()
+    _quieten()
 
     class RenderedTask(ConfigurableTask):  # type: ignore[misc]
         def download(self, *args: Any, **kwargs: Any) -> None:
@@ -125,28 +125,25 @@ def _task_class() -> type[ConfigurableTask]:
 
 
 @cache
-def silence_lm_eval() -> None:
-    """Once per process: templates in a sandbox and compiled once, no progress bars, and errors only in the log."""
-    import lm_eval.api.model
+def _quieten() -> None:
+    """Once per process: lm-eval's templates in a sandbox and compiled once, and only its errors in the log."""
     import lm_eval.api.task
     import lm_eval.utils
     from jinja2.sandbox import SandboxedEnvironment
-    from tqdm import tqdm
-
-    plain = lm_eval.utils.env
 
     class Sandbox(SandboxedEnvironment):
         from_string = lru_cache(maxsize=256)(SandboxedEnvironment.from_string)  # type: ignore[assignment]
 
+    plain = lm_eval.utils.env
     sandbox = Sandbox(undefined=plain.undefined, keep_trailing_newline=True)
     sandbox.filters.update(plain.filters)
     lm_eval.utils.env = sandbox
-
-    def no_bar(*args: Any, **options: Any) -> Any:
-        return tqdm(*args, **(options | {"disable": True}))
-
-    import lm_eval.models.huggingface
-
-    for module in (lm_eval.api.task, lm_eval.api.model, lm_eval.models.huggingface):
-        module.tqdm = no_bar
+    hide_bars(lm_eval.api.task)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def hide_bars(*modules: Any) -> None:
+    """Switch off the progress bars of these modules; lm-eval has no option for all of them."""
+    for module in modules:
+        bar = module.tqdm
+        module.tqdm = lambda *args, _bar=bar, **options: _bar(*args, **(options | {"disable": True}))

@@ -52,10 +52,11 @@ class _Loader(yaml.SafeLoader):
     folder: Path
 
 
-_Loader.add_constructor(
-    "!function",
-    lambda loader, node: CodeReference(str(loader.construct_scalar(node)), loader.folder),
-)
+def _reference(loader: Any, node: Any) -> CodeReference:
+    return CodeReference(str(loader.construct_scalar(node)), loader.folder)
+
+
+_Loader.add_constructor("!function", _reference)
 
 
 def read_task_file(path: Path) -> TaskFile:

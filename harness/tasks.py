@@ -136,40 +136,54 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
         raise SpecError(f"{where} must be one task, but is a group: name one of its subtasks")
     for key in _UNSUPPORTED:
         if raw.get(key):
-            raise SpecError(f"{where}: {key} is not supported, but is set: write the prompt with doc_to_text instead")
+            raise SpecError(f"{where}: {key} is not supported, but is set: choose a task with plain templates")
     metadata = dict(raw.get("metadata") or {})
     parts = split_parts(raw.get("training_split"), raw.get("validation_split"), raw.get("test_split"), where)
     resolved = {key: _resolve(value) for key, value in raw.items()}
-    if make := resolved.get("custom_dataset"):
-        source: Source = Generated(make, metadata | (raw.get("dataset_kwargs") or {}), _version())
-    else:
-        source = locate(raw, file.path.parent, where)
-    config = {key: value for key, value in resolved.items() if key not in (*_PLACES, *_UNUSED, "process_docs")}
-    config |= {"task": name, "output_type": raw.get("output_type", "generate_until")}
-    config["metric_list"], metric, higher = _metric(config, where)
-    if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = _greedy(config)
-    described = {key: value for key, value in raw.items() if key not in (*_PLACES, "task", "include")}
-    facts = {key: value for key, value in metadata.items() if key not in _PROSE}
-    identity = [_canonical(described), _canonical(facts), source.identity(), _version() if built_in else None]
+    source = _source(resolved, metadata, file.path.parent, where)
+    config = _config(resolved, name, where)
+    metric = config["metric_list"][0]
     return Task(
         name=name,
-        ref=TaskRef(name, fingerprint(identity)),
+        ref=TaskRef(name, _fingerprint(raw, source, built_in)),
         config=config,
         output_type=config["output_type"],
-        metric=metric,
-        higher_is_better=higher,
+        metric=_metric_name(metric),
+        higher_is_better=metric["higher_is_better"],
         chance=_chance(metadata, where),
         metadata=metadata,
-        notes=_notes(raw, parts, metric),
+        notes=_notes(raw, parts, _metric_name(metric)),
         source=source,
         parts=parts,
         process=resolved.get("process_docs"),
     )
 
 
-def _metric(config: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any]], str, bool]:
-    """The first metric: its entry with nothing left to lm-eval's guesses, its name, and its direction."""
+def _source(resolved: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, where: str) -> Source:
+    if make := resolved.get("custom_dataset"):
+        return Generated(make, {**metadata, **(resolved.get("dataset_kwargs") or {})}, _version())
+    return locate(resolved, folder, where)
+
+
+def _config(resolved: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """What lm-eval needs beside the rows: one metric, no sampling, no examples before the prompt."""
+    config = {key: value for key, value in resolved.items() if key not in (*_PLACES, *_UNUSED, "process_docs")}
+    config |= {"task": name, "output_type": resolved.get("output_type", "generate_until")}
+    config["metric_list"] = [_metric(config, where)]
+    if config["output_type"] == "generate_until":
+        config["generation_kwargs"] = _greedy(config)
+    return config
+
+
+def _fingerprint(raw: Mapping[str, Any], source: Source, built_in: bool) -> str:
+    """Hash of what can change a row, a prompt or a score; a built-in task's code comes with lm-eval's version."""
+    keys = {key: value for key, value in raw.items() if key not in (*_PLACES, "task", "include")}
+    facts = {key: value for key, value in (raw.get("metadata") or {}).items() if key not in _PROSE}
+    return fingerprint([_canonical(keys), _canonical(facts), source.identity(), _version() if built_in else None])
+
+
+def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The first metric's entry, with nothing left to lm-eval's guesses."""
     from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, METRIC_REGISTRY, get_metric, is_higher_better
 
     get_metric("acc")  # fills the registries
@@ -177,17 +191,20 @@ def _metric(config: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any]]
     if kind not in DEFAULT_METRIC_REGISTRY:
         raise SpecError(f"{where}: " + one_of("output_type", str(kind), list(DEFAULT_METRIC_REGISTRY)))
     entry = dict((config.get("metric_list") or [{"metric": DEFAULT_METRIC_REGISTRY[kind][0]}])[0])
-    named = entry.get("metric")
-    name = str(named.__name__ if callable(named) else named)
-    own = callable(named) or callable(config.get("process_results"))
+    name = _metric_name(entry)
+    own = callable(entry.get("metric")) or callable(config.get("process_results"))
     if entry.get("hf_evaluate") or not (own or name in METRIC_REGISTRY):
         raise SpecError(f"{where}: " + one_of("metric", name, [str(known) for known in METRIC_REGISTRY]))
-    higher = entry.setdefault("higher_is_better", is_higher_better(name))
-    if not isinstance(higher, bool):
+    if not isinstance(entry.setdefault("higher_is_better", is_higher_better(name)), bool):
         raise SpecError(f"{where}: metric {name} must say higher_is_better: true or false, but does not: add it")
-    if "aggregation" not in entry and own:
-        entry["aggregation"] = "mean"
-    return [entry], name, higher
+    if own:
+        entry.setdefault("aggregation", "mean")
+    return entry
+
+
+def _metric_name(entry: Mapping[str, Any]) -> str:
+    named = entry.get("metric")
+    return str(named.__name__ if callable(named) else named)
 
 
 def _greedy(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,9 +311,9 @@ def _built_in(name: str) -> Path | None:
     """
     spec = importlib.util.find_spec("lm_eval")
     root = Path(str(spec.origin)).parent / "tasks" if spec else Path()
-    quoted = rb"['\"]?" + re.escape(name.encode()) + rb"['\"]?[ \t]*(?:#.*)?$"
-    task = re.compile(rb"^task:[ \t]*" + quoted, re.MULTILINE)
-    group = re.compile(rb"^(?:group|tag):(?:[ \t]*|(?:\s+-.*)*\s+-[ \t]*)" + quoted, re.MULTILINE)
+    quoted = rb"['\"]?" + re.escape(name.encode()) + rb"['\"]?[ \t]*(?:#.*)?\r?$"
+    task = re.compile(rb"^['\"]?task['\"]?:[ \t]*" + quoted, re.MULTILINE)
+    group = re.compile(rb"^['\"]?(?:group|tag)['\"]?:(?:[ \t]*|(?:\s+-.*)*\s+-[ \t]*)" + quoted, re.MULTILINE)
     is_group = False
     for path in sorted(root.rglob("*.yaml")):
         content = path.read_bytes()
