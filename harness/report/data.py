@@ -98,7 +98,9 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
     folder = layout.study(study)
     known = sorted(path.parent.name for path in layout.study("x").parent.glob("*/study.json"))
     if study not in known:
-        raise SpecError(one_of("study", study, known) + ("" if known else "none; run 'harness search' on a study first"))
+        raise SpecError(
+            one_of("study", study, known) + ("" if known else "none; run 'harness search' on a study first")
+        )
     content = _read(folder / "study.json")
     with connect(layout) as connection:
         frames = [connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES)]
@@ -115,7 +117,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path} must hold whole JSON, but does not ({error}): delete it and run the study again") from error
+        raise StorageError(
+            f"{path} must hold whole JSON, but does not ({error}): delete it and run the study again"
+        ) from error
     if not isinstance(content, dict):
-        raise StorageError(f"{path} must hold a JSON object, but holds {type(content).__name__}: delete it and run again")
+        raise StorageError(
+            f"{path} must hold a JSON object, but holds {type(content).__name__}: delete it and run again"
+        )
     return content

@@ -58,9 +58,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def draw(
-    name: str, title: str, description: str, size: tuple[float, float], paint: Callable[[Figure], None]
-) -> Html:
+def draw(name: str, title: str, description: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Html:
     """An inlined SVG.
 
     Args:
@@ -72,15 +70,16 @@ def draw(
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure as NewFigure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+    style: Any = _STYLE | {"svg.hashsalt": name}
+    with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser has other fonts
-        figure = NewFigure(figsize=size, layout="constrained")
+        engine = ConstrainedLayoutEngine(h_pad=0.07)
+        figure = NewFigure(figsize=size, layout=engine)
         paint(figure)
-        engine = figure.get_layout_engine()
-        assert engine is not None
         engine.execute(figure)
         figure.set_layout_engine("none")  # else savefig draws everything once more, to lay it out
         figure.savefig(buffer, format="svg", metadata=nothing)
@@ -98,9 +97,7 @@ def palette(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     import seaborn as sns
 
     colors = sns.color_palette("colorblind").as_hex()
-    return {
-        label: (colors[index % len(colors)], MARKERS[index % len(MARKERS)]) for index, label in enumerate(labels)
-    }
+    return {label: (colors[index % len(colors)], MARKERS[index % len(MARKERS)]) for index, label in enumerate(labels)}
 
 
 def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
@@ -162,11 +159,17 @@ def _hoist(marks: re.Match[str]) -> str:
 def _shrink(element: str, name: str, used: set[str]) -> str:
     """One tag of the drawing: ids kept where used and prefixed, numbers at two decimals, the page's font and colours."""
     element = re.sub(
-        r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", " ".join(element.split())
+        r' id="([^"]+)"',
+        lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "",
+        " ".join(element.split()),
     )
-    element = element.replace("xlink:href", "href").replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    element = (
+        element.replace("xlink:href", "href").replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    )
     element = re.sub(r"font-family: [^;]*;? ?| ?transform=\"rotate\(-0 [^\"]*\"", "", element)
-    element = re.sub(r"(?<![\w#-])-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), element)
+    element = re.sub(
+        r"(?<![\w#-])-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), element
+    )
     for color, variable in _VARIABLES.items():
         element = element.replace(color, f"var({variable})")
     return element

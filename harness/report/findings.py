@@ -1,11 +1,12 @@
-"""What the confirmed results say: who leads, by how much, how sure, and what was forgotten; one `Comparison` per
-base model, task and comparability key, so that scores which may not be ranked together never are.
+"""What the confirmed results say: who leads, by how much, how sure, and what was forgotten.
+
+One `Comparison` per base model, task and comparability key: scores that may not be ranked together never are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +157,7 @@ def forgotten(scores: DataFrame) -> tuple[Lost, ...]:
 
 def _interval(values: list[float]) -> Interval:
     """Mean and 95% interval over seeds of at least one value."""
-    interval = mean_interval(values)
-    assert interval is not None
-    return interval
+    return mean_interval(values) or Interval(values[0], None, None, 1)
 
 
 def _numbered(contenders: list[Contender]) -> list[Contender]:
@@ -179,7 +178,9 @@ def _tested(contenders: list[Contender], sign: int) -> tuple[Contender, ...]:
     p_values: dict[str, float] = {}
     for other in others:
         shared = sorted(set(leader.scores) & set(other.scores))
-        test = paired_t_test([sign * leader.scores[rep] for rep in shared], [sign * other.scores[rep] for rep in shared])
+        test = paired_t_test(
+            [sign * leader.scores[rep] for rep in shared], [sign * other.scores[rep] for rep in shared]
+        )
         if test and test.p_value is not None:
             p_values[other.label] = test.p_value
         behind = Interval(test.difference, test.low, test.high, test.n) if test else None

@@ -37,7 +37,11 @@ def _steps(study: StudyData, steps: list[Mapping[str, Any]]) -> Html:
 
 def _families(study: StudyData, families: Mapping[str, Mapping[str, Any]]) -> Html:
     columns = [Column("Family"), Column("Time forecast", number=True), Column("Time taken", number=True)]
-    columns += [Column("Ratio", number=True), Column("Memory forecast", number=True), Column("Memory taken", number=True)]
+    columns += [
+        Column("Ratio", number=True),
+        Column("Memory forecast", number=True),
+        Column("Memory taken", number=True),
+    ]
     columns += [Column("Forecast from")]
     rows = []
     for name, forecast in families.items():
@@ -52,7 +56,9 @@ def _families(study: StudyData, families: Mapping[str, Mapping[str, Any]]) -> Ht
 def _full_trials(study: StudyData, family: str) -> DataFrame:
     """Search trials that ran the whole budget."""
     ran = study.ran
-    return ran[(ran["role"] == "search") & (ran["family"] == family) & (ran["status"] == "complete") & (ran["fidelity"] == 1)]
+    return ran[
+        (ran["role"] == "search") & (ran["family"] == family) & (ran["status"] == "complete") & (ran["fidelity"] == 1)
+    ]
 
 
 def _compared(forecast: float, taken: float | None) -> tuple[str | None, str | None, str | None]:

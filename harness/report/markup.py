@@ -68,9 +68,7 @@ class Column:
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str | None]]) -> Html:
     """A data table with a caption and header cells; the first column heads its row; None reads "absent"."""
     kinds = ["number" if column.number else "" for column in columns]
-    head = join(
-        tag("th", column.title, scope="col", class_=kind) for column, kind in zip(columns, kinds, strict=True)
-    )
+    head = join(tag("th", column.title, scope="col", class_=kind) for column, kind in zip(columns, kinds, strict=True))
     body = join(_row(row, kinds) for row in rows)
     content = (tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", body))
     return scrolling(tag("table", *content), caption)
@@ -81,9 +79,7 @@ def _row(row: Sequence[str | None], kinds: Sequence[str]) -> Html:
     for index, (value, kind) in enumerate(zip(row, kinds, strict=True)):
         classes = kind if value is not None else f"{kind} absent".strip()
         shown = ABSENT if value is None else value
-        cells.append(
-            tag("th", shown, scope="row", class_=classes) if index == 0 else tag("td", shown, class_=classes)
-        )
+        cells.append(tag("th", shown, scope="row", class_=classes) if index == 0 else tag("td", shown, class_=classes))
     return tag("tr", join(cells))
 
 

@@ -46,7 +46,9 @@ def write_report(layout: Layout, study: str) -> Path:
 
 def render_report(study: StudyData) -> str:
     """The whole page; the same study gives the same bytes."""
-    sections = sorted((load(FOLDER, name) for name in names(FOLDER)), key=lambda section: (section.order, section.title))
+    sections = sorted(
+        (load(FOLDER, name) for name in names(FOLDER)), key=lambda section: (section.order, section.title)
+    )
     parts = []
     for section in sections:
         content = section().render(study)

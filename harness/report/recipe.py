@@ -56,4 +56,8 @@ def _stage(stage: Mapping[str, Any], alone: bool) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    return words.number(value) or str(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return (
+        words.number(value) or str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else str(value)
+    )

@@ -69,13 +69,13 @@ def learning_rates(study: StudyData) -> dict[tuple[str, str, int], dict[str, flo
     Names are `learning_rate`, or `stage 2 learning rate` and so on where the pipeline has several stages.
     """
     found = {}
-    for row in study.trials[study.trials["role"] == "search"].itertuples():
+    for row in study.trials[study.trials["role"] == "search"].to_dict("records"):
         rates = {
             _stage(name): float(value)
-            for name, value in json.loads(row.searched or "{}").items()
+            for name, value in json.loads(row["searched"] or "{}").items()
             if name.split(".")[-1] == "learning_rate" and float(value) > 0
         }
-        found[(row.key, row.family, row.number)] = rates
+        found[(row["key"], row["family"], row["number"])] = rates
     return found
 
 

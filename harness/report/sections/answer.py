@@ -10,6 +10,7 @@ from harness.report.findings import Comparison, Contender, places
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
 from harness.report.recipe import in_words, settings, to_yaml
 from harness.report.sections.base import Section
+from harness.statistics import Interval
 
 
 class Answer(Section):
@@ -40,8 +41,8 @@ def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
                 comparison.base_model,
                 best.label if _helps(best) else "the base model as it is",
                 comparison.unit.level(best.level.mean),
-                best.gain and comparison.unit.difference(best.gain.mean),
-                best.worst and f"{best.worst.skill}, {best.worst.unit.lost(best.worst.estimate.mean)}",
+                comparison.unit.difference(best.gain.mean) if best.gain else None,
+                f"{best.worst.skill}, {best.worst.unit.lost(best.worst.estimate.mean)}" if best.worst else None,
                 words.seconds(best.train_s),
             )
         )
@@ -106,13 +107,13 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
         (
             (
                 "Gain over the base model",
-                gain and unit.difference(gain.mean),
-                _interval(unit, gain and gain.low, gain and gain.high) + "; " + ", ".join(levels),
+                unit.difference(gain.mean) if gain else None,
+                (_interval(unit, gain) if gain else "no comparable base score") + "; " + ", ".join(levels),
             ),
             (
                 f"Worst forgetting: {worst.skill}" if worst else "Worst forgetting",
-                worst and worst.unit.lost(worst.estimate.mean),
-                _interval(worst.unit, worst.estimate.low, worst.estimate.high) + " (positive is lost)"
+                worst.unit.lost(worst.estimate.mean) if worst else None,
+                _interval(worst.unit, worst.estimate) + " (positive is lost)"
                 if worst
                 else "no off-target skill was scored",
             ),
@@ -126,8 +127,8 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
     )
 
 
-def _interval(unit: words.Unit, low: float | None, high: float | None) -> str:
-    span = unit.span(low, high)
+def _interval(unit: words.Unit, estimate: Interval) -> str:
+    span = unit.span(estimate.low, estimate.high)
     return f"95% interval {span}" if span else "no interval from one seed"
 
 

@@ -57,9 +57,13 @@ def _paint(fig: Figure, seconds: DataFrame) -> None:
 
     axes = fig.subplots()
     longest = float(seconds.sum(axis=1).max())
-    size, unit = next((s, u) for limit, s, u in ((300, 1, "s"), (18_000, 60, "min"), (float("inf"), 3600, "h")) if longest < limit)
+    size, unit = next(
+        (s, u) for limit, s, u in ((300, 1, "s"), (18_000, 60, "min"), (float("inf"), 3600, "h")) if longest < limit
+    )
     left = seconds.iloc[:, 0] * 0.0
-    for phase, color in zip(seconds.columns, sns.color_palette("colorblind", len(seconds.columns)).as_hex(), strict=True):
+    for phase, color in zip(
+        seconds.columns, sns.color_palette("colorblind", len(seconds.columns)).as_hex(), strict=True
+    ):
         axes.barh(range(len(seconds)), seconds[phase] / size, left=left / size, color=color, height=0.62, label=phase)
         left = left + seconds[phase]
     rows_axis(axes, [str(family) for family in seconds.index])
@@ -74,12 +78,14 @@ def _table(study: StudyData, seconds: DataFrame) -> Html:
     rows = []
     for family, phases in seconds.iterrows():
         trials = study.ran[study.ran["family"] == family]
-        sums = {name: float(trials[name].sum()) if trials[name].notna().any() else None for name in ("energy_j", "money")}
+        sums = {
+            name: float(trials[name].sum()) if trials[name].notna().any() else None for name in ("energy_j", "money")
+        }
         rows.append(
             (
                 str(family),
                 f"{len(trials):,}",
-                f"{int(study.failed['family'].eq(family).sum()):,}",
+                f"{int(study.failed['family'].eq(str(family)).sum()):,}",
                 *(words.seconds(float(value)) for value in phases),
                 words.seconds(float(trials["cpu_s"].sum())),
                 words.seconds(float(trials["gpu_s"].sum())),

@@ -26,9 +26,15 @@ class Failures(Section):
         if study.ran.empty:
             return None
         failed, waiting = study.failed, int(study.trials["status"].isna().sum())
-        pending = f" {words.count(waiting, 'trial')} more {'has' if waiting == 1 else 'have'} no record yet." if waiting else ""
+        pending = (
+            f" {words.count(waiting, 'trial')} more {'has' if waiting == 1 else 'have'} no record yet."
+            if waiting
+            else ""
+        )
         pruned = int((study.ran["status"] == "pruned").sum())
-        stopped = f" {words.count(pruned, 'trial')} stopped early by the scheduler, which is no failure." if pruned else ""
+        stopped = (
+            f" {words.count(pruned, 'trial')} stopped early by the scheduler, which is no failure." if pruned else ""
+        )
         if failed.empty:
             total = words.count(len(study.ran), "trial")
             return paragraph(f"No trial failed: all {total} ended with scores.{stopped}{pending}")

@@ -60,7 +60,6 @@ def _lines(study: StudyData, arena: Arena) -> dict[str, DataFrame]:
 
 
 def _paint(fig: Figure, panels: list[tuple[Arena, dict[str, DataFrame]]], rows: int) -> None:
-    fig.get_layout_engine().set(h_pad=0.12)
     grid = fig.subplots(rows, min(_COLUMNS, len(panels)), squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -90,19 +89,24 @@ def _panel(axes: Axes, arena: Arena, lines: dict[str, DataFrame]) -> None:
 
 
 def _table(panels: list[tuple[Arena, dict[str, DataFrame]]]) -> Html:
-    columns = [Column("Task and base model"), Column("Family"), Column("Steps", number=True), Column("Score", number=True)]
+    columns = [
+        Column("Task and base model"),
+        Column("Family"),
+        Column("Steps", number=True),
+        Column("Score", number=True),
+    ]
     columns += [Column("Training loss (nats per token)", number=True), Column("Training time", number=True)]
     rows = [
         (
             arena.name,
             family,
-            words.number(point.step),
-            arena.unit.level(point.score),
-            words.number(point.loss),
-            words.seconds(point.train_seconds),
+            words.number(point["step"]),
+            arena.unit.level(point["score"]),
+            words.number(point["loss"]),
+            words.seconds(point["train_seconds"]),
         )
         for arena, lines in panels
         for family, curve in lines.items()
-        for point in curve.itertuples()
+        for point in curve.to_dict("records")
     ]
     return table("Learning curves of the best search trial of each family", columns, rows)

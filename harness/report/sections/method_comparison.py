@@ -44,7 +44,8 @@ def _power(study: StudyData) -> Html:
     shown = study.comparisons[0].unit.difference(difference)
     basis = (study.plan or {}).get("detectable_basis", "")
     return paragraph(
-        f"By the plan, differences smaller than {(shown or '').lstrip('+')} would probably go unnoticed ({basis}).", kind="note"
+        f"By the plan, differences smaller than {(shown or '').lstrip('+')} would probably go unnoticed ({basis}).",
+        kind="note",
     )
 
 
@@ -115,14 +116,14 @@ def _table(comparison: Comparison) -> Html:
 def _row(rank: int, contender: Contender, unit: words.Unit) -> tuple[str | None, ...]:
     level = contender.level
     interval = None if level.low is None else f"{unit.digits(level.low)} to {unit.digits(level.high)}"
-    leads = rank == 1
+    leads, behind = rank == 1, unit.digits(contender.behind.mean) if contender.behind else None
     return (
         contender.label,
         str(rank),
         unit.digits(level.mean),
         interval,
-        contender.gain and unit.signed(contender.gain.mean),
-        "leads" if leads else contender.behind and unit.digits(contender.behind.mean),
+        unit.signed(contender.gain.mean) if contender.gain else None,
+        "leads" if leads else behind,
         "leads" if leads else words.p_value(contender.p),
         str(level.n),
         str(contender.failures),
@@ -131,11 +132,14 @@ def _row(rank: int, contender: Contender, unit: words.Unit) -> tuple[str | None,
 
 def _unconfirmed(study: StudyData, comparison: Comparison) -> Html:
     """Families that were searched here but are not in this ranking."""
-    here = study.trials[(study.trials["task"] == comparison.task) & (study.trials["base_model"] == comparison.base_model)]
+    here = study.trials[
+        (study.trials["task"] == comparison.task) & (study.trials["base_model"] == comparison.base_model)
+    ]
     searched = here[here["role"] == "search"]["family"].unique().tolist()
     missing = sorted(set(map(str, searched)) - {contender.family for contender in comparison.contenders})
     if not missing:
         return Html("")
     return paragraph(
-        f"Searched, but not confirmed in this comparison and therefore not ranked: {words.listed(missing)}.", kind="note"
+        f"Searched, but not confirmed in this comparison and therefore not ranked: {words.listed(missing)}.",
+        kind="note",
     )

@@ -37,12 +37,16 @@ def _warnings(study: StudyData) -> Html:
     found = []
     for (model, task, split), trials in study.ran.groupby(["base_model", "task", "split"], sort=True):
         differing = [
-            f"{name} ({words.listed(sorted(values))})" for name, values in _environment(trials).items() if len(values) > 1
+            f"{name} ({words.listed(sorted(values))})"
+            for name, values in _environment(trials).items()
+            if len(values) > 1
         ]
         if differing:
             found.append(f"the {split} scores for {task} on {model} come from different {'; '.join(differing)}.")
     if not found:
-        return paragraph("Within each comparison all trials ran with the same library versions and on the same hardware.")
+        return paragraph(
+            "Within each comparison all trials ran with the same library versions and on the same hardware."
+        )
     return join(paragraph(text, kind="warning") for text in found)
 
 

@@ -13,7 +13,7 @@ from harness.report.sections.base import Section
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 SIZES_NEEDED = 3
 
@@ -64,15 +64,25 @@ def _plot(study: StudyData, task: str, rows: DataFrame) -> Html:
     means = rows.groupby(["family", "parameters"], sort=True)["value"].agg(["mean", "count"]).reset_index()
     base = rows.dropna(subset="base_value").groupby("parameters", sort=True)["base_value"].first()
     title = f"Size of the base model and what it learns of {task}"
-    caption = "Left: mean confirmed test score; the grey line is the base model. Right: training loss of confirmed runs."
+    caption = (
+        "Left: mean confirmed test score; the grey line is the base model. Right: training loss of confirmed runs."
+    )
     name = f"scaling {task} {rows.iloc[0]['comparability']}"
     described = f"{words.count(_sizes(rows), 'size')} of base model, {words.count(means['family'].nunique(), 'family', 'families')}."
-    svg = draw(name, title, described, (WIDTH_IN, 3.6), lambda fig: _paint(fig, unit, means, base, _losses(study, rows)))
+    svg = draw(
+        name, title, described, (WIDTH_IN, 3.6), lambda fig: _paint(fig, unit, means, base, _losses(study, rows))
+    )
     columns = [Column("Family"), Column("Parameters", number=True), Column(f"Mean score ({unit.name})", number=True)]
     columns += [Column("Base", number=True), Column("Seeds", number=True)]
     cells = [
-        (str(r.family), words.number(r.parameters), unit.digits(r.mean), unit.digits(base.get(r.parameters)), str(r.seeds))
-        for r in means.rename(columns={"count": "seeds"}).itertuples()
+        (
+            str(row["family"]),
+            words.number(row["parameters"]),
+            unit.digits(row["mean"]),
+            unit.digits(base.get(row["parameters"])),
+            str(row["count"]),
+        )
+        for row in means.to_dict("records")
     ]
     return figure(svg, title, caption, table(title, columns, cells))
 
@@ -85,7 +95,7 @@ def _losses(study: StudyData, rows: DataFrame) -> DataFrame:
     return curves.groupby(["parameters", "step"], sort=True)["loss"].mean().reset_index()
 
 
-def _paint(fig: Figure, unit: words.Unit, means: DataFrame, base: DataFrame, losses: DataFrame) -> None:
+def _paint(fig: Figure, unit: words.Unit, means: DataFrame, base: Series[float], losses: DataFrame) -> None:
     left, right = fig.subplots(1, 2)
     _lines(left, means.assign(y=means["mean"] * unit.factor), "family", "parameters")
     left.plot(base.index, base * unit.factor, color=MUTED, linewidth=1.2, marker=".", label="base model")

@@ -45,9 +45,9 @@ class Sensitivity(Section):
 def _bands(arena: Arena, rates: dict[tuple[str, str, int], dict[str, float]]) -> dict[str, Points]:
     """By family (and stage): its trials; the family with the best trial first."""
     bands: dict[str, Points] = {}
-    for row in arena.trials.itertuples():
-        for stage, rate in rates.get((row.key, row.family, row.number), {}).items():
-            bands.setdefault(f"{row.family} {stage}".strip(), []).append((rate, float(row.value)))
+    for row in arena.trials.to_dict("records"):
+        for stage, rate in rates.get((row["key"], row["family"], row["number"]), {}).items():
+            bands.setdefault(f"{row['family']} {stage}".strip(), []).append((rate, float(row["value"])))
     ordered = sorted(bands.items(), key=lambda band: (-_sign(arena) * _best(arena, band[1])[1], band[0]))
     return {name: sorted(points) for name, points in ordered}
 

@@ -91,7 +91,9 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
         _mark(left, point, point.lost, worst.unit.factor if worst else 1.0, comparison.unit, looks)
         _mark(right, point, point.seconds, 1.0, comparison.unit, looks)
     left.set_ylabel(f"gain over the base ({comparison.unit.difference_name})")
-    left.set_xlabel(f"worst forgetting ({worst.unit.difference_name}; right is more lost)" if worst else "forgetting: absent")
+    left.set_xlabel(
+        f"worst forgetting ({worst.unit.difference_name}; right is more lost)" if worst else "forgetting: absent"
+    )
     right.set_xlabel("training time of one run (s)")
     times = [point.seconds for point in points if point.seconds]
     if times and max(times) > 10 * min(times):
@@ -145,7 +147,7 @@ def _table(comparison: Comparison, points: list[_Point]) -> Html:
                 contender.label,
                 comparison.unit.signed(point.gain),
                 comparison.unit.span(gain.low, gain.high) if gain else None,
-                worst and f"{worst.skill}, {worst.unit.lost(worst.estimate.mean)}",
+                f"{worst.skill}, {worst.unit.lost(worst.estimate.mean)}" if worst else None,
                 words.seconds(point.seconds),
                 words.size(contender.peak_memory_bytes),
                 "yes" if point.best else "no",

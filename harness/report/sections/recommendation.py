@@ -1,0 +1,118 @@
+"""How good the recommender's advice is: its regret on tasks it had not seen, beside simpler choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.report import words
+from harness.report.data import StudyData
+from harness.report.figures import ACCENT, MUTED, WIDTH_IN, draw, figure, rows_axis
+from harness.report.markup import Column, Html, paragraph, table
+from harness.report.sections.base import Section
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Recommendation(Section):
+    """Regret by chooser from the leave-one-task-out backtest, and how often its intervals held."""
+
+    summary = "Regret of the recommender on left-out tasks."
+    title: ClassVar[str] = "How far to trust advice for a new task"
+    order: ClassVar[int] = 75
+    nothing: ClassVar[str] = (
+        "The recommender has not been tested yet: that needs results on two tasks at least; then run harness backtest."
+    )
+
+    def render(self, study: StudyData) -> Html | None:
+        """The verdict, a figure of regrets, the coverage."""
+        if not study.backtest or not study.backtest.get("tasks"):
+            return None
+        return _verdict(study.backtest) + _regrets(study.backtest) + _coverage(study.backtest)
+
+
+def _name(chooser: str) -> str:
+    return chooser.replace("_", " ")
+
+
+def _verdict(backtest: Mapping[str, Any]) -> Html:
+    text = (
+        f"Each of {words.count(len(backtest['tasks']), 'task')} in the database was left out in turn, a pipeline was chosen "
+        f"for it from {words.count(backtest['trials'], 'trial')} on the others, and compared with the best one known. "
+    )
+    if backtest["beats_baselines"]:
+        text += f"The surrogate {_name(backtest['surrogate'])} chose better than every simple rule."
+    else:
+        text += f"No learned surrogate chose better than the simple rules, so advice rests on {_name(backtest['surrogate'])}."
+    return paragraph(text)
+
+
+def _regrets(backtest: Mapping[str, Any]) -> Html:
+    means = backtest["normalized_regret"] or backtest["regret"]
+    share = bool(backtest["normalized_regret"])
+    key, unit = ("normalized", "% of the possible gain") if share else ("regret", "score units")
+    choosers = sorted(means, key=lambda chooser: (means[chooser], chooser))
+    title = "What each way of choosing would have lost on a new task"
+    caption = "Small dots are left-out tasks, large dots their mean; 0 is the best pipeline known. " + (
+        f"In use: {_name(backtest['surrogate'])}."
+    )
+    factor = 100.0 if share else 1.0
+    size = (WIDTH_IN, 0.8 + 0.34 * len(choosers))
+    described = "; ".join(f"{_name(chooser)}: {factor * means[chooser]:.1f}" for chooser in choosers)
+
+    def paint(fig: Figure) -> None:
+        dots = {
+            chooser: [factor * task[key][chooser] for task in backtest["tasks"] if task[key].get(chooser) is not None]
+            for chooser in choosers
+        }
+        _paint(fig, dots, {chooser: factor * means[chooser] for chooser in choosers}, backtest["surrogate"])
+        fig.axes[0].set_xlabel(f"regret ({unit})")
+
+    return figure(draw("backtest", title, described, size, paint), title, caption, _table(backtest, choosers))
+
+
+def _paint(fig: Figure, dots: Mapping[str, Sequence[float]], means: Mapping[str, float], used: str) -> None:
+    import seaborn as sns
+
+    axes = fig.subplots()
+    pairs = [(value, row) for row, values in enumerate(dots.values()) for value in values]
+    sns.stripplot(
+        x=[value for value, _ in pairs], y=[row for _, row in pairs], orient="h", native_scale=True, jitter=False,
+        ax=axes, color=MUTED, size=3.5, alpha=0.5,
+    )  # fmt: skip
+    for row, chooser in enumerate(dots):
+        axes.plot([means[chooser]], [row], "o", color=ACCENT if chooser == used else MUTED, markersize=7, zorder=4)
+    rows_axis(axes, [_name(chooser) for chooser in dots])
+    axes.set_xlim(left=min(0.0, *axes.get_xlim()))
+
+
+def _table(backtest: Mapping[str, Any], choosers: Sequence[str]) -> Html:
+    columns = [Column("Left-out task"), Column("Base model"), Column("Pipelines", number=True)]
+    columns += [Column(f"Regret of {_name(chooser)}", number=True) for chooser in choosers]
+    rows = [
+        (
+            str(task["task"]),
+            str(task["base_model"]),
+            words.number(task["pipelines"]),
+            *(words.number(task["regret"].get(chooser)) for chooser in choosers),
+        )
+        for task in backtest["tasks"]
+    ]
+    rows.append(("Mean", "all", None, *(words.number(backtest["regret"].get(chooser)) for chooser in choosers)))
+    return table("Regret by left-out task, in units of the score", columns, rows)
+
+
+def _coverage(backtest: Mapping[str, Any]) -> Html:
+    columns = [Column("Prediction"), Column("Meant to hold", number=True), Column("Held", number=True)]
+    columns += [Column("Cases", number=True)]
+    rows = [
+        (_name(target), f"{held['nominal']:.0%}", f"{held['measured']:.0%}", f"{held['n']:,}")
+        for target, held in backtest["coverage"].items()
+    ]
+    if not rows:
+        return Html("")
+    shown = table("How often the recommender's intervals held on left-out tasks", columns, rows)
+    if backtest["guaranteed"]:
+        return shown
+    return shown + paragraph("So few tasks cannot guarantee that its intervals hold as often for a new task.", kind="note")
