@@ -100,7 +100,7 @@ class Driver:
         self.known = {_identity(member): member for member in known}
         self.tally = Tally()
         self._jobs = self.layout.study(study) / "jobs.jsonl"
-        self._asked = {member.key for member in known}
+        self._reused = {member.key: member.reused for member in known}
         self._counted: set[str] = set()
         self._waiting: dict[str, list[Proposal]] = {}
         self._losses = Counter(line["key"] for line in read_lines(self._jobs) if line["event"] == "lost")
@@ -148,7 +148,7 @@ class Driver:
         for proposal in proposals:
             found = self._record(proposal.config.key)
             if _identity(proposal.member) not in self.known:
-                self._join(proposal, reused=found is not None and proposal.config.key not in self._asked)
+                self._join(proposal, self._reused.get(proposal.config.key, found is not None))
             if found is not None:
                 self._tell(source, proposal, found)
                 continue
@@ -160,7 +160,7 @@ class Driver:
     def _join(self, proposal: Proposal, reused: bool) -> None:
         member = replace(proposal.member, reused=reused)
         append_member(self.layout, self.study, member)
-        self._asked.add(member.key)
+        self._reused[member.key] = reused
         self.known[_identity(member)] = member
 
     def _record(self, key: str) -> TrialResult | None:

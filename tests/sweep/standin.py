@@ -1,6 +1,7 @@
 """A stand-in for real trials at the boundary between the driver and its workers: trivial, fast, and counted."""
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def misbehave(trouble, rate, config):
     if trouble.startswith("die-once:") and not Path(trouble[9:]).exists():
         Path(trouble[9:]).touch()
         os.kill(os.getpid(), 9)
+    if trouble == "full-disk":  # from here on this process can write nothing: EFBIG instead of ENOSPC, same path
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     errors = {"spec": SpecError, "storage": StorageError, "bug": RuntimeError}
     if trouble in errors:
         raise errors[trouble]("as the test asked")

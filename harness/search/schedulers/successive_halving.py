@@ -17,8 +17,8 @@ class SuccessiveHalving(Scheduler):
     def rungs(self, search: Search) -> tuple[float, ...]:
         """1, 1/reduction, 1/reduction², ... down to `min_fidelity`, rising."""
         falling = [1.0]
-        while falling[-1] / search.reduction >= search.min_fidelity * (1 - 1e-9):
-            falling.append(round(falling[-1] / search.reduction, 6))
+        while (lower := float(search.reduction) ** -len(falling)) >= search.min_fidelity * (1 - 1e-9):
+            falling.append(round(lower, 6))
         return tuple(reversed(falling))
 
     def promote(self, rungs: Sequence[Rung], search: Search) -> Promotion | None:

@@ -1,0 +1,107 @@
+"""Drivers and workers are killed, disks fill up: nothing runs twice, nothing is lost."""
+
+import os
+import signal
+import time
+
+from harness.records import TrialStatus
+from tests.chaos.drive import RUNS
+
+
+def alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_killed_driver_goes_on_with_the_workers_it_had_and_runs_nothing_twice(scene):
+    driver = scene.start()
+    scene.wait_for("ran", 3)
+    driver.kill()
+    driver.wait()
+    begun = scene.lines("ran")
+    said = scene.finish()
+    ran = scene.lines("ran")
+    assert "still under way" in said
+    assert len(ran) == len({key for key, _ in ran}) == RUNS
+    assert {pid for _, pid in ran} == {pid for _, pid in begun}
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+
+
+def test_a_driver_killed_over_and_over_ends_with_every_trial_run_once(scene):
+    for count in (1, 3, 5):
+        driver = scene.start()
+        scene.wait_for("ran", count)
+        driver.kill()
+        driver.wait()
+    scene.finish()
+    ran = [key for key, _ in scene.lines("ran")]
+    assert len(ran) == len(set(ran)) == RUNS
+
+
+def test_workers_leave_when_nobody_gives_them_work(scene):
+    scene.finish()
+    pids = {pid for _, pid in scene.lines("ran")}
+    assert len(pids) == 2
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_what_a_killed_worker_held_runs_again_once(scene):
+    driver = scene.start()
+    scene.wait_for("ran", 2)
+    key, pid = scene.lines("ran")[0]
+    while any(done == key for done, _ in scene.lines("done")):  # the trial that runs now, not one that is over
+        key, pid = next(line for line in reversed(scene.lines("ran")) if line[1] == pid)
+        time.sleep(0.02)
+    os.kill(int(pid), signal.SIGKILL)
+    said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 0, said
+    ran = [name for name, _ in scene.lines("ran")]
+    assert ran.count(key) == 2
+    assert len(ran) == RUNS + 1
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+
+
+def test_a_trial_that_kills_every_worker_is_recorded_after_its_second(scene):
+    said = scene.finish(STANDIN_TROUBLE="die", STANDIN_SECONDS="0", STANDIN_TRIALS="1")
+    ran = [key for key, _ in scene.lines("ran")]
+    assert ran == [ran[0]] * 2
+    assert {result.status for result in scene.records()} == {TrialStatus.CRASHED}
+    assert {result.reason for result in scene.records()} == {"its worker process died"}
+    assert "2 failed" in said  # one record, in both families
+
+
+def test_a_full_disk_is_an_error_and_the_trials_run_again(scene):
+    said = scene.finish(code=5, STANDIN_TROUBLE="full-disk", STANDIN_SECONDS="0")
+    assert "free space" in said
+    assert scene.records()
+    assert set(scene.records()) == {None}
+    before = len(scene.lines("done"))
+    scene.finish()
+    assert len({key for key, _ in scene.lines("done")[before:]}) == RUNS
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+
+
+def test_an_interrupted_driver_takes_its_workers_with_it_and_keeps_what_is_done(scene):
+    driver = scene.start(STANDIN_SECONDS="0.3")
+    scene.wait_for("done", 2)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert not any(alive(pid) for _, pid in scene.lines("ran"))
+    done = {key for key, _ in scene.lines("done")}
+    scene.finish()
+    after = [key for key, _ in scene.lines("ran")]
+    assert all(after.count(key) == 1 for key in done)
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+
+
+def test_two_drivers_of_one_study_refuse_each_other(scene):
+    first = scene.start()
+    scene.wait_for("ran", 1)
+    said = scene.finish(code=1)
+    assert f"process {first.pid} on" in said
+    first.communicate(timeout=60)
+    assert first.returncode == 0

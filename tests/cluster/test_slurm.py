@@ -1,0 +1,122 @@
+"""A real Slurm: studies through it, and what happens when it takes a worker away. `scripts/start_slurm.sh` starts one."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from harness.members import read_lines
+from harness.records import TrialStatus
+from harness.runners.slurm import SlurmBackend, slurm_states
+from tests.chaos.conftest import Scene
+from tests.chaos.drive import RUNS, STUDY
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm():
+    """Skips where there is no Slurm; CI must have one."""
+    if shutil.which("sbatch") and subprocess.run(["sinfo"], capture_output=True).returncode == 0:
+        return
+    reason = "a running Slurm is needed: bash scripts/start_slurm.sh"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Two Slurm jobs as workers; whatever they left is cancelled."""
+    made = Scene(tmp_path, "slurm", workers=2, partition="main", time_min=5, mem_gb=0.3)
+    yield made
+    for driver in made.drivers:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.stdout.close()
+        driver.wait()
+    jobs = [line["job"]["job"] for line in started(made)]
+    subprocess.run(["scancel", *jobs], capture_output=True)
+
+
+def started(scene):
+    lines = read_lines(scene.layout.study(STUDY.name) / "jobs.jsonl")
+    return [line for line in lines if line["event"] == "started"]
+
+
+def wait_until_gone(jobs, timeout=30):
+    end = time.monotonic() + timeout
+    while any(state in ("RUNNING", "COMPLETING", "PENDING") for state in slurm_states(jobs).values()):
+        assert time.monotonic() < end, slurm_states(jobs)
+        time.sleep(0.2)
+
+
+def test_a_study_runs_through_slurm_and_leaves_no_job_behind(scene):
+    said = scene.finish(timeout=180)
+    ran = [key for key, _ in scene.lines("ran")]
+    assert len(ran) == len(set(ran)) == RUNS, said
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+    jobs = [line["job"]["job"] for line in started(scene)]
+    assert len(jobs) == 2
+    wait_until_gone(jobs)
+    assert (scene.layout.study(STUDY.name) / "jobs").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cancelled_worker_is_seen_and_its_trial_runs_again(scene):
+    driver = scene.start(STANDIN_SECONDS="2")
+    scene.wait_for("ran", 2, timeout=90)
+    job = started(scene)[0]["job"]["job"]
+    subprocess.run(["scancel", job], check=True)
+    said, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert f"its Slurm job {job} ended as CANCELLED" in said
+    ran = [key for key, _ in scene.lines("ran")]
+    assert len(ran) == RUNS + 1
+    assert len(set(ran)) == RUNS
+    assert len(started(scene)) == 3
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+
+
+def test_a_killed_driver_finds_its_jobs_again(scene):
+    driver = scene.start(STANDIN_SECONDS="1")
+    scene.wait_for("ran", 3, timeout=90)
+    driver.kill()
+    driver.wait()
+    scene.finish(timeout=180)
+    ran = [key for key, _ in scene.lines("ran")]
+    assert len(ran) == len(set(ran)) == RUNS
+    assert len(started(scene)) == 2
+
+
+def test_a_worker_killed_on_its_node_is_lost_and_not_requeued_by_slurm(scene):
+    driver = scene.start(STANDIN_SECONDS="2")
+    scene.wait_for("ran", 2, timeout=90)
+    job = started(scene)[0]["job"]["job"]
+    subprocess.run(["scontrol", "requeue", job], capture_output=True)  # refused: the job forbids it
+    subprocess.run(["scancel", "--signal=KILL", job], check=True)
+    said, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert slurm_states([job])[job] != "PENDING"
+    ran = [key for key, _ in scene.lines("ran")]
+    assert (len(set(ran)), len(ran)) in ((RUNS, RUNS), (RUNS, RUNS + 1))
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+
+
+def test_what_slurm_refuses_is_said_in_its_words(tmp_path):
+    said = Scene(tmp_path, "slurm", partition="nowhere").finish(code=1)
+    assert "invalid partition" in said
+    assert "--runner-option" in said
+    assert "Traceback" not in said
+
+
+def test_a_job_that_slurm_has_forgotten_counts_as_gone_after_a_while(tmp_path, monkeypatch):
+    from harness.runners.base import WorkerJob
+
+    backend, job = SlurmBackend(tmp_path, {"threads": 1}), WorkerJob("slurm", "99999999", "host")
+    assert backend.dead([job]) == {}
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 31)
+    assert "GONE" in backend.dead([job])["99999999"].reason

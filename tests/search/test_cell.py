@@ -1,0 +1,196 @@
+"""Cells: equal budgets, promotions, restarts; with a trial replaced by a formula."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.plugins import load
+from harness.records import CostRecord, Evaluation, ModelRef, Score, TaskRef, TrialResult, TrialStatus
+from harness.search.cell import Cell, CellDesign
+from harness.search.schedulers.base import Promotion, Rung
+from harness.space import defaults
+from harness.spec import Search
+from tests.sweep import standin
+
+RATES = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
+
+
+def cell(trials=4, scheduler="none", reduction=3, min_fidelity=1 / 9, stages=1, higher=True, seconds=None, guess_s=1.0):
+    budget = {"gpu_seconds": seconds} if seconds else {"trials": trials}
+    stage = {"method": "none", "params": RATES}
+    spec = standin.study(
+        families={"a": {"stages": [stage] * stages}},
+        budget=budget | {"steps": 9},
+        search={"sampler": "random", "scheduler": scheduler, "reduction": reduction, "min_fidelity": min_fidelity},
+    )
+    return Cell(
+        CellDesign(
+            study=spec,
+            family=spec.resolved_families()["a"],
+            model=ModelRef("m", "r"),
+            task=TaskRef("t", "f"),
+            higher_is_better=higher,
+            evaluation=Evaluation(),
+            steps=lambda params: 9,
+            sampler=load("search/samplers", "random")(),
+            scheduler=load("search/schedulers", scheduler)(),
+            guess_s=guess_s,
+        )
+    )
+
+
+def result(config, value, seconds=1.0):
+    """A record with this score; None is a crash, infinity a score that no comparison may see."""
+    if value is None:
+        return TrialResult(config, TrialStatus.CRASHED, "test", cost=CostRecord(seconds={"train": seconds}))
+    score = Score("t", "validation", "acc", value, None, 10, True, "same")
+    return TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=CostRecord(seconds={"train": seconds}))
+
+
+def drive(subject, values, workers=1, seconds=1.0):
+    """Run a cell to its end with up to `workers` jobs at a time, the oldest ending first; returns jobs in order."""
+    jobs, running, numbers = [], [], iter(values)
+    while True:
+        while len(running) < workers and (job := subject.next()) is not None:
+            jobs.append(job)
+            running.append(job)
+        if not running:
+            return jobs
+        job = running.pop(0)
+        subject.tell(job, result(subject.config(job), next(numbers, 0.5), seconds))
+
+
+scores = st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=60, max_size=60)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    trials=st.integers(1, 12),
+    scheduler=st.sampled_from(["none", "successive_halving"]),
+    reduction=st.integers(2, 4),
+    stages=st.integers(1, 2),
+    workers=st.integers(1, 5),
+    values=scores,
+)
+def test_no_cell_trains_more_than_its_budget_nor_leaves_a_new_trial_unpaid(
+    trials, scheduler, reduction, stages, workers, values
+):
+    subject = cell(trials, scheduler, reduction, stages=stages)
+    jobs = drive(subject, values, workers)
+    rungs = subject.design.rungs
+    cost = sum(rungs[j.rung] - (rungs[j.rung - 1] if j.rung and stages == 1 else 0) for j in jobs)
+    assert cost <= trials + 1e-4
+    assert len(set(jobs)) == len(jobs)
+    if scheduler == "none":
+        assert len(jobs) == trials
+
+
+@settings(max_examples=40, deadline=None)
+@given(trials=st.integers(1, 12), reduction=st.integers(2, 4), workers=st.integers(1, 5), seed=st.integers(0, 99))
+def test_halving_brings_at_least_one_trial_to_full_fidelity(trials, reduction, workers, seed):
+    values = [((seed * 7 + i * 31) % 100) / 100 for i in range(200)]
+    subject = cell(trials, "successive_halving", reduction, min_fidelity=1 / reduction**2)
+    drive(subject, values, workers)
+    assert subject.best() is not None
+
+
+@settings(max_examples=40, deadline=None)
+@given(workers=st.integers(1, 5), values=scores)
+def test_halving_promotes_only_what_finished_below_with_a_score(workers, values):
+    subject = cell(6, "successive_halving")
+    done = {}
+    for job in drive(subject, values, workers):
+        if job.rung:
+            assert (job.number, job.rung - 1) in done
+            assert done[job.number, job.rung - 1].status == TrialStatus.COMPLETE
+        done[job.number, job.rung] = subject.results[job]
+
+
+def test_halving_spends_its_budget_as_worked_out_by_hand():
+    """Rungs 1/9, 1/3, 1: a new trial costs 1/9, going on 2/9 and 6/9. Scores fall with the trial's number.
+
+    Trial 0 goes on after three trials, 1 after six, 2 after nine, and of those three 0 goes on to the end: that is
+    9/9 + 3 * 2/9 + 6/9 = 21/9 of the 27/9. Then three new trials (3/9), the fourth of the bottom's best (2/9), and one
+    more new trial (1/9).
+    """
+    subject = cell(trials=3, scheduler="successive_halving")
+    jobs, order = [], []
+    while (job := subject.next()) is not None:
+        jobs.append(job.rung)
+        order.append(job.number)
+        subject.tell(job, result(subject.config(job), 1 - job.number / 100))
+    assert jobs == [0, 0, 0, 1] * 3 + [2] + [0, 0, 0, 1, 0]
+    assert [number for number, rung in zip(order, jobs, strict=True) if rung] == [0, 1, 2, 0, 3]
+    share = {0: Fraction(1, 9), 1: Fraction(2, 9), 2: Fraction(2, 3)}
+    assert sum(share[rung] for rung in jobs) == 3
+
+
+def test_the_first_trial_is_the_literature_default():
+    subject = cell()
+    job = subject.next()
+    assert subject.points[job.number] == defaults(subject.design.family.space)
+
+
+def test_promotion_takes_the_best_third_and_the_earlier_of_equals():
+    scheduler = load("search/schedulers", "successive_halving")()
+    bottom = Rung(1 / 3, {0: 0.5, 1: 0.9, 2: 0.9, 3: None, 4: 0.1, 5: 0.2}, frozenset())
+    assert scheduler.promote([bottom, Rung(1.0, {}, frozenset())], Search()) == Promotion(1, 1)
+    promoted = Rung(1 / 3, bottom.values, frozenset({1}))
+    assert scheduler.promote([promoted, Rung(1.0, {}, frozenset())], Search()) == Promotion(2, 1)
+    both = Rung(1 / 3, bottom.values, frozenset({1, 2}))
+    assert scheduler.promote([both, Rung(1.0, {}, frozenset())], Search()) is None
+
+
+def test_rungs_follow_the_reduction_down_to_the_lowest_fidelity():
+    scheduler = load("search/schedulers", "successive_halving")()
+    assert scheduler.rungs(Search(min_fidelity=1 / 9)) == pytest.approx((1 / 9, 1 / 3, 1))
+    assert scheduler.rungs(Search(min_fidelity=0.3, reduction=2)) == (0.5, 1.0)
+    assert scheduler.rungs(Search(min_fidelity=1.0)) == (1.0,)
+
+
+def test_a_restored_cell_asks_what_the_first_one_would_have_asked():
+    first = cell(trials=6)
+    drive(first, [0.1, 0.5, 0.3, 0.2, 0.9, 0.4])
+    second = cell(trials=6)
+    for number in range(3):
+        job = second.restore(number, first.points[number], 1.0)
+        second.tell(job, first.results[job])
+    drive(second, [0.2, 0.9, 0.4])
+    assert second.points == first.points
+
+
+def test_the_best_of_a_loss_is_the_smallest():
+    subject = cell(trials=3, higher=False)
+    drive(subject, [2.0, 1.0, 3.0])
+    assert subject.best().number == 1
+    assert subject.best().value == -1.0
+
+
+@pytest.mark.parametrize("value", [None, math.inf, math.nan])
+def test_failed_and_non_finite_trials_count_against_the_budget_and_are_never_best(value):
+    subject = cell(trials=2)
+    jobs = drive(subject, [value, 0.1])
+    assert len(jobs) == 2
+    assert subject.best().number == 1
+
+
+def test_a_budget_in_seconds_ends_when_the_next_trial_would_pass_it():
+    # 10 s with trials of 3 s: three cost 9 s, a fourth would make it 12 s.
+    subject = cell(seconds=10, guess_s=0.001)
+    assert len(drive(subject, [0.5] * 9, workers=4, seconds=3.0)) == 3
+    assert subject.spent == pytest.approx(9.0)
+
+
+def test_an_exhausted_space_ends_the_cell_with_a_note():
+    spec = standin.study(families={"a": {"method": "none", "params": {"learning_rate": 0.1}}}, budget={"trials": 5, "steps": 9})
+    subject = Cell(
+        CellDesign(
+            spec, spec.resolved_families()["a"], ModelRef("m", "r"), TaskRef("t", "f"), True, Evaluation(),
+            lambda params: 9, load("search/samplers", "random")(), load("search/schedulers", "none")(),
+        )
+    )  # fmt: skip
+    assert len(drive(subject, [0.5])) == 1
+    assert "1 of 5 trials" in subject.note
