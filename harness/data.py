@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
 from harness.plugins import Row
-from harness.rendering import gold_index, lm_eval_task
 from harness.tasks import SPLITS, Task
+from harness.templates import gold_index, lm_eval_task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask

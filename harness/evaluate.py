@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 from harness.errors import Diverged, SpecError
 from harness.layout import write_atomically
 from harness.records import Score, fingerprint
-from harness.rendering import hide_bars, lm_eval_task
 from harness.tasks import Task
+from harness.templates import hide_bars, lm_eval_task
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

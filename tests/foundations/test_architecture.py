@@ -18,8 +18,8 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 FOUNDATIONS = {"errors", "space", "plugins", "records", "layout", "spec", "metrics"}
 RUNNING = [
     FOUNDATIONS | {"testbed"},
-    {"methods", "objectives", "retention", "curation", "models", "tasks", "templates", "data", "cost"},
-    {"train", "evaluate", "artifacts", "batches"},
+    {"methods", "objectives", "retention", "curation", "models", "taskfile", "rows", "tasks", "templates", "data", "cost"},
+    {"train", "evaluate", "artifacts", "batches", "checkpoint", "provenance", "warm"},
     {"trial"},
     {"search", "members", "runners", "worker"},
     {"plan", "progress", "sweep", "confirm"},
@@ -38,8 +38,8 @@ OWNERS = {
     "submitit": {"runners"},
     "optuna": {"search", "sweep", "export"},
     "lm_eval": {"tasks", "templates", "data", "evaluate"},
-    "trl": {"objectives", "train"},
-    "peft": {"methods", "artifacts", "train"},
+    "trl": {"objectives", "train", "warm"},
+    "peft": {"methods", "artifacts", "train", "warm"},
     "seaborn": {"report"},
     "bitsandbytes": {"methods"},
     "click": {"cli"},

@@ -44,6 +44,10 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
         for index, doc in enumerate(rows):
             if task.output_type == "multiple_choice":
                 gold_index(built, doc, f"{where}, row {index + 1}")
+    except IndexError as error:  # lm-eval looks up the first row's label
+        raise SpecError(
+            f"{where}, row 1: the label must be one of the choices, but is not: correct the data"
+        ) from error
     except _template_errors() as error:
         raise SpecError(f"{where} must fit the task file's templates, but does not ({error}): correct one") from error
     return built
@@ -69,7 +73,7 @@ def _check_columns(config: Mapping[str, Any], rows: Dataset, where: str) -> None
     """Every column that a template names must exist and have a value in every row."""
     for key in ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix"):
         template = config.get(key)
-        if not isinstance(template, str):
+        if not isinstance(template, str) or (key == "gen_prefix" and "{{" not in template):
             continue
         for column in _columns(template, rows.column_names):
             if column not in rows.column_names:

@@ -1,0 +1,197 @@
+"""Training rows are what lm-eval scores; overlap counts by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.data import Overlap, check_task, overlap, task_overlap, text_rows, training_rows
+from harness.errors import SpecError
+from harness.tasks import find_task
+
+from .writing import CHOICE, GENERATE, ROLLING, ROWS, write_rows, write_task
+
+NUMBERED = [{"text": f"word{i}", "label": i % 2, "answer": f"answer{i}", "start": "So"} for i in range(40)]
+TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "choices, label as text": (CHOICE, ROWS),
+    "choices, label as index": (CHOICE, NUMBERED),
+    "choices, label by template": (CHOICE | {"doc_to_target": "{{['no', 'yes'].index(label)}}"}, ROWS),
+    "choices, other delimiter and description": (
+        CHOICE | {"target_delimiter": "\n", "description": "Decide.\n\n"},
+        ROWS,
+    ),
+    "choices before the text": (
+        CHOICE | {"doc_to_text": "{{label}}", "doc_to_target": "text", "doc_to_choice": ["a is", "b is"]},
+        NUMBERED,
+    ),
+    "log-likelihood": (
+        CHOICE | {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": " {{label}}"},
+        ROWS,
+    ),
+    "plain text": (ROLLING, ROWS),
+}
+
+
+def lm_eval_own(folder: Path, config: dict[str, Any], split: str) -> Any:
+    """The task as lm-eval itself loads it from the file, scoring the given split."""
+    from lm_eval.tasks import TaskManager
+
+    own = dict(config) | {"task": "own", "test_split": split, "training_split": None}
+    own["dataset_kwargs"] = {
+        "data_files": {name: str(folder / f"{name}.jsonl") for name in ("train", "test")},
+        "cache_dir": str(folder / "cache"),
+    }
+    (folder / "own").mkdir(exist_ok=True)
+    path = folder / "own" / "own.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in own.items() if value is not None}))
+    return TaskManager(include_path=str(path.parent), include_defaults=False).load("own")["tasks"]["own"]
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_training_rows_are_the_strings_that_lm_eval_scores(tmp_path: Path, case: str) -> None:
+    config, rows = TASKS[case]
+    config = config | {"validation_split": "test", "test_split": None}
+    write_task(tmp_path, config, train=rows[:30], test=rows[30:])
+    ours = {row["doc"]["text"]: row for row in training_rows(find_task("mine", (tmp_path,)))}
+    theirs = lm_eval_own(tmp_path, config | {"validation_split": None}, "train")
+    theirs.build_all_requests()
+    compared = 0
+    for request in theirs.instances:
+        row = ours.get(request.doc["text"])
+        if row is None:  # held out for validation
+            continue
+        strings = request.args if len(request.args) == 2 else ("", *request.args)
+        right = request.doc["label"] in (request.idx, config["doc_to_choice"] and config["doc_to_choice"][request.idx])
+        if config["output_type"] != "multiple_choice" or right:
+            assert (row["prompt"], row["completion"]) == strings
+            compared += 1
+    assert compared == len(ours) == 27
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"target_delimiter": ""},
+        {"description": "Answer.\n"},
+        {"gen_prefix": "So"},
+        {"gen_prefix": "{{start}} "},
+        {"doc_to_target": "label"},
+    ],
+    ids=str,
+)
+def test_generated_answers_are_those_of_lm_evals_examples(tmp_path: Path, extra: dict[str, Any]) -> None:
+    """lm-eval never scores the right answer of a generation; it shows it in examples."""
+    config = GENERATE | {"doc_to_target": "answer"} | extra
+    write_task(tmp_path, config, train=NUMBERED[:30], test=NUMBERED[30:])
+    theirs = lm_eval_own(tmp_path, config, "train")
+    theirs.build_all_requests()
+    prompts = {request.doc["text"]: request.args[0] for request in theirs.instances}
+    for row in training_rows(find_task("mine", (tmp_path,))):
+        assert row["prompt"] == prompts[row["doc"]["text"]]
+        theirs.sampler.df = [row["doc"]]
+        example = theirs.build_qa_turn(
+            q=theirs.doc_to_text(row["doc"]),
+            a=str(theirs.doc_to_target(row["doc"])),
+            gen_prefix=theirs.doc_to_prefix(row["doc"]),
+            tgt_delim=theirs.config.target_delimiter,
+            few_delim="",
+        )
+        described = extra.get("description", "") + "".join(message.to_text() for message in example)
+        assert row["prompt"] + row["completion"] == described
+
+
+def test_several_right_answers_train_on_the_first(tmp_path: Path) -> None:
+    rows = [row | {"answers": [f"first{i}", f"second{i}"]} for i, row in enumerate(ROWS)]
+    write_task(tmp_path, GENERATE | {"doc_to_target": "answers"}, train=rows[:30], test=rows[30:])
+    completions = {row["completion"] for row in training_rows(find_task("mine", (tmp_path,)))}
+    assert completions <= {f" first{i}" for i in range(30)}
+
+
+def test_preferences_give_chosen_and_rejected(tmp_path: Path) -> None:
+    rows = [row | {"good": f"good{i}", "bad": f"bad{i}"} for i, row in enumerate(ROWS)]
+    columns = {"metadata": {"preference": {"chosen": "good", "rejected": "bad"}}}
+    write_task(tmp_path, GENERATE | {"doc_to_target": "good"} | columns, train=rows[:30], test=rows[30:])
+    row = training_rows(find_task("mine", (tmp_path,)))[0]
+    assert row["completion"] == " " + row["doc"]["good"]
+    assert row["rejected"] == " " + row["doc"]["bad"]
+    columns["metadata"]["preference"]["rejected"] = "bda"
+    write_task(tmp_path, GENERATE | {"doc_to_target": "good"} | columns, train=rows[:30], test=rows[30:])
+    with pytest.raises(SpecError, match=r"metadata.preference.rejected: .* did you mean 'bad'"):
+        training_rows(find_task("mine", (tmp_path,)))
+
+
+def test_callers_get_lists_of_their_own(tmp_path: Path) -> None:
+    write_task(tmp_path, CHOICE)
+    task = find_task("mine", (tmp_path,))
+    training_rows(task).clear()
+    assert len(training_rows(task)) == 27
+
+
+def test_overlap_by_hand() -> None:
+    thirteen = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    train = ["A  short Text", f"before {thirteen} after", "unrelated"]
+    test = [
+        "a short text",  # exact: case and white space do not count
+        f"Something else, then: {thirteen.title()}!",  # 13 words in a row: punctuation does not count
+        thirteen.removesuffix(" thirteen"),  # 12 words: neither
+        f"before {thirteen} after",  # both
+    ]
+    assert overlap(train, test) == Overlap(exact=2, ngram=2, train=3, test=4)
+    assert overlap([], test) == Overlap(0, 0, 0, 4)
+
+
+@given(st.lists(st.text(alphabet="ab ", max_size=60), max_size=8))
+def test_everything_overlaps_with_itself(texts: list[str]) -> None:
+    found = overlap(texts, texts)
+    assert found.exact == len(texts)
+    assert found.ngram == sum(len(text.split()) >= 13 for text in texts)
+
+
+def test_an_instruction_in_every_row_is_no_overlap(tmp_path: Path) -> None:
+    instruction = "please read the following text with care and then say what you think of it all"
+    rows = [row | {"instruction": instruction} for row in ROWS]
+    write_task(tmp_path, CHOICE, train=rows[:30], test=[*rows[30:], rows[0]])
+    task = find_task("mine", (tmp_path,))
+    assert task_overlap(task).ngram == 0
+    assert task_overlap(task).exact <= 1
+    texts = {row["doc"]["text"] for row in training_rows(task)}
+    expected = int(rows[0]["text"] in texts)
+    notes = [note for note in check_task(task) if note.startswith("overlap")]
+    assert len(notes) == expected == task_overlap(task).exact
+
+
+def test_text_rows(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    write_rows(path, [{"text": "one"}, {"text": "two", "source": "x"}])
+    assert text_rows(path) == [{"prompt": "", "completion": "one"}, {"prompt": "", "completion": "two"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "must be a readable corpus"),
+        ("", "must hold texts, but is empty"),
+        ('{"text": "a"}\n{"txt": "b"}\n', "line 2 has none"),
+        ("not json\n", "must hold one JSON object per line"),
+        ("[1]\n", "must hold one JSON object per line"),
+    ],
+)
+def test_a_broken_corpus_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "corpus.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SpecError, match=message):
+        text_rows(path)
+
+
+def test_prompts_that_end_in_white_space_are_noted(tmp_path: Path) -> None:
+    write_task(tmp_path, CHOICE | {"doc_to_text": "{{text}} "})
+    notes = check_task(find_task("mine", (tmp_path,)))
+    assert json.dumps(notes).count("end in white space") == 1
