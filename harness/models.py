@@ -81,7 +81,7 @@ def resolve_model(name: str, revision: str | None = None, corpus: str | None = N
         SpecError: When there is no such model, or a folder lacks its config, weights or tokenizer.
     """
     corpus = expand(corpus, f"corpus of {name}") if corpus else corpus
-    if (EMBEDDED / name / "config.json").exists():
+    if name in embedded_models():
         return BaseModel(_pinned(name, EMBEDDED / name), str(EMBEDDED / name), corpus or str(EMBEDDED_CORPUS))
     folder = Path(expand(name, "base model")).expanduser()
     if folder.is_dir():
@@ -213,7 +213,21 @@ def load_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreT
     if "quantization_config" in options:
         arguments["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(base.source, **_revision(base), **arguments)
-    return model if "quantization_config" in options else model.to(device)
+    if "quantization_config" in options:
+        return _never_repacked(model)
+    return model.to(device)
+
+
+def _never_repacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from repacking 4-bit weights in place.
+
+    On a CPU with AVX512-BF16 it does so at a layer's first forward pass in eval mode without gradients. What is merged
+    or saved after that is garbage, and scores come from other arithmetic than training.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:

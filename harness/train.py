@@ -18,8 +18,8 @@ from harness.curation.base import Curation
 from harness.errors import Diverged, TimedOut
 from harness.methods.base import Method
 from harness.objectives.base import Objective, TrainerParts
-from harness.plugins import Row, StageSetup, load
-from harness.records import Stage
+from harness.plugins import Row, Situation, StageSetup, load
+from harness.records import Pipeline, Stage
 from harness.retention.base import Retention
 from harness.space import Scalar, check, defaults
 from harness.spec import AXIS_FOLDER, stage_space
@@ -53,6 +53,19 @@ def choices(stage: Stage) -> Choices:
     space = stage_space(names)
     check(space, stage.params, f"stage with {stage.method}")
     return Choices(**plugins, params=defaults(space) | dict(stage.params))
+
+
+def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
+    """The reason why a pipeline cannot work in a situation, or None."""
+    stages = [choices(stage) for stage in pipeline.stages]
+    for chosen in stages:
+        for plugin in (chosen.method, chosen.objective, chosen.retention, chosen.curation):
+            if (reason := plugin.skip(situation)) is not None:
+                return reason
+    for stage, chosen in zip(pipeline.stages[:-1], stages[:-1], strict=True):
+        if not chosen.method.mergeable:
+            return f"{stage.method} cannot be merged into the base, so no stage can follow it: put it last"
+    return None
 
 
 @dataclass(frozen=True)

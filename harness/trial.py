@@ -29,7 +29,7 @@ from harness.layout import find_result, write_atomically, write_result
 from harness.models import BaseModel, context_length
 from harness.plugins import Row, Situation, StageSetup
 from harness.provenance import effective_settings, provenance, utc_now
-from harness.records import CurvePoint, Pipeline, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
+from harness.records import CurvePoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
 from harness.train import (
     Choices,
     Losses,
@@ -38,6 +38,7 @@ from harness.train import (
     choices,
     prepare,
     random_state_kept,
+    refusal,
     resolve_precision,
     train,
 )
@@ -85,19 +86,6 @@ def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Trial
     return [run_trial(config, workspace) for config in configs]
 
 
-def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
-    """The reason why a pipeline cannot work in a situation, or None."""
-    stages = [choices(stage) for stage in pipeline.stages]
-    for chosen in stages:
-        for plugin in (chosen.method, chosen.objective, chosen.retention, chosen.curation):
-            if (reason := plugin.skip(situation)) is not None:
-                return reason
-    for stage, chosen in zip(pipeline.stages[:-1], stages[:-1], strict=True):
-        if not chosen.method.mergeable:
-            return f"{stage.method} cannot be merged into the base, so no stage can follow it: put it last"
-    return None
-
-
 @dataclass(frozen=True)
 class _Ready:
     """A stage that will train: its plug-ins and its steps."""
@@ -109,6 +97,7 @@ class _Ready:
     """Optimiser steps at full budget."""
     stop_at: int
     """Optimiser steps at the trial's fidelity."""
+    is_last: bool = False
 
 
 @dataclass
@@ -228,14 +217,14 @@ class _Run:
             if steps and chosen.method.needs_training:
                 stop_at = min(steps, max(1, round(config.fidelity * steps)))
                 found.append(_Ready(index, stage, chosen, steps, stop_at))
-        return found
+        return found[:-1] + [replace(ready, is_last=True) for ready in found[-1:]]
 
     def _train_stage(
         self, ready: _Ready, base: BaseModel, tokenizer: PreTrainedTokenizerBase, target: Task
     ) -> Prepared:
         chosen, device = ready.chosen, self.meter.device
-        task = self._task_named(ready.stage.data) if ready.stage.data else target
         with self.meter.phase("load"):
+            task = found_task(ready.stage.data, self.workspace.task_folders) if ready.stage.data else target
             model = fresh_model(base, chosen.method.load_options(dict(chosen.params), device), device)
             params = dict(chosen.params)
             params["max_length"] = context_length(model.config, int(params["max_length"]))
@@ -257,10 +246,6 @@ class _Run:
             stage = prepare(model, rows_of(task), chosen, setup, self._watch(ready, tokenizer, target))
         self._fit(stage, ready)
         return stage
-
-    def _task_named(self, name: str) -> Task:
-        with self.meter.phase("data"):
-            return found_task(name, self.workspace.task_folders)
 
     def _fit(self, stage: Prepared, ready: _Ready) -> None:
         """Train, from the highest rung that left a checkpoint, and leave one where asked to."""
@@ -309,8 +294,7 @@ class _Run:
         total = sum(round(self.config.steps * stage.share) for stage in pipeline.stages)
         before = self.steps_done
         wanted = {max(1, round(fraction * total)) - before: fraction for fraction in evaluation.fractions}
-        is_last = ready.index == len(pipeline.stages) - 1
-        points = {step: f for step, f in wanted.items() if 0 < step <= ready.stop_at - is_last}
+        points = {step: f for step, f in wanted.items() if 0 < step <= ready.stop_at - ready.is_last}
 
         def scored(model: PreTrainedModel, step: int, losses: Losses) -> None:
             with self.meter.phase("evaluate"):

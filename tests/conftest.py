@@ -1,6 +1,7 @@
 """What all tests share: a quiet offline environment, and the real data where it is."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,22 @@ def shared_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of tiny random models and tasks."""
+
+    llama: Path
+    gpt2: Path
+    tasks: Path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    from tests.tiny import save_gpt2, save_llama, save_tasks
+
+    root = tmp_path_factory.mktemp("world")
+    for name in ("llama", "gpt2", "tasks"):
+        (root / name).mkdir()
+    return World(save_llama(root / "llama"), save_gpt2(root / "gpt2"), save_tasks(root / "tasks"))

@@ -1,9 +1,4 @@
-"""QLoRA: LoRA on a base whose weights are kept in four bits.
-
-On a CPU with AVX512-BF16, bitsandbytes repacks a layer's weights in place, into a layout that it cannot always read
-back, at the first forward pass in eval mode without gradients. Merging and saving are wrong after that, so the
-repacking is switched off, and evaluation computes exactly what training computes.
-"""
+"""QLoRA: LoRA on a base whose weights are kept in four bits."""
 
 from __future__ import annotations
 
@@ -49,13 +44,6 @@ class QLora(Lora):
             )
         }
 
-    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Keep bitsandbytes from repacking weights in place, then add LoRA."""
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
-        return super().attach(model.requires_grad_(False), setup)
-
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Merge into a full-precision copy of the base that holds the *dequantised* weights: the model that was trained.
 
@@ -65,6 +53,7 @@ class QLora(Lora):
         import torch
         from bitsandbytes.functional import dequantize_4bit
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        from transformers.pytorch_utils import Conv1D
 
         plain = setup.load_base()
         quantised = dict(model.get_base_model().named_modules())
@@ -73,7 +62,7 @@ class QLora(Lora):
                 weight: Any = getattr(quantised.get(f"{name}.base_layer", quantised.get(name)), "weight", None)
                 if (state := getattr(weight, "quant_state", None)) is not None:
                     values = dequantize_4bit(weight.data, state).to(module.weight)
-                    module.weight.copy_(values if values.shape == module.weight.shape else values.T)
+                    module.weight.copy_(values.T if isinstance(module, Conv1D) else values)
         merged = get_peft_model(plain, self.config(plain, setup))
         set_peft_model_state_dict(merged, get_peft_model_state_dict(model))
         return merged.merge_and_unload()

@@ -1,0 +1,187 @@
+"""The smallest things that a trial can run on: random two-layer models, a tokenizer of bytes, tasks of a few rows."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from harness.cost import Meter, Tally
+from harness.models import context_length, load_model, load_tokenizer, resolve_model
+from harness.plugins import StageSetup
+from harness.records import Evaluation, Pipeline, Stage, TrialConfig
+from harness.space import defaults
+from harness.spec import stage_space
+from harness.tasks import find_task
+from harness.train import Watch, choices, prepare, train
+
+WORDS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey"]
+
+
+def save_tokenizer(folder, **special):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<end>", "<pad>", *alphabet])}
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    tokens = {"eos_token": "<end>", "bos_token": "<end>", "pad_token": "<pad>"} | special
+    PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=96, **tokens).save_pretrained(folder)
+
+
+def save_llama(folder, width=64, dropout=0.0):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=96,
+        tie_word_embeddings=True,
+        attention_dropout=dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_gpt2(folder, dropout=0.0):
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=258,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=96,
+        attn_pdrop=dropout,
+        embd_pdrop=dropout,
+        resid_pdrop=dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tasks(folder):
+    """`colour` is multiple choice, `echo` generation, `text` perplexity; 24 training rows each, 8 and 8 others."""
+    rows = [{"word": WORDS[i % 8], "number": i, "answer": (i * 7) % 2} for i in range(40)]
+    rows = [row | {"text": f"Number {row['number']} is {row['word']}."} for row in rows]
+    splits = {"train": rows[:24], "validation": rows[24:32], "test": rows[32:]}
+    for name, part in splits.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {name: f"{name}.jsonl" for name in splits}},
+        "training_split": "train",
+        "validation_split": "validation",
+        "test_split": "test",
+    }
+    tasks = {
+        "colour": {
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{number}} {{word}}:",
+            "doc_to_choice": ["no", "yes"],
+            "doc_to_target": "{{answer}}",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        },
+        "echo": {
+            "output_type": "generate_until",
+            "doc_to_text": "Say {{word}}:",
+            "doc_to_target": "{{word}}",
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
+            "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        },
+        "text": {
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
+            "metric_list": [{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
+        },
+    }
+    for name, own in tasks.items():
+        (folder / f"{name}.yaml").write_text(
+            yaml.safe_dump({"task": name} | common | own | {"metadata": {"version": 1}})
+        )
+    return folder
+
+
+@cache
+def task_ref(name, folder):
+    return find_task(name, (folder,)).ref
+
+
+def stage(method="full", objective="sft", retention="none", curation="as_is", share=1.0, data=None, **params):
+    space = stage_space({"method": method, "objective": objective, "retention": retention, "curation": curation})
+    known = defaults(space) | {"batch_size": 4, "learning_rate": 1e-3} | params
+    return Stage(method, objective, retention, curation, dict(sorted(known.items())), data, share)
+
+
+def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5, 1.0), model=None, **changes):
+    """A trial in a `World`."""
+    base = resolve_model(str(model or world.llama))
+    refs = tuple(task_ref(name, world.tasks) for name in off_target)
+    return TrialConfig(
+        Pipeline(base.ref, stages or (stage(),)),
+        task_ref(task, world.tasks),
+        steps,
+        evaluation=Evaluation(off_target=refs, fractions=fractions),
+        **changes,
+    )
+
+
+ROWS = [{"prompt": f"{number} {word}:", "completion": f" {word[::-1]}"} for number, word in enumerate(WORDS)]
+
+
+def attached(folder, one_stage, steps=2, rows=ROWS, corpus=()):
+    """A stage on a model folder, ready to train, and its model."""
+    base = resolve_model(str(folder))
+    chosen = choices(one_stage)
+    model = load_model(base, chosen.method.load_options(dict(chosen.params), "cpu"), "cpu")
+    notes: list[str] = []
+    params = dict(chosen.params) | {"max_length": context_length(model.config, int(chosen.params["max_length"]))}
+    setup = StageSetup(
+        params,
+        load_tokenizer(base),
+        "cpu",
+        1,
+        steps,
+        lambda: load_model(base, {}, "cpu"),
+        lambda: list(corpus),
+        note=notes.append,
+    )
+    from transformers import set_seed
+
+    set_seed(1)
+    model = chosen.method.attach(model, setup)
+    watch = Watch(steps, frozenset(), lambda *args: None, Meter("cpu"), Tally())
+    return prepare(model, list(rows), chosen, setup, watch), notes
+
+
+def trained(folder, one_stage, steps=2, rows=ROWS, corpus=()):
+    ready, _ = attached(folder, one_stage, steps, rows, corpus)
+    train(ready)
+    return ready
+
+
+def logits(model):
+    import torch
+
+    ids = torch.arange(5, 45).reshape(2, 20)
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
