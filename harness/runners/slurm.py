@@ -75,12 +75,16 @@ class SlurmBackend(Backend):
             subprocess.run(["scancel", *(job.job for job in jobs)], capture_output=True, check=False)
 
     def _parameters(self, minutes: int) -> dict[str, Any]:
-        threads = self.options["threads"]
-        named = {"mem_gb": "mem_gb", "gpus": "gpus_per_node"}
-        own = {"time_min", "cpus", "workers", "threads", "pack"}
-        return {named.get(key, key): value for key, value in self.options.items() if key not in own} | {
-            "timeout_min": minutes,
-            "cpus_per_task": self.options.get("cpus", threads),
+        options, threads = self.options, self.options["threads"]
+        own = {"time_min", "cpus", "mem_gb", "gpus", "workers", "threads", "pack"}
+        parameters = {key: value for key, value in options.items() if key not in own}
+        if "mem_gb" in options:
+            parameters["mem"] = f"{round(options['mem_gb'] * 1024)}MB"
+        if "gpus" in options:
+            parameters["gpus_per_node"] = options["gpus"]
+        return parameters | {
+            "time": minutes,
+            "cpus_per_task": options.get("cpus", threads),
             "job_name": "harness",
             "setup": [f"export OMP_NUM_THREADS={threads}"],
             "signal_delay_s": 30,
