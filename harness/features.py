@@ -17,7 +17,7 @@ import numpy as np
 from harness.errors import SpecError
 from harness.layout import Layout
 from harness.records import Stage
-from harness.space import OPTIMIZER_SPACE, Choice, Distribution, Scalar
+from harness.space import OPTIMIZER_SPACE, Choice, Distribution, Scalar, searched
 from harness.spec import AXIS_FOLDER, stage_space
 
 if TYPE_CHECKING:
@@ -258,3 +258,33 @@ def known_facts(layout: Layout, name: str) -> dict[str, Facts]:
         except (OSError, ValueError, TypeError):
             continue
     return facts
+
+
+def default_distance(stages: Sequence[Stage]) -> float:
+    """Mean difference of the searched parameters from their literature defaults, in shares of their ranges.
+
+    A category that is not the default counts 1. Zero where nothing is searched or the plug-in is gone.
+    """
+    differences = []
+    for stage in stages:
+        space = _space(tuple(getattr(stage, axis) for axis in AXIS_FOLDER))
+        for name, distribution in searched(space).items():
+            if name not in stage.params:
+                continue
+            value, usual = _number(stage.params[name], distribution), _number(distribution.default, distribution)
+            if isinstance(distribution, Choice) or isinstance(value, str) or isinstance(usual, str):
+                differences.append(float(value != usual))
+                continue
+            ends = [float(_number(end, distribution)) for end in (distribution.low, distribution.high)]
+            differences.append(abs(value - usual) / max(ends[1] - ends[0], 1e-12))
+    return float(np.mean(differences)) if differences else 0.0
+
+
+def telling_params(stage: Stage) -> dict[str, Scalar]:
+    """The parameters that a reader must know: those usually searched, and those that are not at their defaults."""
+    space = _space(tuple(getattr(stage, axis) for axis in AXIS_FOLDER))
+    return {
+        name: value
+        for name, value in stage.params.items()
+        if name not in space or space[name].searched or value != space[name].default
+    }

@@ -318,6 +318,10 @@ VIEWS = (
 )
 
 
+SCHEMA = (*TABLES, *VIEWS)
+"""Everything in the database."""
+
+
 def schema_text() -> str:
     """The documented schema as plain text: tables with typed columns, then views."""
     lines = []

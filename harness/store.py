@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import StorageError
 from harness.layout import Layout, read_result
 from harness.records import SCHEMA_VERSION, TrialStatus
-from harness.schema import RECORD, TABLES, VIEWS, Table
+from harness.schema import RECORD, SCHEMA, TABLES, VIEWS, Table, schema_text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+__all__ = ["SCHEMA", "IngestSummary", "connect", "ingest", "schema_text"]
 
 MEMBER = """{"key":"VARCHAR","role":"VARCHAR","family":"VARCHAR","task":"VARCHAR","base_model":"VARCHAR",
 "repetition":"BIGINT","number":"BIGINT","params":"JSON","reused":"BOOLEAN","asked_at":"VARCHAR","fidelity":"DOUBLE"}"""
@@ -55,6 +57,11 @@ class IngestSummary:
     studies: int
     damaged: tuple[Damaged, ...]
     seconds: float
+
+    def text(self) -> str:
+        """For a terminal: what was read, and one line for each file that was left out."""
+        head = f"{self.trials} trials of {self.studies} studies in {self.seconds:.1f} s"
+        return "\n".join([head, *(f"left out: {file.reason}" for file in self.damaged)])
 
 
 def ingest(layout: Layout) -> IngestSummary:
@@ -188,7 +195,10 @@ def _stage_studies(connection: DuckDBPyConnection, layout: Layout) -> list[Damag
     damaged = connection.execute(
         "SELECT path, line FROM specs WHERE r IS NULL UNION ALL SELECT path, line FROM lines WHERE r.key IS NULL ORDER BY ALL"
     ).fetchall()
-    return [Damaged(Path(path), f"line {line} is cut short or no JSON: run the study again") for path, line in damaged]
+    return [
+        Damaged(Path(path), f"{path}, line {line}, is cut short or no JSON: run the study again")
+        for path, line in damaged
+    ]
 
 
 _FOLDER = r"regexp_extract(path, '([^/\\]+)[/\\][^/\\]+$', 1)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.plugins import Plugin
 
@@ -32,6 +32,9 @@ class Prediction:
 
 class Surrogate(Plugin, ABC):
     """Learns one number per trial from its features."""
+
+    baseline: ClassVar[bool] = False
+    """Whether it is there to be beaten: it must lose the backtest before a recommendation rests on anything else."""
 
     def __init__(self, columns: Sequence[str], seed: int = 0) -> None:
         self.columns, self.seed = tuple(columns), seed

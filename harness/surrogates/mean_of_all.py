@@ -15,6 +15,7 @@ class MeanOfAll(Surrogate):
     """Mean and quantiles of everything seen."""
 
     summary = "Every pipeline does as well as all did on average."
+    baseline = True
 
     def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         """Keep the targets."""

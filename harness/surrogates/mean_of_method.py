@@ -18,6 +18,7 @@ class MeanOfMethod(Surrogate):
     """Mean and quantiles of what had the same choices; of everything where nothing had."""
 
     summary = "A pipeline does as well as those with the same choices did on average."
+    baseline = True
 
     def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         """Group the targets by choices."""

@@ -1,0 +1,273 @@
+"""Which pipeline for a task, from all that was measured so far; or what is missing to say so.
+
+Candidates are the pipelines that ran and draws from the spaces of the studies' families. They are ranked by expected
+gain; every recommendation comes with intervals, the trials nearest to it, and the backtest of whoever ranked it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.backtest import Backtest, backtest, choices, read_backtest
+from harness.candidates import Request, options, read_studies, usual_base, works
+from harness.conformal import COVERAGE
+from harness.evidence import NotEnoughEvidence, lacking
+from harness.features import (
+    Candidate,
+    Observation,
+    describe,
+    model_facts,
+    observations,
+    room,
+    task_facts,
+    telling_params,
+)
+from harness.layout import Layout
+from harness.outlook import Outlook
+from harness.records import Stage
+from harness.spec import AXIS_FOLDER, StudySpec
+from harness.store import connect
+from harness.surrogates.base import Prediction
+
+if TYPE_CHECKING:
+    from harness.models import BaseModel
+    from harness.tasks import Task
+
+__all__ = ["Advice", "NotEnoughEvidence", "Recommendation", "Request", "backtest", "recommend", "request_for"]
+
+LIMITS = {"max_forgetting": "forgetting", "max_seconds": "seconds", "max_memory_bytes": "memory_bytes"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An expected value and its interval."""
+
+    mean: float
+    low: float
+    high: float
+    coverage: float = COVERAGE
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A trial near a recommendation."""
+
+    key: str
+    task: str
+    base_model: str
+    score: float
+    gain: float
+    """Share of what was to be gained over the base."""
+    distance: float
+    """Root mean squared difference of the features, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A pipeline, what is expected of it, and why."""
+
+    rank: int
+    family: str
+    stages: tuple[Stage, ...]
+    steps: int
+    gain: Estimate
+    """Over the base, towards better, in score units."""
+    score: Estimate | None
+    """None when the base score is unknown."""
+    forgetting: Estimate | None
+    """Worst over the off-target suites of the evidence, in score units; None when none was measured."""
+    seconds: Estimate | None
+    memory_bytes: Estimate | None
+    evidence: tuple[Evidence, ...]
+    why: str
+
+    def expectations(self) -> list[str]:
+        """One line per predicted quantity, its interval in brackets."""
+        memory = self.memory_bytes and _scaled(self.memory_bytes, 1e-6)
+        named = {"score": self.score, "gain": self.gain, "worst forgetting": self.forgetting}
+        named |= {"seconds": self.seconds, "memory (MB)": memory}
+        return [f"{name} {v.mean:.3g} [{v.low:.3g}, {v.high:.3g}]" for name, v in named.items() if v]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Ranked pipelines, at most one per family, best first."""
+
+    task: str
+    base_model: str
+    recommendations: tuple[Recommendation, ...]
+    backtest: Backtest
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """The advice as lines for a terminal."""
+        lines = [f"For {self.task} on {self.base_model} ({COVERAGE:.0%} intervals):"]
+        for found in self.recommendations:
+            settings = " then ".join(_settings(stage) for stage in found.stages)
+            lines.append(f"{found.rank}. {found.family}: {settings}, {found.steps} steps")
+            lines += [f"   {line}" for line in found.expectations()]
+            near = ", ".join(f"{e.key[:8]} on {e.task} (score {e.score:.3g})" for e in found.evidence)
+            lines += [f"   why: {found.why}", f"   nearest evidence: {near}"]
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes), self.backtest.text()])
+
+
+def request_for(layout: Layout, task: Task, base: BaseModel, **limits: Any) -> Request:
+    """The request for a resolved task and base model; its base score is looked up in the database.
+
+    Raises:
+        StorageError: When there is no database.
+    """
+    with connect(layout) as connection:
+        rows = connection.execute(
+            "SELECT value FROM base_scores WHERE base_model = ? AND base_revision = ? AND task = ? AND metric = ? "
+            "ORDER BY split = 'validation' DESC, n DESC",
+            [base.ref.name, base.ref.revision, task.name, task.metric],
+        ).fetchall()
+    score = float(rows[0][0]) if rows else None
+    facts = (task_facts(task), base.ref.name, model_facts(base))
+    return Request(task.name, *facts, score, task.higher_is_better, **limits)
+
+
+def most_evidence(layout: Layout) -> str | None:
+    """The base model with the most trials that trained something; None when there is none."""
+    with connect(layout) as connection:
+        row = connection.execute(
+            "SELECT base_model FROM trials WHERE steps > 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+        ).fetchone()
+    return str(row[0]) if row else None
+
+
+def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
+    """Rank pipelines for a task that may be in no study, or say what evidence is missing.
+
+    Raises:
+        StorageError: When there is no database.
+    """
+    with connect(layout) as connection:
+        seen = [o for o in observations(layout, connection) if o.gain is not None]
+        studies = read_studies(connection)
+    missing = lacking(seen, request.task, request.task_facts, request.base_model, request.model_facts, studies)
+    if missing:
+        return missing
+    tested = read_backtest(layout, seen)
+    ranked = _ranked(seen, studies, request, Outlook(seen, tested.surrogate))
+    if not ranked:
+        reason = "no pipeline is expected to stay within " + ", ".join(
+            f"{name} = {getattr(request, name):g}" for name in LIMITS if getattr(request, name) is not None
+        )
+        return NotEnoughEvidence(
+            f"{reason}: allow more", len(seen), len(seen), "", "harness recommend with wider limits"
+        )
+    return Advice(request.task, request.base_model, tuple(ranked), tested, tuple(_notes(seen, request, tested)))
+
+
+def _ranked(
+    seen: Sequence[Observation], studies: Sequence[StudySpec], request: Request, outlook: Outlook
+) -> list[Recommendation]:
+    offered = [option for option in options(seen, studies, request) if works(option[1].stages, request.situation)]
+    if not offered:
+        return []
+    expected = outlook.predict([candidate for _, candidate, _ in offered])
+    gains = {choice: mean(o.gain or 0.0 for o in seen if choices(o) == choice) for choice in {choices(o) for o in seen}}
+
+    def merit(index: int) -> tuple[float, float, float]:
+        """Expected gain; where a baseline expects the same of many, what the same choices and then it itself gained."""
+        _, candidate, own = offered[index]
+        like = gains.get(tuple((s.method, s.objective, s.retention, s.curation) for s in candidate.stages), -math.inf)
+        return round(float(expected["gain"].mean[index]), 9), like, own
+
+    found: dict[str, Recommendation] = {}
+    for index in sorted(range(len(offered)), key=merit, reverse=True):
+        family, candidate, _ = offered[index]
+        if family not in found and _within(expected, index, request) and len(found) < request.top:
+            found[family] = _recommendation(
+                seen, request, outlook, candidate, _at(expected, index), (len(found) + 1, family)
+            )
+    return list(found.values())
+
+
+def _within(expected: Mapping[str, Prediction], index: int, request: Request) -> bool:
+    for limit, target in LIMITS.items():
+        allowed = getattr(request, limit)
+        if allowed is not None and (target not in expected or expected[target].mean[index] > allowed):
+            return False
+    return True
+
+
+def _at(expected: Mapping[str, Prediction], index: int) -> dict[str, Estimate]:
+    return {
+        name: Estimate(float(p.mean[index]), float(p.low[index]), float(p.high[index])) for name, p in expected.items()
+    }
+
+
+def _recommendation(
+    seen: Sequence[Observation],
+    request: Request,
+    outlook: Outlook,
+    candidate: Candidate,
+    expected: Mapping[str, Estimate],
+    place: tuple[int, str],
+) -> Recommendation:
+    gain = _scaled(expected["gain"], room(candidate.base_score or 0.0, request.higher_is_better))
+    score = None if request.base_score is None else _score(request.base_score, gain, request.higher_is_better)
+    row = outlook.encoder.transform([describe(candidate)])[0]
+    distances = outlook.encoder.distances(outlook.rows, row)
+    nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in np.argsort(-distances, kind="stable")}
+    near = tuple(sorted(nearest.values(), key=lambda evidence: (evidence.distance, evidence.key))[:3])
+    lost, seconds, memory = (expected.get(name) for name in ("forgetting", "seconds", "memory_bytes"))
+    why = _why(seen, candidate, near, place[1])
+    return Recommendation(*place, candidate.stages, candidate.steps, gain, score, lost, seconds, memory, near, why)
+
+
+def _score(base: float, gain: Estimate, higher_is_better: bool) -> Estimate:
+    """Base plus gain, towards better; a share stays one."""
+    ends = [base + (g if higher_is_better else -g) for g in (gain.mean, gain.low, gain.high)]
+    if higher_is_better and base <= 1:
+        ends = [min(max(end, 0.0), 1.0) for end in ends]
+    return Estimate(ends[0], min(ends), max(ends))
+
+
+def _evidence(seen: Observation, distance: float) -> Evidence:
+    return Evidence(seen.key, seen.task, seen.base_model, seen.score, seen.gain or 0.0, distance)
+
+
+def _why(seen: Sequence[Observation], candidate: Candidate, near: Sequence[Evidence], family: str) -> str:
+    same = [o for o in seen if o.candidate.stages == candidate.stages]
+    alike = [o for o in seen if o.family == family]
+    ran = f"it ran {len(same)} times" if same else "it was drawn from its family's space"
+    tasks = len({o.task for o in alike})
+    return (
+        f"{ran}; {family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {len(alike)} trials "
+        f"on {tasks} tasks, and the nearest trial ({near[0].task}) closed {near[0].gain:.0%}"
+    )
+
+
+def _notes(seen: Sequence[Observation], request: Request, tested: Backtest) -> Iterator[str]:
+    if not tested.beats_baselines:
+        yield (
+            "no learned surrogate beats the baselines in the backtest, so this is the best average pipeline, "
+            "not one fitted to the task: more tasks would help"
+        )
+    if request.base_score is None:
+        yield (
+            f"the base model was never scored on {request.task}, so gains assume a base score of "
+            f"{usual_base(seen, request):.3g} and no score is predicted: 'harness base' on a study with the task tells it"
+        )
+    if not tested.guaranteed:
+        yield "with fewer than four tasks the intervals cannot be guaranteed for a new one; see their measured coverage"
+
+
+def _scaled(estimate: Estimate, by: float) -> Estimate:
+    return Estimate(estimate.mean * by, estimate.low * by, estimate.high * by, estimate.coverage)
+
+
+def _settings(stage: Stage) -> str:
+    shown = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in telling_params(stage).items())
+    names = "+".join(str(getattr(stage, axis)) for axis in AXIS_FOLDER)
+    return f"{names} ({shown})" if shown else names

@@ -1,0 +1,202 @@
+"""Advice on invented studies whose truth is known: good choices, honest refusals, and what was learned from what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.backtest import DEFAULTS, Backtest, read_backtest
+from harness.errors import StorageError
+from harness.evidence import NotEnoughEvidence
+from harness.features import observations
+from harness.layout import Layout
+from harness.recommend import Advice, Request, backtest, most_evidence, recommend
+from harness.records import to_json
+from harness.spec import StudySpec
+from harness.store import connect, ingest
+from tests.learn.fabricate import MODEL_FACTS, Fabricated, World, fabricate, study_spec, task_facts
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Fabricated, Backtest]:
+    folder: Path = tmp_path_factory.mktemp("advice")
+    layout = Layout(folder / "results", folder / "reports")
+    fabricated = fabricate(layout)
+    ingest(layout)
+    return layout, fabricated, backtest(layout)
+
+
+def request(world: World, **changes: object) -> Request:
+    asked = Request("new", task_facts(world, "new"), "tiny-1m", MODEL_FACTS, world.base("new"))
+    return replace(asked, **changes)  # type: ignore[arg-type]
+
+
+def test_backtest_learns_the_learning_rate(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    """The scores hang on the learning rate, which means cannot know."""
+    _, _, result = made
+    assert result.beats_baselines
+    learned = result.regret[result.surrogate]
+    assert all(learned < value / 2 for name, value in result.regret.items() if name != result.surrogate)
+    assert DEFAULTS in result.regret
+    assert len(result.tasks) == 3
+    assert all(value >= 0 for left in result.tasks for value in left.regret.values())
+    assert not result.guaranteed  # three tasks
+    assert set(result.coverage) == {"gain", "forgetting", "seconds", "memory_bytes"}
+    assert "3 left-out tasks" in result.text()
+
+
+def test_random_choice_regrets_what_hand_arithmetic_says(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    _, fabricated, result = made
+    searched = {m["key"] for m in fabricated.members if m["role"] == "search"}
+    for left in result.tasks:
+        scores = [
+            r.target.value
+            for r in fabricated.results
+            if r.config.key in searched and r.target and r.config.task.name == left.task
+        ]
+        assert left.best == max(scores)
+        assert left.pipelines == len(scores)
+        assert left.regret["mean_of_all"] == pytest.approx(max(scores) - sum(scores) / len(scores))
+        share = left.regret["mean_of_all"] / (max(scores) - fabricated.world.base(left.task))
+        assert left.normalized["mean_of_all"] == pytest.approx(share)
+
+
+def test_backtest_is_kept_and_made_again_when_the_evidence_changes(layout: Layout) -> None:
+    fabricate(layout, study_spec("one", tasks=2))
+    ingest(layout)
+    first = backtest(layout)
+    path = layout.results / "backtest.json"
+    assert json.loads(path.read_text()) == to_json(first)
+    with connect(layout) as database:
+        seen = observations(layout, database)
+    path.write_text(path.read_text().replace(first.surrogate, "kept"))
+    assert read_backtest(layout, seen).surrogate == "kept"
+    assert read_backtest(layout, seen[:-1]) == first
+    path.write_text("torn")
+    assert read_backtest(layout, seen) == first  # same evidence, same seeds, same answer
+
+
+def test_advice_for_an_unseen_task_is_near_the_best(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    layout, fabricated, result = made
+    advice = recommend(layout, request(fabricated.world))
+    assert isinstance(advice, Advice)
+    assert advice.backtest == result
+    first = advice.recommendations[0]
+    assert [r.rank for r in advice.recommendations] == list(range(1, len(advice.recommendations) + 1))
+    assert len({r.family for r in advice.recommendations}) == len(advice.recommendations)
+    truth = fabricated.world.truth(first.family, "new", first.stages[0].params)
+    base, best = fabricated.world.base("new"), (1 - fabricated.world.base("new")) * 0.85 + fabricated.world.base("new")
+    assert truth.score - base > 0.7 * (best - base)
+    assert first.score
+    assert first.score.low <= truth.score <= first.score.high
+    assert first.score.mean - first.gain.mean == pytest.approx(base)
+    assert {e.task for e in first.evidence} <= {"task_0", "task_1", "task_2"}
+    assert len(first.evidence) == 3
+    for word in ("nearest evidence", "80% intervals", "Backtest over 3", "cannot be guaranteed"):
+        assert word in advice.text()
+    json.dumps(to_json(advice), allow_nan=False)
+    again = recommend(layout, request(fabricated.world))
+    assert to_json(again) == to_json(advice)
+
+
+def test_limits_are_kept_or_refused(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    layout, fabricated, _ = made
+    careful = recommend(layout, request(fabricated.world, max_forgetting=0.1))
+    assert isinstance(careful, Advice)
+    assert all(r.forgetting and r.forgetting.mean <= 0.1 for r in careful.recommendations)
+    assert careful.recommendations[0].family != "full"  # which forgets most
+    small = recommend(layout, request(fabricated.world, max_memory_bytes=3.5e8))
+    assert isinstance(small, Advice)
+    assert {r.family for r in small.recommendations} == {"lora"}
+    none = recommend(layout, request(fabricated.world, max_seconds=0.1))
+    assert isinstance(none, NotEnoughEvidence)
+    assert "max_seconds = 0.1" in none.text()
+
+
+def test_without_a_base_score_only_gains_are_predicted(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    layout, fabricated, _ = made
+    advice = recommend(layout, request(fabricated.world, base_score=None))
+    assert isinstance(advice, Advice)
+    assert advice.recommendations[0].score is None
+    assert advice.recommendations[0].gain.mean > 0
+    assert any("never scored on new" in note for note in advice.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"output_type": "loglikelihood_rolling"}, "all tasks known are generate_until"),
+        ({"log_rows": 7.0}, "rows of 1e+07"),
+    ],
+)
+def test_a_task_far_from_all_known_is_refused(
+    made: tuple[Layout, Fabricated, Backtest], change: dict[str, float | str], words: str
+) -> None:
+    layout, fabricated, _ = made
+    facts = {**task_facts(fabricated.world, "new"), **change}
+    answer = recommend(layout, request(fabricated.world, task_facts=facts))
+    assert isinstance(answer, NotEnoughEvidence)
+    assert words in answer.reason
+    study = StudySpec.model_validate(yaml.safe_load(answer.study))  # what it tells to run can be run
+    assert study.tasks == ("new",)
+    assert answer.command == "harness plan studies/evidence_new.yaml"
+
+
+def test_another_kind_of_base_model_is_refused(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    layout, fabricated, _ = made
+    big = {**MODEL_FACTS, "log_parameters": 9.8}
+    answer = recommend(layout, request(fabricated.world, base_model="org/big", model_facts=big))
+    assert isinstance(answer, NotEnoughEvidence)
+    assert answer.trials == 0
+    assert "0 tasks" in answer.reason
+    like = recommend(layout, request(fabricated.world, base_model="other", model_facts=MODEL_FACTS))
+    assert isinstance(like, Advice)
+
+
+def test_nothing_or_one_task_is_not_enough(layout: Layout) -> None:
+    with pytest.raises(StorageError, match="harness database"):
+        recommend(layout, request(World()))
+    ingest(layout)
+    nothing = recommend(layout, request(World()))
+    assert isinstance(nothing, NotEnoughEvidence)
+    assert StudySpec.model_validate(yaml.safe_load(nothing.study)).resolved_families()
+    assert most_evidence(layout) is None
+    assert "at least two tasks" in backtest(layout).text()
+    fabricate(layout, study_spec(tasks=1))
+    ingest(layout)
+    one = recommend(layout, request(World()))
+    assert isinstance(one, NotEnoughEvidence)
+    assert "1 tasks" in one.reason
+    assert (layout.results / "backtest.json").exists()
+    assert most_evidence(layout) == "tiny-1m"
+
+
+def test_where_nothing_can_be_learned_it_says_so(layout: Layout) -> None:
+    """Every family is equally good at any learning rate: noise only."""
+    flat = World(
+        best={"full": -3, "lora": -3, "full_replay": -3}, quality={"full": 0, "lora": 0, "full_replay": 0}, noise=0.1
+    )
+    fabricate(layout, study_spec(tasks=4), world=flat)
+    ingest(layout)
+    result = backtest(layout)
+    advice = recommend(layout, request(flat))
+    assert isinstance(advice, Advice)
+    assert result.beats_baselines is not any("best average pipeline" in note for note in advice.notes)
+    assert advice.recommendations[0].gain.low < 0 < advice.recommendations[0].gain.high
+
+
+def test_draws_from_real_spaces_are_offered(layout: Layout) -> None:
+    """A study whose families resolve to plug-ins: something untried can win."""
+    spec = study_spec(tasks=3, trials=6)
+    families = spec.resolved_families()
+    made = fabricate(layout, spec, families=families)
+    ingest(layout)
+    advice = recommend(layout, request(made.world))
+    assert isinstance(advice, Advice)
+    assert any("drawn from its family's space" in r.why for r in advice.recommendations)
+    for found in advice.recommendations:
+        assert set(found.stages[0].params) <= set(families[found.family].stages[0].space)
