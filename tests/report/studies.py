@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness.layout import Layout
 from harness.spec import Family, FamilyStage, StageSpec, StudySpec
 from harness.store import ingest
-from tests.learn.fabricate import LEARNING_RATE, Fabricated, fabricate
+from tests.learn.fabricate import LEARNING_RATE, World, fabricate, study_spec
 
 METHODS = ("full", "lora", "dora", "ia3", "prefix_tuning", "qlora")
 RETENTION = ("none", "replay")
@@ -24,8 +27,8 @@ def twelve_families() -> dict[str, Family]:
     return made
 
 
-def study(models: int = 2, tasks: int = 4, trials: int = 20, finalists: int = 3, seeds: int = 5) -> StudySpec:
-    """A study over twelve families."""
+def large_spec(models: int = 2, tasks: int = 4, trials: int = 20, finalists: int = 3) -> StudySpec:
+    """A study over twelve families; as it stands, 2,056 trials."""
     return StudySpec.model_validate(
         {
             "name": "large",
@@ -38,14 +41,49 @@ def study(models: int = 2, tasks: int = 4, trials: int = 20, finalists: int = 3,
                 for name, family in twelve_families().items()
             },
             "budget": {"trials": trials, "steps": 60},
-            "confirm": {"finalists": finalists, "seeds": seeds},
+            "confirm": {"finalists": finalists, "seeds": 5},
         }
     )
 
 
-def write(folder: Path, spec: StudySpec) -> tuple[Layout, Fabricated]:
+def layout_in(folder: Path) -> Layout:
+    """Where a test's records and reports lie."""
+    return Layout(folder / "results", folder / "reports")
+
+
+def write_large(folder: Path, spec: StudySpec) -> Layout:
     """Fabricate a study of twelve families and fill its database."""
-    layout = Layout(folder / "results", folder / "reports")
-    made = fabricate(layout, spec, twelve_families())
+    layout = layout_in(folder)
+    fabricate(layout, spec, twelve_families())
     ingest(layout)
-    return layout, made
+    return layout
+
+
+def write_small(folder: Path, world: World | None = None) -> Layout:
+    """Two tasks, three families, five seeds: the study `made_up`."""
+    layout = layout_in(folder)
+    fabricate(layout, study_spec(tasks=2, trials=6, seeds=5), world=world)
+    ingest(layout)
+    return layout
+
+
+def failing_world() -> World:
+    """Where every training diverges."""
+    return World(best=dict.fromkeys(("full", "lora", "full_replay"), -9.0))
+
+
+def keep_members(layout: Layout, study: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop members from a study, as if it had stopped before them, and rebuild the database."""
+    path = layout.study(study) / "members.jsonl"
+    lines = [line for line in path.read_text().splitlines() if wanted(json.loads(line))]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    ingest(layout)
+
+
+def change_records(layout: Layout, change: Callable[[dict[str, Any]], None]) -> None:
+    """Edit every record's JSON in place and rebuild the database."""
+    for path in sorted(layout.trials.glob("*/*/record.json")):
+        record = json.loads(path.read_text())
+        change(record)
+        path.write_text(json.dumps(record))
+    ingest(layout)

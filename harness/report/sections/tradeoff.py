@@ -87,8 +87,9 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     left, right = fig.subplots(1, 2, sharey=True)
     looks = palette([point.contender.label for point in points])
     worst = next((point.contender.worst for point in points if point.contender.worst), None)
+    lost, frontier = worst.unit.factor if worst else 1.0, [point for point in points if point.best]
     for point in points:
-        _mark(left, point, point.lost, worst.unit.factor if worst else 1.0, comparison.unit, looks)
+        _mark(left, point, point.lost, lost, comparison.unit, looks)
         _mark(right, point, point.seconds, 1.0, comparison.unit, looks)
     left.set_ylabel(f"gain over the base ({comparison.unit.difference_name})")
     left.set_xlabel(
@@ -96,11 +97,16 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     )
     right.set_xlabel("training time of one run (s)")
     times = [point.seconds for point in points if point.seconds]
+    for axes in (left, right):
+        axes.margins(0.2)
     if times and max(times) > 10 * min(times):
         right.set_xscale("log")
         log_axis(right.xaxis, plain)
-    for axes in (left, right):
-        axes.margins(0.2)
+    elif times:
+        right.set_xlim(0, 1.35 * max(times))
+    gains = comparison.unit.factor
+    _name_frontier(left, [(p.lost * lost, p.gain * gains, p.contender.label) for p in frontier if p.lost is not None])
+    _name_frontier(right, [(p.seconds, p.gain * gains, p.contender.label) for p in frontier if p.seconds is not None])
     handles, labels = left.get_legend_handles_labels()
     if not handles:
         handles, labels = right.get_legend_handles_labels()
@@ -127,11 +133,18 @@ def _mark(
     gain = point.contender.gain
     if gain is not None and gain.low is not None and gain.high is not None:
         axes.plot([x * factor] * 2, [gain.low * unit.factor, gain.high * unit.factor], color=color, linewidth=1.2)
-    if point.best:
-        axes.annotate(
-            short(point.contender.label, 16), (x * factor, point.gain * unit.factor), (7, 5),
-            textcoords="offset points", fontsize=8, color=INK,
-        )  # fmt: skip
+
+
+def _name_frontier(axes: Axes, points: list[tuple[float, float, str]]) -> None:
+    """Names beside the frontier's marks, left out where they would lie on another name; the legend has them all."""
+    axes.get_xlim(), axes.get_ylim()  # settles the limits, which transData takes as they are
+    taken: list[tuple[float, float]] = []
+    for x, y, label in points:
+        place = tuple(axes.transData.transform((x, y)))
+        if any(abs(place[0] - other[0]) < 110 and abs(place[1] - other[1]) < 16 for other in taken):
+            continue
+        taken.append(place)
+        axes.annotate(short(label, 16), (x, y), (7, 5), textcoords="offset points", fontsize=8, color=INK)
 
 
 def _table(comparison: Comparison, points: list[_Point]) -> Html:

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.layout import Layout
+from harness.report.page import write_report
+from tests.report.studies import write_small
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A finished study, `made_up`; read it, do not change it."""
+    return write_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def report(small: Layout) -> Path:
+    """Its report."""
+    return write_report(small, "made_up")
