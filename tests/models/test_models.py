@@ -1,0 +1,119 @@
+"""Base models by name: found, pinned by content, refused with a remedy; their facts without torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from harness.errors import SpecError
+from harness.models import embedded_models, load_model, load_tokenizer, model_facts, resolve_model
+from tests.tiny import save_llama, save_tokenizer
+
+
+def test_a_folder_is_pinned_by_its_content(tmp_path, monkeypatch):
+    folder = save_llama(tmp_path / "model")
+    first = resolve_model(str(folder))
+    monkeypatch.setenv("WHERE", str(tmp_path))
+    named = resolve_model("${WHERE}/model", corpus="${WHERE}/known.jsonl")
+    assert (named.ref.name, named.ref.revision) == ("${WHERE}/model", first.ref.revision)
+    assert (named.source, named.corpus) == (str(folder), f"{tmp_path}/known.jsonl")
+    weights = folder / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    assert resolve_model(str(folder)).ref.revision != first.ref.revision
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("config.json", "no config.json"), ("model.safetensors", "weights"), ("tokenizer", "no tokenizer")],
+)
+def test_a_folder_without_its_parts_is_refused(missing, said, tmp_path):
+    folder = save_llama(tmp_path / "model")
+    for path in folder.glob(f"{missing}*"):
+        path.unlink()
+    with pytest.raises(SpecError, match=f"{said}.* save model and tokenizer there with save_pretrained"):
+        resolve_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "tiny-1q"])
+def test_a_name_that_is_nothing_is_refused(name):
+    with pytest.raises(SpecError, match="is not a folder: check the path"):
+        resolve_model(name)
+
+
+def test_a_hub_id_that_cannot_be_reached_is_refused():
+    with pytest.raises(SpecError, match="check the name, the revision and the network"):
+        resolve_model("nobody/nothing")
+
+
+def test_a_hub_id_in_the_cache_is_pinned_to_its_commit_and_loads(tmp_path):
+    """A hub cache laid out by hand; another process, because the hub reads its location when imported."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--model"
+    save_llama(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    code = (
+        "from harness.models import *\n"
+        "base = resolve_model('owner/model')\n"
+        "print(base.ref.revision, model_facts(base)['model_type'], load_model(base, {}, 'cpu').num_parameters())"
+    )
+    environment = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    count = AutoModelForCausalLM.from_pretrained(repository / "snapshots" / commit).num_parameters()
+    assert done.stdout.split() == [commit, "llama", str(count)], done.stderr
+
+
+@pytest.mark.parametrize(("family", "widths"), [("llama", [64, 128]), ("gpt2", [64, 256])])
+def test_facts_come_from_the_files_alone(family, widths, world):
+    """GPT-2's feed-forward layer is 4 x 64 wide and its weights are transposed; the tiny Llama's is 2 x 64."""
+    folder = getattr(world, family)
+    facts = model_facts(resolve_model(str(folder)))
+    assert facts["parameters"] == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert facts["linear_widths"] == widths
+    assert facts["model_type"] == family
+    assert facts["bytes"] == (folder / "model.safetensors").stat().st_size
+
+
+def test_facts_load_no_torch(world):
+    code = f"import sys; from harness.models import *; model_facts(resolve_model({str(world.llama)!r})); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_broken_weight_file_is_refused(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(SpecError, match="download or save it again"):
+        model_facts(resolve_model(str(folder)))
+
+
+def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
+    base = resolve_model(str(folder))
+    assert model_facts(base)["dtype"] == "bfloat16"
+    assert load_model(base, {}, "cpu").dtype == torch.float32
+
+
+def test_embedded_models_come_with_a_corpus():
+    for name in embedded_models():
+        base = resolve_model(name)
+        with open(base.corpus) as file:
+            assert "text" in json.loads(next(file))
+
+
+def test_a_tokenizer_without_padding_gets_one(tmp_path):
+    folder = save_llama(tmp_path)
+    save_tokenizer(folder, pad_token=None)
+    assert load_tokenizer(resolve_model(str(folder))).pad_token == "<end>"
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path):
+    folder = save_llama(tmp_path)
+    save_tokenizer(folder, pad_token=None, eos_token=None, bos_token=None)
+    with pytest.raises(SpecError, match=r"set pad_token in its tokenizer_config\.json"):
+        load_tokenizer(resolve_model(str(folder)))

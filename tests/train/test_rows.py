@@ -1,0 +1,97 @@
+"""Rows as token ids: as lm-eval would split them, cut to length, packed, and mixed with old ones."""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import SpecError
+from harness.objectives._language_model import IGNORED, documents, sequences
+from tests.tiny import attached, stage
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def hflm(world):
+    from lm_eval.models.huggingface import HFLM
+
+    ready, _ = attached(world.llama, stage("full"))
+    return HFLM(pretrained=ready.model, tokenizer=ready.setup.tokenizer, device="cpu"), ready.setup
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=TEXT.filter(lambda text: text.strip()), answer=TEXT)
+def test_prompt_and_completion_part_where_lm_eval_parts_them(prompt, answer, hflm):
+    model, setup = hflm
+    context, continuation = model._encode_pair(prompt, answer)
+    (found,) = sequences([{"prompt": prompt, "completion": answer}], setup)
+    end = setup.tokenizer.eos_token_id
+    assert list(found.input_ids) == [*context, *continuation, end]
+    assert list(found.labels) == [IGNORED] * len(context) + [*continuation, end]
+
+
+def test_a_text_starts_where_a_rolling_likelihood_starts(hflm):
+    model, setup = hflm
+    assert documents(["ab"], setup.tokenizer) == [[model.prefix_token_id, *model.tok_encode("ab"), 0]]
+
+
+def test_long_rows_are_cut_and_counted(world):
+    rows = [
+        {"prompt": "p" * 200, "completion": "abc"},
+        {"prompt": "p", "completion": "d"},
+        {"prompt": "", "completion": "t" * 200},
+    ]
+    ready, notes = attached(world.llama, stage("full", max_length=16), rows=rows)
+    seen = [
+        (len(row["input_ids"]), sum(label != IGNORED for label in row["labels"])) for row in ready.trainer.train_dataset
+    ]
+    # "abc" and the end token stay; a text keeps its beginning
+    assert sorted(seen) == [(3, 2), (16, 4), (16, 16)]
+    assert notes == ["2 of 3 training rows were cut to 16 tokens"]
+
+
+def test_the_models_context_cuts_too(world):
+    _, notes = attached(world.llama, stage("full"), rows=[{"prompt": "", "completion": "t" * 200}])
+    assert notes == ["1 of 1 training rows were cut to 96 tokens"]
+
+
+def test_nothing_to_learn_is_refused(world):
+    with pytest.raises(SpecError, match="check the task"):
+        attached(world.llama, stage("full"), rows=[])
+
+
+def test_packing_loses_no_token(world):
+    rows = [{"prompt": "ab", "completion": "c" * n} for n in range(30)]
+    ready, _ = attached(world.llama, stage("full", "continued_pretraining", max_length=32), rows=rows)
+    blocks = [row["input_ids"] for row in ready.trainer.train_dataset]
+    assert {len(block) for block in blocks[:-1]} == {32}
+    # each document: start token, its bytes, end token
+    assert sum(map(len, blocks)) == sum(2 + n + 2 for n in range(30))
+    assert [row["labels"] for row in ready.trainer.train_dataset] == blocks
+
+
+@pytest.mark.parametrize("steps", [8, 200])
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.9])
+def test_replay_makes_up_its_share_of_the_tokens(share, steps, world):
+    """Lengths of both kinds vary widely; the share is of tokens, counted here from what is trained on."""
+    rng = random.Random(0)
+    rows = [{"prompt": "q" * rng.randint(1, 20), "completion": "a" * rng.randint(1, 30)} for _ in range(400)]
+    corpus = [{"prompt": "", "completion": "o" * rng.randint(20, 80)} for _ in range(300)]
+    ready, notes = attached(
+        world.llama, stage("full", retention="replay", replay_share=share, batch_size=16), steps, rows, corpus
+    )
+    kinds = {True: 0, False: 0}
+    old = ready.setup.tokenizer("o")["input_ids"][0]
+    for row in ready.trainer.train_dataset:
+        kinds[old in row["input_ids"]] += len(row["input_ids"])
+    realised = kinds[True] / sum(kinds.values())
+    assert realised == pytest.approx(share, abs=0.01)
+    assert any(note.startswith("replayed share of tokens: 0.") for note in notes)
+
+
+def test_no_replay_reads_no_corpus(world):
+    ready, notes = attached(world.llama, stage("full", retention="replay", replay_share=0.0))
+    assert len(ready.trainer.train_dataset) == 8
+    assert notes == []

@@ -1,0 +1,150 @@
+"""What goes wrong in a trial ends as a record that names the cause, keeps the cost, and has no score."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.errors import SpecError
+from harness.layout import Layout, read_result
+from harness.models import resolve_model
+from harness.records import TaskRef, to_json
+from harness.trial import Workspace, run_trial
+from tests.tiny import config, save_llama, save_tokenizer, stage
+
+
+@pytest.fixture
+def workspace(world, tmp_path):
+    return Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+
+
+def recorded(workspace, result):
+    """The record as it stands on disk, which must be what was returned."""
+    on_disk = read_result(workspace.layout.record(result.config.key))
+    assert on_disk.status == result.status
+    assert on_disk.scores == ()
+    assert all(point.score is None for point in on_disk.curve)
+    assert not workspace.layout.items(result.config.key).exists()
+    return on_disk
+
+
+def test_a_loss_that_is_not_finite_is_diverged(world, workspace):
+    """Activations of 3e38 overflow float32 at the first product."""
+    broken = workspace.layout.results / "broken"
+    shutil.copytree(world.llama, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], 3e38)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    result = run_trial(config(world, model=broken), workspace)
+    assert result.status == "diverged"
+    assert "step 1" in result.reason
+    assert "lower the learning rate" in result.reason
+    assert recorded(workspace, result).cost.seconds["train"] > 0
+
+
+def test_a_trial_that_takes_too_long_is_timed_out(world, workspace):
+    result = run_trial(config(world, steps=500), dataclasses.replace(workspace, time_limit_s=1.5))
+    assert result.status == "timed_out"
+    assert "1.5 s" in result.reason
+    cost = recorded(workspace, result).cost
+    assert 1.5 <= cost.total_s < 30
+    assert cost.tokens > 0
+    assert cost.flops > 0
+
+
+def test_an_error_of_a_library_is_a_crash_with_a_traceback(world, workspace):
+    """A vocabulary that the embedding lacks: torch raises from deep inside the model."""
+    folder = workspace.layout.results / "mismatch"
+    save_llama(folder)
+    save_tokenizer(folder, additional_special_tokens=[f"<{i}>" for i in range(9)], eos_token="<8>")
+    assert resolve_model(str(folder))
+    result = run_trial(config(world, model=folder), workspace)
+    assert result.status == "crashed"
+    assert result.reason.startswith("IndexError: index out of range in self (in ")
+    recorded(workspace, result)
+    assert "Traceback" in workspace.layout.traceback(result.config.key).read_text()
+
+
+def test_a_failure_is_not_run_again(world, workspace):
+    limited = dataclasses.replace(workspace, time_limit_s=0.0)
+    first = run_trial(config(world), limited)
+    assert first.status == "timed_out"
+    assert run_trial(config(world), workspace).status == "timed_out"
+
+
+OOM = """
+import resource, sys
+from pathlib import Path
+from harness.layout import Layout
+from harness.records import config_from_json
+from harness.trial import Workspace, run_trial
+import json, torch, trl, peft, lm_eval, harness.evaluate, datasets
+
+config = config_from_json(json.loads(Path(sys.argv[1]).read_text()))
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
+result = run_trial(config, Workspace(Layout(Path(sys.argv[2])), (Path(sys.argv[3]),), device="cpu"))
+print(result.status, result.reason, sep="|")
+"""
+
+
+def test_running_out_of_memory_is_told_apart(world, workspace, tmp_path):
+    """A real one: a process that may use 1 GiB more, and a batch of long rows that needs several."""
+    rows = [{"word": "red " * 2000, "number": i, "answer": 0, "text": ""} for i in range(64)]
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for split in ("train", "validation", "test"):
+        (tasks / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tasks / "colour.yaml").write_text((world.tasks / "colour.yaml").read_text())
+    folder = save_llama(tmp_path / "long")
+    settings = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 8192}
+    (folder / "config.json").write_text(json.dumps(settings))
+    trial = config(
+        dataclasses.replace(world, tasks=tasks), stage("full", batch_size=64, max_length=8192), model=folder, steps=2
+    )
+    (tmp_path / "config.json").write_text(json.dumps(to_json(trial)))
+    command = [sys.executable, "-c", OOM, tmp_path / "config.json", tmp_path / "results", tasks]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    status, reason = done.stdout.strip().splitlines()[-1].split("|")
+    assert status == "out_of_memory", reason
+    assert "memory" in reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": TaskRef("colour", "another")}, "plan the study again"),
+        ({"task": TaskRef("color", "")}, "color"),
+    ],
+)
+def test_a_users_mistake_is_no_record(changes, message, world, workspace):
+    with pytest.raises(SpecError, match=message):
+        run_trial(dataclasses.replace(config(world), **changes), workspace)
+    assert not list(workspace.layout.results.rglob("record.json"))
+
+
+def test_replay_without_a_corpus_is_a_users_mistake(world, workspace):
+    with pytest.raises(SpecError, match=r"names no corpus .* add corpus"):
+        run_trial(config(world, stage("full", retention="replay")), workspace)
+
+
+def test_nothing_can_follow_an_adapter_that_cannot_be_merged(world, workspace):
+    stages = (stage("prefix_tuning", share=0.5), stage("full", share=0.5))
+    with pytest.raises(SpecError, match=r"prefix_tuning cannot be merged .* put it last"):
+        run_trial(config(world, *stages), workspace)
+
+
+def test_an_interrupt_leaves_no_record(world, workspace, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.optim.AdamW.step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(config(world), workspace)
+    assert not list(workspace.layout.results.rglob("record.json"))
