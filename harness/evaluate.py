@@ -123,13 +123,16 @@ def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
     adapters = getattr(model, "peft_config", None) or {}
     virtual = max((getattr(config, "num_virtual_tokens", None) or 0 for config in adapters.values()), default=0)
+    rolling = task.output_type == "loglikelihood_rolling"
     return _model_class()(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=batch_size,
         max_length=resolve_max_length(model.config, tokenizer) - virtual,
         # A rolling text starts with HFLM's prefix token already; the tokenizer must not add another.
-        add_bos_token=False if task.output_type == "loglikelihood_rolling" else None,
+        add_bos_token=False if rolling else None,
+        # Sharing logits serves choices; of windows with equal tokens and other bounds it would score the wrong ones.
+        logits_cache=not rolling,
     )
 
 

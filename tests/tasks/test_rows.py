@@ -37,7 +37,7 @@ def test_json_array_field_and_separated_values(tmp_path: Path) -> None:
     read = {"data_files": "rows.tsv", "sep": "\t"}
     source = locate({"dataset_path": "csv", "dataset_kwargs": read}, tmp_path, "task")
     assert list(source.load("train")) == [{"text": "a", "label": "no"}]
-    with pytest.raises(SpecError, match="split of dataset_kwargs.data_files must be one of those known"):
+    with pytest.raises(SpecError, match=r"split of dataset_kwargs\.data_files must be one of those known"):
         source.load("test")
 
 
@@ -159,7 +159,7 @@ def test_a_hub_dataset_is_pinned_to_its_commit(hub: Path, tmp_path: Path, revisi
 
 def test_a_hub_dataset_of_unknown_commit_is_refused(hub: Path, tmp_path: Path) -> None:
     write_task(tmp_path, CHOICE | {"dataset_path": "someone/other", "dataset_kwargs": {}})
-    with pytest.raises(SpecError, match="pin dataset_kwargs.revision"):
+    with pytest.raises(SpecError, match=r"pin dataset_kwargs\.revision"):
         find_task("mine", (tmp_path,))
 
 

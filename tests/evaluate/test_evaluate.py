@@ -1,0 +1,229 @@
+"""Scores derived by hand from models whose probabilities are known; what evaluation must leave alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import Diverged, SpecError
+from harness.evaluate import bos_policy, comparability, evaluate, write_items
+from harness.tasks import Task, find_task
+
+from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
+from .conftest import make_tokenizer
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Task]:
+    def build(config: dict[str, Any], test: list[dict[str, Any]] = ROWS[30:], **changes: Any) -> Task:
+        write_task(tmp_path, config | changes, test=test)
+        return find_task("mine", (tmp_path,))
+
+    return build
+
+
+def test_a_uniform_model_needs_log2_of_the_vocabulary_per_byte(task: Any, uniform: Any, tokenizer: Any) -> None:
+    found = evaluate(uniform, tokenizer, task(ROLLING), "test", None)
+    assert found.score.value == pytest.approx(math.log2(259), abs=1e-5)  # one token per byte
+    assert [item.value for item in found.items] == pytest.approx([math.log2(259)] * 10, abs=1e-5)
+    assert (found.score.n, found.score.stderr, found.score.higher_is_better) == (10, None, False)
+    assert {item.prediction for item in found.items} == {None}
+
+
+def test_a_text_has_one_beginning_token_whatever_the_tokenizer_adds(
+    task: Any, uniform: Any, bos_tokenizer: Any
+) -> None:
+    """With a second one the uniform model would pay for n+1 tokens on n bytes."""
+    found = evaluate(uniform, bos_tokenizer, task(ROLLING), "test", None)
+    assert found.score.value == pytest.approx(math.log2(259), abs=1e-5)
+
+
+def test_texts_longer_than_the_context_are_scored_whole(task: Any, uniform: Any, tokenizer: Any) -> None:
+    long = [{"text": "x" * 300, "label": "no"}, {"text": "é" * 100, "label": "no"}]
+    found = evaluate(uniform, tokenizer, task(ROLLING, test=long), "test", None)
+    assert found.score.value == pytest.approx(math.log2(259), abs=1e-5)
+
+
+def test_bits_per_byte_weighs_texts_by_their_bytes(task: Any, token_after: Any, tokenizer: Any) -> None:
+    """Sure of 'a' after anything: 'aaaaaaa' costs nothing; each 'b' costs about the head's margin."""
+    a, eos = tokenizer.encode("a")[0], 0
+    sure = token_after({a: a, eos: a})
+    rows = [{"text": "a" * 7, "label": "no"}, {"text": "ab", "label": "no"}]
+    found = evaluate(sure, tokenizer, task(ROLLING, test=rows), "test", None)
+    by_text = sorted(item.value for item in found.items)
+    assert by_text[0] == pytest.approx(0.0, abs=1e-3)
+    assert found.score.value == pytest.approx((7 * by_text[0] + 2 * by_text[1]) / 9)
+
+
+def test_choices_of_a_uniform_model_by_hand(task: Any, uniform: Any, tokenizer: Any) -> None:
+    """-n ln 259 is highest for the shortest choice, ' no': right on the rows that say no, half of them."""
+    found = evaluate(uniform, tokenizer, task(CHOICE, metadata={"chance": 0.5}), "test", None)
+    outcomes = [1.0 if row["label"] == "no" else 0.0 for row in ROWS[30:]]
+    assert sum(outcomes) == 5
+    assert [item.value for item in found.items] == outcomes
+    assert {item.prediction for item in found.items} == {"no"}
+    assert found.score.value == 0.5
+    assert found.score.stderr == pytest.approx(statistics.stdev(outcomes) / math.sqrt(10))
+    assert (found.score.metric, found.score.chance, found.score.split) == ("acc", 0.5, "test")
+
+
+def test_generation_by_hand(task: Any, token_after: Any, tokenizer: Any) -> None:
+    """After ':' come ' ', 'o', 'k' and a line's end: exactly the target of every row but one."""
+    space, o, k, end, colon = tokenizer.encode(" ok\n:")
+    sure = token_after({colon: space, space: o, o: k, k: end, end: end})
+    rows = [{"text": f"t{i}", "label": "ok" if i else "ko"} for i in range(4)]
+    one = task(GENERATE, test=rows, target_delimiter="", doc_to_target=" {{label}}")
+    found = evaluate(sure, tokenizer, one, "test", None, batch_size=3)
+    assert {item.prediction for item in found.items} == {" ok"}
+    assert [item.value for item in found.items] == [0.0, 1.0, 1.0, 1.0]
+    assert found.score.stderr == pytest.approx(0.25)  # stdev of 0, 1, 1, 1 is 1/2, and sqrt(4) is 2
+
+
+def test_log_likelihood_task_by_hand(task: Any, token_after: Any, tokenizer: Any) -> None:
+    space, o, k, colon = tokenizer.encode(" ok:")
+    sure = token_after({colon: space, space: o, o: k})
+    rows = [{"text": "t", "label": label} for label in ("ok", "no")]
+    config = CHOICE | {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": " {{label}}"}
+    found = evaluate(sure, tokenizer, task(config, test=rows), "test", None)
+    assert [item.value for item in found.items] == [1.0, 0.0]
+
+
+def test_a_metric_that_is_no_mean_has_no_standard_error(task: Any, uniform: Any, tokenizer: Any) -> None:
+    """Always 'no' (class 0): no true positives of class 1, so F1 is 0."""
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(6)]
+    f1 = [{"metric": "f1", "aggregation": "f1", "higher_is_better": True}]
+    found = evaluate(uniform, tokenizer, task(CHOICE, test=rows, metric_list=f1), "test", None)
+    assert (found.score.value, found.score.stderr) == (0.0, None)
+    assert all(math.isnan(item.value) for item in found.items)
+
+
+def test_twice_is_the_same_and_batches_do_not_matter(task: Any, model: Any, tokenizer: Any) -> None:
+    for config in (CHOICE, GENERATE, ROLLING):
+        one = task(config)
+        first, again, single = (evaluate(model, tokenizer, one, "test", None, size) for size in (64, 64, 1))
+        assert first == again
+        assert [item.prediction for item in first.items] == [item.prediction for item in single.items]
+        assert first.score.value == pytest.approx(single.score.value, rel=1e-5)
+
+
+def test_limit_and_split(task: Any, model: Any, tokenizer: Any) -> None:
+    one = task(CHOICE)
+    whole, part = (evaluate(model, tokenizer, one, "test", limit) for limit in (None, 4))
+    assert part.score.n == 4
+    assert {item.doc_hash for item in part.items} < {item.doc_hash for item in whole.items}
+    validation = evaluate(model, tokenizer, one, "validation", None)
+    assert (validation.score.n, validation.score.split) == (3, "validation")
+    assert not {item.doc_hash for item in validation.items} & {item.doc_hash for item in whole.items}
+
+
+def test_evaluation_leaves_no_trace(task: Any, model: Any, tokenizer: Any, capfd: Any) -> None:
+    import torch
+
+    model.train()
+    model.model.layers[0].eval()  # a part that was frozen on purpose
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    for config in (CHOICE, GENERATE, ROLLING):
+        evaluate(model, tokenizer, task(config), "test", None)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_dropout_is_off(task: Any, model: Any, tokenizer: Any) -> None:
+    model.config.attention_dropout = 0.9
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    model.train()
+    assert evaluate(model, tokenizer, task(CHOICE), "test", None) == evaluate(
+        model, tokenizer, task(CHOICE), "test", None
+    )
+
+
+@pytest.mark.parametrize("config", [CHOICE, GENERATE, ROLLING], ids=["choice", "generate", "text"])
+def test_a_model_of_nans_has_no_score(task: Any, model: Any, tokenizer: Any, config: dict[str, Any]) -> None:
+    model.lm_head.weight.data.fill_(math.nan)
+    model.train()
+    with pytest.raises(Diverged, match="must be finite"):
+        evaluate(model, tokenizer, task(config), "test", None)
+    assert model.training
+
+
+def test_what_does_not_fit_the_context_is_refused(task: Any, model: Any, tokenizer: Any) -> None:
+    one = task(GENERATE, generation_kwargs={"until": ["\n"], "max_gen_toks": 64})
+    with pytest.raises(SpecError, match="must fit the model's context of 64 tokens"):
+        evaluate(model, tokenizer, one, "test", None)
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft, of prompt tuning
+@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt"])
+def test_adapters_count(task: Any, model: Any, tokenizer: Any, kind: str) -> None:
+    import torch
+    from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
+    one = task(ROLLING, test=[{"text": "x" * 150, "label": "no"}, {"text": "short", "label": "no"}])
+    base = evaluate(model, tokenizer, one, "test", None).score.value
+    config: Any = {
+        "lora": LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+        "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+        "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    }[kind]
+    torch.manual_seed(1)
+    tuned = get_peft_model(model, config)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    for each in (ROLLING, CHOICE, GENERATE):
+        one = task(each, test=[{"text": "x" * 150, "label": "no"}, {"text": "short", "label": "no"}])
+        batched, single = (evaluate(tuned, tokenizer, one, "test", None, size) for size in (2, 1))
+        assert [item.prediction for item in batched.items] == [item.prediction for item in single.items]
+        assert batched.score.value == pytest.approx(single.score.value, rel=1e-5)
+        if each is ROLLING:
+            assert batched.score.value != pytest.approx(base, abs=1e-4)
+    if kind != "prompt":
+        with tuned.disable_adapter():
+            assert evaluate(tuned, tokenizer, task(ROLLING), "test", None).score.value == pytest.approx(
+                evaluate(tuned.get_base_model(), tokenizer, task(ROLLING), "test", None).score.value
+            )
+
+
+def test_comparability_follows_what_changes_scores(task: Any, tokenizer: Any, bos_tokenizer: Any) -> None:
+    key = comparability(task(CHOICE), tokenizer)
+    assert comparability(task(CHOICE), make_tokenizer(bos=False)) == key
+    assert comparability(task(CHOICE), bos_tokenizer) != key
+    assert comparability(task(CHOICE, doc_to_text="{{text}}:"), tokenizer) != key
+    templated = make_tokenizer(bos=False)
+    templated.chat_template = "{{messages}}"
+    assert comparability(task(CHOICE), templated) != key
+    truncating = make_tokenizer(bos=False)
+    truncating("a", padding="max_length", truncation=True, max_length=4)  # as trainers do
+    assert comparability(task(CHOICE), truncating) == key
+
+
+def test_bos_policy_is_found_by_encoding(tokenizer: Any, bos_tokenizer: Any) -> None:
+    assert bos_policy(tokenizer) == "[[], []]"
+    assert bos_policy(bos_tokenizer) == "[[1], []]"
+
+
+def test_items_as_parquet(task: Any, uniform: Any, tokenizer: Any, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    f1 = [{"metric": "f1", "aggregation": "f1", "higher_is_better": True}]
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(6)]
+    outcomes = [evaluate(uniform, tokenizer, task(CHOICE), "test", None)]
+    outcomes.append(evaluate(uniform, tokenizer, task(CHOICE, test=rows, metric_list=f1), "test", None))
+    write_items(tmp_path / "deep" / "items.parquet", outcomes)
+    table = pq.read_table(tmp_path / "deep" / "items.parquet")
+    assert table.column_names == ["task", "split", "metric", "doc_hash", "value", "prediction"]
+    assert table["value"].to_pylist() == [item.value for item in outcomes[0].items] + [None] * 6
+    assert set(table["metric"].to_pylist()) == {"acc", "f1"}
+    write_items(tmp_path / "none.parquet", [])
+    assert pq.read_table(tmp_path / "none.parquet").schema == table.schema
