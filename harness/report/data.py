@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 FAILED = tuple(status.value for status in TrialStatus if not status.has_scores)
 
+# Whole numbers that may be missing are read as DOUBLE: a missing one is NaN, as everywhere else.
 _TRIALS = """
 SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, m.params AS searched, m.reused,
-  t.status, t.reason, t.pipeline, t.stages, t.steps, t.fidelity, t.seed, t.split, t.notes, c.total_s,
-  coalesce(c.solo_equivalent_s, c.train_s) AS train_s, c.seconds, c.cpu_s, c.gpu_s, c.peak_memory_bytes, c.tokens,
-  c.flops, c.energy_j, c.money, c.trainable_params, c.total_params, c.artifact_bytes, p.harness_version, p.versions,
-  p.hardware, p.python, p.git_commit, p.started_at
+  t.status, t.reason, t.pipeline, t.stages, t.steps::DOUBLE AS steps, t.fidelity, t.seed::DOUBLE AS seed, t.split,
+  t.notes, c.total_s, coalesce(c.solo_equivalent_s, c.train_s) AS train_s, c.seconds, c.cpu_s, c.gpu_s,
+  c.peak_memory_bytes::DOUBLE AS peak_memory_bytes, c.energy_j, c.money, c.total_params::DOUBLE AS total_params,
+  p.harness_version, p.versions, p.hardware, p.python, p.git_commit, p.started_at
 FROM members m LEFT JOIN trials t USING (key) LEFT JOIN costs c USING (key) LEFT JOIN provenance p USING (key)
 WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key"""
 

@@ -16,6 +16,9 @@ FOLDER = "report/sections"
 LIMIT_BYTES = 1_500_000
 """A report is at most this large, so that it can be mailed and opened on a phone."""
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""The browser itself refuses scripts and loads, whatever a future section might put into the page."""
+
 log = logging.getLogger(__name__)
 
 
@@ -76,6 +79,7 @@ def _page(study: StudyData, parts: list[Part]) -> str:
     head = join(
         (
             tag("meta", charset="utf-8"),
+            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
             tag("title", f"{study.name}: {study.spec.get('question', 'study report')}"),

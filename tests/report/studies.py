@@ -62,7 +62,7 @@ def write_large(folder: Path, spec: StudySpec) -> Layout:
 def write_small(folder: Path, world: World | None = None) -> Layout:
     """Two tasks, three families, five seeds: the study `made_up`."""
     layout = layout_in(folder)
-    fabricate(layout, study_spec(tasks=2, trials=6, seeds=5), world=world)
+    fabricate(layout, study_spec(tasks=2, trials=4, seeds=5), world=world)
     ingest(layout)
     return layout
 

@@ -115,4 +115,6 @@ def _coverage(backtest: Mapping[str, Any]) -> Html:
     shown = table("How often the recommender's intervals held on left-out tasks", columns, rows)
     if backtest["guaranteed"]:
         return shown
-    return shown + paragraph("So few tasks cannot guarantee that its intervals hold as often for a new task.", kind="note")
+    return shown + paragraph(
+        "So few tasks cannot guarantee that its intervals hold as often for a new task.", kind="note"
+    )

@@ -1,0 +1,181 @@
+"""Every section, whatever its file, on every kind of study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from harness.backtest import backtest
+from harness.layout import Layout
+from harness.plugins import load, names
+from harness.report.data import StudyData, load_study_data
+from harness.report.markup import Html
+from harness.report.page import FOLDER
+from tests.report.studies import failing_world, keep_members, large_spec, write_large, write_small
+
+SECTIONS = names(FOLDER)
+
+
+def empty(folder: Path) -> Layout:
+    layout = write_small(folder)
+    keep_members(layout, "made_up", lambda member: False)
+    return layout
+
+
+def only_base(folder: Path) -> Layout:
+    layout = write_small(folder)
+    keep_members(layout, "made_up", lambda member: member["role"] == "base")
+    return layout
+
+
+def only_failures(folder: Path) -> Layout:
+    layout = write_small(folder, failing_world())
+    keep_members(layout, "made_up", lambda member: member["role"] != "base")
+    return layout
+
+
+def not_run(folder: Path) -> Layout:
+    layout = write_small(folder)
+    for path in layout.trials.glob("*/*/record.json"):
+        path.unlink()
+    keep_members(layout, "made_up", lambda member: True)
+    return layout
+
+
+def normal(folder: Path) -> Layout:
+    layout = write_small(folder)
+    backtest(layout)
+    return layout
+
+
+def three_sizes(folder: Path) -> Layout:
+    return write_large(folder, large_spec(models=3, tasks=1, trials=2, finalists=2))
+
+
+KINDS: dict[str, Callable[[Path], Layout]] = {
+    kind.__name__: kind for kind in (empty, only_base, only_failures, not_run, normal, three_sizes)
+}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyData]:
+    made = {name: kind(tmp_path_factory.mktemp(name)) for name, kind in KINDS.items()}
+    return {
+        name: load_study_data(layout, next(layout.study("x").parent.iterdir()).name) for name, layout in made.items()
+    }
+
+
+class Balance(HTMLParser):
+    """Checks that elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_shows_something_or_says_why_not(name: str, kind: str, studies: dict[str, StudyData]) -> None:
+    section = load(FOLDER, name)
+    assert section.nothing.endswith(".")
+    content = section().render(studies[kind])
+    if content is None:
+        return
+    assert isinstance(content, Html), "plain text would not be escaped"
+    balance = Balance()
+    balance.feed(content)
+    assert balance.open == []
+    assert set(balance.headings) <= {3}, "the section's own heading is level 2"
+    assert content.count("<svg") == content.count('role="img"')
+    for number in ("nan", "inf ", "None", "NaT"):
+        assert f">{number}" not in content
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_section_has_its_own_place_and_is_shown_for_a_finished_study(
+    name: str, studies: dict[str, StudyData]
+) -> None:
+    section = load(FOLDER, name)
+    others = [load(FOLDER, other) for other in SECTIONS if other != name]
+    assert section.order not in [other.order for other in others]
+    assert section.title not in [other.title for other in others]
+    assert section().render(studies["normal"]), "a finished study has something for every section"
+
+
+def shown(name: str, study: StudyData) -> str:
+    return load(FOLDER, name)().render(study) or ""
+
+
+def test_the_answer_of_a_study_that_was_not_confirmed_is_that_there_is_none(studies: dict[str, StudyData]) -> None:
+    text = shown("answer", studies["only_base"])
+    assert "No answer yet for task_0 on tiny-1m and task_1 on tiny-1m" in text
+    assert "use <em>" not in text
+
+
+def test_failures_are_listed_with_reason_number_and_cost(studies: dict[str, StudyData]) -> None:
+    study = studies["only_failures"]
+    text = shown("failures", study)
+    # 2 tasks x 3 families x 4 trials, all of them diverged
+    assert "24 of 24 trials ended without a score" in text
+    assert "the loss became non-finite at step 20: lower learning_rate" in text
+    assert "No trial failed" not in text
+
+
+def test_scaling_says_what_is_missing_and_draws_three_sizes(studies: dict[str, StudyData]) -> None:
+    assert "this study has 1. List 2 more under base_models" in shown("scaling", studies["normal"])
+    # the fabricated models all record one million parameters: say so of three models of one size
+    study = studies["three_sizes"]
+    assert "this study has 1" in shown("scaling", study)
+    study.ran.loc[:, "total_params"] = study.ran["base_model"].map({"tiny-1m": 1e6, "tiny-4m": 4e6, "tiny-16m": 16e6})
+    drawn = shown("scaling", study)
+    assert "3 sizes of base model" in drawn
+    assert ">16,000,000<" in drawn
+
+
+def test_versions_that_differ_inside_a_comparison_are_flagged(tmp_path: Path) -> None:
+    from tests.report.studies import change_records
+
+    layout = write_small(tmp_path)
+    turn = iter(range(10_000))
+
+    def change(record: dict[str, object]) -> None:
+        if next(turn) % 2:
+            record["provenance"]["versions"]["torch"] = "2.14.0"  # type: ignore[index]
+
+    assert 'class="warning"' not in shown("provenance", load_study_data(layout, "made_up"))
+    change_records(layout, change)
+    text = shown("provenance", load_study_data(layout, "made_up"))
+    assert 'class="warning"' in text
+    assert "torch (2.13.0 and 2.14.0)" in text
+
+
+def test_the_forecast_stands_beside_what_happened(small: Layout, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    study = load_study_data(small, "made_up")
+    assert "No forecast was kept" in shown("cost", study)
+    search = study.ran[(study.ran["role"] == "search") & (study.ran["family"] == "lora")]
+    mean = search[search["status"] == "complete"]["total_s"].mean()
+    plan = {
+        "steps": [{"step": "search", "trials": 24, "seconds": 2 * float(study.ran[study.ran["role"] == "search"]["total_s"].sum())}],
+        "families": {"lora": {"seconds": mean, "peak_memory_bytes": 1e9, "basis": "formula"}},
+    }  # fmt: skip
+    text = shown("cost", replace(study, plan=plan))
+    assert '<td class="number">0.50</td>' in text  # took half of what was forecast
+    assert '<td class="number">1.00</td>' in text
+    assert "<td>formula</td>" in text
