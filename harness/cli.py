@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.layout import Layout
     from harness.spec import StudySpec
     from harness.sweep import Site, Summary
+    from harness.tasks import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,6 +87,12 @@ def _study(root: Path, name: str) -> StudySpec:
         known = [p.stem for p in (root / "studies").glob("*.yaml")]
         raise SpecError(one_of("study", name, known) + f" (files in {root / 'studies'})")
     return load_study(path)
+
+
+def _task(root: Path, name: str) -> Task:
+    from harness.tasks import find_task, task_folders
+
+    return find_task(name, task_folders(root))
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
@@ -228,7 +235,10 @@ def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> No
     """Rank pipelines for a task from all that was measured so far, or say what evidence is missing."""
     from harness.advice import advise
 
-    _show(advise(_layout(root), root, task_name, limits), as_json, lambda advice: advice.text())
+    memory = limits.pop("max_memory_gb")
+    limits["max_memory_bytes"] = None if memory is None else memory * 1e9
+    answer = advise(_layout(root), _task(root, task_name), limits.pop("model"), **limits)
+    _show(answer, as_json, lambda found: found.text())
 
 
 @main.command()
@@ -248,9 +258,15 @@ def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> No
 @click.pass_obj
 def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
     """Tune a model for a task with the recommended pipeline and leave a model folder with a model card."""
-    from harness.advice import train_model
+    from harness.advice import order_from_advice, order_from_file, train_model, with_suite
+    from harness.tasks import task_folders
 
-    outcome = train_model(_layout(root), root, task_name, options)
+    layout, task, file = _layout(root), _task(root, task_name), options["pipeline"]
+    if file and options["model"]:
+        raise UsageError("--pipeline names its own model, but --model was given too: leave one of them out")
+    order = order_from_file(file, task) if file else order_from_advice(layout, task, options["model"])
+    folders = task_folders(root)
+    outcome = train_model(layout, with_suite(order, layout, folders), folders, options)
     _show(outcome, as_json, lambda result: result.text())
     if outcome.exit_code:
         sys.exit(outcome.exit_code)

@@ -158,8 +158,8 @@ def _narrow(name: str, declared: Distribution, change: Mapping[str, Any], where:
     low, high = values
     if not low <= high:
         raise SpecError(f"{where}: range of {name} must have low <= high, but got {low:g} and {high:g}: swap them")
-    changed: dict[str, Any] = {"low": low, "high": high, "log": change.get("log", declared.log)}
-    return replace(declared, **changed, default=min(max(default, low), high), searched=True)
+    changed: dict[str, Any] = {"low": low, "high": high, "log": change.get("log", declared.log), "searched": True}
+    return replace(declared, **changed | {"default": min(max(default, low), high)})
 
 
 def _low(declared: Distribution) -> Scalar:

@@ -25,11 +25,13 @@ AXIS_FOLDER = {"method": "methods", "objective": "objectives", "retention": "ret
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Refuses unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StageSpec(_Strict):
+class StageSpec(Strict):
     """One stage of a family: a choice on each axis, and what the study says of their parameters."""
 
     method: str = Field(description="Which parameters move: a file of harness/methods/.")
@@ -44,7 +46,7 @@ class StageSpec(_Strict):
     share: float | None = Field(None, gt=0, le=1, description="Share of the training steps; equal shares if left out.")
 
 
-class FamilySpec(_Strict):
+class FamilySpec(Strict):
     """A pipeline family: either the keys of one stage, or `stages`."""
 
     stages: tuple[StageSpec, ...] = Field(min_length=1)
@@ -55,7 +57,7 @@ class FamilySpec(_Strict):
         return data if isinstance(data, Mapping) and "stages" in data else {"stages": [data]}
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """A base model: an embedded one (`tiny-1m`), a folder (may hold ${VARIABLE}), or a Hugging Face id."""
 
     name: str
@@ -65,7 +67,7 @@ class ModelSpec(_Strict):
     )
 
 
-class Budget(_Strict):
+class Budget(Strict):
     """What every family gets, per task and base model. One of trials and gpu_seconds; one of steps, epochs, examples."""
 
     trials: int | None = Field(None, ge=1, description="Tuning trials per family, task and base model.")
@@ -85,7 +87,7 @@ class Budget(_Strict):
         return self
 
 
-class Search(_Strict):
+class Search(Strict):
     """How trials are proposed and which go on."""
 
     sampler: str = Field("tpe", description="A file of harness/search/samplers/.")
@@ -110,7 +112,7 @@ class Search(_Strict):
         return value
 
 
-class Confirm(_Strict):
+class Confirm(Strict):
     """The finalists' fresh runs, scored once on the test split."""
 
     finalists: int = Field(3, ge=1, description="Families per task and base model, best validation score first.")
@@ -118,7 +120,7 @@ class Confirm(_Strict):
     limit: int | None = Field(None, ge=1, description="Test items per task; all if left out.")
 
 
-class Prices(_Strict):
+class Prices(Strict):
     """Money per hour, for the cost columns; nothing is assumed where nothing is given."""
 
     currency: str = "USD"
@@ -133,7 +135,7 @@ def _listed(value: Any) -> Any:
     return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
 
 
-class StudySpec(_Strict):
+class StudySpec(Strict):
     """A study file, checked."""
 
     name: str = Field(description="Name of the study's outputs; letters, digits, dot, dash, underscore.")
@@ -170,7 +172,7 @@ class StudySpec(_Strict):
         Raises:
             SpecError: For an unknown choice or parameter, or a range outside the declared one.
         """
-        return {name: _family(name, spec) for name, spec in self.families.items()}
+        return {name: resolve_family(name, spec) for name, spec in self.families.items()}
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,12 @@ def stage_space(choices: Mapping[str, str]) -> dict[str, Distribution]:
     return space
 
 
-def _family(name: str, spec: FamilySpec) -> Family:
+def resolve_family(name: str, spec: FamilySpec) -> Family:
+    """A family with its search space.
+
+    Raises:
+        SpecError: For an unknown choice or parameter, a range outside the declared one, or wrong shares.
+    """
     shares = [stage.share for stage in spec.stages]
     if any(share is None for share in shares):
         if any(share is not None for share in shares):
