@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,14 @@ import pytest
 import yaml
 
 from harness.backtest import DEFAULTS, Backtest, read_backtest
+from harness.candidates import options
 from harness.errors import StorageError
 from harness.evidence import NotEnoughEvidence
 from harness.features import observations
 from harness.layout import Layout
 from harness.recommend import Advice, Request, backtest, most_evidence, recommend
 from harness.records import to_json
+from harness.space import check
 from harness.spec import StudySpec
 from harness.store import connect, ingest
 from tests.learn.fabricate import MODEL_FACTS, Fabricated, World, fabricate, study_spec, task_facts
@@ -190,13 +194,17 @@ def test_where_nothing_can_be_learned_it_says_so(layout: Layout) -> None:
 
 
 def test_draws_from_real_spaces_are_offered(layout: Layout) -> None:
-    """A study whose families resolve to plug-ins: something untried can win."""
+    """A study whose families resolve to plug-ins: 64 untried points of each family's space, and all that ran."""
     spec = study_spec(tasks=3, trials=6)
     families = spec.resolved_families()
     made = fabricate(layout, spec, families=families)
     ingest(layout)
-    advice = recommend(layout, request(made.world))
-    assert isinstance(advice, Advice)
-    assert any("drawn from its family's space" in r.why for r in advice.recommendations)
-    for found in advice.recommendations:
-        assert set(found.stages[0].params) <= set(families[found.family].stages[0].space)
+    with connect(layout) as database:
+        seen = observations(layout, database)
+    offered = list(options(seen, [spec], request(made.world)))
+    untried = [(family, candidate) for family, candidate, own in offered if own == -math.inf]
+    assert Counter(family for family, _ in untried) == {"full": 64, "lora": 64, "full_replay": 64}
+    assert len(offered) - len(untried) == len({repr(o.candidate.stages) for o in seen})
+    for family, candidate in untried:
+        check(families[family].stages[0].space, candidate.stages[0].params, family)
+    assert isinstance(recommend(layout, request(made.world)), Advice)
