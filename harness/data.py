@@ -147,18 +147,20 @@ def _ngrams(text: str) -> Iterator[int]:
 
 
 def task_overlap(task: Task) -> Overlap:
-    """Overlap of a task's training and test rows, in the text columns that differ between training rows.
+    """Overlap of a task's training and test rows, in the columns that hold texts.
 
-    Columns that are the same in every row (an instruction) are left out: they are no leak.
+    A column with fewer different values than a tenth of its rows holds labels or instructions: those are no leak.
     """
     train, test = task.split("train"), task.split("test")
-    columns = [name for name in train.column_names if any(isinstance(value, str) for value in train[name][:1])]
-    varying = [name for name in columns if name in test.column_names and len(set(train[name])) > 1] or columns
-    texts = (
-        ["\n".join(str(value) for value in row) for row in zip(*(rows[c] for c in varying), strict=True)]
-        for rows in (train, test)
-    )
-    return overlap(*texts)
+    columns = [
+        name
+        for name in train.column_names
+        if name in test.column_names
+        and all(isinstance(value, str) for value in train[name])
+        and len(set(train[name])) > len(train) / 10
+    ]
+    texts = [["\n".join(str(row[name]) for name in columns) for row in rows] for rows in (train, test)]
+    return overlap(*texts) if columns else Overlap(0, 0, len(train), len(test))
 
 
 @lru_cache(maxsize=64)

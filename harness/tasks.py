@@ -107,7 +107,10 @@ def find_task(name: str, folders: Sequence[Path]) -> Task:
         _check_keys(file)
     if not built_in or file.config.get("unsafe_code"):
         require_permission(file)
-    return _task(file, name if built_in else path.stem, built_in)
+    try:
+        return _task(file, name if built_in else path.stem, built_in)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise SpecError(f"{path} must hold values of lm-eval's kinds, but does not ({error}): correct it") from error
 
 
 def _check_keys(file: TaskFile) -> None:
@@ -184,7 +187,13 @@ def _fingerprint(raw: Mapping[str, Any], source: Source, built_in: bool) -> str:
 
 def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The first metric's entry, with nothing left to lm-eval's guesses."""
-    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY, METRIC_REGISTRY, get_metric, is_higher_better
+    from lm_eval.api.registry import (
+        AGGREGATION_REGISTRY,
+        DEFAULT_METRIC_REGISTRY,
+        METRIC_REGISTRY,
+        get_metric,
+        is_higher_better,
+    )
 
     get_metric("acc")  # fills the registries
     kind = config["output_type"]
@@ -199,6 +208,9 @@ def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise SpecError(f"{where}: metric {name} must say higher_is_better: true or false, but does not: add it")
     if own:
         entry.setdefault("aggregation", "mean")
+    aggregation = entry.get("aggregation")
+    if isinstance(aggregation, str) and aggregation not in AGGREGATION_REGISTRY:
+        raise SpecError(f"{where}: " + one_of("aggregation", aggregation, [str(k) for k in AGGREGATION_REGISTRY]))
     return entry
 
 
@@ -268,7 +280,7 @@ def _in_pieces(rows: Dataset, pieces: Any, name: str) -> Dataset:
             f"task {name}: metadata.pieces must be {{column, max_chars}} with one of the columns "
             f"{', '.join(rows.column_names)}, but is {pieces!r}: correct it"
         )
-    return Dataset.from_list([row | {column: piece} for row in rows for piece in cut(row[column], longest)])
+    return Dataset.from_list([row | {column: piece} for row in rows for piece in cut(str(row[column] or ""), longest)])
 
 
 def _resolve(value: Any) -> Any:
@@ -365,6 +377,6 @@ def task_json_schema() -> dict[str, Any]:
         "title": "harness task",
         "type": "object",
         "properties": properties,
-        "required": ["dataset_path", "metric_list", "doc_to_target"],
+        "anyOf": [{"required": ["include"]}, {"required": ["dataset_path", "metric_list", "doc_to_target"]}],
         "additionalProperties": False,
     }

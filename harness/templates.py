@@ -6,6 +6,7 @@ Templates run in jinja's sandbox and are compiled once; lm-eval's warnings and p
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -76,11 +77,19 @@ def _check_columns(config: Mapping[str, Any], rows: Dataset, where: str) -> None
         if not isinstance(template, str) or (key == "gen_prefix" and "{{" not in template):
             continue
         for column in _columns(template, rows.column_names):
+            if column not in rows.column_names and "defined" in template:
+                continue
             if column not in rows.column_names:
                 raise SpecError(f"{where}: " + one_of(f"column in {key}", column, rows.column_names))
             missing = next((index for index, value in enumerate(rows[column]) if value is None), None)
-            if missing is not None:
+            if missing is not None and not _decides(template):
                 raise SpecError(f"{where}: {key} needs a value in '{column}', but row {missing + 1} has none: add it")
+
+
+def _decides(template: str) -> bool:
+    """Whether a template has logic of its own for values that may be missing."""
+    blocks = re.findall(r"\{[{%].*?[%}]\}", template, re.DOTALL)
+    return any(block.startswith("{%") or re.search(r"\b(if|is|or|default)\b", block) for block in blocks)
 
 
 def _columns(template: str, known: Iterable[str]) -> set[str]:
@@ -101,7 +110,7 @@ def _columns(template: str, known: Iterable[str]) -> set[str]:
 def _template_errors() -> tuple[type[Exception], ...]:
     from jinja2 import TemplateError
 
-    return (TemplateError, ValueError, TypeError, SyntaxError, KeyError, AssertionError)
+    return (TemplateError, ValueError, TypeError, SyntaxError, LookupError, AttributeError, AssertionError)
 
 
 @cache

@@ -49,6 +49,29 @@ def test_texts_longer_than_the_context_are_scored_whole(task: Any, uniform: Any,
     assert found.score.value == pytest.approx(math.log2(259), abs=1e-5)
 
 
+def test_an_empty_text_has_no_bits_per_byte(task: Any, uniform: Any, tokenizer: Any) -> None:
+    rows = [{"text": "", "label": "no"}, {"text": "ab", "label": "no"}]
+    found = evaluate(uniform, tokenizer, task(ROLLING, test=rows), "test", None)
+    assert found.score.value == pytest.approx(math.log2(259), abs=1e-5)
+    assert sorted(math.isnan(item.value) for item in found.items) == [False, True]
+
+
+def test_windows_of_equal_tokens_do_not_share_scores(task: Any, model: Any, tokenizer: Any) -> None:
+    """lm-eval's cache of logits takes the first tokens of a longer window for the last ones of a shorter."""
+    import torch
+
+    text = "x" * 150  # windows of 64, 64 and 22 tokens; the last one's context makes it look like the second
+    found = evaluate(model, tokenizer, task(ROLLING, test=[{"text": text, "label": "no"}] * 2), "test", None)
+    ids = torch.tensor([[0, *tokenizer.encode(text)]])
+    with torch.no_grad():
+        nats = 0.0
+        for start, stop in ((0, 64), (64, 128), (128, 150)):
+            first = max(0, stop - 64)
+            logits = model(ids[:, start if stop < 150 else first : stop]).logits[0, start - stop :]
+            nats -= logits.log_softmax(-1).gather(1, ids[0, start + 1 : stop + 1, None]).sum().item()
+    assert found.items[0].value == pytest.approx(nats / math.log(2) / 150, rel=1e-5)
+
+
 def test_bits_per_byte_weighs_texts_by_their_bytes(task: Any, token_after: Any, tokenizer: Any) -> None:
     """Sure of 'a' after anything: 'aaaaaaa' costs nothing; each 'b' costs about the head's margin."""
     a, eos = tokenizer.encode("a")[0], 0
@@ -136,6 +159,17 @@ def test_evaluation_leaves_no_trace(task: Any, model: Any, tokenizer: Any, capfd
     assert torch.equal(state, torch.get_rng_state())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_the_callers_mixed_precision_holds(task: Any, model: Any, tokenizer: Any) -> None:
+    import torch
+
+    seen = []
+    model.model.layers[0].mlp.gate_proj.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = evaluate(model, tokenizer, task(ROLLING), "test", None).score.value
+    assert set(seen) == {torch.bfloat16}
+    assert half == pytest.approx(evaluate(model, tokenizer, task(ROLLING), "test", None).score.value, rel=1e-2)
 
 
 def test_dropout_is_off(task: Any, model: Any, tokenizer: Any) -> None:

@@ -101,6 +101,12 @@ BROKEN = {
     "no split": ({"training_split": None, "test_split": None}, "test_split must name a split"),
     "scored on training rows": ({"test_split": "train"}, "must not be scored on"),
     "another name": ({"task": "yours"}, "task must equal the file's name"),
+    "metric that is no mapping": ({"metric_list": ["acc"]}, "must hold values of lm-eval's kinds"),
+    "metadata that is no mapping": ({"metadata": "words"}, "must hold values of lm-eval's kinds"),
+    "unknown aggregation": (
+        {"metric_list": [{"metric": "acc", "aggregation": "meen"}]},
+        "aggregation must be one of those known, but got 'meen': did you mean 'mean'",
+    ),
     "group": ({"task": ["a", "b"]}, "is a group: name one of its subtasks"),
     "chance": ({"metadata": {"chance": "half"}}, "metadata.chance must be the score of guessing"),
     "pictures": ({"doc_to_image": "picture"}, "doc_to_image is not supported"),
@@ -141,6 +147,13 @@ def test_broken_data_is_refused_in_one_sentence(tmp_path: Path, case: str) -> No
     with pytest.raises(SpecError, match=message) as caught:
         check_task(find_task("mine", (tmp_path,)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_minds_missing_values_may_have_them(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "hint": "h" if i % 2 else None, "label": "no"} for i in range(20)]
+    write_task(tmp_path, CHOICE | {"doc_to_text": "{{text}}{% if hint %} {{hint}}{% endif %}"}, train=rows, test=rows)
+    prompts = {row["prompt"] for row in training_rows(find_task("mine", (tmp_path,)))}
+    assert prompts <= {f"t{i} h" if i % 2 else f"t{i}" for i in range(20)}
 
 
 def test_broken_line_is_named(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.data import check_task, training_rows
 from harness.errors import SpecError
 from harness.rows import Part, cut, locate, row_hash, split_parts
 from harness.tasks import find_task
 from harness.templates import lm_eval_task
 
-from .writing import CHOICE, ROWS, write_task
+from .writing import CHOICE, ROWS, write_rows, write_task
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -169,3 +170,23 @@ def test_a_commit_that_is_not_cached_is_not_replaced_by_another(hub: Path, tmp_p
     task = find_task("mine", (tmp_path,))
     with pytest.raises(SpecError, match="must be in the hub's cache or reachable"):
         task.split("test")
+
+
+def test_a_built_in_task_works_as_it_is(hub: Path, tmp_path: Path) -> None:
+    """ARC-Easy in the shape of its hub repository, with rows made here."""
+    snapshot = hub.parent / "datasets--allenai--ai2_arc" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    files = "".join(f"  - split: {s}\n    path: ARC-Easy/{s}.jsonl\n" for s in ("train", "validation", "test"))
+    (snapshot / "README.md").write_text(f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{files}---\n")
+    (snapshot / "ARC-Easy").mkdir()
+    choices = {"text": ["sun", "moon"], "label": ["A", "B"]}
+    for split in ("train", "validation", "test"):
+        rows = [{"question": f"{split} {i}?", "choices": choices, "answerKey": "AB"[i % 2]} for i in range(4)]
+        write_rows(snapshot / "ARC-Easy" / f"{split}.jsonl", rows)
+    task = find_task("arc_easy", ())
+    rows = training_rows(task)
+    assert (rows[1]["prompt"], rows[1]["completion"]) == ("Question: train 1?\nAnswer:", " moon")
+    assert check_task(task) == ("of several metrics, the first counts: acc",)
+    assert len(lm_eval_task(task, "validation").test_docs()) == 4
