@@ -50,7 +50,7 @@ def ask(
     if len(seen) >= size(space):
         return None
     study = _study(space, history)
-    distributions = {name: _distribution(d) for name, d in space.items()}
+    distributions = {name: optuna_distribution(d) for name, d in space.items()}
     for attempt in range(_SAMPLER_TRIES):
         point = _try(study, sampler, derive_seed(*names, attempt), distributions)
         if canonical_json(point) not in seen:
@@ -90,7 +90,7 @@ def _study(space: Space, history: Sequence[Observation]) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    distributions = {name: _distribution(d) for name, d in space.items()}
+    distributions = {name: optuna_distribution(d) for name, d in space.items()}
     for seen in history:
         state = TrialState.RUNNING if seen.running else TrialState.FAIL if seen.value is None else TrialState.COMPLETE
         value = seen.value if state == TrialState.COMPLETE else None
@@ -107,7 +107,8 @@ def _try(study: Study, sampler: Sampler, seed: int, distributions: Mapping[str, 
     return dict(trial.params)
 
 
-def _distribution(distribution: Choice | Float | Integer) -> BaseDistribution:
+def optuna_distribution(distribution: Choice | Float | Integer) -> BaseDistribution:
+    """The same range in Optuna's terms."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(distribution, Choice):
