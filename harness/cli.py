@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from harness import __version__
-from harness.errors import EXIT_INTERRUPTED, HarnessError, SpecError, UsageError
+from harness.errors import SpecError, UsageError
+from harness.terminal import Commands, json_option, listen, show
 
 if TYPE_CHECKING:
     from harness.layout import Layout
@@ -26,31 +27,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Commands(click.Group):
-    """Lists verbs in the order of the work, not of the alphabet, and turns errors into one sentence and a code."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
-        except HarnessError as error:
-            _fail(str(error), error.exit_code)
-        except click.ClickException as error:
-            _fail(error.format_message(), UsageError.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _fail("interrupted: everything finished is kept, run the same command to go on", EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            sys.stderr.close()
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"harness: {message}", err=True)
-    sys.exit(code)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "--version", prog_name="harness")
 @click.option(
     "--root",
@@ -63,10 +40,7 @@ def _fail(message: str, code: int) -> None:
 @click.pass_context
 def main(ctx: click.Context, root: Path, verbose: bool) -> None:
     """Which way of fine-tuning should I use for my task, what will it cost, and what will my model forget?"""
-    import logging
-
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=level)
+    listen(verbose)
     if not root.is_dir():
         raise UsageError(f"--root must be a folder, but got '{root}': create it or name another")
     ctx.obj = root
@@ -93,16 +67,6 @@ def _task(root: Path, name: str) -> Task:
     from harness.tasks import find_task, task_folders
 
     return find_task(name, task_folders(root))
-
-
-def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
-    from harness.records import to_json
-
-    click.echo(json.dumps(to_json(value), indent=1, ensure_ascii=False) if as_json else text(value))
-
-
-def _json_option(function: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def _site_options(function: F) -> F:
@@ -144,7 +108,7 @@ def _step(name: str) -> Callable[[F], Any]:
         @main.command(name, help=function.__doc__)
         @click.argument("study")
         @_site_options
-        @_json_option
+        @json_option
         @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
         @click.pass_obj
         def command(root: Path, /, study: str, as_json: bool, dry_run: bool, **site: Any) -> None:
@@ -154,7 +118,7 @@ def _step(name: str) -> Callable[[F], Any]:
             import harness.sweep as sweep
 
             summary: Summary = getattr(sweep, f"run_{name}")(_study(root, study), _site(root, **site))
-            _show(summary, as_json, lambda s: s.text())
+            show(summary, as_json, lambda s: s.text())
             if summary.exit_code:
                 sys.exit(summary.exit_code)
 
@@ -166,13 +130,13 @@ def _step(name: str) -> Callable[[F], Any]:
 def _plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
     from harness.plan import plan_study
 
-    _show(plan_study(_study(root, study), _site(root, **site)), as_json, lambda plan: plan.text())
+    show(plan_study(_study(root, study), _site(root, **site)), as_json, lambda plan: plan.text())
 
 
 @main.command()
 @click.argument("study")
 @_site_options
-@_json_option
+@json_option
 @click.pass_obj
 def plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
     """Say what STUDY will cost and what it could find, before anything is spent."""
@@ -196,26 +160,26 @@ def _confirm() -> None:
 
 @main.command()
 @click.option("--schema", is_flag=True, help="Print the documented tables and views instead.")
-@_json_option
+@json_option
 @click.pass_obj
 def database(root: Path, schema: bool, as_json: bool) -> None:
     """Rebuild results/harness.duckdb from the records."""
     from harness import store
 
     if schema:
-        _show(store.SCHEMA, as_json, lambda _: store.schema_text())
+        show(store.SCHEMA, as_json, lambda _: store.schema_text())
         return
-    _show(store.ingest(_layout(root)), as_json, lambda summary: summary.text())
+    show(store.ingest(_layout(root)), as_json, lambda summary: summary.text())
 
 
 @main.command()
-@_json_option
+@json_option
 @click.pass_obj
 def backtest(root: Path, as_json: bool) -> None:
     """Test the recommender: leave each task out, choose for it, and measure the regret."""
     from harness.recommend import backtest as run_backtest
 
-    _show(run_backtest(_layout(root)), as_json, lambda result: result.text())
+    show(run_backtest(_layout(root)), as_json, lambda result: result.text())
 
 
 @main.command()
@@ -229,7 +193,7 @@ def backtest(root: Path, as_json: bool) -> None:
 )
 @click.option("--max-seconds", type=float, help="Longest acceptable training time.")
 @click.option("--max-memory-gb", type=float, help="Largest acceptable peak memory.")
-@_json_option
+@json_option
 @click.pass_obj
 def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> None:
     """Rank pipelines for a task from all that was measured so far, or say what evidence is missing."""
@@ -238,7 +202,7 @@ def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> No
     memory = limits.pop("max_memory_gb")
     limits["max_memory_bytes"] = None if memory is None else memory * 1e9
     answer = advise(_layout(root), _task(root, task_name), limits.pop("model"), **limits)
-    _show(answer, as_json, lambda found: found.text())
+    show(answer, as_json, lambda found: found.text())
 
 
 @main.command()
@@ -254,7 +218,7 @@ def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> No
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print the pipeline that would be run, and stop.")
-@_json_option
+@json_option
 @click.pass_obj
 def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
     """Tune a model for a task with the recommended pipeline and leave a model folder with a model card."""
@@ -267,7 +231,7 @@ def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
     order = order_from_file(file, task) if file else order_from_advice(layout, task, options["model"])
     folders = task_folders(root)
     outcome = train_model(layout, with_suite(order, layout, folders), folders, options)
-    _show(outcome, as_json, lambda result: result.text())
+    show(outcome, as_json, lambda result: result.text())
     if outcome.exit_code:
         sys.exit(outcome.exit_code)
 
@@ -284,13 +248,13 @@ def report(root: Path, study: str) -> None:
 
 @main.command()
 @click.argument("study", required=False)
-@_json_option
+@json_option
 @click.pass_obj
 def status(root: Path, study: str | None, as_json: bool) -> None:
     """Say what is done, running and failed, of one study or of all."""
     from harness.inventory import study_status
 
-    _show(
+    show(
         study_status(_layout(root), study),
         as_json,
         lambda rows: "\n".join(row.text() for row in rows) or "no studies yet",
@@ -299,24 +263,24 @@ def status(root: Path, study: str | None, as_json: bool) -> None:
 
 @main.command("list")
 @click.argument("kind", required=False)
-@_json_option
+@json_option
 @click.pass_obj
 def list_command(root: Path, kind: str | None, as_json: bool) -> None:
     """List what there is: methods, objectives, retention, curation, samplers, schedulers, surrogates, sections, tasks, models, studies."""
     from harness.inventory import inventory, inventory_text
 
-    _show(inventory(root, kind), as_json, inventory_text)
+    show(inventory(root, kind), as_json, inventory_text)
 
 
 @main.command("import")
 @click.argument("source", type=click.Path(file_okay=False, path_type=Path))
-@_json_option
+@json_option
 @click.pass_obj
 def import_command(root: Path, source: Path, as_json: bool) -> None:
     """Take over the records of another results folder SOURCE; what is here already stays."""
     from harness.inventory import import_records
 
-    _show(import_records(_layout(root), source), as_json, lambda summary: summary.text())
+    show(import_records(_layout(root), source), as_json, lambda summary: summary.text())
 
 
 @main.command()
@@ -340,14 +304,14 @@ def export(root: Path, folder: Path, file_format: str, study: str | None) -> Non
 
 
 @main.command()
-@_json_option
+@json_option
 @click.pass_obj
 def doctor(root: Path, as_json: bool) -> None:
     """Check this machine: versions, device, disk, cluster, and what each problem means."""
     from harness.doctor import examination_text, examine
 
     findings = examine(root)
-    _show(findings, as_json, examination_text)
+    show(findings, as_json, examination_text)
     if any(finding.level == "error" for finding in findings):
         sys.exit(1)
 
@@ -355,13 +319,13 @@ def doctor(root: Path, as_json: bool) -> None:
 @main.command()
 @click.option("--runner", default="local", show_default=True, help="Where to practise: local or slurm.")
 @click.option("--runner-option", "options", multiple=True, metavar="KEY=VALUE")
-@_json_option
+@json_option
 def drill(runner: str, options: tuple[str, ...], as_json: bool) -> None:
     """Practise a disaster on this site: run trivial trials, kill a worker, and check that nothing is lost or run twice."""
     from harness.drill import practise
 
     outcome = practise(runner, dict(_pair(option) for option in options))
-    _show(outcome, as_json, lambda result: result.text())
+    show(outcome, as_json, lambda result: result.text())
     if not outcome.passed:
         sys.exit(1)
 

@@ -82,6 +82,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
+            os.fchmod(handle, 0o644)  # mkstemp makes files that nobody else may read
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
