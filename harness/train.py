@@ -169,7 +169,7 @@ def _arguments(params: Mapping[str, Scalar], setup: StageSetup, folder: str) -> 
         "lr_scheduler_type": SCHEDULES[str(params["schedule"])],
         "warmup_steps": round(float(params["warmup_share"]) * setup.steps),
         "max_grad_norm": float(params["max_grad_norm"]),
-        "optim": "adamw_torch_fused" if on_gpu else "adamw_torch",
+        "optim": "adamw_torch_fused",
         "seed": setup.seed,
         "data_seed": setup.seed,
         "bf16": resolve_precision(str(params["precision"]), setup.device) == "bfloat16",

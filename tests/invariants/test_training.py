@@ -55,3 +55,20 @@ def test_what_a_prompt_should_predict_changes_nothing(world):
     output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
     wanted = torch.nn.functional.cross_entropy(output[supervised], inputs["input_ids"][:, 1:][supervised])
     torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
+def test_the_short_way_to_the_loss_is_trls(method, world, monkeypatch):
+    """The same batch through TRL's own fused output layer: loss and gradients agree."""
+    ready, _ = attached(world.llama, stage(method, batch_size=8))
+    inputs, model = batch(ready), ready.model.train()
+
+    def loss_and_gradients():
+        model.zero_grad()
+        loss = ready.trainer.compute_loss(model, dict(inputs))
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    short = loss_and_gradients()
+    monkeypatch.setattr("harness.objectives._language_model.LOGITS", 0)
+    torch.testing.assert_close(short, loss_and_gradients(), atol=1e-6, rtol=1e-4)
