@@ -124,12 +124,12 @@ class Driver:
             for pack in ended:
                 self._settle(source, pack)
             self._settle_late(source)
-            display.show(self._snapshot(source))
-            if not self._waiting and not ended:
-                if self._fill(source) == 0:
-                    return
-            elif not ended:
+            display.show(lambda: self._snapshot(source))
+            if not self._waiting and self._fill(source) == 0 and not self._waiting:
+                break
+            if self._waiting and not ended:
                 time.sleep(_PAUSE_S)
+        display.show(lambda: self._snapshot(source), last=True)
 
     def _fill(self, source: Source) -> int:
         """Take proposals while the runner has room; returns how many were taken."""

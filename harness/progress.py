@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -52,6 +53,7 @@ class Display:
         self._logged: tuple[int, int] | None = None
 
     def __enter__(self) -> Display:
+        log.setLevel(logging.INFO)  # asked for by `shown`, whatever else is logged
         if self.shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -66,18 +68,22 @@ class Display:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
-    def show(self, snapshot: Snapshot) -> None:
-        """Show how far it is, at most four times a second (log: every 30 s, and when all is done)."""
-        over = snapshot.running == 0 and snapshot.done + snapshot.failed >= snapshot.planned
+    def show(self, look: Callable[[], Snapshot], last: bool = False) -> None:
+        """Show how far it is, at most four times a second (log: every 30 s, and only if something ended).
+
+        Args:
+            look: Takes a snapshot; called only when it is time to show one.
+            last: The step is over: show it now.
+        """
         due = time.monotonic() - self._last >= (_DRAW_EVERY_S if self._live else _LOG_EVERY_S)
-        state = (snapshot.done, snapshot.failed)
-        if not self.shown or not (due or over) or (self._live is None and state == self._logged):
+        if not self.shown or not (due or last):
             return
-        self._last, self._logged = time.monotonic(), state
+        snapshot, self._last = look(), time.monotonic()
         if self._live is not None:
             self._live.update(self._table(snapshot), refresh=True)
-        else:
-            log.warning("%s", self.line(snapshot))
+        elif (state := (snapshot.done, snapshot.failed)) != self._logged:
+            self._logged = state
+            log.info("%s", self.line(snapshot))
 
     def line(self, snapshot: Snapshot) -> str:
         """One line: counts, spend, time left, best so far."""

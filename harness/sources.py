@@ -54,7 +54,11 @@ class FixedSource(Source):
 
 
 class SearchSource(Source):
-    """All cells of a study; the one that used the least of its budget asks next, so that all advance together."""
+    """All cells of a study.
+
+    Base models take turns as a whole, since a worker keeps one of them warm; of one base model's cells the one that
+    used the least of its budget asks next, so that they advance together.
+    """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = cells
@@ -84,7 +88,8 @@ class SearchSource(Source):
     def next(self) -> Proposal | None:
         """A job of the cell that is furthest behind."""
         open_cells = [cell for cell in self.cells if id(cell) not in self._finished]
-        for cell in sorted(open_cells, key=lambda cell: cell.spent / cell.design.budget):
+        models = list(dict.fromkeys(cell.design.model for cell in self.cells))
+        for cell in sorted(open_cells, key=lambda c: (models.index(c.design.model), c.spent / c.design.budget)):
             if (job := cell.next()) is not None:
                 return self._proposal(cell, job)
             if not cell.running:

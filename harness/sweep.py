@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from harness.driver import Driver, Proposal, Source, locked
 from harness.errors import PartialFailure, SpecError
 from harness.layout import Layout, write_atomically
 from harness.members import Member, read_members
-from harness.plan import guesses
+from harness.plan import guesses, plan_study
 from harness.progress import Display, duration
+from harness.records import to_json
 from harness.runners import make_runner, parse_options
+from harness.search.cell import Cell
 from harness.setting import Setting, Site, corpora, resolve
 from harness.sources import (
     FixedSource,
@@ -100,7 +102,7 @@ def run_search(study: StudySpec, site: Site, setting: Setting | None = None) -> 
         cells = search_cells(study, step.setting, guesses(study, site, step.setting))
         source = SearchSource(cells)
         step.drive("search", source, source.restore(step.members))
-        _remove_checkpoints(site.layout, read_members(site.layout, study.name))
+        _remove_checkpoints(site.layout, cells)
         without = [cell.design.label for cell in cells if cell.best() is None]
         notes = [cell.note for cell in cells if cell.note]
         return step.finish("search", sum(len(cell.results) for cell in cells), without, notes)
@@ -168,6 +170,7 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None) -> Iterator[_
     setting = setting or resolve(study, site)
     with locked(folder):
         write_atomically(folder / "study.json", _study_json(study))
+        _keep_plan(study, site, setting)
         runner = make_runner(site.runner, options, folder, _duty(study, site, options["threads"]))
         members = read_members(site.layout, study.name)
         try:
@@ -196,6 +199,13 @@ def _study_json(study: StudySpec) -> str:
     return json.dumps({"fingerprint": study.fingerprint, "study": study.model_dump(mode="json")}, indent=1) + "\n"
 
 
+def _keep_plan(study: StudySpec, site: Site, setting: Setting) -> None:
+    """What was expected before the first trial, kept beside what happens; a budget that funds nothing ends here."""
+    path = site.layout.study(study.name) / "plan.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(to_json(plan_study(study, site, setting)), indent=1) + "\n")
+
+
 def _duty(study: StudySpec, site: Site, threads: int) -> Duty:
     from harness.warm import Workspace
 
@@ -217,8 +227,11 @@ def _marker(layout: Layout, study: str, role: Role) -> Path:
     return layout.study(study) / f"{role}.done"
 
 
-def _remove_checkpoints(layout: Layout, members: Sequence[Member]) -> None:
+def _remove_checkpoints(layout: Layout, cells: Sequence[Cell]) -> None:
     """What rungs left behind is of no use once the search is over."""
-    for member in members:
-        if member.role == "search":
-            shutil.rmtree(layout.checkpoint(member.key), ignore_errors=True)
+    for config in (cell.config(job) for cell in cells for job in cell.results):
+        shutil.rmtree(layout.checkpoint(config.key), ignore_errors=True)
+        full = config.at(1.0).key
+        shutil.rmtree(layout.rungs(full), ignore_errors=True)
+        with suppress(OSError):  # it holds a record, or never was
+            layout.trial(full).rmdir()

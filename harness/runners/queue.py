@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class QueueRunner(Runner):
         ended += [self._finish(name, self._why(name)) for name in self._in(self.folders.failed)]
         for job, loss in lost.items():
             ended += [self._lose(job, name, loss) for name in self._in(self.folders.claimed / job)]
+            with suppress(OSError):  # absent, or with a pack that nobody asked for
+                (self.folders.claimed / job).rmdir()
         self._staff()
         return ended
 

@@ -46,7 +46,7 @@ class SlurmBackend(Backend):
             executor = SlurmExecutor(self.folder)
             executor.update_parameters(**self._parameters(minutes))
             with clean_env():
-                job = executor.submit(serve, replace(duty, limit_s=60.0 * minutes - 60, idle_s=120.0))
+                job = executor.submit(serve, replace(duty, limit_s=0.9 * 60 * minutes, idle_s=120.0))
         except (RuntimeError, OSError, FailedJobError, FailedSubmissionError) as error:
             raise HarnessError(
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"

@@ -22,9 +22,8 @@ def test_a_killed_driver_goes_on_with_the_workers_it_had_and_runs_nothing_twice(
     driver.kill()
     driver.wait()
     begun = scene.lines("ran")
-    said = scene.finish()
+    scene.finish()
     ran = scene.lines("ran")
-    assert "still under way" in said
     assert len(ran) == len({key for key, _ in ran}) == RUNS
     assert {pid for _, pid in ran} == {pid for _, pid in begun}
     assert all(result.status == TrialStatus.COMPLETE for result in scene.records())

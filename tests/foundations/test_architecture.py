@@ -21,8 +21,11 @@ RUNNING = [
     {"methods", "objectives", "retention", "curation", "models", "taskfile", "rows", "tasks", "templates", "data", "cost"},
     {"train", "evaluate", "artifacts", "batches", "checkpoint", "provenance", "warm"},
     {"trial"},
-    {"search", "members", "runners", "worker"},
-    {"plan", "progress", "sweep", "confirm"},
+    {"setting", "search", "members", "worker"},
+    {"runners", "forecast", "progress"},
+    {"driver", "sources"},
+    {"plan"},
+    {"sweep"},
 ]
 LEARNING = [
     FOUNDATIONS,
@@ -42,7 +45,7 @@ OWNERS = {
     "peft": {"methods", "artifacts", "train", "warm"},
     "seaborn": {"report"},
     "bitsandbytes": {"methods"},
-    "click": {"cli"},
+    "click": {"cli", "terminal"},
 }
 
 

@@ -185,7 +185,9 @@ def test_a_budget_in_seconds_ends_when_the_next_trial_would_pass_it():
 
 
 def test_an_exhausted_space_ends_the_cell_with_a_note():
-    spec = standin.study(families={"a": {"method": "none", "params": {"learning_rate": 0.1}}}, budget={"trials": 5, "steps": 9})
+    spec = standin.study(
+        families={"a": {"method": "none", "params": {"learning_rate": 0.1}}}, budget={"trials": 5, "steps": 9}
+    )
     subject = Cell(
         CellDesign(
             spec, spec.resolved_families()["a"], ModelRef("m", "r"), TaskRef("t", "f"), True, Evaluation(),

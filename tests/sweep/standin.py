@@ -39,6 +39,9 @@ def run_one(config, layout):
         cost=CostRecord(seconds={"train": float(os.environ.get("STANDIN_COST", "1"))}),
         provenance=Provenance(harness_version="0.1.0"),
     )
+    if os.environ.get("STANDIN_CHECKPOINT"):
+        (layout.checkpoint(config.key)).mkdir(parents=True)
+        layout.rungs(config.at(1.0).key).mkdir(parents=True, exist_ok=True)
     write_result(layout, result)
     note("STANDIN_DONE", config)
     return result
@@ -71,7 +74,10 @@ def study(**changes):
         "question": "Does the driver drive?",
         "base_models": ["model"],
         "tasks": ["one", "two"],
-        "families": {"a": {"method": "none"}, "b": {"method": "none", "params": {"weight_decay": {"low": 0.0, "high": 0.1}}}},
+        "families": {
+            "a": {"method": "none"},
+            "b": {"method": "none", "params": {"weight_decay": {"low": 0.0, "high": 0.1}}},
+        },
         "budget": {"trials": 3, "steps": 9},
         "search": {"sampler": "random"},
         "confirm": {"finalists": 1, "seeds": 2},
@@ -81,9 +87,7 @@ def study(**changes):
 
 def setting(spec):
     """What `resolve` would give, without models and tasks."""
-    tasks = tuple(
-        TaskInfo(TaskRef(name, "f"), True, 90, 30.0, {"validation": 10, "test": 10}) for name in spec.tasks
-    )
+    tasks = tuple(TaskInfo(TaskRef(name, "f"), True, 90, 30.0, {"validation": 10, "test": 10}) for name in spec.tasks)
     models = tuple(ModelInfo(ModelRef(model.name, "r"), {"parameters": 1000}) for model in spec.base_models)
     return Setting(models, tasks, (), spec.resolved_families())
 

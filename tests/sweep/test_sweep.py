@@ -307,3 +307,28 @@ def test_the_driver_loads_no_torch(tmp_path):
 
 def _hashable(members):
     return [replace(member, params=tuple(member.params.items())) for member in members]
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [("", ()), ("-1", ()), ("0,1", ("0", "1")), ("GPU-8f2a", ("GPU-8f2a",))]
+)
+def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected):
+    from harness.runners import parse_options
+    from harness.setting import device, gpus
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus() == expected
+    assert device(standin.Site()) == ("cuda" if expected else "cpu")
+    if expected:
+        assert parse_options("local", {})["workers"] == len(expected)
+
+
+def test_what_rungs_left_behind_is_removed_after_the_search(tmp_path, monkeypatch):
+    monkeypatch.setenv("STANDIN_CHECKPOINT", "1")
+    halving = {"sampler": "random", "scheduler": "successive_halving"}
+    spec, site = standin.study(budget={"trials": 2, "steps": 9}, search=halving), standin.site(tmp_path)
+    step("search", spec, site)
+    assert not list(site.layout.trials.rglob("checkpoint"))
+    assert not list(site.layout.trials.rglob("rungs"))
+    folders = {path.name for path in site.layout.trials.glob("*/*")}
+    assert folders == {member.key for member in read_members(site.layout, spec.name)}

@@ -1,0 +1,118 @@
+"""Overhead of the driver per trial, with an objective that takes no time.
+
+    python benchmarks/driver_overhead.py [--trials 200] [--sampler tpe]
+
+Goals: 30 ms in this process, 300 ms with two worker processes of this machine. The bare baseline is Optuna's own loop
+with the same sampler, and a record written and fsynced for each trial, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import sweep
+from harness.layout import Layout, write_atomically, write_result
+from harness.plugins import load
+from harness.records import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
+from harness.setting import ModelInfo, Setting, Site, TaskInfo
+from harness.spec import StudySpec
+
+GOAL_MS = {"inline": 30, "local": 300}
+
+
+def work(configs: Sequence[TrialConfig], workspace: object) -> list[TrialResult]:
+    """Best at a learning rate of 1e-3, at once."""
+    results = []
+    for config in configs:
+        rate = float(config.pipeline.stages[0].params["learning_rate"])
+        score = Score(config.task.name, "validation", "acc", 1 - abs(rate - 1e-3), None, 1, True, "same")
+        cost = CostRecord(seconds={"train": 0.001})
+        results.append(TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+        write_result(workspace.layout, results[-1])  # type: ignore[attr-defined]
+    return results
+
+
+def study(trials: int, sampler: str) -> StudySpec:
+    """One family with one searched parameter on one task."""
+    return StudySpec.model_validate(
+        {
+            "name": "overhead",
+            "question": "What does the driver cost?",
+            "base_models": ["model"],
+            "tasks": ["task"],
+            "families": {"a": {"method": "none"}},
+            "budget": {"trials": trials, "steps": 1},
+            "search": {"sampler": sampler},
+        }
+    )
+
+
+def driven(runner: str, spec: StudySpec, folder: Path) -> float:
+    """Wall seconds from the first record of a search to its last, so that starting up is left out."""
+    options = {"workers": "2"} if runner == "local" else {}
+    layout = Layout(folder / runner, folder)
+    setting = Setting(
+        (ModelInfo(ModelRef("model", "r"), {"parameters": 1}),),
+        (TaskInfo(TaskRef("task", "f"), True, 1, 1.0, {"validation": 1, "test": 1}),),
+        (),
+        spec.resolved_families(),
+    )
+    site = Site(layout, runner=runner, options=options, device="cpu", display=False, work="driver_overhead:work")
+    sweep.run_search(spec, site, setting)
+    times = sorted(path.stat().st_mtime for path in layout.trials.glob("*/*/record.json"))
+    return times[-1] - times[0]
+
+
+def bare(trials: int, sampler: str, folder: Path) -> float:
+    """Wall seconds of Optuna's own ask and tell, with one fsynced file for each trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    loop = optuna.create_study(direction="maximize", sampler=load("search/samplers", sampler)().create(0))
+    started = time.time()
+    for number in range(trials):
+        trial = loop.ask()
+        value = 1 - abs(trial.suggest_float("learning_rate", 1e-6, 1e-1, log=True) - 1e-3)
+        loop.tell(trial, value)
+        write_atomically(folder / "bare" / f"{number}.json", "x" * 2500)
+    return time.time() - started
+
+
+def main() -> None:
+    """Print milliseconds per trial beside the goals."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--sampler", default="tpe")
+    arguments = parser.parse_args()
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, here)
+    spec = study(arguments.trials, arguments.sampler)
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measured: dict[str, Callable[[], float]] = {
+            "bare": lambda: bare(arguments.trials, arguments.sampler, folder),
+            "inline": lambda: driven("inline", spec, folder),
+            "local": lambda: driven("local", spec, folder),
+        }
+        for case, measure in measured.items():
+            cpu = time.process_time()
+            wall_ms = measure() / arguments.trials * 1000
+            cpu_ms = (time.process_time() - cpu) / arguments.trials * 1000
+            goal = GOAL_MS.get(case)
+            failed |= goal is not None and wall_ms > goal
+            shown = f"{case:<7} {wall_ms:7.1f} ms per trial, {cpu_ms:6.1f} ms CPU of the driver"
+            print(shown + (f"   goal {goal} ms" if goal else ""))
+        print(f"load of this machine: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
