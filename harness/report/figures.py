@@ -80,10 +80,22 @@ def draw(name: str, title: str, description: str, size: tuple[float, float], pai
         engine = ConstrainedLayoutEngine(h_pad=0.07)
         figure = NewFigure(figsize=size, layout=engine)
         paint(figure)
+        for axes in figure.axes:
+            _few_ticks(axes)
         engine.execute(figure)
         figure.set_layout_engine("none")  # else savefig draws everything once more, to lay it out
         figure.savefig(buffer, format="svg", metadata=nothing)
     return _inline(buffer.getvalue().decode(), f"f{fingerprint(name)[:8]}", title, description)
+
+
+def _few_ticks(axes: Axes) -> None:
+    """Six intervals at most on a linear axis: enough to read a value, and labels never touch."""
+    from matplotlib.ticker import AutoLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        locator = axis.get_major_locator()
+        if isinstance(locator, AutoLocator):
+            locator.set_params(nbins=6)
 
 
 def figure(svg: Html, title: str, caption: str, data: Html) -> Html:

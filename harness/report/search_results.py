@@ -69,7 +69,8 @@ def learning_rates(study: StudyData) -> dict[tuple[str, str, int], dict[str, flo
     Names are `learning_rate`, or `stage 2 learning rate` and so on where the pipeline has several stages.
     """
     found = {}
-    for row in study.trials[study.trials["role"] == "search"].to_dict("records"):
+    rows = study.trials.loc[study.trials["role"] == "search", ["key", "family", "number", "searched"]]
+    for row in rows.to_dict("records"):
         rates = {
             _stage(name): float(value)
             for name, value in json.loads(row["searched"] or "{}").items()

@@ -45,7 +45,7 @@ class Sensitivity(Section):
 def _bands(arena: Arena, rates: dict[tuple[str, str, int], dict[str, float]]) -> dict[str, Points]:
     """By family (and stage): its trials; the family with the best trial first."""
     bands: dict[str, Points] = {}
-    for row in arena.trials.to_dict("records"):
+    for row in arena.trials[["key", "family", "number", "value"]].to_dict("records"):
         for stage, rate in rates.get((row["key"], row["family"], row["number"]), {}).items():
             bands.setdefault(f"{row['family']} {stage}".strip(), []).append((rate, float(row["value"])))
     ordered = sorted(bands.items(), key=lambda band: (-_sign(arena) * _best(arena, band[1])[1], band[0]))
@@ -74,24 +74,26 @@ def _plot(arena: Arena, bands: dict[str, Points]) -> Html:
 
 
 def _paint(fig: Figure, arena: Arena, bands: dict[str, Points], span: tuple[float, float]) -> None:
-    import seaborn as sns
-
     axes = fig.subplots()
     low, high = span
     width = (high - low) or 1.0
-    xs, ys = [], []
-    for row, points in enumerate(bands.values()):
-        axes.axhline(row + 0.42, color=GRID, linewidth=0.7, zorder=1)
-        for rate, value in points[:: -(-len(points) // SHOWN)]:
-            xs.append(rate)
-            ys.append(_height(row, value, low, width))
-        rate, value = _best(arena, points)
-        axes.plot([rate], [_height(row, value, low, width)], "o", color=ACCENT, markersize=6, zorder=4)
+    dots = [
+        (rate, _height(row, value, low, width))
+        for row, points in enumerate(bands.values())
+        for rate, value in points[:: -(-len(points) // SHOWN)]
+    ]
+    best = [_best(arena, points) for points in bands.values()]
+    heights = [_height(row, value, low, width) for row, (_, value) in enumerate(best)]
+    for row, (rate, value) in enumerate(best):
         axes.annotate(
-            f"{arena.unit.digits(value)} at {scientific(rate)}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
-            fontsize=8.5, annotation_clip=False,
+            f"{arena.unit.digits(value)} at {scientific(rate)}", (1.01, row), xycoords=("axes fraction", "data"),
+            va="center", fontsize=8.5, annotation_clip=False,
         )  # fmt: skip
-    sns.scatterplot(x=xs, y=ys, ax=axes, color=MUTED, s=14, alpha=0.6, linewidth=0, zorder=3)
+    axes.scatter([x for x, _ in dots], [y for _, y in dots], color=MUTED, s=14, alpha=0.6, linewidth=0, zorder=3)
+    axes.plot([rate for rate, _ in best], heights, "o", color=ACCENT, markersize=6, zorder=4)
+    axes.hlines(
+        [row + 0.42 for row in range(len(bands))], 0, 1, GRID, linewidth=0.7, transform=axes.get_yaxis_transform()
+    )
     axes.set_xscale("log")
     rows_axis(axes, list(bands))
     log_axis(axes.xaxis, lambda rate: scientific(rate, 0))
