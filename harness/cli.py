@@ -320,11 +320,12 @@ def doctor(root: Path, as_json: bool) -> None:
 @click.option("--runner", default="local", show_default=True, help="Where to practise: local or slurm.")
 @click.option("--runner-option", "options", multiple=True, metavar="KEY=VALUE")
 @json_option
-def drill(runner: str, options: tuple[str, ...], as_json: bool) -> None:
+@click.pass_obj
+def drill(root: Path, runner: str, options: tuple[str, ...], as_json: bool) -> None:
     """Practise a disaster on this site: run trivial trials, kill a worker, and check that nothing is lost or run twice."""
     from harness.drill import practise
 
-    outcome = practise(runner, dict(_pair(option) for option in options))
+    outcome = practise(runner, dict(_pair(option) for option in options), root)
     show(outcome, as_json, lambda result: result.text())
     if not outcome.passed:
         sys.exit(1)
