@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.layout import Layout
+from harness.plugins import load
 from harness.report.data import StudyData, load_study_data
 from harness.report.findings import Comparison
 from tests.report.studies import change_records, keep_members, write_small
@@ -128,6 +129,40 @@ def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
     for found in load_study_data(layout, "made_up").comparisons:
         assert all((c.level.low, c.level.high, c.level.n) == (None, None, 1) for c in found.contenders)
         assert found.contenders[1].p is None
+
+
+@pytest.mark.parametrize(
+    ("best", "says", "never"),
+    [
+        ([0.60, 0.63, 0.64, 0.67, 0.66], "For task_0 on tiny-1m, use <em>", "cannot tell its gain"),
+        # mean 0.26 over a base of 0.25, sd 0.0474, half width 0.0589: the interval of the gain is -0.049 to 0.069
+        (
+            [0.20, 0.32, 0.22, 0.30, 0.26],
+            "these seeds cannot tell its gain over the base model from none",
+            "keep the base",
+        ),
+        ([0.20, 0.21, 0.22, 0.20, 0.21], "For task_0 on tiny-1m, keep the base model as it is", "cannot tell its gain"),
+    ],
+)
+def test_the_answer_says_when_tuning_does_not_help(tmp_path: Path, best: list[float], says: str, never: str) -> None:
+    layout = write_small(tmp_path)
+    keep_members(layout, "made_up", lambda member: member["task"] == "task_0")
+    families = confirmed_families(layout, "task_0")
+    set_scores(layout, "task_0", {families[0]: [0.1, 0.1, 0.1, 0.1, 0.1], families[1]: best}, base=0.25)
+    text = load("report/sections", "answer")().render(load_study_data(layout, "made_up"))
+    assert says in text
+    assert never not in text
+
+
+def test_a_runner_up_that_cannot_be_told_apart_is_named_with_what_speaks_for_it(tmp_path: Path) -> None:
+    layout = write_small(tmp_path)
+    families = confirmed_families(layout, "task_0")
+    # differences -0.02, 0.04, -0.01, 0.03, 0.01: mean 0.01, sd 0.02550, t = 0.877, df 4, p about 0.43
+    scores = {families[0]: [0.50, 0.56, 0.51, 0.55, 0.53], families[1]: [0.52, 0.52, 0.52, 0.52, 0.52]}
+    set_scores(layout, "task_0", scores, base=0.25)
+    text = load("report/sections", "answer")().render(load_study_data(layout, "made_up"))
+    assert f"ahead of the runner-up, {families[1]}, by +1.0 points, but these seeds cannot tell the two apart" in text
+    assert "p = 0.430 after Holm" in text
 
 
 def test_failed_confirm_runs_are_counted(tmp_path: Path) -> None:

@@ -91,8 +91,23 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
         "The pipeline as YAML, to paste into a study file",
         tag("pre", tag("code", to_yaml(best, comparison.base_model))),
     )
-    content = (heading, paragraph(lead, kind="lead"), _facts(study, comparison), _verdict(comparison), paste)
+    content = (
+        heading,
+        paragraph(lead, kind="lead"),
+        _doubt(best),
+        _facts(study, comparison),
+        _verdict(comparison),
+        paste,
+    )
     return tag("article", *content, class_="card")
+
+
+def _doubt(best: Contender) -> Html:
+    """A warning where the interval of the gain reaches zero."""
+    gain = best.gain
+    if gain is None or gain.low is None or gain.high is None or gain.low > 0 or gain.mean <= 0:
+        return Html("")
+    return paragraph("these seeds cannot tell its gain over the base model from none at all.", kind="warning")
 
 
 def _facts(study: StudyData, comparison: Comparison) -> Html:
