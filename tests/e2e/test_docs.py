@@ -1,0 +1,55 @@
+"""The documentation tells the truth: every command in it runs, every module has its line, every named file exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md")
+COMMANDS = [
+    line.removeprefix("$ ")
+    for page in PAGES
+    for block in re.findall(r"```console\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+# What sets up an environment of its own runs in .ci/run, the cluster in tests/cluster.
+ELSEWHERE = {"make demo": ".ci/run", "make test": ".ci/run", "snakemake --profile slurm": "tests/cluster"}
+
+
+def test_the_readme_shows_commands():
+    assert {"make demo", "make test", "snakemake --profile slurm", "harness recommend --task my_task"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(ELSEWHERE)))
+def test_every_command_shown_runs(project, command):
+    if command.startswith("python benchmarks/"):
+        assert (REPOSITORY / shlex.split(command)[1]).is_file()  # minutes each: run when their figures are renewed
+        return
+    project.run(*shlex.split(command))
+
+
+@pytest.mark.parametrize("command", sorted(ELSEWHERE))
+def test_what_runs_elsewhere_is_there(command):
+    place = REPOSITORY / ELSEWHERE[command]
+    text = place.read_text() if place.is_file() else "".join(path.read_text() for path in place.glob("*.py"))
+    assert command in text or ", ".join(f'"{word}"' for word in command.split()) in text
+
+
+def test_the_readme_has_one_line_for_every_module_and_no_other():
+    shown = re.findall(r"^\| `harness/([\w/]+(?:\.py)?/?)` \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    package = REPOSITORY / "harness"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert sorted(shown) == sorted(modules | folders)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_linked_or_named_exists(page):
+    text = (REPOSITORY / page).read_text()
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", text)
+    named = re.findall(r"`((?:harness|tests|studies|benchmarks|scripts|slurm|profiles|docs)/[\w./-]+)`", text)
+    names = [name for name in linked + named if not re.search(r"[A-Z]{4}|<", name)]
+    assert [name for name in names if not (REPOSITORY / name).exists()] == []
