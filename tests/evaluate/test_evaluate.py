@@ -60,7 +60,7 @@ def test_windows_of_equal_tokens_do_not_share_scores(task: Any, model: Any, toke
     """lm-eval's cache of logits takes the first tokens of a longer window for the last ones of a shorter."""
     import torch
 
-    text = "x" * 150  # windows of 64, 64 and 22 tokens; the last one's context makes it look like the second
+    text = "ab" * 75  # windows of 64, 64 and 22 tokens; with its context, the last reads like the second
     found = evaluate(model, tokenizer, task(ROLLING, test=[{"text": text, "label": "no"}] * 2), "test", None)
     ids = torch.tensor([[0, *tokenizer.encode(text)]])
     with torch.no_grad():
@@ -215,6 +215,8 @@ def test_adapters_count(task: Any, model: Any, tokenizer: Any, kind: str) -> Non
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter)
+    lengths: list[int] = []
+    model.model.embed_tokens.register_forward_hook(lambda module, given, out: lengths.append(out.shape[1]))
     for each in (ROLLING, CHOICE, GENERATE):
         one = task(each, test=[{"text": "x" * 150, "label": "no"}, {"text": "short", "label": "no"}])
         batched, single = (evaluate(tuned, tokenizer, one, "test", None, size) for size in (2, 1))
@@ -222,6 +224,7 @@ def test_adapters_count(task: Any, model: Any, tokenizer: Any, kind: str) -> Non
         assert batched.score.value == pytest.approx(single.score.value, rel=1e-5)
         if each is ROLLING:
             assert batched.score.value != pytest.approx(base, abs=1e-4)
+    assert max(lengths) == (64 if kind == "lora" else 59), "virtual tokens take room in the context"
     if kind != "prompt":
         with tuned.disable_adapter():
             assert evaluate(tuned, tokenizer, task(ROLLING), "test", None).score.value == pytest.approx(
