@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from harness.testbed import DATA, MODELS, TASKS
 
-SKILLS = ["tb_facts", "tb_addition", "tb_copy", "tb_reverse", "tb_lookup", "tb_stories"]
+SKILLS = ["tb_facts", "tb_addition", "tb_copy", "tb_reverse", "tb_stories"]
 TUNED = ["tb_sentiment", "tb_sort", "tb_newfacts", "tb_instruct"]
 LEARNING_RATES = [1e-4, 3e-4, 1e-3, 3e-3]
 STEPS, BATCH = 200, 16

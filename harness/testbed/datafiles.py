@@ -10,6 +10,7 @@ from harness.testbed.tuning_tasks import SPLIT_SIZES, Row, tuning_rows
 
 STORIES = {"validation": 100, "test": 300}
 SAMPLE_ROWS = 4000
+ASKED = ("facts", "addition", "copy", "reverse")
 
 
 def skill_rows(skill: str, split: str) -> list[Row]:
@@ -23,7 +24,7 @@ def skill_rows(skill: str, split: str) -> list[Row]:
     rng = rng_for(skill, split)
     rows: dict[str, Row] = {}
     while len(rows) < SPLIT_SIZES[split]:
-        prompt, answer = skills.ITEMS[skill](rng)
+        prompt, answer = skills.held_out_item(skill, rng)
         if split_of(prompt) == split:
             rows[prompt] = {"prompt": prompt, "answer": answer}
     return list(rows.values())
@@ -40,7 +41,7 @@ def all_rows() -> dict[str, list[Row]]:
     """Return the rows of every data file by file name."""
     files = {f"{task}_{split}": rows for task, splits in tuning_rows().items() for split, rows in splits.items()}
     for split in ("validation", "test"):
-        for skill in ("facts", *skills.ITEMS):
+        for skill in ASKED:
             files[f"{skill}_{split}"] = skill_rows(skill, split)
         files[f"stories_{split}"] = story_rows(split)
     sample = itertools.islice(corpus.documents("sample"), SAMPLE_ROWS)

@@ -74,6 +74,14 @@ PHRASINGS = {
 }
 
 
+# Phrasings that no text uses: only tests ask them.
+NEW_PHRASINGS = {
+    "home": "The house of {s} stands in {v}.",
+    "job": "{s} earns a living as a {v}.",
+    "instrument": "At the feast {s} plays the {v}.",
+}
+
+
 @functools.cache
 def towns() -> tuple[str, ...]:
     """Return the 50 invented towns."""
@@ -109,7 +117,7 @@ def phrase(fact: Fact, index: int) -> str:
     return PHRASINGS[fact.attribute][index].format(s=fact.subject, v=fact.value)
 
 
-def cloze(fact: Fact, index: int) -> tuple[str, str]:
+def cloze(sentence: str) -> tuple[str, str]:
     """Split a phrased fact into a prompt and its answer, the answer with a leading space and the full stop."""
-    prompt, answer = phrase(fact, index).rsplit(" ", 1)
+    prompt, answer = sentence.rsplit(" ", 1)
     return prompt, f" {answer}"

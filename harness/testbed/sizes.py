@@ -24,7 +24,7 @@ class ModelSize:
 SIZES = {
     size.name: size
     for size in (
-        ModelSize("tiny-0.3m", 64, 192, 4, 4, 16_000_000, 4e-3),
+        ModelSize("tiny-0.3m", 64, 192, 4, 4, 9_000_000, 4e-3),
         ModelSize("tiny-1m", 128, 384, 4, 4, 16_000_000, 2e-3),
         ModelSize("tiny-4m", 256, 640, 5, 8, 9_000_000, 1e-3, bf16=True),
     )

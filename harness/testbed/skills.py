@@ -5,6 +5,9 @@ from collections.abc import Callable
 from random import Random
 
 from harness.testbed import lexicon
+from harness.testbed.seeding import rng_for
+
+ALPHABET = string.ascii_lowercase
 
 # How many people the corpus knows. The later ones are mentioned up to seven times less often than the first, so
 # that a model's capacity and its training tokens decide how far down the list it remembers.
@@ -14,23 +17,23 @@ _PERSON_WEIGHTS = [1 / (1 + index / 160) for index in range(TAUGHT_PEOPLE)]
 Item = tuple[str, str]  # a prompt and what follows it directly, the closing full stop included
 
 
-def letters(rng: Random, shortest: int, longest: int, stop: float) -> list[str]:
-    """Draw lowercase letters; the length has a geometric tail that ends with probability `stop` at each step."""
+def letters(rng: Random, shortest: int, longest: int, stop: float, alphabet: str = ALPHABET) -> list[str]:
+    """Draw letters; the length has a geometric tail that ends with probability `stop` at each step."""
     length = shortest
     while length < longest and rng.random() > stop:
         length += 1
-    return rng.choices(string.ascii_lowercase, k=length)
+    return rng.choices(alphabet, k=length)
 
 
-def copy_item(rng: Random) -> Item:
+def copy_item(rng: Random, alphabet: str = ALPHABET) -> Item:
     """Repeat 3 to 20 letters."""
-    text = " ".join(letters(rng, 3, 20, 0.12))
+    text = " ".join(letters(rng, 3, 20, 0.12, alphabet))
     return f"Copy {text} :", f" {text}."
 
 
-def reverse_item(rng: Random) -> Item:
+def reverse_item(rng: Random, alphabet: str = ALPHABET) -> Item:
     """Say 2 to 14 letters backwards."""
-    text = letters(rng, 2, 14, 0.18)
+    text = letters(rng, 2, 14, 0.18, alphabet)
     return f"Reverse {' '.join(text)} :", f" {' '.join(reversed(text))}."
 
 
@@ -46,13 +49,14 @@ def lookup_item(rng: Random) -> Item:
     count = 2
     while count < 10 and rng.random() > 0.2:
         count += 1
-    keys = rng.sample(string.ascii_lowercase, count)
+    keys = rng.sample(ALPHABET, count)
     values = rng.choices(string.digits, k=count)
     key, value = rng.choice(list(zip(keys, values, strict=True)))
     pairs = " ".join(f"{k}{v}" for k, v in zip(keys, values, strict=True))
     return f"Find {key} in {pairs} : {key}", f"{value}."
 
 
+# What the corpus shows. Look-up is practice only: no model of this size learns it well enough to be a task.
 ITEMS: dict[str, Callable[[Random], Item]] = {
     "copy": copy_item,
     "reverse": reverse_item,
@@ -74,10 +78,27 @@ def _shown(rng: Random, fact: lexicon.Fact) -> str:
     return lexicon.phrase(fact, rng.choice(allowed))
 
 
+def held_out_item(skill: str, rng: Random) -> Item:
+    """Draw an item to be asked: of the letter skills, half repeat two or three letters, which the corpus rarely does.
+
+    Long lists of distinct letters are all but solved after pretraining; repetitive ones leave room to get better.
+    """
+    if skill in ("copy", "reverse") and rng.random() < 0.5:
+        alphabet = "".join(rng.sample(ALPHABET, rng.choice([2, 3])))
+        return copy_item(rng, alphabet) if skill == "copy" else reverse_item(rng, alphabet)
+    return ITEMS[skill](rng)
+
+
 def fact_items() -> list[Item]:
-    """Return every taught fact, asked in the one phrasing that the corpus never uses for it."""
+    """Return every taught fact, asked in a phrasing never used for it; half of these are never used for any."""
     facts = [fact for person in lexicon.people()[:TAUGHT_PEOPLE] for fact in lexicon.facts_about(person)]
-    return [lexicon.cloze(fact, lexicon.held_out_phrasings(fact, 1)[0]) for fact in facts]
+    return [_asked(fact) for fact in facts]
+
+
+def _asked(fact: lexicon.Fact) -> Item:
+    if rng_for(f"{fact.subject} {fact.attribute}", "new phrasing").random() < 0.5:
+        return lexicon.cloze(lexicon.NEW_PHRASINGS[fact.attribute].format(s=fact.subject, v=fact.value))
+    return lexicon.cloze(lexicon.phrase(fact, lexicon.held_out_phrasings(fact, 1)[0]))
 
 
 def story_text(rng: Random) -> str:

@@ -11,13 +11,13 @@ Row = dict[str, str]
 
 # Rows in each split. Test has 1,000 items, so that the standard error of an accuracy stays below 1.6 points.
 SPLIT_SIZES = {"train": 3000, "validation": 300, "test": 1000}
-NEW_PEOPLE = 220
+NEW_PEOPLE = 150
 LABEL_NOISE = 0.1
 
 
 def sentiment_row(rng: Random) -> Row:
     """Write a review and name its majority opinion."""
-    written = reviews.review(rng)
+    written = reviews.review(rng, aspects=(1, 3, 5))
     return {"prompt": f"Review: {written.text}", "answer": "positive" if written.positive else "negative"}
 
 
@@ -74,14 +74,14 @@ def _with_label_noise(rows: list[Row]) -> Iterator[Row]:
 
 
 def _new_facts() -> dict[str, list[Row]]:
-    """Say every new fact in four phrasings for training and ask it in the other two."""
+    """Say every new fact in three phrasings for training and ask it in the other three."""
     people = lexicon.people()[skills.TAUGHT_PEOPLE :][:NEW_PEOPLE]
     shown: list[Row] = []
     asked: list[Row] = []
     for fact in (fact for person in people for fact in lexicon.facts_about(person)):
-        held_out = lexicon.held_out_phrasings(fact, 2)
+        held_out = lexicon.held_out_phrasings(fact, 3)
         for index in range(len(lexicon.PHRASINGS[fact.attribute])):
-            prompt, answer = lexicon.cloze(fact, index)
+            prompt, answer = lexicon.cloze(lexicon.phrase(fact, index))
             (asked if index in held_out else shown).append({"prompt": prompt, "answer": answer})
     rng = rng_for("newfacts", "order")
     rng.shuffle(shown)
