@@ -13,7 +13,7 @@ from harness.plugins import StageSetup
 from harness.records import Score, TrialResult
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def save_model(folder: Path, model: PreTrainedModel, method: Method, setup: StageSetup, base: BaseModel) -> None:
@@ -33,14 +33,25 @@ def save_model(folder: Path, model: PreTrainedModel, method: Method, setup: Stag
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if method.mergeable:
-        merged = method.merge(model, setup)
-        dtype = _stored_dtype(base)
-        (merged.to(dtype) if dtype is not None else merged).save_pretrained(folder)
+        _save_whole(folder, method.merge(model, setup), base)
     else:
         for config in getattr(model, "peft_config", {}).values():
             config.base_model_name_or_path = str(_kept_base(base, folder))
         model.save_pretrained(folder)
     setup.tokenizer.save_pretrained(folder)
+
+
+def save_untouched(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
+    """Write a model that nothing was trained on, so that `folder` loads like any other."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _save_whole(folder, model, base)
+    tokenizer.save_pretrained(folder)
+
+
+def _save_whole(folder: Path, model: PreTrainedModel, base: BaseModel) -> None:
+    dtype = _stored_dtype(base)
+    (model if dtype is None else model.to(dtype)).save_pretrained(folder)
 
 
 def _kept_base(base: BaseModel, folder: Path) -> str | Path:

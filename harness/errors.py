@@ -12,6 +12,7 @@ A message states the rule, the value received, and the remedy, in one sentence.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 EXIT_INTERRUPTED = 130
@@ -78,3 +79,14 @@ def one_of(kind: str, received: str, valid: list[str]) -> str:
     close = get_close_matches(received, valid, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{kind} must be one of those known, but got '{received}': {hint}valid: {', '.join(sorted(valid))}"
+
+
+def describe(error: Exception) -> str:
+    """An error that nobody foresaw in one sentence: its type, its message, and where it was raised."""
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = " ".join(str(error).split())[:300]
+    return (
+        f"{type(error).__name__}: {message} (in {frame.name}, {os.path.basename(frame.filename)} line {frame.lineno})"
+    )

@@ -191,10 +191,16 @@ def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
         yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def context_length(config: Any, max_length: int) -> int:
-    """`max_length` cut to the context of a model with this `transformers` config (no limit where it states none)."""
+def context_length(config: Any, max_length: int, reserved: int = 0) -> int:
+    """`max_length` cut to what a model with this `transformers` config has left (no limit where it states none).
+
+    Args:
+        config: The model's config.
+        max_length: Tokens wanted.
+        reserved: Positions of the context that are taken already.
+    """
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return min(max_length, context) if context else max_length
+    return max(1, min(max_length, context - reserved)) if context else max_length
 
 
 def load_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreTrainedModel:

@@ -77,7 +77,7 @@ class Watch:
     score_at: frozenset[int]
     """Steps after which `scored` is called."""
     scored: Callable[[PreTrainedModel, int, Losses], None]
-    """Called with the model in eval mode, the step, and the losses since the last call."""
+    """Called with the model, the step, and the losses since the last call."""
     meter: Meter
     tally: Tally
     time_limit_s: float | None = None
@@ -251,13 +251,9 @@ def _check_time(watch: Watch, step: int) -> None:
 
 @contextmanager
 def _for_scoring(model: PreTrainedModel) -> Iterator[None]:
-    """Eval mode, without the trainer's autocast, and without a trace in any random state: scoring changes no training."""
+    """Without the trainer's autocast, and without a trace in any random state: scoring changes no training."""
     with random_state_kept(), _without_autocast(model):
-        model.eval()
-        try:
-            yield
-        finally:
-            model.train()
+        yield
 
 
 @contextmanager

@@ -12,8 +12,8 @@ are charged to the first trial of a process that needs them.
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import checkpoint
-from harness.artifacts import save_model, write_model_card
+from harness.artifacts import save_model, save_untouched, write_model_card
 from harness.cost import Meter, Size, Tally, cost_record, model_size, training_flops
-from harness.errors import Diverged, SpecError, TrialFailure
+from harness.errors import Diverged, HarnessError, SpecError, TrialFailure, describe
 from harness.layout import find_result, write_atomically, write_result
 from harness.models import BaseModel, context_length
 from harness.plugins import Row, Situation, StageSetup
@@ -37,7 +37,6 @@ from harness.train import (
     Watch,
     choices,
     prepare,
-    random_state_kept,
     refusal,
     resolve_precision,
     train,
@@ -75,7 +74,9 @@ def run_trial(config: TrialConfig, workspace: Workspace | None = None) -> TrialR
     found = find_result(workspace.layout, config.key)
     if found is not None and (not workspace.keep_model or workspace.layout.model(config.key).exists()):
         return found
+    started = time.perf_counter()
     run = _Run(config, workspace, Meter(pick_device(workspace.device)))
+    run.meter.seconds["load"] += time.perf_counter() - started  # looking for a GPU imports torch
     result = run.result()
     run.write(result)
     return result
@@ -128,7 +129,7 @@ class _Run:
         except Exception as error:
             status = _status_of(error)
             write_atomically(self.workspace.layout.traceback(self.config.key), traceback.format_exc())
-            return self._record(status, _reason(error))
+            return self._record(status, describe(error))
 
     def write(self, result: TrialResult) -> None:
         """Write the items, then the record: whoever sees a record sees all of it."""
@@ -227,7 +228,8 @@ class _Run:
             task = found_task(ready.stage.data, self.workspace.task_folders) if ready.stage.data else target
             model = fresh_model(base, chosen.method.load_options(dict(chosen.params), device), device)
             params = dict(chosen.params)
-            params["max_length"] = context_length(model.config, int(params["max_length"]))
+            reserved = chosen.method.reserved(params)
+            params["max_length"] = context_length(model.config, int(params["max_length"]), reserved)
             setup = StageSetup(
                 params=params,
                 tokenizer=tokenizer,
@@ -316,8 +318,7 @@ class _Run:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Task, last: Prepared | None
     ) -> None:
         """The task first, then the off-target suite; the task's score is the curve's last point."""
-        with self.meter.phase("evaluate"), random_state_kept():
-            model.eval()
+        with self.meter.phase("evaluate"):
             for task in (target, *(self._task(ref) for ref in self.config.evaluation.off_target)):
                 self.evaluated.append(_evaluate(model, tokenizer, task, self.config))
         if last is not None:
@@ -335,12 +336,10 @@ class _Run:
     ) -> None:
         with self.meter.phase("save"):
             folder = self.workspace.layout.model(self.config.key)
-            if last is not None:
+            if last is None:
+                save_untouched(folder, model, tokenizer, base)
+            else:
                 save_model(folder, model, last.choices.method, last.setup, base)
-                return
-            shutil.rmtree(folder, ignore_errors=True)
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
 
     def _corpus(self, base: BaseModel) -> list[Row]:
         """Rows of what the base knows."""
@@ -383,18 +382,9 @@ def _status_of(error: Exception) -> TrialStatus:
     """
     from torch import OutOfMemoryError
 
-    from harness.errors import HarnessError
-
     if isinstance(error, HarnessError):
         raise error
     # torch's CPU allocator raises a plain RuntimeError
     refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     memory = refused or isinstance(error, OutOfMemoryError | MemoryError)
     return TrialStatus.OUT_OF_MEMORY if memory else TrialStatus.CRASHED
-
-
-def _reason(error: Exception) -> str:
-    """One sentence: the error and where it was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    message = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {message} (in {frame.name}, {Path(frame.filename).name} line {frame.lineno})"

@@ -152,7 +152,9 @@ def attached(folder, one_stage, steps=2, rows=ROWS, corpus=()):
     chosen = choices(one_stage)
     model = load_model(base, chosen.method.load_options(dict(chosen.params), "cpu"), "cpu")
     notes: list[str] = []
-    params = dict(chosen.params) | {"max_length": context_length(model.config, int(chosen.params["max_length"]))}
+    reserved = chosen.method.reserved(chosen.params)
+    params = dict(chosen.params)
+    params["max_length"] = context_length(model.config, int(params["max_length"]), reserved)
     setup = StageSetup(
         params,
         load_tokenizer(base),

@@ -7,7 +7,7 @@ such a file declares its space and returns a `PeftConfig`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +39,10 @@ class Method(Plugin, ABC):
     def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
         """Keyword arguments for `from_pretrained`, for example a quantisation config."""
         return {}
+
+    def reserved(self, params: Mapping[str, Scalar]) -> int:
+        """Positions of the model's context that the method takes for itself, for example for virtual tokens."""
+        return 0
 
     def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer | None:
         """An optimiser of its own, or None for the shared AdamW."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.methods.base import PeftMethod
 from harness.plugins import StageSetup
-from harness.space import Float, Integer
+from harness.space import Float, Integer, Scalar
 
 if TYPE_CHECKING:
     from peft import PrefixTuningConfig
@@ -30,6 +31,10 @@ class PrefixTuning(PeftMethod):
         "learning_rate": Float(1e-4, 1e-1, default=1e-2, log=True),
         "virtual_tokens": Integer(1, 200, default=20, log=True),
     }
+
+    def reserved(self, params: Mapping[str, Scalar]) -> int:
+        """The virtual tokens come before the text."""
+        return int(params["virtual_tokens"])
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> PrefixTuningConfig:
         """Keys and values of the virtual tokens, trained directly."""

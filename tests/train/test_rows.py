@@ -57,6 +57,14 @@ def test_the_models_context_cuts_too(world):
     assert notes == ["1 of 1 training rows were cut to 96 tokens"]
 
 
+def test_virtual_tokens_take_their_part_of_the_context(world):
+    """GPT-2 has no position beyond its context: with 20 virtual tokens a text may have 76 of 96."""
+    rows = [{"prompt": "", "completion": "t" * 200}]
+    ready, notes = attached(world.gpt2, stage("prefix_tuning", virtual_tokens=20), rows=rows)
+    assert notes == ["1 of 1 training rows were cut to 76 tokens"]
+    ready.trainer.train()
+
+
 def test_nothing_to_learn_is_refused(world):
     with pytest.raises(SpecError, match="check the task"):
         attached(world.llama, stage("full"), rows=[])
