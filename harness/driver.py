@@ -193,19 +193,16 @@ class Driver:
                 f"records must be written below {self.layout.trials}, but {pack.loss.reason}: free space or fix "
                 "permissions, then run again; everything recorded is kept"
             )
-        elif pack.loss.kind == "error":
-            for config in unrecorded:
-                self._record_loss(source, config, pack.loss)
         else:
-            self._retry(source, unrecorded, pack.loss)
+            self._lose(source, unrecorded, pack.loss)
 
-    def _retry(self, source: Source, configs: Sequence[TrialConfig], loss: Loss) -> None:
-        """The first without a record was running as the worker died; the others of its pack had not begun."""
+    def _lose(self, source: Source, configs: Sequence[TrialConfig], loss: Loss) -> None:
+        """The first without a record was running as the pack ended; the others had not begun, and are run again."""
         running, rest = configs[0], list(configs[1:])
         self._losses[running.key] += 1
         append_line(self._jobs, {"event": "lost", "key": running.key, "reason": loss.reason, "at": now()})
         log.warning("trial %s was lost: %s", running.key, loss.reason)
-        if self._losses[running.key] < _CHANCES:
+        if loss.kind == "worker" and self._losses[running.key] < _CHANCES:
             rest.insert(0, running)
         else:
             self._record_loss(source, running, loss)

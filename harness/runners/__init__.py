@@ -6,6 +6,7 @@ Local and Slurm runners submit warm workers (`worker.py`) through submitit and t
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,15 @@ def make_runner(runner: str, options: Mapping[str, Any], folder: Path, duty: Dut
         duty: What workers do.
     """
     from harness.runners.local import LocalBackend
-    from harness.runners.queue import QueueRunner
+    from harness.runners.queue import QueueRunner, retire
     from harness.runners.slurm import SlurmBackend
 
-    if runner == "inline":
-        return InlineRunner(duty)
     jobs = folder / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)
     jobs.chmod(0o700)  # submitit's pickles hold what workers are told
-    backend = SlurmBackend(jobs, options) if runner == "slurm" else LocalBackend(jobs, options)
-    return QueueRunner(folder, duty, backend, options)
+    own = jobs / f"{time.time_ns()}"  # process ids come back; what submitit keeps by id must not
+    backends = {"local": LocalBackend(own, options), "slurm": SlurmBackend(own, options)}
+    for kind, backend in backends.items():
+        if kind != runner:
+            retire(folder / "jobs.jsonl", backend, kind)
+    return InlineRunner(duty) if runner == "inline" else QueueRunner(folder, duty, backends[runner], options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from harness.records import TrialConfig, TrialStatus
@@ -92,6 +93,8 @@ class WorkerJob:
 class Backend(ABC):
     """What differs between this machine and Slurm."""
 
+    folder: Path
+    """Where submitit keeps what belongs to the jobs, their logs among it."""
     period_s: float
     """Seconds between questions about jobs."""
     settle_s: float

@@ -35,9 +35,7 @@ class QueueRunner(Runner):
         self.capacity = (self.workers + max(1, self.workers // 4)) * options["pack"]
         self.folders.make()
         self._last_look, self._false_starts = -1e9, 0
-        started = [WorkerJob(**line["job"]) for line in read_lines(self.lines) if line["event"] == "started"]
-        ended = {line["job"] for line in read_lines(self.lines) if line["event"] == "ended"}
-        self.jobs = {job.job: job for job in started if job.job not in ended}
+        self.jobs = {job.job: job for job in recorded_jobs(self.lines)}
         self.items: dict[str, list[TrialConfig]] = {}
         self._adopt()
 
@@ -107,10 +105,10 @@ class QueueRunner(Runner):
         """A worker makes its folder as it starts; several in a row that could not are not bad luck."""
         self._false_starts = 0 if (self.folders.claimed / job).exists() else self._false_starts + 1
         if self._false_starts >= _START_ATTEMPTS:
-            logs = self.lines.parent / "jobs" / f"{job}_0_log.err"
-            tail = " ".join(logs.read_text().split())[-300:] if logs.exists() else "it left no log"
+            path = self.backend.folder / f"{job}_0_log.err"
+            tail = " ".join(path.read_text().split())[-300:] if path.exists() else "it left no log"
             raise HarnessError(
-                f"a worker must be able to start, but {_START_ATTEMPTS} in a row ended at once ({tail}): see {logs.parent}"
+                f"a worker must be able to start, but {_START_ATTEMPTS} in a row ended at once ({tail}): see {path.parent}"
             )
 
     def _lose(self, job: str, name: str, loss: Loss) -> Ended:
@@ -142,3 +140,22 @@ class QueueRunner(Runner):
         if not folder.exists():
             return []
         return sorted(path.name for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+
+
+def recorded_jobs(lines: Path) -> list[WorkerJob]:
+    """The workers that `jobs.jsonl` does not say the end of; the ids of processes come back, so order counts."""
+    jobs: dict[str, WorkerJob] = {}
+    for line in read_lines(lines):
+        if line["event"] == "started":
+            jobs[line["job"]["job"]] = WorkerJob(**line["job"])
+        elif line["event"] == "ended":
+            jobs.pop(line["job"], None)
+    return list(jobs.values())
+
+
+def retire(lines: Path, backend: Backend, kind: str) -> None:
+    """End the workers that an earlier driver started with another runner, lest a trial run in both."""
+    jobs = [job for job in recorded_jobs(lines) if job.runner == kind]
+    backend.cancel(jobs)
+    for job in jobs:
+        append_line(lines, {"event": "ended", "job": job.job, "reason": "another runner took over", "at": now()})

@@ -104,3 +104,17 @@ def test_two_drivers_of_one_study_refuse_each_other(scene):
     assert f"process {first.pid} on" in said
     first.communicate(timeout=60)
     assert first.returncode == 0
+
+
+def test_another_runner_ends_the_workers_of_the_first(scene):
+    driver = scene.start()
+    scene.wait_for("ran", 2)
+    driver.kill()
+    driver.wait()
+    workers = {pid for _, pid in scene.lines("ran")}
+    scene.arguments[1:] = ["inline"]
+    scene.finish(STANDIN_SECONDS="0")
+    assert not any(alive(pid) for pid in workers)
+    assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
+    done = [key for key, _ in scene.lines("done")]
+    assert len(done) == len(set(done)) == RUNS

@@ -95,7 +95,8 @@ def test_a_worker_killed_on_its_node_is_lost_and_not_requeued_by_slurm(scene):
     driver = scene.start(STANDIN_SECONDS="2")
     scene.wait_for("ran", 2, timeout=90)
     job = started(scene)[0]["job"]["job"]
-    subprocess.run(["scontrol", "requeue", job], capture_output=True)  # refused: the job forbids it
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    assert "Requeue=0" in shown
     subprocess.run(["scancel", "--signal=KILL", job], check=True)
     said, _ = driver.communicate(timeout=180)
     assert driver.returncode == 0, said

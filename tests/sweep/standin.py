@@ -57,9 +57,9 @@ def note(variable, config):
 def misbehave(trouble, rate, config):
     if trouble == "die":
         os.kill(os.getpid(), 9)
-    if trouble.startswith("die-once:") and not Path(trouble[9:]).exists():
+    if trouble.startswith("bug-once:") and not Path(trouble[9:]).exists():
         Path(trouble[9:]).touch()
-        os.kill(os.getpid(), 9)
+        raise RuntimeError("as the test asked")
     if trouble == "full-disk":  # from here on this process can write nothing: EFBIG instead of ENOSPC, same path
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     errors = {"spec": SpecError, "storage": StorageError, "bug": RuntimeError}

@@ -323,6 +323,24 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected)
         assert parse_options("local", {})["workers"] == len(expected)
 
 
+def test_a_process_id_that_comes_back_is_another_worker(tmp_path):
+    from harness.runners.queue import recorded_jobs
+
+    path, job = tmp_path / "jobs.jsonl", {"runner": "local", "job": "7", "host": "h", "birth": "1", "gpu": "", "at": ""}
+    append_line(path, {"event": "started", "job": job})
+    append_line(path, {"event": "ended", "job": "7"})
+    assert recorded_jobs(path) == []
+    append_line(path, {"event": "started", "job": job | {"birth": "2"}})
+    assert [worker.birth for worker in recorded_jobs(path)] == ["2"]
+
+
+def test_an_error_in_a_pack_is_blamed_on_one_trial_only(tmp_path, monkeypatch, runs):
+    monkeypatch.setenv("STANDIN_TROUBLE", f"bug-once:{tmp_path / 'happened'}")
+    spec, site = standin.study(), standin.site(tmp_path, "local", options={"workers": "1", "pack": "3"})
+    assert step("base", spec, site).failed == 1
+    assert sorted(runs()) == sorted(member.key for member in read_members(site.layout, spec.name))
+
+
 def test_what_rungs_left_behind_is_removed_after_the_search(tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_CHECKPOINT", "1")
     halving = {"sampler": "random", "scheduler": "successive_halving"}
