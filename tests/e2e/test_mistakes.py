@@ -62,7 +62,7 @@ def test_a_wrong_study(fresh, changes, expected):
     [
         ({"dataset_kwargs": {"data_files": {"train": "gone.jsonl", "test": "rows.jsonl"}}}, ROWS, "gone.jsonl"),
         ({}, [], "empty"),
-        ({"doc_to_target": "label"}, [{"text": "a", "label": 7}] * 30, "7"),
+        ({"doc_to_target": "label"}, [{"text": f"row {i}", "label": 7} for i in range(30)], "7"),
         ({"metric_list": None}, ROWS, "metric"),
         ({"doc_to_txt": "{{text}}"}, ROWS, "did you mean 'doc_to_text'"),
         ({"doc_to_text": "{{txet}}"}, ROWS, "txet"),
