@@ -54,7 +54,9 @@ def main() -> None:
         if not layout.trials.exists():
             multiply(layout, arguments.records)
         summary = ingest(layout)
-        print(f"ingest: {summary.trials} records in {summary.seconds:.2f} s; database {layout.database.stat().st_size / 1e6:.0f} MB")
+        print(
+            f"ingest: {summary.trials} records in {summary.seconds:.2f} s; database {layout.database.stat().st_size / 1e6:.0f} MB"
+        )
         start, count = time.monotonic(), 0
         for _ in iterate_results(layout):
             count += 1
