@@ -47,7 +47,7 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
                 gold_index(built, doc, f"{where}, row {index + 1}")
     except IndexError as error:  # lm-eval looks up the first row's label
         raise SpecError(
-            f"{where}, row 1: the label must be one of the choices, but is not: correct the data"
+            f"{where}, row 1: the label must be one of the choices, but that of {str(rows[0])[:120]} is not: correct the data"
         ) from error
     except _template_errors() as error:
         raise SpecError(f"{where} must fit the task file's templates, but does not ({error}): correct one") from error
