@@ -79,3 +79,15 @@ def test_nothing_is_printed(world, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ""
+
+
+def test_scoring_that_draws_random_numbers_changes_no_training(world):
+    """Dropout makes every draw matter."""
+
+    def weights(score_at):
+        ready, _ = attached(world.llama, stage("lora", adapter_dropout=0.3), steps=3)
+        watch = dataclasses.replace(ready.watch, score_at=score_at, scored=lambda *args: torch.rand(7))
+        train(dataclasses.replace(ready, watch=watch))
+        return [value for value in ready.model.parameters() if value.requires_grad]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(frozenset()), weights(frozenset({1, 2})), strict=True))
