@@ -17,39 +17,30 @@ LABEL_NOISE = 0.1
 
 def sentiment_row(rng: Random) -> Row:
     """Write a review and name its majority opinion."""
-    written = reviews.review(rng, aspects=(1, 3, 5))
+    written = reviews.review(rng, aspects=(1, 1, 3, 5), negation=0.2)
     return {"prompt": f"Review: {written.text}", "answer": "positive" if written.positive else "negative"}
 
 
 def sort_row(rng: Random) -> Row:
-    """Put 3 to 7 letters into alphabetical order."""
-    letters = skills.letters(rng, rng.randint(3, 7), 7, 1.0)
+    """Put 3 to 6 letters into alphabetical order."""
+    letters = skills.letters(rng, rng.randint(3, 6), 6, 1.0)
     return {"prompt": f"Letters: {' '.join(letters)}\nSorted:", "answer": f" {' '.join(sorted(letters))}"}
 
 
 OPERATIONS: dict[tuple[str, ...], Callable[[list[str]], list[str]]] = {
-    ("Repeat the letters.", "Write the input again.", "Say the same letters."): lambda x: x,
-    ("Reverse the letters.", "Write the input backwards.", "Start with the last letter."): lambda x: x[::-1],
-    ("Give the first letter.", "What does the input begin with?", "Write only the first letter."): lambda x: x[:1],
-    ("Give the last letter.", "What does the input end with?", "Write only the last letter."): lambda x: x[-1:],
-    ("Leave out the first letter.", "Drop the first letter.", "Write all but the first letter."): lambda x: x[1:],
-    ("Leave out the last letter.", "Drop the last letter.", "Write all but the last letter."): lambda x: x[:-1],
-    ("Double every letter.", "Write each letter twice.", "Say every letter two times."): lambda x: [
-        letter for letter in x for _ in range(2)
-    ],
-    ("Swap the first two letters.", "Exchange the first two letters.", "Write the second letter first."): lambda x: [
-        x[1],
-        x[0],
-        *x[2:],
-    ],
-    ("Count the letters.", "How many letters are there?", "How long is the input?"): lambda x: [str(len(x))],
+    ("Repeat the letters.", "Write the input again."): lambda x: x,
+    ("Reverse the letters.", "Write the input backwards."): lambda x: x[::-1],
+    ("Give the first letter.", "What does the input begin with?"): lambda x: x[:1],
+    ("Give the last letter.", "What does the input end with?"): lambda x: x[-1:],
+    ("Leave out the first letter.", "Write all but the first letter."): lambda x: x[1:],
+    ("Say the first letter twice.", "Double the beginning of the input."): lambda x: [x[0], x[0]],
 }
 
 
 def instruct_row(rng: Random) -> Row:
-    """Apply one of nine operations, worded in one of three ways, to 3 to 6 letters."""
+    """Apply one of six operations, worded in one of two ways, to 3 to 5 letters."""
     wordings = rng.choice(list(OPERATIONS))
-    letters = skills.letters(rng, rng.randint(3, 6), 6, 1.0)
+    letters = skills.letters(rng, rng.randint(3, 5), 5, 1.0)
     prompt = f"Instruction: {rng.choice(wordings)}\nInput: {' '.join(letters)}\nResponse:"
     return {"prompt": prompt, "answer": f" {' '.join(OPERATIONS[wordings](letters))}"}
 
