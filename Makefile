@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test check lint clean
 demo: $(VENV)/installed
 	HF_HUB_OFFLINE=1 snakemake
-	harness recommend --task my_task
+	HF_HUB_OFFLINE=1 harness recommend --task my_task --score-base
 
 test: $(VENV)/installed
 	HF_HUB_OFFLINE=1 pytest

@@ -75,13 +75,17 @@ class Trained:
         return "\n".join([self.pipeline, *scores, f"{self.result.cost.total_s:.1f} s; model in {self.folder}"])
 
 
-def advise(layout: Layout, task: Task, model: str | None, **limits: Any) -> Answer:
+def advise(
+    layout: Layout, task: Task, model: str | None, score_base: tuple[Path, ...] | None = None, **limits: Any
+) -> Answer:
     """Rank pipelines for a task, or say what evidence is missing.
 
     Args:
         layout: Where the records are.
         task: Any task, in a study or not.
         model: Base model; None takes the one with the most evidence.
+        score_base: Task folders, if the base is to be scored on the task where that was never done; without a base
+            score only gains can be predicted.
         limits: `max_forgetting`, `max_seconds`, `max_memory_bytes` and `top` of `recommend.Request`.
 
     Raises:
@@ -100,10 +104,22 @@ def advise(layout: Layout, task: Task, model: str | None, **limits: Any) -> Answ
     base = resolve_model(name, None)
     facts = model_facts(base)
     situation = Situation("cpu", str(facts.get("model_type", "")), facts, {"output_type": task.output_type})
-    found = recommend(layout, request_for(layout, task, base, situation=situation, **limits))
+    request = request_for(layout, task, base, situation=situation, **limits)
+    if request.base_score is None and score_base is not None:
+        request = replace(request, base_score=_base_score(layout, task, base, score_base))
+    found = recommend(layout, request)
     if isinstance(found, NotEnoughEvidence):
         return Answer(task.name, name, not_enough_evidence=found)
     return Answer(task.name, name, advice=found)
+
+
+def _base_score(layout: Layout, task: Task, base: BaseModel, folders: tuple[Path, ...]) -> float | None:
+    """The base's validation score, from its record or scored now."""
+    from harness.trial import Workspace, run_trial
+
+    config = replace(Order(task, base, (), 0).base_config(), evaluation=Evaluation("validation"))
+    target = run_trial(config, Workspace(layout, folders)).target
+    return target.value if target else None
 
 
 @dataclass(frozen=True)

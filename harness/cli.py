@@ -193,15 +193,20 @@ def backtest(root: Path, as_json: bool) -> None:
 )
 @click.option("--max-seconds", type=float, help="Longest acceptable training time.")
 @click.option("--max-memory-gb", type=float, help="Largest acceptable peak memory.")
+@click.option(
+    "--score-base", is_flag=True, help="Score the base model on the task first, to predict scores and not only gains."
+)
 @json_option
 @click.pass_obj
 def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> None:
     """Rank pipelines for a task from all that was measured so far, or say what evidence is missing."""
     from harness.advice import advise
+    from harness.tasks import task_folders
 
     memory = limits.pop("max_memory_gb")
     limits["max_memory_bytes"] = None if memory is None else memory * 1e9
-    answer = advise(_layout(root), _task(root, task_name), limits.pop("model"), **limits)
+    folders = task_folders(root) if limits.pop("score_base") else None
+    answer = advise(_layout(root), _task(root, task_name), limits.pop("model"), folders, **limits)
     show(answer, as_json, lambda found: found.text())
 
 
