@@ -56,12 +56,17 @@ def read_members(layout: Layout, study: str) -> list[Member]:
 
 
 def append_member(layout: Layout, study: str, member: Member) -> None:
-    """Add a line."""
-    append_line(members_path(layout, study), to_json(member))
+    """Add a line. A power cut may lose the last ones: the next driver asks for the same trials and finds their records."""
+    append_line(members_path(layout, study), to_json(member), sync=False)
 
 
-def append_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Add one line of JSON and fsync; what a killed writer left of its last line is cut off first.
+def append_line(path: Path, data: Mapping[str, Any], sync: bool = True) -> None:
+    """Add one line of JSON, which a kill cannot undo; what a killed writer left of its last line is cut off first.
+
+    Args:
+        path: A JSONL file with one writer.
+        data: The line.
+        sync: Whether it must outlive a power cut, too.
 
     Raises:
         StorageError: When the file system refuses; what it took of the line does not count as a line.
@@ -74,7 +79,8 @@ def append_line(path: Path, data: Mapping[str, Any]) -> None:
                 file.truncate((file.seek(0), _whole(file.read()))[1])
             file.write(raw)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
     except OSError as error:
         raise StorageError(
             f"{path} could not be written ({error}): free space or fix permissions, then run again"
