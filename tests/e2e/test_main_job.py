@@ -93,14 +93,37 @@ def test_the_database_is_derived(project):
 def test_advice_for_a_task_in_no_study(project):
     answer = json.loads(project.harness("recommend", "--task", "my_task", "--json").stdout)
     assert answer["task"] == "my_task"
-    assert answer["backtest"]["tasks"] == 2
-    if answer["recommendations"]:
-        first = answer["recommendations"][0]
-        assert first["rank"] == 1
-        assert first["evidence"]
-        assert first["score"]["low"] <= first["score"]["mean"] <= first["score"]["high"]
-    else:
-        assert "harness" in answer["not_enough_evidence"]["remedy"]
+    if answer["advice"] is None:
+        assert "harness plan" in answer["not_enough_evidence"]["command"]
+        return
+    assert len(answer["advice"]["backtest"]["tasks"]) == 2
+    best = answer["advice"]["recommendations"][0]
+    assert best["rank"] == 1
+    assert best["evidence"]
+    assert best["score"] is None  # the base was never scored on it
+    assert best["gain"]["low"] <= best["gain"]["mean"] <= best["gain"]["high"]
+
+
+def test_scoring_the_base_first_gives_expected_scores(project):
+    answer = json.loads(project.harness("recommend", "--task", "my_task", "--score-base", "--json").stdout)
+    if answer["advice"]:
+        score = answer["advice"]["recommendations"][0]["score"]
+        assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
+
+
+def test_too_little_evidence_says_what_to_run(fresh):
+    write = (fresh.folder / "studies" / "quickstart.yaml").read_text().replace("- tb_newfacts\n", "")
+    (fresh.folder / "studies" / "quickstart.yaml").write_text(write)
+    for verb in ("base", "search"):
+        fresh.harness(verb, "quickstart", "--runner", "inline", "--quiet")
+    fresh.harness("database")
+    answer = fresh.harness("recommend", "--task", "my_task").stdout
+    assert answer.startswith("Not enough evidence")
+    assert "harness plan" in answer
+    study = re.search(r"^name: evidence_my_task.*", answer, re.DOTALL | re.MULTILINE)
+    (fresh.folder / "studies" / "evidence_my_task.yaml").write_text(study[0])
+    fresh.harness("plan", "evidence_my_task")
+    assert "not enough evidence" in fresh.harness("train", "--task", "my_task", code=2).stderr
 
 
 def test_a_tuned_model_loads_without_the_harness(project):
