@@ -240,7 +240,7 @@ def _evidence(seen: Observation, distance: float) -> Evidence:
 def _why(seen: Sequence[Observation], candidate: Candidate, near: Sequence[Evidence], family: str) -> str:
     same = [o for o in seen if o.candidate.stages == candidate.stages]
     alike = [o for o in seen if o.family == family]
-    ran = f"it ran {len(same)} time{"s"[: len(same) > 1]}" if same else "it was drawn from its family's space"
+    ran = f"it ran {len(same)} time{'s'[: len(same) > 1]}" if same else "it was drawn from its family's space"
     tasks = len({o.task for o in alike})
     return (
         f"{ran}; {family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {len(alike)} trials "
