@@ -22,8 +22,8 @@ def sentiment_row(rng: Random) -> Row:
 
 
 def sort_row(rng: Random) -> Row:
-    """Put 3 to 6 letters into alphabetical order."""
-    letters = skills.letters(rng, rng.randint(3, 6), 6, 1.0)
+    """Put 3 to 5 letters into alphabetical order."""
+    letters = skills.letters(rng, rng.randint(3, 5), 5, 1.0)
     return {"prompt": f"Letters: {' '.join(letters)}\nSorted:", "answer": f" {' '.join(sorted(letters))}"}
 
 
@@ -32,13 +32,12 @@ OPERATIONS: dict[tuple[str, ...], Callable[[list[str]], list[str]]] = {
     ("Reverse the letters.", "Write the input backwards."): lambda x: x[::-1],
     ("Give the first letter.", "What does the input begin with?"): lambda x: x[:1],
     ("Give the last letter.", "What does the input end with?"): lambda x: x[-1:],
-    ("Leave out the first letter.", "Write all but the first letter."): lambda x: x[1:],
     ("Say the first letter twice.", "Double the beginning of the input."): lambda x: [x[0], x[0]],
 }
 
 
 def instruct_row(rng: Random) -> Row:
-    """Apply one of six operations, worded in one of two ways, to 3 to 5 letters."""
+    """Apply one of five operations, worded in one of two ways, to 3 to 5 letters."""
     wordings = rng.choice(list(OPERATIONS))
     letters = skills.letters(rng, rng.randint(3, 5), 5, 1.0)
     prompt = f"Instruction: {rng.choice(wordings)}\nInput: {' '.join(letters)}\nResponse:"
