@@ -131,7 +131,6 @@ class Order:
     stages: tuple[Stage, ...]
     steps: int
     off_target: tuple[TaskRef, ...] = ()
-    corpus: str | None = None
 
     def config(self, seed: int) -> TrialConfig:
         """The trial that trains it and opens its test split."""
@@ -195,6 +194,8 @@ def order_from_advice(layout: Layout, task: Task, model: str | None) -> Order:
 
 def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order:
     """Add the off-target suite and the corpus that studies of this base model use."""
+    from harness.models import resolve_model
+    from harness.setting import with_corpus
     from harness.tasks import find_task
 
     names: dict[str, None] = {}
@@ -204,7 +205,9 @@ def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order
             if model.name == order.base.ref.name:
                 names |= dict.fromkeys(name for name in study.off_target if name != order.task.name)
                 corpus = corpus or model.corpus
-    return replace(order, off_target=tuple(find_task(name, folders).ref for name in names), corpus=corpus)
+    base = resolve_model(order.base.ref.name, order.base.ref.revision, corpus)
+    base = replace(base, ref=with_corpus(base, folders))
+    return replace(order, base=base, off_target=tuple(find_task(name, folders).ref for name in names))
 
 
 def started_studies(layout: Layout) -> list[StudySpec]:
@@ -238,7 +241,7 @@ def train_model(layout: Layout, order: Order, folders: tuple[Path, ...], options
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
     if options["dry_run"]:
         return Trained(None, order.text())
-    corpora = {order.base.ref.name: order.corpus} if order.corpus else {}
+    corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
     workspace = Workspace(layout, folders, keep_model=True, corpora=corpora)
     base = run_trial(order.base_config(), replace(workspace, keep_model=False))
     result = run_trial(order.config(options["seed"]), workspace)

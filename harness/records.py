@@ -51,6 +51,8 @@ class Stage:
     """Name of another task whose training rows this stage uses; None for the trial's own task."""
     share: float = 1.0
     """Share of the pipeline's training steps that this stage gets; shares of a pipeline sum to 1."""
+    data_fingerprint: str = ""
+    """Of the task that `data` names; empty where it names none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class ModelRef:
     """An embedded model (`tiny-1m`), a folder (may contain `${VARIABLE}`), or a Hugging Face id."""
     revision: str
     """Commit of a hub model; content fingerprint of a folder or embedded model."""
+    corpus: str = ""
+    """Fingerprint of what the study gives as the model's corpus; empty where it gives none."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from harness.space import Scalar
 from harness.spec import Family, StudySpec
 
 if TYPE_CHECKING:
+    from harness.models import BaseModel
     from harness.tasks import Task
 
 
@@ -90,14 +92,13 @@ def resolve(study: StudySpec, site: Site) -> Setting:
     from harness.tasks import find_task
 
     models = [resolve_model(spec.name, spec.revision, spec.corpus) for spec in study.base_models]
+    refs = [with_corpus(model, site.task_folders) for model in models]
     tasks = [find_task(name, site.task_folders) for name in study.tasks]
     off_target = [find_task(name, site.task_folders) for name in study.off_target]
-    families = study.resolved_families()
-    for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
-        find_task(name, site.task_folders)
+    families = {name: _pinned(family, site.task_folders) for name, family in study.resolved_families().items()}
     notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
     setting = Setting(
-        tuple(ModelInfo(model.ref, model_facts(model)) for model in models),
+        tuple(ModelInfo(ref, model_facts(model)) for ref, model in zip(refs, models, strict=True)),
         tuple(_trained(task) for task in tasks),
         tuple(_evaluated(task) for task in off_target),
         families,
@@ -105,6 +106,31 @@ def resolve(study: StudySpec, site: Site) -> Setting:
     )
     refuse_impossible(setting, device(site))
     return setting
+
+
+def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:
+    """The family with the fingerprints of the tasks whose rows its stages use."""
+    from harness.tasks import find_task
+
+    stages = (
+        replace(stage, data_fingerprint=find_task(stage.spec.data, folders).ref.fingerprint)
+        if stage.spec.data
+        else stage
+        for stage in family.stages
+    )
+    return replace(family, stages=tuple(stages))
+
+
+def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
+    """A base model's reference with the fingerprint of its corpus, since replayed rows change what is learned."""
+    from harness.tasks import find_task
+
+    if model.corpus is None:
+        return model.ref
+    path = Path(model.corpus)
+    if path.is_file():
+        return replace(model.ref, corpus=hashlib.sha256(path.read_bytes()).hexdigest()[:20])
+    return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
 
 
 def refuse_impossible(setting: Setting, on: str) -> None:

@@ -182,6 +182,8 @@ class FamilyStage:
     spec: StageSpec
     space: Mapping[str, Distribution]
     share: float
+    data_fingerprint: str = ""
+    """Of the task that `spec.data` names, once `setting.resolve` has found it."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class Family:
                     dict(sorted(params.items())),
                     spec.data,
                     stage.share,
+                    stage.data_fingerprint,
                 )
             )
         return Pipeline(base_model, tuple(stages))
@@ -313,7 +316,7 @@ def sentence(error: Any, model: type[BaseModel]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{place} is required: add it"
-    shown = "" if error["type"] == "value_error" else f", but got {str(error['input'])[:80]!r}"
+    shown = "" if error["type"] == "value_error" else f", but got {repr(error['input'])[:80]}"
     return f"{place}: {message}{shown}"
 
 

@@ -225,7 +225,8 @@ class _Run:
     ) -> Prepared:
         chosen, device = ready.chosen, self.meter.device
         with self.meter.phase("load"):
-            task = found_task(ready.stage.data, self.workspace.task_folders) if ready.stage.data else target
+            source = ready.stage.data
+            task = self._task(TaskRef(source, ready.stage.data_fingerprint)) if source else target
             model = fresh_model(base, chosen.method.load_options(dict(chosen.params), device), device)
             params = dict(chosen.params)
             reserved = chosen.method.reserved(params)
