@@ -50,9 +50,12 @@ def test_model_loads_in_float32_with_its_held_out_loss(name, tokenizer):
     assert pretrain.held_out_loss(model, held_out) == pytest.approx(stated["loss"], abs=LOSS_TOLERANCE / 10)
 
 
-def test_loss_falls_with_model_size():
-    last = {name: json.loads((MODELS / name / "curve.json").read_text()) for name in SIZES}
-    assert last["tiny-0.3m"][-1]["loss"] > last["tiny-1m"][-1]["loss"] > last["tiny-4m"][-1]["loss"]
+def test_loss_falls_with_model_size_at_nine_million_tokens():
+    losses = []
+    for name in ("tiny-0.3m", "tiny-1m", "tiny-4m"):
+        curve = json.loads((MODELS / name / "curve.json").read_text())
+        losses.append([point["loss"] for point in curve if point["tokens"] <= 9_000_000][-1])
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_shipped_models_are_small():
