@@ -241,7 +241,8 @@ def observations(layout: Layout, connection: DuckDBPyConnection) -> list[Observa
 def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
     key, task, model, pipeline, stages, steps, fidelity, split, score, higher, comparability, base, *rest = row
     lost, seconds, memory, family, role = rest
-    parsed = tuple(Stage(**stage) for stage in json.loads(stages))
+    # a record written before a field existed has null for it
+    parsed = tuple(Stage(**{k: v for k, v in stage.items() if v is not None}) for stage in json.loads(stages))
     candidate = Candidate(parsed, steps, fidelity, models.get(model, {}), tasks.get(task, {}), base, higher)
     gain = None if base is None else (score - base if higher else base - score) / room(base, higher)
     return Observation(

@@ -42,7 +42,7 @@ class View:
 RECORD = """{
 "schema_version":"INTEGER","status":"VARCHAR","reason":"VARCHAR","notes":["VARCHAR"],
 "config":{"steps":"BIGINT","fidelity":"DOUBLE","seed":"BIGINT","task":{"name":"VARCHAR","fingerprint":"VARCHAR"},
-  "pipeline":{"base_model":{"name":"VARCHAR","revision":"VARCHAR"},"stages":[{"method":"VARCHAR","objective":"VARCHAR",
+  "pipeline":{"base_model":{"name":"VARCHAR","revision":"VARCHAR","corpus":"VARCHAR"},"stages":[{"method":"VARCHAR","objective":"VARCHAR",
     "retention":"VARCHAR","curation":"VARCHAR","params":"JSON","data":"VARCHAR","share":"DOUBLE","data_fingerprint":"VARCHAR"}]},
   "evaluation":{"split":"VARCHAR","limit":"BIGINT"}},
 "scores":[{"task":"VARCHAR","split":"VARCHAR","metric":"VARCHAR","value":"DOUBLE","stderr":"DOUBLE","n":"BIGINT",

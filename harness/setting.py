@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
 from harness.layout import Layout
-from harness.plugins import Situation
-from harness.records import ModelRef, TaskRef
+from harness.plugins import Situation, load
+from harness.records import ModelRef, Stage, TaskRef
 from harness.space import Scalar
 from harness.spec import Family, StudySpec
 
@@ -74,6 +74,8 @@ class Setting:
     off_target: tuple[TaskInfo, ...]
     families: Mapping[str, Family]
     notes: tuple[str, ...] = ()
+    features: Mapping[str, Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
+    """What recommendations will want to know of tasks and models: by file of the study's folder, then by name."""
 
     @property
     def off_target_refs(self) -> tuple[TaskRef, ...]:
@@ -87,6 +89,7 @@ def resolve(study: StudySpec, site: Site) -> Setting:
     Raises:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
+    from harness import features
     from harness.data import check_task
     from harness.models import model_facts, resolve_model
     from harness.tasks import find_task
@@ -96,6 +99,8 @@ def resolve(study: StudySpec, site: Site) -> Setting:
     tasks = [find_task(name, site.task_folders) for name in study.tasks]
     off_target = [find_task(name, site.task_folders) for name in study.off_target]
     families = {name: _pinned(family, site.task_folders) for name, family in study.resolved_families().items()}
+    for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
+        check_task(find_task(name, site.task_folders))
     notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
     setting = Setting(
         tuple(ModelInfo(ref, model_facts(model)) for ref, model in zip(refs, models, strict=True)),
@@ -103,6 +108,10 @@ def resolve(study: StudySpec, site: Site) -> Setting:
         tuple(_evaluated(task) for task in off_target),
         families,
         tuple(notes),
+        {
+            "tasks.json": {task.name: features.task_facts(task) for task in tasks},
+            "models.json": {model.ref.name: features.model_facts(model) for model in models},
+        },
     )
     refuse_impossible(setting, device(site))
     return setting
@@ -123,12 +132,14 @@ def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:
 
 def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
     """A base model's reference with the fingerprint of its corpus, since replayed rows change what is learned."""
+    from harness.data import text_rows
     from harness.tasks import find_task
 
     if model.corpus is None:
         return model.ref
     path = Path(model.corpus)
-    if path.is_file():
+    if path.suffix == ".jsonl" or path.is_file():
+        text_rows(path)
         return replace(model.ref, corpus=hashlib.sha256(path.read_bytes()).hexdigest()[:20])
     return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
 
@@ -158,12 +169,22 @@ def steps_of(study: StudySpec, family: Family, rows: int, params: Mapping[str, S
     if budget.steps is not None:
         return budget.steps
     pipeline = family.pipeline(ModelRef("", ""), params)
+    if budget.epochs is not None and (stage := next(filter(_counts_otherwise, pipeline.stages), None)):
+        raise SpecError(
+            f"budget.epochs counts the task's rows, but family {family.name} trains on others ({stage.objective}"
+            f"{f' on {stage.data}' if stage.data else ''}): give budget.steps or budget.examples"
+        )
     per_step = sum(
         stage.share * int(stage.params["batch_size"]) * int(stage.params["gradient_accumulation"])
         for stage in pipeline.stages
     )
     examples = budget.examples if budget.examples is not None else (budget.epochs or 0.0) * rows
     return max(1, math.ceil(examples / per_step))
+
+
+def _counts_otherwise(stage: Stage) -> bool:
+    """Whether a pass over the task's rows is no pass of this stage: it packs rows, or trains on another task's."""
+    return stage.data is not None or load("objectives", stage.objective).packs
 
 
 def gpus() -> tuple[str, ...]:
@@ -178,8 +199,10 @@ def device(site: Site) -> str:
     """`cpu` or `cuda`: where this site's trials run."""
     if site.device != "auto":
         return site.device.split(":")[0]
-    has = site.options.get("gpus", "0") != "0" if site.runner == "slurm" else bool(gpus())
-    return "cuda" if has else "cpu"
+    if site.runner == "slurm":
+        asked = site.options.get("gpus", "0") != "0" or site.options.get("gres", "").startswith("gpu")
+        return "cuda" if asked else "cpu"
+    return "cuda" if gpus() else "cpu"
 
 
 def _trained(task: Task) -> TaskInfo:

@@ -111,6 +111,7 @@ def _opened(path: Path, read_only: bool) -> Iterator[DuckDBPyConnection]:
         remedy = "close that process" if held else "delete it, since it is derived from the records"
         raise StorageError(f"{path} could not be opened ({problem}): {remedy}, then run 'harness database'") from error
     try:
+        connection.execute("SET enable_progress_bar = false")  # it goes to stdout, where results go
         yield connection
     except duckdb.IOException as error:
         raise StorageError(f"{path} could not be used ({error}): free space or fix permissions, then again") from error
@@ -132,7 +133,9 @@ def _only_one(layout: Layout) -> Iterator[None]:
             f"{layout.database} is being built by another process: wait until it has ended, then run again"
         ) from error
     except OSError as error:
-        raise StorageError(f"{path} could not be written ({error.strerror}): fix permissions or free space") from error
+        raise StorageError(
+            f"{error.filename or path} could not be written ({error.strerror}): fix permissions or free space"
+        ) from error
 
 
 def _build(connection: DuckDBPyConnection, layout: Layout) -> tuple[Damaged, ...]:
@@ -172,13 +175,13 @@ def _count(connection: DuckDBPyConnection, table: str) -> int:
 
 
 def _stage_records(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
-    """Read all records into the temporary table `records` (key, r), whole ones only; returns the others."""
+    """Read all whole records into the temporary table `records`; returns the others."""
     files = (f"{trial}/record.json" for shard in _folders(layout.trials) for trial in _folders(shard))
-    _stage(connection, "staged", files, RECORD)
-    connection.execute(f"CREATE TEMP TABLE records AS SELECT {_FOLDER} AS key, r FROM staged WHERE {VALID}")
+    _stage(connection, "records", files, RECORD)
     # where a field is missing VALID is NULL, not false
-    rows = connection.execute(f"SELECT path FROM staged WHERE ({VALID}) IS NOT TRUE ORDER BY path").fetchall()
-    connection.execute("DROP TABLE staged")
+    rows = connection.execute(f"SELECT path FROM records WHERE ({VALID}) IS NOT TRUE ORDER BY path").fetchall()
+    if rows:
+        connection.execute(f"DELETE FROM records WHERE ({VALID}) IS NOT TRUE")
     return [Damaged(Path(path), _reason(Path(path))) for (path,) in rows]
 
 
@@ -188,8 +191,8 @@ def _stage_studies(connection: DuckDBPyConnection, layout: Layout) -> list[Damag
     _stage(connection, "specs", (f"{study}/study.json" for study in studies), '"JSON"')
     _stage(connection, "lines", (f"{study}/members.jsonl" for study in studies), MEMBER, lines=True)
     connection.execute(
-        f"""CREATE TEMP TABLE staged_studies AS SELECT {_FOLDER} AS study, r AS spec FROM specs WHERE r IS NOT NULL;
-        CREATE TEMP TABLE staged_members AS SELECT {_FOLDER} AS study, r AS m FROM lines WHERE r.key IS NOT NULL
+        """CREATE TEMP TABLE staged_studies AS SELECT key AS study, r AS spec FROM specs WHERE r IS NOT NULL;
+        CREATE TEMP TABLE staged_members AS SELECT key AS study, r AS m FROM lines WHERE r.key IS NOT NULL
         QUALIFY row_number() OVER (PARTITION BY path, r.key, r.role, r.family, r.number ORDER BY line) = 1"""
     )
     damaged = connection.execute(
@@ -209,7 +212,7 @@ CHUNK = 10_000
 def _stage(
     connection: DuckDBPyConnection, table: str, files: Iterable[str], structure: str, lines: bool = False
 ) -> None:
-    """Parse every file (or line of one) that is there to (path, line, r); what cannot be parsed has r NULL.
+    """Parse every file (or line) that is there to (key, path, line, r): its folder's name, itself, r NULL where it fails.
 
     DuckDB's own `read_blob` costs three times the CPU of reading here: it opens each small file several times.
     """
@@ -219,7 +222,7 @@ def _stage(
     if lines:
         text = f"""SELECT path, line, text FROM (SELECT path, unnest(parts) AS text, generate_subscripts(parts, 1) AS line
                    FROM (SELECT path, string_split(text, chr(10)) AS parts FROM ({text}))) WHERE trim(text) != ''"""
-    parse = f"SELECT path, line, TRY(json_transform(text, '{' '.join(structure.split())}')) AS r FROM ({text})"
+    parse = f"SELECT {_FOLDER} AS key, path, line, TRY(json_transform(text, '{' '.join(structure.split())}')) AS r FROM ({text})"
     empty, remaining = pa.schema([("path", pa.string()), ("content", pa.binary())]).empty_table(), iter(files)
     connection.register("chunk", empty)
     connection.execute(f"CREATE TEMP TABLE {table} AS {parse}")

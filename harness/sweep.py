@@ -170,6 +170,8 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None) -> Iterator[_
     setting = setting or resolve(study, site)
     with locked(folder):
         write_atomically(folder / "study.json", _study_json(study))
+        for name, facts in setting.features.items():
+            write_atomically(folder / name, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         _keep_plan(study, site, setting)
         runner = make_runner(site.runner, options, folder, _duty(study, site, options["threads"]))
         members = read_members(site.layout, study.name)

@@ -269,6 +269,7 @@ def _model(name: str) -> ModelRef:
 
 def _score(task: str, config: TrialConfig, value: float, higher: bool) -> Score:
     metric = "acc" if higher else "perplexity"
+    value = min(max(value, 0.0), 1.0) if higher else value
     error = math.sqrt(value * (1 - value) / 200) if higher else 0.1
     return Score(task, config.evaluation.split, metric, value, error, 200, higher, fingerprint([task, metric]), None)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -95,3 +96,16 @@ def test_facts_of_the_embedded_task_and_model() -> None:
     assert 0 < float(facts["log_completion_chars"]) < float(facts["log_prompt_chars"]) < 4
     model = model_facts(resolve_model(embedded_models()[0], None))
     assert 5 < float(model["log_parameters"]) < 7
+
+
+def test_stages_come_back_as_they_were_recorded(layout: Layout) -> None:
+    made = fabricate(layout)
+    old = next(r for r in made.results if r.target and r.config.steps)
+    path = layout.record(old.config.key)
+    path.write_text(re.sub(r',\s*"data_fingerprint": ""', "", path.read_text()))  # from before the field existed
+    ingest(layout)
+    with connect(layout) as database:
+        seen = {o.key: o for o in observations(layout, database)}
+    for result in made.results:
+        if result.target and result.config.steps:
+            assert seen[result.config.key].candidate.stages == result.config.pipeline.stages

@@ -59,7 +59,7 @@ def test_too_few_points_are_no_fit() -> None:
 
 @pytest.mark.shared
 def test_public_fine_tuning_curves_fit_as_well_as_published(shared_data: Path) -> None:
-    """Of 30 models x 3 tasks every third curve.
+    """Of 30 models x 3 tasks every sixth curve.
 
     The authors' own fits of all 90 (arXiv:2402.02314, their table) differ from the log losses by .0080 in the mean with
     the rectified law and by .0364 with the vanilla power law; ours of all 90 by .0079 and .0365.
@@ -68,12 +68,12 @@ def test_public_fine_tuning_curves_fit_as_well_as_published(shared_data: Path) -
     for path in sorted((shared_data / "runs").glob("rectified_*.csv")):
         frame = pandas.read_csv(path)
         sizes = [column for column in frame.columns if column.isdigit() and column != "0"]
-        for losses in frame[sizes].to_numpy()[::3]:
+        for losses in frame[sizes].to_numpy()[::6]:
             for law, errors in (("rectified", rectified), ("power", power)):
                 found = fit(law, [float(size) for size in sizes], losses)
                 assert found
                 errors.append(found.rmsd)
-    assert len(rectified) == 30
+    assert len(rectified) == 15
     assert np.mean(rectified) < 0.0080 * 1.1
     assert np.mean(power) > 3 * np.mean(rectified)
     assert all(r <= p * 1.02 for r, p in zip(rectified, power, strict=True))  # the power law is its case D_l = 0

@@ -8,13 +8,15 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from harness.errors import StorageError
 from harness.layout import Layout
-from harness.schema import TABLES, VIEWS, schema_text
+from harness.records import CostRecord, CurvePoint, ModelRef, Provenance, Score, Stage, TaskRef
+from harness.schema import RECORD, TABLES, VIEWS, schema_text
 from harness.store import connect, ingest
 from tests.learn.fabricate import Fabricated, fabricate, study_spec
 
@@ -252,3 +254,31 @@ def test_thousand_records_take_no_minute(layout: Layout) -> None:
     start = time.process_time()
     assert ingest(layout).trials == len(made.results) == 950
     assert time.process_time() - start < 3  # the goal, 100,000 in 10 s, is measured by benchmarks/ingest.py
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (("config", "pipeline", "base_model"), ModelRef),
+        (("config", "pipeline", "stages"), Stage),
+        (("config", "task"), TaskRef),
+        (("scores",), Score),
+        (("curve",), CurvePoint),
+        (("cost",), CostRecord),
+        (("provenance",), Provenance),
+    ],
+)
+def test_no_field_of_a_record_is_forgotten(path: tuple[str, ...], kind: type) -> None:
+    """What is not declared is not read, so a field added to a record must be added here."""
+    declared = json.loads(RECORD)
+    for name in path:
+        declared = declared[name]
+    declared = declared[0] if isinstance(declared, list) else declared
+    assert set(declared) == {field.name for field in fields(kind)}
+
+
+def test_nothing_but_results_goes_to_stdout(layout: Layout, capfd: pytest.CaptureFixture[str]) -> None:
+    ingest(layout)
+    with connect(layout) as database:
+        assert database.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+    assert capfd.readouterr().out == ""
