@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,13 +213,12 @@ def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order
 
 
 def started_studies(layout: Layout) -> list[StudySpec]:
-    """The studies that were started here, as they were started."""
-    import json
-
+    """The studies that were started here, as they were started; files that are none (any more) are left out."""
     found = []
     for path in sorted((layout.results / "studies").glob("*/study.json")):
-        data = json.loads(path.read_text())
-        found.append(StudySpec.model_validate(data.get("study", data)))
+        with suppress(ValueError, AttributeError):
+            data = json.loads(path.read_text())
+            found.append(StudySpec.model_validate(data.get("study", data)))
     return found
 
 

@@ -72,7 +72,11 @@ def _task(root: Path, name: str) -> Task:
 def _site_options(function: F) -> F:
     for option in (
         click.option("--quiet", is_flag=True, help="No live display."),
-        click.option("--refresh", is_flag=True, help="Run again what has a record, for example after an upgrade."),
+        click.option(
+            "--refresh",
+            is_flag=True,
+            help="Run again what failed, and what other versions of harness or its libraries recorded.",
+        ),
         click.option(
             "--runner-option",
             "options",
@@ -187,11 +191,11 @@ def backtest(root: Path, as_json: bool) -> None:
     "--task", "task_name", required=True, help="A file of studies/tasks/, an embedded task, or an lm-eval task."
 )
 @click.option("--model", default=None, help="Base model; the one with the most evidence if left out.")
-@click.option("--top", default=3, show_default=True, help="How many pipelines to rank.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many pipelines to rank.")
 @click.option(
     "--max-forgetting", type=float, help="Largest acceptable loss on any off-target task, in its metric's units."
 )
-@click.option("--max-seconds", type=float, help="Longest acceptable training time.")
+@click.option("--max-seconds", type=float, help="Longest acceptable trial: loading, training and scoring.")
 @click.option("--max-memory-gb", type=float, help="Largest acceptable peak memory.")
 @click.option(
     "--score-base", is_flag=True, help="Score the base model on the task first, to predict scores and not only gains."

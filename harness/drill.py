@@ -78,7 +78,10 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
     command = [sys.executable, "-m", "harness.drill", str(folder), runner, *(f"{k}={v}" for k, v in options.items())]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     killed = _kill_when_running(first, folder)
-    second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False).stderr
+    except subprocess.TimeoutExpired:
+        said = f"the second driver did not end within {PATIENCE_S:.0f} s: is the queue full?"
     runs = Counter(_lines(folder / "ran"))
     outcome = Drilled(
         runner=runner,
@@ -87,7 +90,7 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
         workers_killed=int((folder / "killed").exists()),
         drivers_killed=int(killed),
         seconds=time.monotonic() - started,
-        log=second.stderr[-3000:],
+        log=said[-3000:],
     )
     if outcome.passed:
         shutil.rmtree(folder)

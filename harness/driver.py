@@ -258,9 +258,11 @@ class Driver:
 
 
 def doubtful(result: TrialResult) -> bool:
-    """Whether another version of the harness, or of a library that it names, made the record."""
+    """Whether it failed for what may be its site's reasons, or another version of harness or a library made it."""
     from importlib.metadata import PackageNotFoundError, version
 
+    if not result.status.has_scores and result.status != TrialStatus.DIVERGED:
+        return True
     if result.provenance.harness_version != __version__:
         return True
     for name, recorded in result.provenance.versions.items():

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 _PER_BYTE = {"bits_per_byte": 1 / math.log(2), "byte_perplexity": 1.0, "word_perplexity": 1.0}
 """Metrics whose items are (log-likelihood in nats, count); factor from nats per unit to the metric or its logarithm."""
 
+LOGITS = 1 << 28
+"""Logits held at once while scoring (1 GiB in float32): vocabulary x tokens x sequences."""
+LARGEST_BATCH = 64
+ROLLING_WINDOW = 2048
+"""Longest window in which whole texts are scored, whatever a model's context is."""
+ROOM = 64
+"""Tokens that an answer may add to a prompt when a batch is sized."""
 _CACHED_TEXTS = 200_000
 """Encoded texts kept per tokenizer; learning curves and packs of trials score the same items again and again."""
 
@@ -64,7 +71,7 @@ def evaluate(
     task: Task,
     split: str,
     limit: int | None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Evaluated:
     """Score a model on one split of a task.
 
@@ -74,7 +81,7 @@ def evaluate(
         task: What to score.
         split: `validation` or `test` (`train` works too).
         limit: Only this many items, the first in the order of their hashes; None for all.
-        batch_size: Sequences per forward pass.
+        batch_size: Sequences per forward pass; None for as many, up to 64, as `LOGITS` allows.
 
     Raises:
         SpecError: When the task's data is wrong, or does not fit the model's context.
@@ -85,7 +92,8 @@ def evaluate(
     built = lm_eval_task(task, split, limit)
     comparable = comparability(task, tokenizer)
     with scoring_mode(model):
-        lm = _language_model(model, tokenizer, task, batch_size)
+        lm = _language_model(model, tokenizer, task)
+        lm.batch_size_per_gpu = batch_size or _batch_size(lm, built, len(tokenizer))
         if task.output_type == "generate_until":
             _require_finite_logits(lm, built, task)
         try:
@@ -115,7 +123,15 @@ def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, batch_size: int) -> LM:
+def _batch_size(lm: Any, built: ConfigurableTask, vocabulary: int) -> int:
+    """Sequences at a time so that their logits stay below `LOGITS`, judged by the task's longest text."""
+    rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
+    texts = [str((built.doc_to_target if rolling else built.doc_to_text)(doc)) for doc in built.test_docs()]
+    longest = min(lm.max_length, len(lm.tok_encode(max(texts, key=len))) + ROOM)
+    return int(max(1, min(LARGEST_BATCH, LOGITS // (longest * vocabulary))))
+
+
+def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> LM:
     import torch
     from lm_eval.models.utils import resolve_max_length
 
@@ -126,11 +142,12 @@ def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     adapters = getattr(model, "peft_config", None) or {}
     virtual = max((getattr(config, "num_virtual_tokens", None) or 0 for config in adapters.values()), default=0)
     rolling, device = task.output_type == "loglikelihood_rolling", model.device.type
+    longest = resolve_max_length(model.config, tokenizer) - virtual
     return _model_class()(
         pretrained=model,
         tokenizer=tokenizer,
-        batch_size=batch_size,
-        max_length=resolve_max_length(model.config, tokenizer) - virtual,
+        batch_size=1,
+        max_length=min(longest, ROLLING_WINDOW) if rolling else longest,
         # lm-eval would switch the caller's autocast off.
         mixed_precision_dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
         softmax_dtype=torch.float32,

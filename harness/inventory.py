@@ -65,8 +65,9 @@ def _task_entries(root: Path) -> list[Entry]:
     entries = []
     for name, path in sorted(paths.items()):
         try:
-            metadata = read_yaml(path).get("metadata") or {}
-            entries.append(Entry(name, " ".join(str(metadata.get("description", "")).split())))
+            metadata = read_yaml(path).get("metadata")
+            about = metadata.get("description", "") if isinstance(metadata, dict) else ""
+            entries.append(Entry(name, " ".join(str(about).split())))
         except SpecError as error:
             entries.append(Entry(name, f"unreadable: {error}"))
     return entries

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
+from harness.hub import commit_of
 from harness.records import ModelRef
 from harness.spec import expand
 
@@ -131,21 +132,14 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit that a hub model's revision points to, from the cache where that is enough.
+    """The commit that a hub model's revision points to, pinned in the cache by the first who asks.
 
     Raises:
         SpecError: When the model is neither in the cache nor reachable.
     """
-    from huggingface_hub import model_info, snapshot_download
-
     try:
-        if revision and len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision):
-            return revision
-        try:
-            return str(model_info(name, revision=revision).sha)
-        except Exception:  # offline: the cache may hold it; every cause of a miss is reported below
-            return Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=NEEDED)).name
-    except Exception as error:
+        return commit_of("model", name, revision)
+    except (OSError, ValueError) as error:
         raise SpecError(
             f"base model {name!r} must be embedded ({', '.join(embedded_models())}), a folder, or a reachable Hugging Face "
             f"id, but it is none ({type(error).__name__}): check the name, the revision and the network"
@@ -170,6 +164,11 @@ def model_facts(base: BaseModel) -> dict[str, Any]:
             f"base model {base.ref.name!r} must have a readable config.json and safetensors, but has not ({error}): "
             "download or save it again"
         ) from error
+    if not shapes:
+        raise SpecError(
+            f"base model {base.ref.name!r} must have its weights as safetensors, but has none: choose a revision with "
+            "them, or save it again with save_pretrained"
+        )
     # GPT-2's Conv1D keeps weights as (in, out); every other linear layer as (out, in).
     transposed = config.get("model_type") in ("gpt2", "openai-gpt")
     widths = {

@@ -58,6 +58,8 @@ class StageSetup:
     """Rows of what the base knows already (its `corpus`, see `models.py`); raises `SpecError` where it has none."""
     generates: bool = False
     """Whether the task is scored on generated text, which starts from the prompt's own tokens."""
+    packed: bool = False
+    """Whether the objective joins rows into sequences of `max_length` tokens."""
     note: Callable[[str], None] = lambda text: None
     """Adds a sentence to the record's notes: what a reader must know beside the score."""
 

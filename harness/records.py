@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 from harness.errors import StorageError
@@ -247,6 +248,8 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
     return value.value if isinstance(value, StrEnum) else value
 
 

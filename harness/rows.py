@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
+from harness.hub import cache, commit_of
 from harness.spec import expand
 from harness.taskfile import file_sha256
 
@@ -78,7 +78,7 @@ class HubDataset(Source):
         import datasets
 
         datasets.disable_progress_bars()
-        snapshot = _hub_cache(self.path) / "snapshots" / self.commit
+        snapshot = cache("dataset", self.path) / "snapshots" / self.commit
         # Offline, `load_dataset(path)` would take the newest prepared copy, whatever revision is asked for.
         pinned: dict[str, Any] = {"path": self.path, "revision": self.commit}
         place = {"path": str(snapshot)} if _offline() and snapshot.is_dir() else pinned
@@ -183,12 +183,6 @@ def _json_rows(path: Path, key: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _hub_cache(path: str) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
-
-
 def _offline() -> bool:
     from huggingface_hub import constants
 
@@ -196,16 +190,8 @@ def _offline() -> bool:
 
 
 def _commit(path: str, revision: str | None, where: str) -> str:
-    """The commit that a revision means: as given, as the hub's cache knows it, or as the hub says."""
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
-    reference = _hub_cache(path) / "refs" / (revision or "main")
-    if reference.is_file():
-        return reference.read_text().strip()
-    from huggingface_hub import HfApi
-
     try:
-        return str(HfApi().dataset_info(path, revision=revision).sha)
+        return commit_of("dataset", path, revision)
     except (OSError, ValueError) as error:
         raise SpecError(
             f"{where}: the hub dataset {path} must be in the hub's cache or reachable, but its commit is unknown "

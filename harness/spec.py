@@ -72,7 +72,9 @@ class Budget(Strict):
 
     trials: int | None = Field(None, ge=1, description="Tuning trials per family, task and base model.")
     gpu_seconds: float | None = Field(
-        None, gt=0, description="Accelerator seconds (CPU seconds without one) per family, task and base model."
+        None,
+        gt=0,
+        description="Accelerator seconds (wall seconds without one), loading left out, per family, task and base model.",
     )
     steps: int | None = Field(None, ge=1, description="Optimiser steps of a full-fidelity trial.")
     epochs: float | None = Field(None, gt=0, description="Passes over the training rows of a full-fidelity trial.")
@@ -160,6 +162,16 @@ class StudySpec(Strict):
                 f"name must be letters, digits, dot, dash and underscore, but got {value!r}: rename the study"
             )
         return value
+
+    @model_validator(mode="after")
+    def _each_once(self) -> StudySpec:
+        models = [model.name for model in self.base_models]
+        for what, listed in (("base_models", models), ("tasks", self.tasks), ("off_target", self.off_target)):
+            if twice := sorted({name for name in listed if listed.count(name) > 1}):
+                raise ValueError(
+                    f"{what} must name each once, but names {', '.join(twice)} more often: remove the others"
+                )
+        return self
 
     @property
     def fingerprint(self) -> str:

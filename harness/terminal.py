@@ -59,7 +59,7 @@ def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
     """Print a result for a program or for a person."""
     from harness.records import to_json
 
-    click.echo(json.dumps(to_json(value), indent=1, ensure_ascii=False) if as_json else text(value))
+    click.echo(json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) if as_json else text(value))
 
 
 def json_option(function: F) -> F:

@@ -48,8 +48,10 @@ from harness.warm import (
     fresh_model,
     pick_device,
     ready_process,
+    release_memory,
     resolved_model,
     rows_of,
+    sampled_from,
     seed_everything,
     tokenizer_of,
 )
@@ -162,6 +164,7 @@ class _Run:
     def _execute(self, scratch: Path) -> None:
         with self.meter.phase("load"):
             ready_process(self.workspace.threads)
+            release_memory()
             base = self._base()
             tokenizer = tokenizer_of(base)
             target = self._task(self.config.task)
@@ -171,6 +174,8 @@ class _Run:
         for ready in stages:
             if last is not None:
                 base = self._merged(last, scratch / f"stage{ready.index}")
+                model = last = None
+                release_memory()
             last = self._train_stage(ready, base, tokenizer, target)
             model = last.model
         if model is None:
@@ -240,6 +245,7 @@ class _Run:
                 load_base=partial(fresh_model, base, {}, device),
                 corpus=partial(self._corpus, self._base()),
                 generates=task.output_type == "generate_until",
+                packed=chosen.objective.packs,
                 note=self.notes.append,
             )
             seed_everything(derive_seed(self.config.seed, "stage", ready.index, "adapter"))
@@ -347,10 +353,8 @@ class _Run:
         from harness.data import text_rows
 
         if base.corpus is None:
-            raise SpecError(
-                f"replay needs to know what {base.ref.name!r} learned, but the study names no corpus for it: "
-                "add corpus: FILE.jsonl (with text rows) or a task's name to the model"
-            )
+            self.notes.append(f"the study names no corpus for {base.ref.name}: replayed texts were sampled from it")
+            return sampled_from(base, self.meter.device)
         if Path(base.corpus).is_file():
             return text_rows(Path(base.corpus))
         rows = rows_of(found_task(base.corpus, self.workspace.task_folders))

@@ -106,6 +106,27 @@ def fresh_model(base: BaseModel, options: Mapping[str, Any], device: str) -> Pre
     return deepcopy(_pristine(base)).to(device)
 
 
+def release_memory() -> None:
+    """Free what earlier trials left: trainers are cycles that only the collector ends, and their memory is large."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@lru_cache(maxsize=2)
+def sampled_from(base: BaseModel, device: str) -> list[Row]:
+    """Texts sampled from the base, for replay without a corpus."""
+    from harness.rehearsal import sampled_texts
+    from harness.train import random_state_kept
+
+    with random_state_kept():
+        return sampled_texts(fresh_model(base, {}, device), tokenizer_of(base))
+
+
 @lru_cache(maxsize=32)
 def found_task(name: str, folders: tuple[Path, ...]) -> Task:
     """A task by name."""

@@ -33,6 +33,9 @@ class Objective(Plugin, ABC):
     needs: ClassVar[tuple[str, ...]] = ("prompt", "completion")
     """Columns that every row must have."""
 
+    packs: ClassVar[bool] = False
+    """Whether rows are joined into sequences of `max_length` tokens, so that a sequence is not a row."""
+
     @abstractmethod
     def trainer(self, parts: TrainerParts) -> Trainer:
         """A TRL or transformers trainer, ready to train; `train.py` adds callbacks and the retention penalty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 from harness.errors import SpecError
 from harness.plugins import Row, StageSetup
@@ -29,9 +30,11 @@ class Replay(Retention):
         task, old = rng.sample(rows, len(rows)), setup.corpus()
         if not old:
             raise SpecError("replay needs rows of what the base model knows, but its corpus is empty: name another")
-        old, task_lengths = rng.sample(old, len(old)), _lengths(task, setup)
-        old_lengths = _lengths(old, setup)
+        old = rng.sample(old, len(old))
+        task_lengths, old_lengths = _lengths(task, setup), _lengths(old, setup)
         seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
+        if setup.packed:  # a sequence holds as many rows as fit into it
+            seen = round(seen * int(setup.params["max_length"]) * len(task) / sum(task_lengths))
         # r replayed rows among n with mean lengths a (task) and b (old): r b = share (r b + (n - r) a)
         a, b = sum(task_lengths) / len(task), sum(old_lengths) / len(old)
         row_share = share * a / (b - share * b + share * a)
@@ -59,5 +62,5 @@ def _fill(lengths: list[int], budget: float) -> tuple[list[int], int]:
 def _lengths(rows: list[Row], setup: StageSetup) -> list[int]:
     """Tokens of each row as it will be trained on, the end token included."""
     texts = [row["prompt"] + row["completion"] for row in rows]
-    limit = int(setup.params["max_length"])
+    limit = sys.maxsize if setup.packed else int(setup.params["max_length"])
     return [min(len(ids) + 1, limit) for ids in setup.tokenizer(texts)["input_ids"]]

@@ -274,5 +274,10 @@ class Cell:
 
 
 def seconds(result: TrialResult) -> float:
-    """What a trial cost: seconds on accelerators, or wall seconds where it used none."""
-    return result.cost.gpu_s or result.cost.total_s
+    """What a trial takes of its family's budget: seconds on accelerators, or wall seconds where it used none.
+
+    Loading is left out: a worker's first trial pays imports and weights for all, whichever family it is of.
+    """
+    cost = result.cost
+    active = cost.total_s - cost.seconds.get("load", 0.0)
+    return cost.gpu_s * active / cost.total_s if cost.gpu_s and cost.total_s else active

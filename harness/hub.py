@@ -1,0 +1,45 @@
+"""Commits of hub models and datasets, resolved once and kept in the hub's own cache.
+
+Every later step means the same commit then, also one on a node without internet.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def commit_of(kind: Literal["model", "dataset"], name: str, revision: str | None) -> str:
+    """The commit that a revision means: as given, as the cache knows it, or as the hub says (then kept in the cache).
+
+    Args:
+        kind: `model` or `dataset`.
+        name: `owner/name`.
+        revision: A commit, tag or branch; None for `main`.
+
+    Raises:
+        OSError: When the hub does not know it or cannot be reached.
+        ValueError: When the name is none that the hub could know.
+    """
+    if revision and COMMIT.fullmatch(revision):
+        return revision
+    reference = cache(kind, name) / "refs" / (revision or "main")
+    if reference.is_file():
+        return reference.read_text().strip()
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    info = api.model_info(name, revision=revision) if kind == "model" else api.dataset_info(name, revision=revision)
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    reference.write_text(str(info.sha))
+    return str(info.sha)
+
+
+def cache(kind: Literal["model", "dataset"], name: str) -> Path:
+    """Where the hub's cache keeps a repository."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
