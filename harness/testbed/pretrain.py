@@ -111,7 +111,7 @@ def pretrain(model: LlamaForCausalLM, size: ModelSize, rows: Rows, held_out: Row
         model: An untrained model.
         size: Gives the peak learning rate and the precision.
         rows: Training rows, shape `(rows, CONTEXT)`.
-        held_out: Rows that the loss is measured on at the end and about twenty times before.
+        held_out: Rows that the loss is measured on at the end and up to twenty times before.
     """
     steps = len(rows) // BATCH_ROWS
     optimizer = torch.optim.AdamW(
@@ -128,7 +128,7 @@ def pretrain(model: LlamaForCausalLM, size: ModelSize, rows: Rows, held_out: Row
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if (step + 1) % max(1, steps // 20) == 0 or step + 1 == steps:
+        if (step + 1) % max(50, steps // 20) == 0 or step + 1 == steps:
             curve.append(CurvePoint((step + 1) * BATCH_ROWS * CONTEXT, held_out_loss(model, held_out)))
             LOG.info("%s tokens: held-out loss %.4f", f"{curve[-1].tokens:,}", curve[-1].loss)
     return curve
