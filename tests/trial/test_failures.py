@@ -129,9 +129,12 @@ def test_a_users_mistake_is_no_record(changes, message, world, workspace):
     assert not list(workspace.layout.results.rglob("record.json"))
 
 
-def test_replay_without_a_corpus_is_a_users_mistake(world, workspace):
-    with pytest.raises(SpecError, match=r"names no corpus .* add corpus"):
-        run_trial(config(world, stage("full", retention="replay")), workspace)
+def test_replay_without_a_corpus_replays_what_the_base_tells(world, workspace):
+    result = run_trial(config(world, stage("full", retention="replay", replay_share=0.5)), workspace)
+    assert result.status == TrialStatus.COMPLETE
+    assert any("replayed texts were sampled from it" in note for note in result.notes)
+    (share,) = [note for note in result.notes if note.startswith("replayed share of tokens")]
+    assert float(share.split(": ")[1]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_nothing_can_follow_an_adapter_that_cannot_be_merged(world, workspace):
