@@ -1,6 +1,8 @@
 """What all tests share: a quiet offline environment, and the real data where it is."""
 
 import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,17 @@ def shared_data() -> Path:
     if folder:
         return Path(folder)
     reason = "HARNESS_DATA must name the folder of shared real data"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """A Slurm to submit to; CI must have one, elsewhere its tests are skipped."""
+    if shutil.which("sbatch") and subprocess.run(["sinfo"], capture_output=True).returncode == 0:
+        return
+    reason = "a running Slurm is needed: bash scripts/start_slurm.sh"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

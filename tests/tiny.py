@@ -163,6 +163,7 @@ def attached(folder, one_stage, steps=2, rows=ROWS, corpus=()):
         steps,
         lambda: load_model(base, {}, "cpu"),
         lambda: list(corpus),
+        packed=chosen.objective.packs,
         note=notes.append,
     )
     from transformers import set_seed

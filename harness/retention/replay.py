@@ -33,12 +33,14 @@ class Replay(Retention):
         old = rng.sample(old, len(old))
         task_lengths, old_lengths = _lengths(task, setup), _lengths(old, setup)
         seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
-        if setup.packed:  # a sequence holds as many rows as fit into it
-            seen = round(seen * int(setup.params["max_length"]) * len(task) / sum(task_lengths))
         # r replayed rows among n with mean lengths a (task) and b (old): r b = share (r b + (n - r) a)
         a, b = sum(task_lengths) / len(task), sum(old_lengths) / len(old)
         row_share = share * a / (b - share * b + share * a)
-        kept = min(len(task), max(1, round(seen * (1 - row_share))))
+        if setup.packed:  # a sequence holds as many rows as fit into it
+            shown = seen * int(setup.params["max_length"]) * (1 - share) / a
+        else:
+            shown = seen * (1 - row_share)
+        kept = min(len(task), max(1, round(shown)))
         budget = sum(task_lengths[:kept]) * share / (1 - share)
         chosen, total = _fill(old_lengths, budget)
         if len(chosen) > len(old):

@@ -1,7 +1,6 @@
 """A real Slurm: studies through it, and what happens when it takes a worker away. `scripts/start_slurm.sh` starts one."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -14,18 +13,7 @@ from harness.runners.slurm import SlurmBackend, slurm_states
 from tests.chaos.conftest import Scene
 from tests.chaos.drive import RUNS, STUDY
 
-pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def slurm():
-    """Skips where there is no Slurm; CI must have one."""
-    if shutil.which("sbatch") and subprocess.run(["sinfo"], capture_output=True).returncode == 0:
-        return
-    reason = "a running Slurm is needed: bash scripts/start_slurm.sh"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 
 @pytest.fixture

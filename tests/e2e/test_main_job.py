@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from harness.layout import Layout, iterate_results
 from harness.records import TrialStatus
@@ -184,3 +185,16 @@ def test_help_needs_no_heavy_library():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_a_family_that_never_works_is_a_result_and_not_the_end(fresh):
+    """A learning rate that no weights survive: every trial of one family diverges, the report still comes."""
+    study = fresh.folder / "studies" / "quickstart.yaml"
+    content = yaml.safe_load(study.read_text())
+    broken = {"method": "lora", "params": {"learning_rate": 0.02, "max_grad_norm": 0.0, "alpha": 512.0, "rank": 1}}
+    content |= {"tasks": ["tb_newfacts"], "off_target": [], "families": {"full": {"method": "full"}, "broken": broken}}
+    content |= {"budget": {"trials": 1, "steps": 40}, "confirm": {"finalists": 1, "seeds": 2, "limit": 20}}
+    study.write_text(yaml.safe_dump(content))
+    fresh.run("snakemake")
+    report = (fresh.folder / "reports" / "quickstart.html").read_text()
+    assert "broken" in report

@@ -18,7 +18,19 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 FOUNDATIONS = {"errors", "space", "plugins", "records", "layout", "spec", "metrics"}
 RUNNING = [
     FOUNDATIONS | {"testbed"},
-    {"methods", "objectives", "retention", "curation", "models", "taskfile", "rows", "tasks", "templates", "data", "cost"},
+    {
+        "methods",
+        "objectives",
+        "retention",
+        "curation",
+        "models",
+        "taskfile",
+        "rows",
+        "tasks",
+        "templates",
+        "data",
+        "cost",
+    },
     {"train", "evaluate", "artifacts", "batches", "checkpoint", "provenance", "warm"},
     {"trial"},
     {"setting", "search", "members", "worker"},

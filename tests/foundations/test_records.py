@@ -128,7 +128,7 @@ def test_a_record_cut_short_counts_as_absent_and_is_named(tmp_path):
     path = write_result(layout, RESULT)
     path.write_text(path.read_text()[:-40])
     assert find_result(layout, CONFIG.key) is None
-    with pytest.raises(StorageError, match="not a whole record.*delete it and run"):
+    with pytest.raises(StorageError, match=r"not a whole record.*delete it and run"):
         read_result(path)
     assert [type(found) for _, found in iterate_results(layout)] == [StorageError]
 

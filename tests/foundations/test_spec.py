@@ -105,7 +105,7 @@ def test_variables_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("SOME_FOLDER", "/data")
     assert expand("${SOME_FOLDER}/x", "task t") == "/data/x"
     monkeypatch.delenv("SOME_FOLDER")
-    with pytest.raises(SpecError, match="must set SOME_FOLDER.*export SOME_FOLDER"):
+    with pytest.raises(SpecError, match=r"must set SOME_FOLDER.*export SOME_FOLDER"):
         expand("${SOME_FOLDER}/x", "task t")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,25 @@ def test_mistakes_are_one_sentence(layout: Layout, made: Fabricated, tmp_path: P
         export_tables(layout, tmp_path / "file", "csv")
     with pytest.raises(StorageError, match="harness database"):
         export_tables(Layout(tmp_path / "empty"), tmp_path / "out", "csv")
+
+
+def test_values_outside_todays_space_are_exported(layout: Layout, made: Fabricated, tmp_path: Path) -> None:
+    """A learning rate that the plug-in no longer offers, and a whole number that became a word."""
+    path = layout.study("made_up") / "members.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    cell = [m for m in lines if (m["role"], m["task"], m["family"]) == ("search", "task_0", "lora")]
+    cell[0]["params"] |= {"learning_rate": 50.0, "rank": "auto"}
+    cell[1]["params"] |= {"learning_rate": 0.0}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ingest(layout)
+    export_optuna(layout, "made_up", tmp_path / "storage.db")
+    study = optuna.load_study(study_name="made_up/tiny-1m/task_0/lora", storage=f"sqlite:///{tmp_path / 'storage.db'}")
+    assert [trial.params for trial in study.trials] == [member["params"] for member in cell]
+
+
+def test_a_folder_is_no_storage(layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must have a file as its target"):
+        export_optuna(layout, "made_up", tmp_path)
 
 
 def test_only_the_optuna_export_imports_optuna() -> None:

@@ -7,7 +7,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -187,6 +186,22 @@ def test_frontier_keeps_what_nothing_dominates(layout: Layout, made: Fabricated)
     assert kept
 
 
+def test_unmeasured_forgetting_dominates_nothing(layout: Layout, made: Fabricated) -> None:
+    """The faster and better one of two has no off-target score, so it may have forgotten everything."""
+    confirmed = [m for m in made.members if (m["role"], m["task"]) == ("confirm", "task_0")]
+    blind = str(confirmed[0]["family"])
+    for member in confirmed:
+        path = layout.record(str(member["key"]))
+        record = json.loads(path.read_text())
+        is_blind = member["family"] == blind
+        record["scores"][0]["value"] = 0.99 if is_blind else 0.5
+        record["scores"] = record["scores"][:1] if is_blind else record["scores"]
+        record["cost"]["seconds"] = {"train": 1.0 if is_blind else 9.0}
+        path.write_text(json.dumps(record))
+    ingest(layout)
+    assert len(rows(layout, "SELECT family FROM frontier WHERE task = 'task_0'")) == 2
+
+
 def test_every_table_and_column_says_what_it_is(layout: Layout) -> None:
     ingest(layout)
     bare = rows(layout, "SELECT table_name, column_name FROM duckdb_columns() WHERE comment IS NULL AND table_name IN "
@@ -249,11 +264,9 @@ def test_killed_while_building_leaves_the_old_database(layout: Layout, made: Fab
     assert ingest(layout).trials == 60
 
 
-def test_thousand_records_take_no_minute(layout: Layout) -> None:
+def test_of_a_thousand_records_none_is_lost(layout: Layout) -> None:
     made = fabricate(layout, study_spec(tasks=25, trials=10))
-    start = time.process_time()
     assert ingest(layout).trials == len(made.results) == 950
-    assert time.process_time() - start < 3  # the goal, 100,000 in 10 s, is measured by benchmarks/ingest.py
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,6 +67,21 @@ def test_a_hub_id_in_the_cache_is_pinned_to_its_commit_and_loads(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     count = AutoModelForCausalLM.from_pretrained(repository / "snapshots" / commit).num_parameters()
     assert done.stdout.split() == [commit, "llama", str(count)], done.stderr
+
+
+def test_what_the_hub_said_once_is_kept_for_nodes_without_internet(tmp_path, monkeypatch):
+    """The hub's answer is faked at its boundary; the second question must not reach it."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    from harness.hub import commit_of
+
+    answers = [SimpleNamespace(sha="a" * 40)]
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **kwargs: answers.pop())
+    assert commit_of("model", "owner/model", "v1") == commit_of("model", "owner/model", "v1") == "a" * 40
+    assert commit_of("model", "owner/model", "b" * 40) == "b" * 40
+    assert answers == []
 
 
 @pytest.mark.parametrize(("family", "widths"), [("llama", [64, 128]), ("gpt2", [64, 256])])

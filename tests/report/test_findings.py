@@ -165,6 +165,18 @@ def test_a_runner_up_that_cannot_be_told_apart_is_named_with_what_speaks_for_it(
     assert "p = 0.430 after Holm" in text
 
 
+def test_a_lead_without_any_spread_cannot_be_judged(tmp_path: Path) -> None:
+    layout = write_small(tmp_path)
+    families = confirmed_families(layout, "task_0")
+    set_scores(layout, "task_0", {families[0]: [0.6, 0.7, 0.8, 0.9, 1.0], families[1]: [0.5, 0.6, 0.7, 0.8, 0.9]}, 0.25)
+    study = load_study_data(layout, "made_up")
+    assert comparison(study, "task_0").contenders[1].p is None
+    for section in ("answer", "method_comparison"):
+        text = str(load("report/sections", section)().render(study))
+        assert "cannot be judged" in text
+        assert "p = 0" not in text
+
+
 def test_failed_confirm_runs_are_counted(tmp_path: Path) -> None:
     layout = write_small(tmp_path)
     family = confirmed_families(layout, "task_0")[0]

@@ -99,6 +99,24 @@ def test_replay_makes_up_its_share_of_the_tokens(share, steps, world):
     assert any(note.startswith("replayed share of tokens: 0.") for note in notes)
 
 
+@pytest.mark.parametrize("steps", [2, 200])
+def test_replay_in_packed_sequences_makes_up_its_share_and_wastes_no_rows(steps, world):
+    """400 rows of 22 tokens (start, 20 letters, end) are 137 sequences of 64, of which 2 steps of 16 show 32."""
+    rows = [{"prompt": "q", "completion": "a" * 19} for _ in range(400)]
+    corpus = [{"prompt": "", "completion": "o" * 40} for _ in range(300)]
+    settings = {"replay_share": 0.25, "batch_size": 16, "max_length": 64}
+    packed = stage("full", "continued_pretraining", "replay", **settings)
+    ready, _ = attached(world.llama, packed, steps, rows, corpus)
+    letter = {name: ready.setup.tokenizer(name)["input_ids"][0] for name in "oa"}
+    stream = [token for row in ready.trainer.train_dataset for token in row["input_ids"]]
+    old, new = (stream.count(letter[name]) for name in "oa")
+    # 42 of 40 letters and 22 of 19 are the rest of each row
+    share = old * 42 / 40 / (old * 42 / 40 + new * 22 / 19)
+    assert share == pytest.approx(0.25, abs=0.02)
+    seen = min(400 * 22 / 0.75, steps * 16 * 64)
+    assert len(stream) == pytest.approx(seen, rel=0.05)
+
+
 def test_no_replay_reads_no_corpus(world):
     ready, notes = attached(world.llama, stage("full", retention="replay", replay_share=0.0))
     assert len(ready.trainer.train_dataset) == 8

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from harness.errors import SpecError
 from harness.layout import Layout, read_result
 from harness.models import resolve_model
-from harness.records import TaskRef, to_json
+from harness.records import TaskRef, TrialStatus, to_json
 from harness.trial import Workspace, run_trial
 from tests.tiny import config, save_llama, save_tokenizer, stage
 
