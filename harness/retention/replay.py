@@ -36,10 +36,8 @@ class Replay(Retention):
         # r replayed rows among n with mean lengths a (task) and b (old): r b = share (r b + (n - r) a)
         a, b = sum(task_lengths) / len(task), sum(old_lengths) / len(old)
         row_share = share * a / (b - share * b + share * a)
-        if setup.packed:  # a sequence holds as many rows as fit into it
-            shown = seen * int(setup.params["max_length"]) * (1 - share) / a
-        else:
-            shown = seen * (1 - row_share)
+        by_tokens = seen * int(setup.params["max_length"]) * (1 - share) / a  # a sequence holds as many rows as fit
+        shown = by_tokens if setup.packed else seen * (1 - row_share)
         kept = min(len(task), max(1, round(shown)))
         budget = sum(task_lengths[:kept]) * share / (1 - share)
         chosen, total = _fill(old_lengths, budget)
