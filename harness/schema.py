@@ -306,9 +306,10 @@ VIEWS = (
     View(
         "frontier",
         "Of the leaderboard: pipelines that no other one of the same study, task, base model and comparability equals "
-        "or beats on mean score, forgetting and seconds with at least one of them better.",
+        "or beats on mean score, forgetting and seconds with at least one of them better. Forgetting that was not measured "
+        "counts as worst.",
         """WITH points AS (SELECT *, CASE WHEN higher_is_better THEN mean ELSE -mean END AS learning,
-             coalesce(forgetting, 0) AS lost FROM leaderboard)
+             coalesce(forgetting, 'infinity'::DOUBLE) AS lost FROM leaderboard)
            SELECT a.* EXCLUDE (learning, lost) FROM points a WHERE NOT EXISTS (SELECT 1 FROM points b
              WHERE a.study = b.study AND a.task = b.task AND a.base_model = b.base_model AND a.metric = b.metric
                AND a.comparability = b.comparability
