@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.layout import Layout
-from harness.space import Distribution
+from harness.space import Choice, Distribution, Float, Integer, Scalar
 from harness.spec import StudySpec
 from harness.store import SCHEMA, connect
 
@@ -60,8 +60,14 @@ def export_optuna(layout: Layout, study: str, path: Path) -> Path:
 
     Raises:
         SpecError: When there is no such study, or its families no longer resolve.
+        UsageError: When the target is a folder.
         StorageError: When there is no database, or the file cannot be written.
     """
+    if path.is_dir():
+        raise UsageError(
+            f"--format optuna must have a file as its target, but '{path}' is a folder: name a file in it, for example "
+            f"'{path / f'{study}.db'}'"
+        )
     with connect(layout) as connection:
         specs = dict(connection.execute("SELECT study, spec FROM studies").fetchall())
         if study not in specs:
@@ -95,9 +101,28 @@ def _write_storage(path: Path, cells: Mapping[str, tuple[Mapping[str, Distributi
             created = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize" if higher else "minimize"
             )
-            created.add_trials([_trial(space, row) for row in rows])
+            widened = _widened(space, [json.loads(row["params"]) for row in rows])
+            created.add_trials([_trial(widened, row) for row in rows])
     finally:
         storage.engine.dispose()
+
+
+def _widened(space: Mapping[str, Distribution], points: Sequence[Mapping[str, Scalar]]) -> dict[str, Distribution]:
+    """The space with every recorded value in it: a plug-in's range may have been narrowed since."""
+    return {name: _holding(d, [point[name] for point in points if name in point]) for name, d in space.items()}
+
+
+def _holding(distribution: Distribution, values: Sequence[Scalar]) -> Distribution:
+    if all(distribution.contains(value) for value in values):
+        return distribution
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if isinstance(distribution, Choice) or len(numbers) < len(values):
+        known = distribution.choices if isinstance(distribution, Choice) else ()
+        return Choice(tuple(dict.fromkeys((*known, *values))), distribution.default)
+    low, high = min(distribution.low, *numbers), max(distribution.high, *numbers)
+    whole = isinstance(distribution, Integer) and all(isinstance(number, int) for number in numbers)
+    kind = Integer if whole else Float
+    return kind(low, high, distribution.default, distribution.log and low > 0)  # type: ignore[arg-type]
 
 
 def _trial(space: Mapping[str, Distribution], row: Mapping[str, Any]) -> FrozenTrial:
