@@ -96,20 +96,24 @@ def wilson_interval(successes: float, n: int, coverage: float = 0.95) -> Interva
 def paired_t_test(first: Sequence[float], second: Sequence[float], coverage: float = 0.95) -> PairedTest | None:
     """Student's t test of the differences between runs that share a seed; None for no pairs, p None for one.
 
-    Differences that are all equal have no spread: p is 1 when they are 0, and 0 otherwise.
+    Differences that are all equal have no spread to judge them by: p is 1 when they are all 0, else None (undetermined),
+    and there is no interval.
 
     Raises:
         ValueError: When the lengths differ.
     """
     differences = _differences(first, second)
     interval = mean_interval(list(differences), coverage)
-    if interval is None or interval.low is None:
-        return PairedTest(float(differences[0]), None, None, None, 1, "t") if interval else None
+    if interval is None:
+        return None
+    # equal up to the rounding of a subtraction
+    if np.ptp(differences) <= 1e-12 * max(1.0, float(np.abs([first, second]).max())):
+        p = 1.0 if len(differences) > 1 and not differences.any() else None
+        return PairedTest(interval.mean, None, None, p, interval.n, "t")
     from scipy.stats import t
 
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    ratio = abs(interval.mean) / error if error else (math.inf if interval.mean else 0.0)
-    p_value = float(2 * t.sf(ratio, len(differences) - 1))
+    p_value = float(2 * t.sf(abs(interval.mean) / error, len(differences) - 1))
     return PairedTest(interval.mean, interval.low, interval.high, p_value, interval.n, "t")
 
 

@@ -52,6 +52,11 @@ class Contender:
     """Paired test against the leader, Holm-corrected within the comparison; None for the leader or untestable."""
 
     @property
+    def undetermined(self) -> bool:
+        """Whether the difference to the leader is the same in every shared seed, so that no test can judge it."""
+        return self.p is None and self.behind is not None and self.behind.n > 1
+
+    @property
     def worst(self) -> Lost | None:
         """The skill that lost most, among those scored in percent where there are any: units do not mix."""
         percent = [lost for lost in self.lost if lost.unit.percent]

@@ -152,6 +152,12 @@ def _verdict(comparison: Comparison) -> Html:
     if len(comparison.contenders) < 2:
         return paragraph("It was the only pipeline confirmed, so there is no runner-up to tell it from.")
     best, second = comparison.best, comparison.contenders[1]
+    if second.behind is not None and second.undetermined:
+        ahead = f"It is ahead of the runner-up, {second.label}, by {comparison.unit.difference(second.behind.mean)}"
+        return paragraph(
+            f"{ahead} in each of {words.count(second.behind.n, 'seed')} alike: without any spread it cannot be judged "
+            "whether that is chance."
+        )
     if second.behind is None or second.p is None:
         return paragraph(f"The runner-up, {second.label}, shares too few seeds with it for a test.")
     ahead = f"It is ahead of the runner-up, {second.label}, by {comparison.unit.difference(second.behind.mean)}"

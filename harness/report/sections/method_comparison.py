@@ -71,6 +71,11 @@ def _finding(comparison: Comparison) -> str:
     if not others:
         return f"On {comparison.name}, only {best.label} was confirmed"
     second = others[0]
+    if second.undetermined:
+        return (
+            f"On {comparison.name}, {best.label} leads, but whether by chance cannot be judged: every seed shows the same "
+            f"difference to {second.label}"
+        )
     if second.p is None or second.p >= 0.05:
         return f"On {comparison.name}, {best.label} leads, but not distinguishably from {second.label}"
     lead = comparison.unit.digits(second.behind.mean) if second.behind else None
@@ -124,7 +129,7 @@ def _row(rank: int, contender: Contender, unit: words.Unit) -> tuple[str | None,
         interval,
         unit.signed(contender.gain.mean) if contender.gain else None,
         "leads" if leads else behind,
-        "leads" if leads else words.p_value(contender.p),
+        "leads" if leads else "cannot be judged" if contender.undetermined else words.p_value(contender.p),
         str(level.n),
         str(contender.failures),
     )
