@@ -15,7 +15,7 @@ from harness.progress import duration
 from harness.records import Forecast, TrialConfig
 from harness.runners import parse_options
 from harness.search.cell import Cell
-from harness.setting import Setting, Site, device, resolve
+from harness.setting import Setting, Site, TaskInfo, device, resolve
 from harness.sources import base_proposals, confirm_evaluation, search_cells
 from harness.spec import Role, StudySpec
 
@@ -40,6 +40,26 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
+class Detectable:
+    """What the confirm step could tell apart on one task."""
+
+    task: str
+    difference: float | None
+    """Smallest difference between two families found with 80% power at level 0.05, in units of the task's metric."""
+    share: bool
+    """Whether higher is better, so that no difference can exceed 1."""
+    basis: str
+
+    def text(self) -> str:
+        """In words."""
+        if self.difference is None:
+            return self.basis
+        if self.share and self.difference >= 1:
+            return f"cannot tell families apart ({self.basis}): take more seeds or items"
+        return f"{self.difference:.3f} or more ({self.basis})"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a study will take."""
 
@@ -53,9 +73,8 @@ class Plan:
     disk_bytes: float
     money: float | None
     currency: str
-    detectable: float | None
-    """Smallest difference between two families that the confirm step finds with 80% power at level 0.05."""
-    detectable_basis: str
+    detectable: tuple[Detectable, ...]
+    """By task of the study."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,11 +97,8 @@ class Plan:
             lines.append(f"money: {self.money:.2f} {self.currency}")
         lines.append("one full search trial:")
         lines += [f"  {name:<24} {duration(f.seconds):>9}  (from {f.basis})" for name, f in self.families.items()]
-        if self.detectable is not None:
-            lines.append(
-                f"the confirm step can tell two families apart if they differ by {self.detectable:.3f} or more "
-                f"({self.detectable_basis})"
-            )
+        lines.append("the confirm step can tell two families apart if they differ by:")
+        lines += [f"  {one.task:<24} {one.text()}" for one in self.detectable]
         return "\n".join([*lines, *self.notes])
 
 
@@ -105,7 +121,6 @@ def plan_study(study: StudySpec, site: Site, setting: Setting | None = None) -> 
     steps = (outlook.base(site.layout), outlook.search(), outlook.confirm())
     seconds = sum(step.seconds for step in steps)
     workers = 1 if site.runner == "inline" else options["workers"]
-    detectable, basis = _detectable(study, setting, site.layout)
     return Plan(
         study=study.name,
         steps=steps,
@@ -115,8 +130,7 @@ def plan_study(study: StudySpec, site: Site, setting: Setting | None = None) -> 
         disk_bytes=outlook.disk_bytes(steps),
         money=outlook.money(seconds),
         currency=study.prices.currency,
-        detectable=detectable,
-        detectable_basis=basis,
+        detectable=_detectable(study, setting, site.layout),
         notes=setting.notes,
     )
 
@@ -223,22 +237,33 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
-def _detectable(study: StudySpec, setting: Setting, layout: Layout) -> tuple[float | None, str]:
-    """Smallest difference that the paired test over seeds finds, and what it was assumed from."""
+def _detectable(study: StudySpec, setting: Setting, layout: Layout) -> tuple[Detectable, ...]:
+    """By task, what the paired test over seeds finds, and what that was assumed from."""
+    measured = _seed_sds(study, layout)
+    return tuple(_detectable_on(task, study, measured.get(task.ref.name, [])) for task in setting.tasks)
+
+
+def _detectable_on(task: TaskInfo, study: StudySpec, measured: Sequence[float]) -> Detectable:
+    """A share scatters with its items; of another metric nothing is known before its spread was measured."""
     from harness.statistics import minimal_detectable_difference
 
-    measured = _seed_sds(study, layout)
+    name, share, seeds = task.ref.name, task.higher_is_better, study.confirm.seeds
+    if seeds < 2:
+        return Detectable(name, None, share, "unknown with fewer than two seeds")
+    if not measured and not share:
+        return Detectable(name, None, share, "unknown before seed spread was measured")
     sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD
-    sizes = [task.items.get("test", 0) for task in setting.tasks]
-    items = min((min(size, study.confirm.limit or size) for size in sizes), default=0) or None
-    basis = f"{study.confirm.seeds} seeds, {items or 'all'} test items, standard deviation over seeds {sd:.3f}"
-    basis += f" from {len(measured)} confirmed families" if measured else " assumed"
-    return minimal_detectable_difference(study.confirm.seeds, sd, items), basis
+    size = task.items.get("test", 0)
+    items = (min(size, study.confirm.limit or size) or None) if share else None
+    basis = f"{seeds} seeds, " + (f"{items or 'all'} test items, " if share else "") + f"standard deviation {sd:.3f}"
+    families = "family" if len(measured) == 1 else "families"
+    basis += f" over seeds of {len(measured)} confirmed {families}" if measured else " over seeds assumed"
+    return Detectable(name, minimal_detectable_difference(seeds, sd, items), share, basis)
 
 
-def _seed_sds(study: StudySpec, layout: Layout) -> list[float]:
-    """Standard deviation over seeds of every family that this or another study has confirmed on the same tasks."""
-    deviations = []
+def _seed_sds(study: StudySpec, layout: Layout) -> dict[str, list[float]]:
+    """By task, the standard deviation over seeds of every family that this or another study has confirmed on it."""
+    deviations: dict[str, list[float]] = {}
     for folder in sorted(layout.study("x").parent.glob("*/members.jsonl")):
         groups: dict[tuple[str, str, str], list[float]] = {}
         for member in read_members(layout, folder.parent.name):
@@ -246,6 +271,8 @@ def _seed_sds(study: StudySpec, layout: Layout) -> list[float]:
                 continue
             result = find_result(layout, member.key)
             if result is not None and result.target is not None:
-                groups.setdefault((member.base_model, member.task, member.family), []).append(result.target.value)
-        deviations += [stdev(values) for values in groups.values() if len(values) > 1]
+                groups.setdefault((member.task, member.base_model, member.family), []).append(result.target.value)
+        for (task, *_), values in groups.items():
+            if len(values) > 1:
+                deviations.setdefault(task, []).append(stdev(values))
     return deviations

@@ -37,8 +37,48 @@ def test_the_smallest_detectable_difference_is_that_of_a_paired_t_test(tmp_path)
     plan = plan_study(spec, standin.site(tmp_path), standin.setting(spec))
     # Five pairs at 80% power and level .05 need a noncentrality of about 3.7 (tables of the noncentral t, 4 degrees);
     # the error is sqrt(2 * .02^2 / 5 + .5 / 10 items).
-    assert plan.detectable == pytest.approx(3.74 * math.sqrt(2 * 0.02**2 / 5 + 0.5 / 10), rel=0.05)
-    assert "assumed" in plan.detectable_basis
+    for one in plan.detectable:
+        assert one.difference == pytest.approx(3.74 * math.sqrt(2 * 0.02**2 / 5 + 0.5 / 10), rel=0.05)
+        assert "assumed" in one.basis
+
+
+def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path):
+    spec = standin.study(confirm={"finalists": 1, "seeds": 2})
+    setting = standin.setting(spec)
+    loss = replace(setting.tasks[1], higher_is_better=False)
+    plan = plan_study(spec, standin.site(tmp_path), replace(setting, tasks=(setting.tasks[0], loss)))
+    # two seeds: t(.975; 1) = 12.7, so that even 10 items x sqrt(.5 / 10) of error need a difference beyond 1
+    assert [one.task for one in plan.detectable] == ["one", "two"]
+    assert plan.detectable[0].difference > 1
+    assert plan.detectable[1].difference is None
+    lines = plan.text().splitlines()
+    assert "cannot tell families apart" in next(line for line in lines if line.startswith("  one"))
+    assert "unknown before seed spread was measured" in next(line for line in lines if line.startswith("  two"))
+    folder = tmp_path / "results" / "studies" / "past"
+    members = confirmed(standin.site(tmp_path).layout, setting, "two", [3.0, 3.2])
+    folder.mkdir(parents=True)
+    (folder / "members.jsonl").write_text("".join(json.dumps(member) + "\n" for member in members))
+    again = plan_study(spec, standin.site(tmp_path), replace(setting, tasks=(setting.tasks[0], loss)))
+    # sd .1414 and no term for items: sqrt(2 x .02 / 2) = .1414 times the same noncentrality as for task one
+    ratio = plan.detectable[0].difference / math.sqrt(2 * 0.02**2 / 2 + 0.5 / 10)
+    assert again.detectable[1].difference == pytest.approx(ratio * math.sqrt(0.02))
+    assert again.detectable[0] == plan.detectable[0]
+
+
+def confirmed(layout, setting, task, values):
+    """Records of a family confirmed on a task, and their members."""
+    from harness.layout import write_result
+
+    for repetition, value in enumerate(values):
+        ref = next(one.ref for one in setting.tasks if one.ref.name == task)
+        pipeline = Pipeline(setting.models[0].ref, (Stage("none", params={"learning_rate": 0.01}),))
+        config = TrialConfig(pipeline, ref, 9, seed=repetition, evaluation=Evaluation("test"))
+        score = Score(task, "test", "bits_per_byte", value, None, 10, False, "same")
+        write_result(layout, TrialResult(config, TrialStatus.COMPLETE, scores=(score,)))
+        yield {
+            "key": config.key, "role": "confirm", "family": "a", "task": task, "base_model": "model",
+            "repetition": repetition, "number": 0, "params": {}, "reused": False, "asked_at": "2026-11-22T10:00:00+00:00",
+        }  # fmt: skip
 
 
 def test_after_a_study_its_seeds_and_its_times_are_what_the_plan_rests_on(tmp_path, monkeypatch):
@@ -47,7 +87,7 @@ def test_after_a_study_its_seeds_and_its_times_are_what_the_plan_rests_on(tmp_pa
     for step in (sweep.run_base, sweep.run_search, sweep.run_confirm):
         step(spec, site, standin.setting(spec))
     plan = plan_study(spec, site, standin.setting(spec))
-    assert "from 2 confirmed families" in plan.detectable_basis
+    assert all("1 confirmed family" in one.basis for one in plan.detectable)
     assert all("past trials" in one.basis for one in plan.families.values())
     assert plan.families["a"].seconds == pytest.approx(7)
     assert plan.steps[0].recorded == 4

@@ -37,16 +37,20 @@ class MethodComparison(Section):
 
 def _power(study: StudyData) -> Html:
     """What the confirm step could have told apart, by the plan made beforehand."""
-    difference = (study.plan or {}).get("detectable")
-    units = {(comparison.unit.factor, comparison.unit.difference_name) for comparison in study.comparisons}
-    if difference is None or len(units) != 1:
+    planned = (study.plan or {}).get("detectable")
+    units = {comparison.task: comparison.unit for comparison in study.comparisons}
+    known = [
+        (units[one["task"]], one)
+        for one in (planned if isinstance(planned, list) else ())
+        if one["task"] in units and one["difference"] is not None
+    ]
+    if not known:
         return Html("")
-    shown = study.comparisons[0].unit.difference(difference)
-    basis = (study.plan or {}).get("detectable_basis", "")
-    return paragraph(
-        f"By the plan, differences smaller than {(shown or '').lstrip('+')} would probably go unnoticed ({basis}).",
-        kind="note",
+    shown = "; ".join(
+        f"{one['task']}: {(unit.difference(one['difference']) or '').lstrip('+')} ({one['basis']})"
+        for unit, one in known
     )
+    return paragraph(f"By the plan, smaller differences than these would probably go unnoticed. {shown}.", kind="note")
 
 
 def _ranking(study: StudyData, comparison: Comparison) -> Html:
