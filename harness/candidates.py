@@ -35,6 +35,8 @@ class Request:
     """The base model's score on the task's validation split; without it only gains can be predicted."""
     higher_is_better: bool = True
     max_forgetting: float | None = None
+    forgetting_is_share: bool | None = None
+    """Whether forgetting is meant in shares (accuracies) or in losses; None where that is not known: shares."""
     max_seconds: float | None = None
     max_memory_bytes: float | None = None
     top: int = 3

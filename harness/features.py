@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ class Observation:
     """Towards better, as share of `room`; None without a comparable base score."""
     forgetting: float | None
     """Worst over the off-target suite, in score units."""
+    forgetting_is_share: bool | None
+    """Whether it is of a score for which higher is better, and not of a loss: the two never add up."""
     seconds: float | None
     """Wall seconds of the whole trial."""
     memory_bytes: float | None
@@ -220,7 +222,7 @@ def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[st
 
 _SEEN = """
 SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.value, s.higher_is_better,
-  s.comparability, b.value AS base_value, f.worst, c.total_s, c.peak_memory_bytes, coalesce(m.family, t.method),
+  s.comparability, b.value AS base_value, f.worst, f.is_share, c.total_s, c.peak_memory_bytes, coalesce(m.family, t.method),
   coalesce(m.role, '')
 FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
   LEFT JOIN worst_forgetting f ON f.key = t.key
@@ -240,14 +242,33 @@ def observations(layout: Layout, connection: DuckDBPyConnection) -> list[Observa
 
 def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
     key, task, model, pipeline, stages, steps, fidelity, split, score, higher, comparability, base, *rest = row
-    lost, seconds, memory, family, role = rest
+    lost, is_share, seconds, memory, family, role = rest
     # a record written before a field existed has null for it
     parsed = tuple(Stage(**{k: v for k, v in stage.items() if v is not None}) for stage in json.loads(stages))
     candidate = Candidate(parsed, steps, fidelity, models.get(model, {}), tasks.get(task, {}), base, higher)
     gain = None if base is None else (score - base if higher else base - score) / room(base, higher)
     return Observation(
-        key, task, model, family, pipeline, role, candidate, comparability, split, score, gain, lost, seconds, memory
+        key,
+        task,
+        model,
+        family,
+        pipeline,
+        role,
+        candidate,
+        comparability,
+        split,
+        score,
+        gain,
+        lost,
+        is_share,
+        seconds,
+        memory,
     )
+
+
+def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
+    """The observations, with forgetting where it is of that kind: of shares, or of losses."""
+    return [o if o.forgetting_is_share is shares else replace(o, forgetting=None) for o in seen]
 
 
 def known_facts(layout: Layout, name: str) -> dict[str, Facts]:

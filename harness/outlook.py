@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.conformal import Conformal
-from harness.features import Candidate, Encoder, Observation, describe
+from harness.features import Candidate, Encoder, Observation, describe, of_one_kind
 from harness.plugins import load
 from harness.surrogates.base import Prediction, Surrogate
 
@@ -41,7 +41,22 @@ SLACK = 1e-9
 class Outlook:
     """Surrogates of all targets of which there are observations."""
 
-    def __init__(self, seen: Sequence[Observation], surrogate: str, targets: Sequence[str] = tuple(TARGETS)) -> None:
+    def __init__(
+        self,
+        seen: Sequence[Observation],
+        surrogate: str,
+        targets: Sequence[str] = tuple(TARGETS),
+        shares: bool = True,
+    ) -> None:
+        """Fit them.
+
+        Args:
+            seen: What is known.
+            surrogate: Its name.
+            targets: What to predict.
+            shares: Whether forgetting is that of shares (accuracies), or that of losses; the other kind is left out.
+        """
+        seen = of_one_kind(seen, shares)
         described = [describe(observation.candidate) for observation in seen]
         self.encoder = Encoder.fit(described)
         self.rows = self.encoder.transform(described)
@@ -69,8 +84,11 @@ def target_values(seen: Sequence[Observation], name: str) -> NDArray[np.float64]
     return np.where(values > 0, np.log(np.where(values > 0, values, 1)), np.nan) if target.log else values
 
 
-def covered(predicted: Mapping[str, Prediction], seen: Sequence[Observation]) -> dict[str, list[bool]]:
-    """By target, whether each known value lies in its interval."""
+def covered(
+    predicted: Mapping[str, Prediction], seen: Sequence[Observation], shares: bool = True
+) -> dict[str, list[bool]]:
+    """By target, whether each known value lies in its interval; forgetting as `Outlook` takes it."""
+    seen = of_one_kind(seen, shares)
     hits: dict[str, list[bool]] = {}
     for name, prediction in predicted.items():
         values = [TARGETS[name].of(observation) for observation in seen]

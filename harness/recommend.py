@@ -81,7 +81,7 @@ class Recommendation:
     score: Estimate | None
     """None when the base score is unknown."""
     forgetting: Estimate | None
-    """Worst over the off-target suites of the evidence, in score units; None when none was measured."""
+    """Worst over the off-target suites of the evidence, in score units; None when none was measured in that kind of unit."""
     seconds: Estimate | None
     memory_bytes: Estimate | None
     evidence: tuple[Evidence, ...]
@@ -156,7 +156,8 @@ def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
     if missing:
         return missing
     tested = read_backtest(layout, seen)
-    ranked = _ranked(seen, studies, request, Outlook(seen, tested.surrogate))
+    shares = request.forgetting_is_share is not False
+    ranked = _ranked(seen, studies, request, Outlook(seen, tested.surrogate, shares=shares))
     if not ranked:
         reason = "no pipeline is expected to stay within " + ", ".join(
             f"{name} = {getattr(request, name):g}" for name in LIMITS if getattr(request, name) is not None

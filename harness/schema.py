@@ -274,8 +274,10 @@ VIEWS = (
     View(
         "worst_forgetting",
         "Per trial: the largest and the mean forgetting over its off-target suite. Points of accuracy and nats do not add "
-        "up: where the suite has scores for which higher is better, only these count; else its losses.",
-        """SELECT key, max(forgetting) AS worst, avg(forgetting) AS mean, arg_max(task, forgetting) AS worst_task
+        "up: where the suite has scores for which higher is better, only these count "
+        "(is_share); else its losses.",
+        """SELECT key, max(forgetting) AS worst, avg(forgetting) AS mean, arg_max(task, forgetting) AS worst_task,
+             bool_or(higher_is_better) AS is_share
            FROM (SELECT * FROM forgetting QUALIFY higher_is_better = max(higher_is_better) OVER (PARTITION BY key))
            GROUP BY key""",
     ),

@@ -17,6 +17,7 @@ from harness.errors import StorageError
 from harness.evidence import NotEnoughEvidence
 from harness.features import observations
 from harness.layout import Layout
+from harness.outlook import Outlook
 from harness.recommend import Advice, Request, backtest, most_evidence, recommend
 from harness.records import to_json
 from harness.space import check
@@ -119,6 +120,23 @@ def test_limits_are_kept_or_refused(made: tuple[Layout, Fabricated, Backtest]) -
     none = recommend(layout, request(fabricated.world, max_seconds=0.1))
     assert isinstance(none, NotEnoughEvidence)
     assert "max_seconds = 0.1" in none.text()
+
+
+def test_forgetting_of_shares_and_of_losses_is_never_pooled(made: tuple[Layout, Fabricated, Backtest]) -> None:
+    """On task_2 only a loss was scored off target, and it rose by 50 bits."""
+    layout, _, _ = made
+    with connect(layout) as database:
+        seen = [o for o in observations(layout, database) if o.gain is not None]
+    assert {o.forgetting_is_share for o in seen} == {True}
+    mixed = [replace(o, forgetting=50.0, forgetting_is_share=False) if o.task == "task_2" else o for o in seen]
+    candidates = [o.candidate for o in seen[:5]]
+    found = Outlook(mixed, "mean_of_all").predict(candidates)["forgetting"]
+    shares = Outlook([o for o in mixed if o.task != "task_2"], "mean_of_all").predict(candidates)["forgetting"]
+    assert found.high.max() < 2
+    assert found.mean.tolist() == pytest.approx(shares.mean.tolist())
+    assert Outlook(mixed, "mean_of_all", shares=False).predict(candidates)["forgetting"].mean.tolist() == [50.0] * 5
+    only_losses = [o for o in mixed if o.task == "task_2"]
+    assert "forgetting" not in Outlook(only_losses, "mean_of_all").predict(candidates)
 
 
 def test_without_a_base_score_only_gains_are_predicted(made: tuple[Layout, Fabricated, Backtest]) -> None:
