@@ -123,15 +123,25 @@ def request_for(layout: Layout, task: Task, base: BaseModel, **limits: Any) -> R
     Raises:
         StorageError: When there is no database.
     """
+    facts = (task_facts(task), base.ref.name, model_facts(base))
+    return Request(task.name, *facts, recorded_base(layout, task, base), task.higher_is_better, **limits)
+
+
+def recorded_base(layout: Layout, task: Task, base: BaseModel) -> float | None:
+    """The base's validation score on this very task, on the most items; None where its file or data were others.
+
+    Raises:
+        StorageError: When there is no database.
+    """
     with connect(layout) as connection:
         rows = connection.execute(
-            "SELECT value FROM base_scores WHERE base_model = ? AND base_revision = ? AND task = ? AND metric = ? "
-            "ORDER BY split = 'validation' DESC, n DESC",
-            [base.ref.name, base.ref.revision, task.name, task.metric],
+            "SELECT avg(s.value) FROM trials t JOIN scores s ON s.key = t.key AND s.is_target "
+            "WHERE t.steps = 0 AND t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? AND t.task = ? "
+            "AND t.task_fingerprint = ? AND s.metric = ? AND s.split = 'validation' "
+            "GROUP BY s.comparability, s.n ORDER BY s.n DESC, s.comparability",
+            [base.ref.name, base.ref.revision, task.name, task.ref.fingerprint, task.metric],
         ).fetchall()
-    score = float(rows[0][0]) if rows else None
-    facts = (task_facts(task), base.ref.name, model_facts(base))
-    return Request(task.name, *facts, score, task.higher_is_better, **limits)
+    return float(rows[0][0]) if rows else None
 
 
 def most_evidence(layout: Layout) -> str | None:

@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from harness.evidence import NotEnoughEvidence
 from harness.features import observations
 from harness.layout import Layout
 from harness.outlook import Outlook
-from harness.recommend import Advice, Request, backtest, most_evidence, recommend
+from harness.recommend import Advice, Request, backtest, most_evidence, recommend, recorded_base
 from harness.records import to_json
 from harness.space import check
 from harness.spec import StudySpec
@@ -177,6 +179,28 @@ def test_another_kind_of_base_model_is_refused(made: tuple[Layout, Fabricated, B
     assert "0 tasks" in answer.reason
     like = recommend(layout, request(fabricated.world, base_model="other", model_facts=MODEL_FACTS))
     assert isinstance(like, Advice)
+
+
+def test_the_base_score_is_of_the_same_task_file_and_of_validation(layout: Layout) -> None:
+    made = fabricate(layout, study_spec(tasks=1))
+    for result in made.results:
+        if result.config.steps == 0 and result.config.evaluation.split == "test":
+            path = layout.record(result.config.key)
+            record = json.loads(path.read_text())
+            record["scores"][0] |= {"value": 0.99, "n": 10_000}
+            path.write_text(json.dumps(record))
+    ingest(layout)
+    base: Any = SimpleNamespace(ref=made.results[0].config.pipeline.base_model)
+    task: Any = SimpleNamespace(name="task_0", metric="acc", ref=made.results[0].config.task)
+    assert recorded_base(layout, task, base) == pytest.approx(made.world.base("task_0"))
+    task.ref = replace(task.ref, fingerprint="edited since")
+    assert recorded_base(layout, task, base) is None
+    task.ref = made.results[0].config.task
+    for result in made.results:
+        if result.config.evaluation.split == "validation":
+            layout.record(result.config.key).unlink()
+    ingest(layout)
+    assert recorded_base(layout, task, base) is None  # there is a test score, which is another split's
 
 
 def test_nothing_or_one_task_is_not_enough(layout: Layout) -> None:
