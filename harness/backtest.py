@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.conformal import COVERAGE, guaranteed
-from harness.features import Observation, default_distance, observations
+from harness.conformal import COVERAGE, enough_tasks
+from harness.features import Candidate, Observation, default_distance, observations
 from harness.layout import Layout, write_atomically
 from harness.metrics import normalized_regret, simple_regret
 from harness.outlook import Outlook, covered
@@ -25,6 +25,8 @@ from harness.store import connect
 
 DEFAULTS = "literature_defaults"
 """Chooser: of the choices tried most often, the trial nearest to the declared defaults."""
+RANDOM = "random_choice"
+"""Chooser: any pipeline; the mean over all."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class LeftOut:
     best: float
     """Best known score among them."""
     base_score: float | None
+    metric: str
+    """What it is scored by."""
     regret: Mapping[str, float]
-    """Best minus chosen by chooser, in score units towards better; the mean over ties. All alike means random choice."""
+    """Best minus chosen by chooser, in score units towards better; the mean over what `merits` leaves tied."""
     normalized: Mapping[str, float | None]
     """Regret as share of what was to be gained over the base."""
 
@@ -60,32 +64,48 @@ class Backtest:
     surrogate: str
     """What recommendations rest on: the learned surrogate with the least regret, or else a baseline."""
     beats_baselines: bool
+    """Whether it chose better than every simple rule: baselines, the literature defaults, and chance."""
     tasks: tuple[LeftOut, ...]
     regret: Mapping[str, float]
-    """Mean simple regret by chooser."""
+    """Mean simple regret by chooser; empty where tasks differ in their metric, because units do not add up."""
     normalized_regret: Mapping[str, float]
+    """Mean by chooser, as share of what was to be gained; the verdict rests on it."""
     coverage: Mapping[str, Coverage]
     """By target (gain, forgetting, seconds, memory_bytes), of the surrogate used."""
-    guaranteed: bool
-    """Whether there are enough tasks for the nominal coverage to be promised for a new one."""
+    enough_tasks: bool
+    """Whether there are enough tasks to calibrate intervals of the nominal coverage."""
     trials: int
     evidence: str
     """Fingerprint of the trials it rests on."""
+
+    @property
+    def defaults_win(self) -> bool:
+        """Whether the literature defaults lost less than everything that was learned."""
+        judged = self.normalized_regret or self.regret
+        return not self.beats_baselines and bool(judged) and min(judged, key=lambda n: (judged[n], n)) == DEFAULTS
 
     def text(self) -> str:
         """The result in a few lines."""
         if not self.tasks:
             return f"Backtest: needs at least two tasks with two pipelines each; there are {self.trials} trials with a score."
-        others = ", ".join(f"{n} {v:.3f}" for n, v in sorted(self.regret.items(), key=lambda p: p[1]))
-        verdict = "beats every baseline" if self.beats_baselines else "no learned surrogate beats the baselines"
+        verdict = "beats every simple rule" if self.beats_baselines else "no learned surrogate beats the simple rules"
+        if self.defaults_win:
+            verdict += f" ({DEFAULTS} lost least)"
         lines = [
             f"Backtest over {len(self.tasks)} left-out tasks ({self.trials} trials): {verdict}; in use: {self.surrogate}."
         ]
-        lines.append(f"  mean regret in score units: {others}")
+        shares = sorted(self.normalized_regret.items(), key=lambda p: (p[1], p[0]))
+        if shares:
+            lines.append(
+                "  mean regret as share of what was to be gained: " + ", ".join(f"{n} {v:.1%}" for n, v in shares)
+            )
+        elif self.regret:
+            means = sorted(self.regret.items(), key=lambda p: (p[1], p[0]))
+            lines.append("  mean regret in score units: " + ", ".join(f"{n} {v:.3f}" for n, v in means))
         held = ", ".join(f"{n} {c.measured:.0%} of {c.n}" for n, c in self.coverage.items())
-        lines.append(f"  {COVERAGE:.0%} intervals held for: {held}")
-        if not self.guaranteed:
-            lines.append("  Fewer than four tasks: no interval for a new task can be guaranteed to hold that often.")
+        lines.append(f"  intervals meant to hold {COVERAGE:.0%} of the time held for: {held or 'nothing measured'}")
+        if not self.enough_tasks:
+            lines.append("  Fewer than four tasks: too few to calibrate intervals for a new one.")
         return "\n".join(lines)
 
 
@@ -113,12 +133,13 @@ def evidence_fingerprint(seen: Sequence[Observation]) -> str:
 
 def evaluate(seen: Sequence[Observation]) -> Backtest:
     """The test on evidence (observations with a gain)."""
-    tasks = sorted({observation.task for observation in seen})
+    full = [observation for observation in seen if observation.candidate.fidelity == 1]
+    tasks = sorted({observation.task for observation in full})
     results: list[LeftOut] = []
     hits: dict[str, dict[str, list[bool]]] = {name: {} for name in names("surrogates")}
     for task in tasks if len(tasks) > 1 else ():
         train = [observation for observation in seen if observation.task != task]
-        test = [observation for observation in seen if observation.task == task]
+        test = [observation for observation in full if observation.task == task]
         gains: dict[str, Mapping[str, float]] = {}
         for name in hits:
             predicted = Outlook(train, name).predict([observation.candidate for observation in test])
@@ -142,47 +163,78 @@ def _left_out(
             p: sign * float(np.mean([o.score for o in cell if o.pipeline == p])) for p in {o.pipeline for o in cell}
         }
         best, base = max(scores.values()), cell[0].candidate.base_score
-        chosen = {name: {o.pipeline: by_key[o.key] for o in cell} for name, by_key in gains.items()}
+        chosen = {name: _ranked(train, cell, by_key) for name, by_key in gains.items()}
         chosen[DEFAULTS] = _nearness_to_defaults(train, cell)
+        chosen[RANDOM] = dict.fromkeys(scores, (0.0,))
         regret = {name: simple_regret(best, _expected(scores, values)) for name, values in chosen.items()}
         share = {
             name: None if base is None else normalized_regret(best, best - value, sign * base)
             for name, value in regret.items()
         }
-        found.append(LeftOut(cell[0].task, model, len(scores), sign * best, base, regret, share))
+        found.append(LeftOut(cell[0].task, model, len(scores), sign * best, base, cell[0].metric, regret, share))
     return found
 
 
 def _comparable(seen: Sequence[Observation]) -> list[Observation]:
-    """Of full-length trials, the largest part that may be ranked against each other."""
-    full = [observation for observation in seen if observation.candidate.fidelity == 1]
-    kinds = Counter((o.comparability, o.split) for o in {o.pipeline + o.split: o for o in full}.values())
-    return [o for o in full if (o.comparability, o.split) == kinds.most_common(1)[0][0]]
+    """The largest part that may be ranked against each other."""
+    kinds = Counter((o.comparability, o.split) for o in {o.pipeline + o.split: o for o in seen}.values())
+    return [o for o in seen if (o.comparability, o.split) == kinds.most_common(1)[0][0]]
 
 
-def _expected(scores: Mapping[str, float], values: Mapping[str, float]) -> float:
-    """Score of the pipeline with the highest value; the mean over ties, up to rounding."""
+def _expected(scores: Mapping[str, float], values: Mapping[str, tuple[float, ...]]) -> float:
+    """Score of the pipeline with the highest value; the mean over ties."""
     top = max(values.values())
-    return float(np.mean([scores[pipeline] for pipeline, value in values.items() if value >= top - 1e-9]))
+    return float(np.mean([scores[pipeline] for pipeline, value in values.items() if value == top]))
 
 
-def _nearness_to_defaults(train: Sequence[Observation], cell: Sequence[Observation]) -> dict[str, float]:
-    tried = Counter(choices(observation) for observation in train)
-    present = {choices(observation) for observation in cell}
+def _ranked(
+    train: Sequence[Observation], cell: Sequence[Observation], gains: Mapping[str, float]
+) -> dict[str, tuple[float, ...]]:
+    by = merits(train, [o.candidate for o in cell], [gains[o.key] for o in cell])
+    return {o.pipeline: merit for o, merit in zip(cell, by, strict=True)}
+
+
+def _nearness_to_defaults(train: Sequence[Observation], cell: Sequence[Observation]) -> dict[str, tuple[float, ...]]:
+    tried = Counter(choices(observation.candidate) for observation in train)
+    present = {choices(observation.candidate) for observation in cell}
     common = min(present, key=lambda choice: (-tried[choice], choice))
-    return {o.pipeline: -default_distance(o.candidate.stages) if choices(o) == common else -np.inf for o in cell}
+    return {o.pipeline: (_nearness(o.candidate) if choices(o.candidate) == common else -np.inf,) for o in cell}
 
 
-def choices(observation: Observation) -> tuple[tuple[str, ...], ...]:
+def _nearness(candidate: Candidate) -> float:
+    return -round(default_distance(candidate.stages), 9)
+
+
+def merits(
+    train: Sequence[Observation], candidates: Sequence[Candidate], gains: Sequence[float]
+) -> list[tuple[float, float, float]]:
+    """What recommendations are ranked by, here and where they are tested; more is better.
+
+    Expected gain first. Where that is equal, as a baseline's is for many: what the same choices gained in full-length
+    trials, the mean over the tasks they ran on; then nearness to the literature defaults.
+    """
+    by_task: dict[tuple[tuple[str, ...], ...], dict[str, list[float]]] = {}
+    for o in train:
+        if o.candidate.fidelity == 1 and o.gain is not None:
+            by_task.setdefault(choices(o.candidate), {}).setdefault(o.task, []).append(o.gain)
+    like = {choice: float(np.mean([np.mean(each) for each in tasks.values()])) for choice, tasks in by_task.items()}
+    return [
+        (round(float(gain), 9), round(like.get(choices(candidate), -np.inf), 9), _nearness(candidate))
+        for candidate, gain in zip(candidates, gains, strict=True)
+    ]
+
+
+def choices(candidate: Candidate) -> tuple[tuple[str, ...], ...]:
     """Method, objective, retention and curation of every stage."""
-    return tuple((s.method, s.objective, s.retention, s.curation) for s in observation.candidate.stages)
+    return tuple((s.method, s.objective, s.retention, s.curation) for s in candidate.stages)
 
 
 def _summary(
     seen: Sequence[Observation], results: Sequence[LeftOut], hits: Mapping[str, Mapping[str, list[bool]]]
 ) -> Backtest:
-    choosers = [*hits, DEFAULTS]
-    regret = {name: float(np.mean([r.regret[name] for r in results])) for name in choosers if results}
+    choosers = [*hits, DEFAULTS, RANDOM]
+    one_unit = len({r.metric for r in results}) == 1
+    regret = {name: float(np.mean([r.regret[name] for r in results])) for name in choosers if one_unit}
     shares = {name: [share for r in results if (share := r.normalized[name]) is not None] for name in choosers}
     normalized = {name: float(np.mean(values)) for name, values in shares.items() if values}
     judged = normalized or regret
@@ -192,7 +244,7 @@ def _summary(
     def least(among: Sequence[str]) -> str:
         return min(among, key=lambda name: (judged.get(name, 0.0), name))
 
-    beats = bool(results) and judged[least(learned)] < judged[least(baselines)]
+    beats = bool(judged) and judged[least(learned)] < judged[least([*baselines, DEFAULTS, RANDOM])]
     used = least(learned if beats else baselines)
     coverage = {
         target: Coverage(COVERAGE, float(np.mean(held)), len(held)) for target, held in hits[used].items() if held
@@ -205,7 +257,7 @@ def _summary(
         regret,
         normalized,
         coverage,
-        guaranteed(tasks),
+        enough_tasks(tasks),
         len(seen),
         evidence_fingerprint(seen),
     )

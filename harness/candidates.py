@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, median
+from statistics import median
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
@@ -46,21 +45,20 @@ class Request:
 
 def options(
     seen: Sequence[Observation], studies: Sequence[StudySpec], request: Request
-) -> Iterator[tuple[str, Candidate, float]]:
-    """Family, candidate on the request's task and model, and what it gained on average where it ran."""
+) -> Iterator[tuple[str, Candidate]]:
+    """Family, and candidate on the request's task and model."""
     base = request.base_score if request.base_score is not None else usual_base(seen, request)
     here = Candidate((), 0, 1.0, request.model_facts, request.task_facts, base, request.higher_is_better)
     ran: dict[str, list[Observation]] = {}
     for observation in seen:
         ran.setdefault(repr((observation.candidate.stages, observation.candidate.steps)), []).append(observation)
     for trials in ran.values():
-        own = mean(trial.gain or 0.0 for trial in trials)
-        yield trials[0].family, replace(here, stages=trials[0].candidate.stages, steps=trials[0].candidate.steps), own
+        yield trials[0].family, replace(here, stages=trials[0].candidate.stages, steps=trials[0].candidate.steps)
     for study in studies:
         for name, family in _families(study).items():
             steps = Counter(o.candidate.steps for o in seen if o.family == name and o.candidate.fidelity == 1)
             for stages in _draws(study, family) if steps else ():
-                yield name, replace(here, stages=stages, steps=steps.most_common(1)[0][0]), -math.inf
+                yield name, replace(here, stages=stages, steps=steps.most_common(1)[0][0])
 
 
 def _draws(study: StudySpec, family: Family) -> Iterator[tuple[Stage, ...]]:
@@ -90,14 +88,14 @@ def read_studies(connection: DuckDBPyConnection) -> list[StudySpec]:
     return studies
 
 
-def works(stages: Sequence[Stage], situation: Situation | None) -> bool:
-    """Whether no plug-in refuses the situation or is gone."""
+def refusal(stages: Sequence[Stage], situation: Situation | None) -> str:
+    """Why a plug-in of a pipeline refuses the situation or is gone; an empty string where it works."""
     chosen = [(folder, getattr(stage, axis)) for stage in stages for axis, folder in AXIS_FOLDER.items()]
     try:
         kinds = [load(folder, name) for folder, name in chosen]
-        return situation is None or not any(kind().skip(situation) for kind in kinds)
-    except SpecError:
-        return False
+        return next((reason for kind in kinds if situation and (reason := kind().skip(situation))), "")
+    except SpecError as error:
+        return str(error)
 
 
 def usual_base(seen: Sequence[Observation], request: Request) -> float:

@@ -1,9 +1,13 @@
-"""Intervals that hold for a new task: a surrogate's own, widened by how far they missed on tasks it had not seen.
+"""Intervals for a new task: a surrogate's own, widened by how far they missed on tasks it had not seen.
 
 Conformalized quantile regression (Romano, Patterson and Candes 2019, arXiv:1905.03222) in its cross-validated form
 (CV+; Barber, Candes, Ramdas and Tibshirani 2021, arXiv:1905.02928), with whole tasks left out and every task weighing the
 same however many trials it has (hierarchical conformal prediction; Lee, Barber and Willett 2023, arXiv:2306.06342). What
-is exchangeable is tasks, not trials: with K tasks no interval can promise more than K / (K + 1).
+is exchangeable is tasks, not trials: with K tasks no interval can be calibrated beyond K / (K + 1).
+
+What is proven is less than the nominal coverage: at 1 - alpha CV+ holds at least about 1 - 2 alpha of the time (Barber
+et al. 2021, theorem 4; 60% at 80%), and that for a pipeline fixed beforehand, not for the best-looking of many. In practice
+it comes near 1 - alpha; the backtest measures how near, and nothing is shown without that measurement.
 """
 
 from __future__ import annotations
@@ -24,8 +28,8 @@ COVERAGE = 0.8
 FOLDS = 5
 
 
-def guaranteed(tasks: int, coverage: float = COVERAGE) -> bool:
-    """Whether this many exchangeable tasks can support that coverage for a new one."""
+def enough_tasks(tasks: int, coverage: float = COVERAGE) -> bool:
+    """Whether there are enough exchangeable tasks to calibrate that coverage; it promises nothing for a new one."""
     return tasks / (tasks + 1) >= coverage
 
 

@@ -15,7 +15,7 @@ from harness.spec import StudySpec
 
 MIN_TASKS = 2
 MIN_TRIALS = 4
-"""Trials with a score per task, on this base model or one like it."""
+"""Pipelines with a full-length score per task, on this base model or one like it; seeds and rungs count once."""
 ALIKE = math.log10(4)
 """Base models whose parameter counts differ by no more than this (decadic logarithm) teach about each other."""
 FAR = 1.0
@@ -28,7 +28,7 @@ class NotEnoughEvidence:
 
     reason: str
     trials: int
-    """There are."""
+    """Pipelines with a full-length score that there are."""
     needed: int
     """At least."""
     study: str
@@ -37,7 +37,7 @@ class NotEnoughEvidence:
 
     def text(self) -> str:
         """For a terminal."""
-        count = f" ({self.trials} usable trials, at least {self.needed} needed)" if self.trials < self.needed else ""
+        count = f" ({self.trials} usable pipelines, at least {self.needed} needed)" if self.trials < self.needed else ""
         remedy = (
             f"Save this as a study and run: {self.command}\n\n{self.study}" if self.study else f"Run: {self.command}"
         )
@@ -54,11 +54,12 @@ def lacking(
 ) -> NotEnoughEvidence | None:
     """What is missing before anything can be said of a task on a base model, or None."""
     near = [o for o in seen if o.base_model == base_model or _alike(o.candidate.model, model_facts)]
-    per_task = Counter(observation.task for observation in near)
+    near = [o for o in near if o.candidate.fidelity == 1]
+    per_task = Counter(task for task, _ in {(o.task, o.pipeline) for o in near})
     usable = {name for name, count in per_task.items() if count >= MIN_TRIALS}
     if len(usable) < MIN_TASKS:
         reason = (
-            f"on {base_model} or a model like it, {len(usable)} tasks have {MIN_TRIALS} scored trials with a base score, "
+            f"on {base_model} or a model like it, {len(usable)} tasks have {MIN_TRIALS} pipelines with a full-length score and a base score, "
             f"but a recommendation takes {MIN_TASKS}"
         )
     else:
@@ -67,7 +68,9 @@ def lacking(
         return None
     name = f"evidence_{task}"
     study = _study(name, task, base_model, sorted(usable), studies)
-    return NotEnoughEvidence(reason, len(near), MIN_TASKS * MIN_TRIALS, study, f"harness plan studies/{name}.yaml")
+    return NotEnoughEvidence(
+        reason, per_task.total(), MIN_TASKS * MIN_TRIALS, study, f"harness plan studies/{name}.yaml"
+    )
 
 
 def _alike(one: Facts, other: Facts) -> bool:

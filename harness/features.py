@@ -61,6 +61,7 @@ class Observation:
     candidate: Candidate
     comparability: str
     split: str
+    metric: str
     score: float
     gain: float | None
     """Towards better, as share of `room`; None without a comparable base score."""
@@ -221,7 +222,7 @@ def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[st
 
 
 _SEEN = """
-SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.value, s.higher_is_better,
+SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.metric, s.value, s.higher_is_better,
   s.comparability, b.value AS base_value, f.worst, f.is_share, c.total_s, c.peak_memory_bytes, coalesce(m.family, t.method),
   coalesce(m.role, '')
 FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
@@ -241,7 +242,7 @@ def observations(layout: Layout, connection: DuckDBPyConnection) -> list[Observa
 
 
 def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
-    key, task, model, pipeline, stages, steps, fidelity, split, score, higher, comparability, base, *rest = row
+    key, task, model, pipeline, stages, steps, fidelity, split, metric, score, higher, comparability, base, *rest = row
     lost, is_share, seconds, memory, family, role = rest
     # a record written before a field existed has null for it
     parsed = tuple(Stage(**{k: v for k, v in stage.items() if v is not None}) for stage in json.loads(stages))
@@ -257,6 +258,7 @@ def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mappi
         candidate,
         comparability,
         split,
+        metric,
         score,
         gain,
         lost,

@@ -63,13 +63,20 @@ class Outlook:
         kind: type[Surrogate] = load("surrogates", surrogate)
         make = partial(kind, self.encoder.columns)
         self._models: dict[str, Conformal] = {}
+        # a mean cannot tell rungs from full runs
+        usable = np.array([o.candidate.fidelity == 1 or not kind.baseline for o in seen], dtype=bool)
         for name in targets:
             values = target_values(seen, name)
-            known = ~np.isnan(values)
+            known = ~np.isnan(values) & usable
             if known.any():
                 self._models[name] = Conformal(make)
                 tasks = [observation.task for observation, keep in zip(seen, known, strict=True) if keep]
                 self._models[name].fit(self.rows[known], values[known], tasks)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What it can predict."""
+        return tuple(self._models)
 
     def predict(self, candidates: Sequence[Candidate]) -> dict[str, Prediction]:
         """By target, in its own unit (gain as share of the room)."""

@@ -6,7 +6,6 @@ gain; every recommendation comes with intervals, the trials nearest to it, and t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.backtest import Backtest, backtest, choices, read_backtest
-from harness.candidates import Request, options, read_studies, usual_base, works
+from harness.backtest import DEFAULTS, Backtest, backtest, merits, read_backtest
+from harness.candidates import Request, options, read_studies, refusal, usual_base
 from harness.conformal import COVERAGE
+from harness.errors import UsageError
 from harness.evidence import NotEnoughEvidence, lacking
 from harness.features import (
     Candidate,
@@ -31,7 +31,7 @@ from harness.features import (
 from harness.layout import Layout
 from harness.outlook import Outlook
 from harness.records import Stage
-from harness.spec import AXIS_FOLDER, StudySpec
+from harness.spec import AXIS_FOLDER
 from harness.store import connect
 from harness.surrogates.base import Prediction
 
@@ -107,7 +107,9 @@ class Advice:
 
     def text(self) -> str:
         """The advice as lines for a terminal."""
-        lines = [f"For {self.task} on {self.base_model} ({COVERAGE:.0%} intervals):"]
+        lines = [
+            f"For {self.task} on {self.base_model} (nominal {COVERAGE:.0%} intervals; how often they held is said below):"
+        ]
         for found in self.recommendations:
             settings = " then ".join(_settings(stage) for stage in found.stages)
             lines.append(f"{found.rank}. {found.family}: {settings}, {found.steps} steps")
@@ -158,7 +160,10 @@ def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
 
     Raises:
         StorageError: When there is no database.
+        UsageError: When nothing is asked for.
     """
+    if request.top < 1:
+        raise UsageError(f"top must be at least 1, but got {request.top}: ask for one pipeline or more")
     with connect(layout) as connection:
         seen = [o for o in observations(layout, connection) if o.gain is not None]
         studies = read_studies(connection)
@@ -167,35 +172,43 @@ def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
         return missing
     tested = read_backtest(layout, seen)
     shares = request.forgetting_is_share is not False
-    ranked = _ranked(seen, studies, request, Outlook(seen, tested.surrogate, shares=shares))
+    known = list(options(seen, studies, request))
+    every = [(family, candidate, refusal(candidate.stages, request.situation)) for family, candidate in known]
+    offered = [(family, candidate) for family, candidate, refused in every if not refused]
+    if not offered:
+        reason = f"none of {len(every)} known pipelines can work on {request.base_model} here: {every[0][2]}"
+        return _refused(reason, seen, "harness recommend for another base model")
+    outlook = Outlook(seen, tested.surrogate, shares=shares)
+    ranked = _ranked(seen, offered, request, outlook)
     if not ranked:
-        reason = "no pipeline is expected to stay within " + ", ".join(
-            f"{name} = {getattr(request, name):g}" for name in LIMITS if getattr(request, name) is not None
-        )
-        return NotEnoughEvidence(
-            f"{reason}: allow more", len(seen), len(seen), "", "harness recommend with wider limits"
-        )
-    return Advice(request.task, request.base_model, tuple(ranked), tested, tuple(_notes(seen, request, tested)))
+        return _refused(_beyond(request, outlook), seen, "harness recommend with wider limits")
+    notes = (*_doubts(ranked), *_notes(seen, request, tested))
+    return Advice(request.task, request.base_model, tuple(ranked), tested, notes)
+
+
+def _refused(reason: str, seen: Sequence[Observation], command: str) -> NotEnoughEvidence:
+    return NotEnoughEvidence(reason, len(seen), len(seen), "", command)
+
+
+def _beyond(request: Request, outlook: Outlook) -> str:
+    """Which limits nothing is expected to keep, or which cannot be judged."""
+    given = [name for name in LIMITS if getattr(request, name) is not None]
+    blind = [name for name in given if LIMITS[name] not in outlook.targets]
+    if blind:
+        return f"{' and '.join(blind)} cannot be judged, because no trial has measured that in the same kind of unit"
+    limits = ", ".join(f"{name} = {getattr(request, name):g}" for name in given)
+    return f"no pipeline is expected to stay within {limits}: allow more"
 
 
 def _ranked(
-    seen: Sequence[Observation], studies: Sequence[StudySpec], request: Request, outlook: Outlook
+    seen: Sequence[Observation], offered: Sequence[tuple[str, Candidate]], request: Request, outlook: Outlook
 ) -> list[Recommendation]:
-    offered = [option for option in options(seen, studies, request) if works(option[1].stages, request.situation)]
-    if not offered:
-        return []
-    expected = outlook.predict([candidate for _, candidate, _ in offered])
-    gains = {choice: mean(o.gain or 0.0 for o in seen if choices(o) == choice) for choice in {choices(o) for o in seen}}
-
-    def merit(index: int) -> tuple[float, float, float]:
-        """Expected gain; where a baseline expects the same of many, what the same choices and then it itself gained."""
-        _, candidate, own = offered[index]
-        like = gains.get(tuple((s.method, s.objective, s.retention, s.curation) for s in candidate.stages), -math.inf)
-        return round(float(expected["gain"].mean[index]), 9), like, own
-
+    candidates = [candidate for _, candidate in offered]
+    expected = outlook.predict(candidates)
+    merit = merits(seen, candidates, list(map(float, expected["gain"].mean)))
     found: dict[str, Recommendation] = {}
-    for index in sorted(range(len(offered)), key=merit, reverse=True):
-        family, candidate, _ = offered[index]
+    for index in sorted(range(len(offered)), key=lambda index: merit[index], reverse=True):
+        family, candidate = offered[index]
         if family not in found and _within(expected, index, request) and len(found) < request.top:
             found[family] = _recommendation(
                 seen, request, outlook, candidate, _at(expected, index), (len(found) + 1, family)
@@ -229,7 +242,8 @@ def _recommendation(
     score = None if request.base_score is None else _score(request.base_score, gain, request.higher_is_better)
     row = outlook.encoder.transform([describe(candidate)])[0]
     distances = outlook.encoder.distances(outlook.rows, row)
-    nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in np.argsort(-distances, kind="stable")}
+    order = [int(i) for i in np.argsort(-distances, kind="stable") if seen[i].candidate.fidelity == 1]
+    nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in order}
     near = tuple(sorted(nearest.values(), key=lambda evidence: (evidence.distance, evidence.key))[:3])
     lost, seconds, memory = (expected.get(name) for name in ("forgetting", "seconds", "memory_bytes"))
     why = _why(seen, candidate, near, place[1])
@@ -249,29 +263,53 @@ def _evidence(seen: Observation, distance: float) -> Evidence:
 
 
 def _why(seen: Sequence[Observation], candidate: Candidate, near: Sequence[Evidence], family: str) -> str:
-    same = [o for o in seen if o.candidate.stages == candidate.stages]
-    alike = [o for o in seen if o.family == family]
-    ran = f"it ran {len(same)} time{'s'[: len(same) > 1]}" if same else "it was drawn from its family's space"
-    tasks = len({o.task for o in alike})
-    return (
-        f"{ran}; {family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {len(alike)} trials "
-        f"on {tasks} tasks, and the nearest trial ({near[0].task}) closed {near[0].gain:.0%}"
-    )
+    ran = [o for o in seen if o.candidate.stages == candidate.stages]
+    full = sum(o.candidate.fidelity == 1 for o in ran)
+    alike = [o for o in seen if o.family == family and o.candidate.fidelity == 1]
+    times = f"it ran {full} time{'s'[: full > 1]}" if full else "it ran only for a part of its budget"
+    known = f"no trial of {family} ran its whole budget"
+    if alike:
+        tasks = len({o.task for o in alike})
+        known = (
+            f"{family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {len(alike)} trials "
+            f"on {tasks} task{'s'[: tasks > 1]}"
+        )
+    origin = times if ran else "it was drawn from its family's space"
+    return f"{origin}; {known}, and the nearest trial ({near[0].task}) closed {near[0].gain:.0%}"
+
+
+def _doubts(ranked: Sequence[Recommendation]) -> Iterator[str]:
+    """Whether tuning may be no use at all."""
+    if max(found.gain.mean for found in ranked) <= 0:
+        yield (
+            "nothing is expected to beat the base model: keep it, or search further (more tasks like it, more steps, "
+            "other families)"
+        )
+        return
+    unsure = [found.family for found in ranked if found.gain.low <= 0]
+    if unsure:
+        yield f"the interval of the gain reaches zero for {', '.join(unsure)}: it may not beat the base model at all"
 
 
 def _notes(seen: Sequence[Observation], request: Request, tested: Backtest) -> Iterator[str]:
     if not tested.beats_baselines:
         yield (
-            "no learned surrogate beats the baselines in the backtest, so this is the best average pipeline, "
-            "not one fitted to the task: more tasks would help"
+            "no learned surrogate beats the simple rules in the backtest, so this is not fitted to the task: choices are "
+            "ranked by what they gained on average, pipelines with equal choices by nearness to the literature defaults; "
+            "more tasks would help"
+        )
+    if tested.defaults_win:
+        yield (
+            f"in the backtest {DEFAULTS.replace('_', ' ')} (the choices tried most often, nearest to their defaults) lost "
+            "least: try those first"
         )
     if request.base_score is None:
         yield (
             f"the base model was never scored on {request.task}, so gains assume a base score of "
             f"{usual_base(seen, request):.3g} and no score is predicted: 'harness base' on a study with the task tells it"
         )
-    if not tested.guaranteed:
-        yield "with fewer than four tasks the intervals cannot be guaranteed for a new one; see their measured coverage"
+    if not tested.enough_tasks:
+        yield "with fewer than four tasks the intervals cannot be calibrated for a new one; see their measured coverage"
 
 
 def _scaled(estimate: Estimate, by: float) -> Estimate:

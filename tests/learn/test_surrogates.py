@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from harness.conformal import Conformal, guaranteed
+from harness.conformal import Conformal, enough_tasks
 from harness.plugins import load, names
 from harness.surrogates.base import Surrogate
 
@@ -96,8 +96,8 @@ def test_forest_intervals_hold_on_new_tasks() -> None:
     assert np.mean(hits) > 0.7
 
 
-def test_few_tasks_cannot_promise() -> None:
-    assert [guaranteed(k) for k in (1, 3, 4, 9)] == [False, False, True, True]
+def test_few_tasks_cannot_calibrate() -> None:
+    assert [enough_tasks(k) for k in (1, 3, 4, 9)] == [False, False, True, True]
     x, y, tasks = data(10)
     model = Conformal(partial(load("surrogates", "mean_of_all"), COLUMNS))
     model.fit(x, y, tasks)

@@ -45,11 +45,16 @@ def _verdict(backtest: Mapping[str, Any]) -> Html:
         text += f"The surrogate {_name(backtest['surrogate'])} chose better than every simple rule."
     else:
         text += f"No learned surrogate chose better than the simple rules, so advice rests on {_name(backtest['surrogate'])}."
+        means = backtest["normalized_regret"] or backtest["regret"]
+        if means and min(means, key=lambda chooser: (means[chooser], chooser)) == "literature_defaults":
+            text += " The literature defaults lost least: try those first."
     return paragraph(text)
 
 
 def _regrets(backtest: Mapping[str, Any]) -> Html:
     means = backtest["normalized_regret"] or backtest["regret"]
+    if not means:
+        return Html("")
     share = bool(backtest["normalized_regret"])
     key, unit = ("normalized", "% of the possible gain") if share else ("regret", "score units")
     choosers = sorted(means, key=lambda chooser: (means[chooser], chooser))
@@ -69,7 +74,7 @@ def _regrets(backtest: Mapping[str, Any]) -> Html:
         _paint(fig, dots, {chooser: factor * means[chooser] for chooser in choosers}, backtest["surrogate"])
         fig.axes[0].set_xlabel(f"regret ({unit})")
 
-    return figure(draw("backtest", title, described, size, paint), title, caption, _table(backtest, choosers))
+    return figure(draw("backtest", title, described, size, paint), title, caption, _table(backtest, choosers, key))
 
 
 def _paint(fig: Figure, dots: Mapping[str, Sequence[float]], means: Mapping[str, float], used: str) -> None:
@@ -87,7 +92,15 @@ def _paint(fig: Figure, dots: Mapping[str, Sequence[float]], means: Mapping[str,
     axes.set_xlim(left=min(0.0, *axes.get_xlim()))
 
 
-def _table(backtest: Mapping[str, Any], choosers: Sequence[str]) -> Html:
+def _table(backtest: Mapping[str, Any], choosers: Sequence[str], key: str) -> Html:
+    """Regret by task, in what the mean may be taken of: shares of what was to be gained, or else one metric's units."""
+    share = key == "normalized"
+    factor, means = (100.0, backtest["normalized_regret"]) if share else (1.0, backtest["regret"])
+
+    def shown(values: Mapping[str, float | None], chooser: str) -> str | None:
+        value = values.get(chooser)
+        return words.number(None if value is None else factor * value)
+
     columns = [Column("Left-out task"), Column("Base model"), Column("Pipelines", number=True)]
     columns += [Column(f"Regret of {_name(chooser)}", number=True) for chooser in choosers]
     rows = [
@@ -95,12 +108,13 @@ def _table(backtest: Mapping[str, Any], choosers: Sequence[str]) -> Html:
             str(task["task"]),
             str(task["base_model"]),
             words.number(task["pipelines"]),
-            *(words.number(task["regret"].get(chooser)) for chooser in choosers),
+            *(shown(task[key], chooser) for chooser in choosers),
         )
         for task in backtest["tasks"]
     ]
-    rows.append(("Mean", "all", None, *(words.number(backtest["regret"].get(chooser)) for chooser in choosers)))
-    return table("Regret by left-out task, in units of the score", columns, rows)
+    rows.append(("Mean", "all", None, *(shown(means, chooser) for chooser in choosers)))
+    unit = "% of what was to be gained" if share else "units of the score"
+    return table(f"Regret by left-out task, in {unit}", columns, rows)
 
 
 def _coverage(backtest: Mapping[str, Any]) -> Html:
@@ -113,8 +127,6 @@ def _coverage(backtest: Mapping[str, Any]) -> Html:
     if not rows:
         return Html("")
     shown = table("How often the recommender's intervals held on left-out tasks", columns, rows)
-    if backtest["guaranteed"]:
+    if backtest.get("enough_tasks"):
         return shown
-    return shown + paragraph(
-        "So few tasks cannot guarantee that its intervals hold as often for a new task.", kind="note"
-    )
+    return shown + paragraph("So few tasks cannot calibrate its intervals for a new one.", kind="note")
