@@ -14,6 +14,11 @@ from tests.chaos.drive import STUDY
 from tests.sweep import standin
 
 
+def _heed_interrupts():
+    """As in a terminal; what runs in the background may have been told to ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Scene:
     """Starts drivers and looks at what they leave."""
 
@@ -34,6 +39,7 @@ class Scene:
         driver = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.drive", *self.arguments],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )  # fmt: skip
         self.drivers.append(driver)
         return driver
