@@ -175,11 +175,22 @@ class CostRecord:
     artifact_bytes: int = 0
     solo_equivalent_s: float | None = None
     """Training seconds that the trial would have taken alone, where it was trained together with others."""
+    trained_with: int = 1
+    """Trials that were trained together, itself included; its `seconds` are its share of what they took."""
+    utilisation: float | None = None
+    """Model FLOPs of training over the training seconds times the hardware's measured peak; None where not measured."""
 
     @property
     def total_s(self) -> float:
         """Wall seconds of all phases."""
         return sum(self.seconds.values())
+
+    @property
+    def solo_s(self) -> float:
+        """Wall seconds of all phases, had it been trained alone: what methods are compared by."""
+        if self.solo_equivalent_s is None:
+            return self.total_s
+        return self.total_s - self.seconds.get("train", 0.0) + self.solo_equivalent_s
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ class Method(Plugin, ABC):
     """Whether attaching it leaves the logits as they are before the first step."""
     needs_training: ClassVar[bool] = True
     """False only for the method that leaves the base as it is."""
+    shares_base: ClassVar[bool] = False
+    """Whether it leaves every weight of the base as it is, so that several trials can hold the same base."""
+    alone: ClassVar[str] = "its trials cannot be stacked"
+    """Why its trials cannot train together on one base (see `fused`); empty: they can."""
+    same: ClassVar[tuple[str, ...]] = ()
+    """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

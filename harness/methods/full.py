@@ -18,6 +18,7 @@ class FullFineTuning(Method):
     summary = "trains every weight of the model"
     paper = "Howard and Ruder 2018, arXiv 1801.06146; learning rate of Taori et al. 2023, Stanford Alpaca"
     trains = r".*"
+    alone = ""
     # Billions of parameters want 1e-6 to 1e-4, a million of them up to 3e-3.
     space = {"learning_rate": Float(1e-6, 3e-3, default=2e-5, log=True)}
 

@@ -20,6 +20,8 @@ class Ia3(PeftMethod):
     summary = "learned factors on keys, values and feed-forward features"
     paper = "Liu et al. 2022, arXiv 2205.05638"
     trains = r".*\.ia3_l\.default"
+    shares_base = True
+    alone = ""
     space = {"learning_rate": Float(1e-4, 1e-1, default=3e-3, log=True)}
 
     def skip(self, situation: Situation) -> str | None:

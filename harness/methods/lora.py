@@ -20,6 +20,9 @@ class Lora(PeftMethod):
     summary = "low-rank updates beside frozen linear layers"
     paper = "Hu et al. 2021, arXiv 2106.09685; all layers and alpha 32: Schulman et al. 2025, LoRA Without Regret"
     trains = r".*\.lora_[AB]\.default\.weight"
+    shares_base = True
+    alone = ""
+    same = ("target",)
     space = {
         # Ten times the learning rate of full fine-tuning, at both ends.
         "learning_rate": Float(1e-5, 2e-2, default=2e-4, log=True),

@@ -36,6 +36,9 @@ class Objective(Plugin, ABC):
     packs: ClassVar[bool] = False
     """Whether rows are joined into sequences of `max_length` tokens, so that a sequence is not a row."""
 
+    fuses: ClassVar[bool] = False
+    """Whether it trains in the harness's own loop, where trials can train together."""
+
     @abstractmethod
     def trainer(self, parts: TrainerParts) -> Trainer:
         """A TRL or transformers trainer, ready to train; `train.py` adds callbacks and the retention penalty."""

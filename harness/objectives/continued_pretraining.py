@@ -18,6 +18,7 @@ class ContinuedPretraining(Objective):
 
     summary = "next-token loss on whole texts, packed into full sequences"
     paper = "Gururangan et al. 2020, arXiv 2004.10964"
+    fuses = True
     packs = True
 
     def trainer(self, parts: TrainerParts) -> Trainer:

@@ -17,6 +17,7 @@ class SupervisedFineTuning(Objective):
 
     summary = "next-token loss on the completions"
     paper = "Wei et al. 2021, arXiv 2109.01652"
+    fuses = True
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's SFT trainer on one sequence per row; rows that a stage shorter than a pass will not reach are left out."""
