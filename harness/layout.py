@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class Layout:
         """A trial's tuned model, where it was asked to keep it."""
         return self.trial(key) / "model"
 
+    @property
+    def machine(self) -> Path:
+        """What was measured of the machines that ran trials, which all trials go by."""
+        return self.results / "machine"
+
     def study(self, name: str) -> Path:
         """What the driver knows of a study: its file, its trials and why each ran, its jobs and its lock."""
         return self.results / "studies" / name
@@ -75,6 +80,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         StorageError: When the file system refuses (full, read-only, no permission).
     """
+    _write(path, content, os.replace)
+
+
+def write_once(path: Path, content: str | bytes) -> None:
+    """Write as `write_atomically` does, but only where there is no file yet: the first to write wins.
+
+    Raises:
+        StorageError: When the file system refuses (full, read-only, no permission).
+    """
+    _write(path, content, _unless_there)
+
+
+def _unless_there(temporary: str, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # fails where there is a file, unlike a rename
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(temporary, path)
+        return
+    os.unlink(temporary)
+
+
+def _write(path: Path, content: str | bytes, place: Callable[[str, Path], None]) -> None:
     raw = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     try:
@@ -85,7 +114,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fchmod(handle, 0o644)  # mkstemp makes files that nobody else may read
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        place(temporary, path)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ RUNNING = [
         "data",
         "cost",
     },
-    {"train", "evaluate", "artifacts", "batches", "checkpoint", "provenance", "warm"},
+    {"train", "evaluate", "artifacts", "batches", "checkpoint", "machine", "provenance", "warm"},
     {"trial"},
     {"setting", "search", "members", "worker"},
     {"runners", "forecast", "progress"},
