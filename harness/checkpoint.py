@@ -1,7 +1,7 @@
 """Checkpoints at rungs: a trial that stops early leaves what its continuation needs to go on bit for bit.
 
-A checkpoint holds the parameters that move (safetensors, by name), the states of optimiser, scheduler and random
-generators as the trainer writes them, and the learning curve so far. A full-fidelity trial's folder lists the rungs
+A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), or what a trainer of TRL's writes
+of its own state, and the learning curve so far. A full-fidelity trial's folder lists the rungs
 below it (`Layout.rungs`), so that a continuation finds the highest one without knowing the scheduler.
 """
 
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.layout import Layout, write_atomically
 from harness.records import CurvePoint, TrialConfig, to_json
+from harness.trainer_engine import save_state
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+    from harness.train import Learner
 
-WEIGHTS, PROGRESS = "moved.safetensors", "progress.json"
+WEIGHTS, MOMENTS, PROGRESS = "moved.safetensors", "moments.safetensors", "progress.json"
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,19 @@ class Progress:
     """Wall seconds of all phases, earlier rungs included."""
 
 
-def save(folder: Path, model: PreTrainedModel, trainer: Trainer, progress: Progress) -> None:
+def save(folder: Path, one: Learner, progress: Progress) -> None:
     """Write a checkpoint beside `folder` and rename it there."""
     from safetensors.torch import save_file
 
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    moved = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    moved = {name: p.detach().cpu().contiguous() for name, p in one.model.named_parameters() if p.requires_grad}
     save_file(moved, building / WEIGHTS)
-    trainer._save_optimizer_and_scheduler(str(building))
-    trainer._save_rng_state(str(building))
-    trainer.state.save_to_json(str(building / "trainer_state.json"))
+    if one.trainer is None:
+        save_file({f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)}, building / MOMENTS)
+    else:
+        save_state(one.trainer, building)
     (building / PROGRESS).write_text(json.dumps(to_json(progress)))
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
@@ -73,16 +75,26 @@ def find(layout: Layout, config: TrialConfig) -> Path | None:
     return max(found)[1] if found else None
 
 
-def restore_weights(folder: Path, model: PreTrainedModel) -> None:
-    """Put the saved parameters into a model that has the same ones."""
+def restore(folder: Path, one: Learner) -> Progress:
+    """Put a saved trial's weights, moments, step and losses into a learner that has the same parameters.
+
+    What a trainer of TRL's needs stays in the folder: it is to be resumed from there.
+    """
     import torch
     from safetensors.torch import load_file
 
     saved = load_file(folder / WEIGHTS)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in one.model.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(saved[name])
+    progress = read_progress(folder)
+    if one.trainer is None:
+        moments = load_file(folder / MOMENTS, device=one.setup.device)
+        one.moments = {name: (moments[f"0/{name}"], moments[f"1/{name}"]) for name in saved if f"0/{name}" in moments}
+    one.step = progress.step
+    one.losses.total, one.losses.steps = progress.losses
+    return progress
 
 
 def read_progress(folder: Path) -> Progress:

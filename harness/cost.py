@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.objectives.base import IGNORED, TokenSequence
 from harness.records import CostRecord
 from harness.spec import Prices
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 PHASES = ("load", "data", "train", "evaluate", "save")
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Clocks at one moment."""
+
+    wall_s: float
+    cpu_s: float
+    energy_j: float | None
+
+    @staticmethod
+    def now(device: str) -> _Reading:
+        return _Reading(time.perf_counter(), _cpu_seconds(), energy_joules(device))
 
 
 class Meter:
@@ -34,17 +48,19 @@ class Meter:
     def __init__(self, device: str) -> None:
         self.device = device
         self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.cpu_s = 0.0
+        """CPU seconds of this process and of its finished children, in all phases."""
+        self.energy_j: float | None = None
+        """Joules that the GPU drew in all phases, other processes' work on it included; None without one."""
         self.peak_memory_bytes: int | None = None
         self.peak_memory_from = "torch allocator" if device == "cuda" else "resident set, high-water mark"
-        self._stack: list[str] = []
-        self._since = time.perf_counter()
-        self._cpu_start = _cpu_seconds()
-        self._energy_start = energy_joules(device)
+        self._stack: list[tuple[str, float]] = []
+        self._since = _Reading.now(device)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to `name`."""
-        self._switch(push=name)
+    def phase(self, name: str, share: float = 1.0) -> Iterator[None]:
+        """Charge what happens inside to `name`, or only a share of it where several trials do it together."""
+        self._switch(push=(name, share))
         try:
             yield
         finally:
@@ -52,39 +68,33 @@ class Meter:
 
     def so_far(self, name: str) -> float:
         """Wall seconds of a phase up to now, also while it runs."""
-        running = self._stack[-1:] == [name]
-        return self.seconds[name] + (time.perf_counter() - self._since if running else 0.0)
+        if not self._stack or self._stack[-1][0] != name:
+            return self.seconds[name]
+        return self.seconds[name] + self._stack[-1][1] * (time.perf_counter() - self._since.wall_s)
 
     @property
     def total_s(self) -> float:
         """Wall seconds of all phases up to now."""
         return sum(self.so_far(name) for name in PHASES)
 
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds of this process and of its finished children since the meter was made."""
-        return _cpu_seconds() - self._cpu_start
-
-    @property
-    def energy_j(self) -> float | None:
-        """Joules that the GPU drew since the meter was made, other processes' work on it included; None without one."""
-        end = energy_joules(self.device)
-        return None if end is None or self._energy_start is None else end - self._energy_start
-
-    def _switch(self, push: str | None) -> None:
+    def _switch(self, push: tuple[str, float] | None) -> None:
         """Charge the running phase, then start another, or go back to the outer one."""
-        now = time.perf_counter()
+        now = _Reading.now(self.device)
         if self._stack:
-            self.seconds[self._stack[-1]] += now - self._since
-            if self._stack[-1] == "train":
+            name, share = self._stack[-1]
+            self.seconds[name] += share * (now.wall_s - self._since.wall_s)
+            self.cpu_s += share * (now.cpu_s - self._since.cpu_s)
+            if now.energy_j is not None and self._since.energy_j is not None:
+                self.energy_j = (self.energy_j or 0.0) + share * (now.energy_j - self._since.energy_j)
+            if name == "train":
                 self._close_window()
         if push is None:
             self._stack.pop()
         else:
             self._stack.append(push)
-        if self._stack[-1:] == ["train"]:
+        if self._stack and self._stack[-1][0] == "train":
             self._open_window()
-        self._since = time.perf_counter()
+        self._since = _Reading.now(self.device)
 
     def _open_window(self) -> None:
         if self.device == "cuda":
@@ -96,6 +106,14 @@ class Meter:
             CLEAR_REFS.write_text("5")  # resets VmHWM: man 5 proc_pid_clear_refs
         except OSError:
             self.peak_memory_from = "resident set at the end of the training window"
+
+    def memory_now(self) -> int:
+        """Bytes held at the moment, by the measure of the peak."""
+        if self.device == "cuda":
+            import torch
+
+            return int(torch.cuda.memory_allocated())
+        return _status_bytes("VmRSS") or 0
 
     def _close_window(self) -> None:
         if self.device == "cuda":
@@ -119,15 +137,30 @@ class Tally:
     """Sum over sequences of length squared, for the attention term of the FLOPs."""
     flops: float = 0.0
 
+    def merge(self, other: Tally) -> None:
+        """Add another's counts."""
+        self.tokens += other.tokens
+        self.supervised_tokens += other.supervised_tokens
+        self.squared_lengths += other.squared_lengths
+        self.flops += other.flops
+
+    def count(self, sequences: Iterable[TokenSequence]) -> None:
+        """Count sequences that are trained on."""
+        for sequence in sequences:
+            length = len(sequence.input_ids)
+            self.tokens += length
+            self.squared_lengths += length * length
+            self.supervised_tokens += sum(label != IGNORED for label in sequence.labels[1:])
+
     def add(self, inputs: Mapping[str, Any]) -> None:
-        """Count one batch: every attention mask in it, and every labels tensor (the first label is never predicted)."""
+        """Count a batch of tensors: every attention mask in it, and every labels tensor."""
         for name, tensor in inputs.items():
             if name.endswith("attention_mask"):
                 lengths = tensor.sum(-1)
                 self.tokens += int(lengths.sum())
                 self.squared_lengths += int((lengths * lengths).sum())
             elif name.endswith("labels"):
-                self.supervised_tokens += int((tensor[..., 1:] != -100).sum())
+                self.supervised_tokens += int((tensor[..., 1:] != IGNORED).sum())
 
 
 @dataclass(frozen=True)
@@ -250,3 +283,32 @@ def _status_bytes(field_name: str) -> int | None:
     except OSError:
         return None
     return int(match[1]) * 1024 if match else None
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that this process may still take; None where nobody says."""
+    if device == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    found = [_meminfo("MemAvailable"), _cgroup_room()]
+    known = [value for value in found if value is not None]
+    return min(known) if known else None
+
+
+def _meminfo(name: str) -> int | None:
+    try:
+        match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
+
+
+def _cgroup_room(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a memory limit of the process's control group (version 2) leaves."""
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        return None if limit == "max" else int(limit) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None

@@ -17,7 +17,7 @@ from harness import __version__
 from harness.records import Provenance
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+    from harness.train import Learner
 
 LIBRARIES = (
     "torch",
@@ -90,24 +90,12 @@ def _git_commit() -> str | None:
         return None
 
 
-def effective_settings(model: PreTrainedModel, trainer: Trainer) -> dict[str, Any]:
+def effective_settings(one: Learner) -> dict[str, Any]:
     """What a stage really ran with: optimiser, schedule, steps, precision, and the adapter's configuration."""
-    args, optimizer = trainer.args, trainer.optimizer
-    group = optimizer.param_groups[0] if optimizer else {}
-    adapters = getattr(model, "peft_config", {})
-    return {
-        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
-        "learning_rate": group.get("initial_lr", group.get("lr")),
-        "weight_decay": group.get("weight_decay"),
-        "schedule": str(args.lr_scheduler_type.value),
-        "warmup_steps": args.warmup_steps,
-        "scheduled_steps": args.max_steps,
-        "steps": trainer.state.global_step,
-        "rows": len(trainer.train_dataset),
-        "batch": [args.per_device_train_batch_size, args.gradient_accumulation_steps],
-        "bf16": args.bf16,
-        "weights": str(model.dtype).removeprefix("torch."),
-        "seed": args.seed,
+    adapters = getattr(one.model, "peft_config", {})
+    return one.facts | {
+        "steps": one.step,
+        "weights": str(one.model.dtype).removeprefix("torch."),
         "adapter": {name: _plain(config.to_dict()) for name, config in adapters.items()},
     }
 

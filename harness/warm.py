@@ -6,7 +6,7 @@ A worker runs many trials: base weights, tokenizers, tasks and their training ro
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
 from harness.layout import Layout
+from harness.methods.base import Method
 from harness.models import BaseModel, load_model, load_tokenizer, model_facts, resolve_model
 from harness.plugins import Row
+from harness.space import Scalar
 from harness.spec import Prices
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Workspace:
     keep_model: bool = False
     keep_checkpoint: bool = False
     time_limit_s: float | None = None
+    together: int = 8
+    """Trials that train together at most."""
     corpora: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Name of a base model to the corpus that the study gives for it."""
 
@@ -61,7 +65,6 @@ def ready_process(threads: int) -> None:
     """Imports that every trial needs, and the threads it may use."""
     import peft  # noqa: F401  seconds of import, charged to load
     import torch
-    import trl  # noqa: F401
 
     torch.set_num_threads(threads)
 
@@ -104,6 +107,28 @@ def fresh_model(base: BaseModel, options: Mapping[str, Any], device: str) -> Pre
     if options or base.is_temporary:
         return load_model(base, options, device)
     return deepcopy(_pristine(base)).to(device)
+
+
+def model_for(base: BaseModel, method: Method, params: Mapping[str, Scalar], device: str) -> PreTrainedModel:
+    """A model that the method may be attached to: a copy of the base, or one that shares its weights if it leaves them."""
+    from harness.fused import twin
+
+    options = method.load_options(dict(params), device)
+    if not method.shares_base or base.is_temporary:
+        return fresh_model(base, options, device)
+    return twin(_resident(base, repr(options), device, lambda: fresh_model(base, options, device)))
+
+
+_RESIDENTS: dict[tuple[BaseModel, str, str], PreTrainedModel] = {}
+
+
+def _resident(base: BaseModel, options: str, device: str, load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """The base that trials share, frozen; one at a time."""
+    key = (base, options, device)
+    if key not in _RESIDENTS:
+        _RESIDENTS.clear()
+        _RESIDENTS[key] = load().requires_grad_(False)
+    return _RESIDENTS[key]
 
 
 def release_memory() -> None:

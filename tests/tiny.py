@@ -12,7 +12,8 @@ from harness.records import Evaluation, Pipeline, Stage, TrialConfig
 from harness.space import defaults
 from harness.spec import stage_space
 from harness.tasks import find_task
-from harness.train import Watch, choices, prepare, train
+from harness.sessions import Alone, Together
+from harness.train import Watch, choices, learner
 
 WORDS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey"]
 
@@ -146,11 +147,12 @@ def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5
 ROWS = [{"prompt": f"{number} {word}:", "completion": f" {word[::-1]}"} for number, word in enumerate(WORDS)]
 
 
-def attached(folder, one_stage, steps=2, rows=ROWS, corpus=()):
-    """A stage on a model folder, ready to train, and its model."""
+def attached(folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=None, generates=False):
+    """A stage on a model folder, ready to train, and its notes."""
     base = resolve_model(str(folder))
     chosen = choices(one_stage)
     model = load_model(base, chosen.method.load_options(dict(chosen.params), "cpu"), "cpu")
+    model = model if dtype is None else model.to(dtype)
     notes: list[str] = []
     reserved = chosen.method.reserved(chosen.params)
     params = dict(chosen.params)
@@ -159,25 +161,41 @@ def attached(folder, one_stage, steps=2, rows=ROWS, corpus=()):
         params,
         load_tokenizer(base),
         "cpu",
-        1,
+        seed,
         steps,
         lambda: load_model(base, {}, "cpu"),
         lambda: list(corpus),
+        generates=generates,
         packed=chosen.objective.packs,
         note=notes.append,
     )
     from transformers import set_seed
 
-    set_seed(1)
+    set_seed(seed)
     model = chosen.method.attach(model, setup)
-    watch = Watch(steps, frozenset(), lambda *args: None, Meter("cpu"), Tally())
-    return prepare(model, list(rows), chosen, setup, watch), notes
+    model = model if dtype is None else model.to(dtype)
+    watch = Watch(steps, frozenset(), Meter("cpu"), Tally())
+    return learner(model, list(rows), chosen, setup, watch), notes
 
 
-def trained(folder, one_stage, steps=2, rows=ROWS, corpus=()):
-    ready, _ = attached(folder, one_stage, steps, rows, corpus)
+def trained(folder, one_stage, steps=2, rows=ROWS, corpus=(), **options):
+    ready, _ = attached(folder, one_stage, steps, rows, corpus, **options)
     train(ready)
     return ready
+
+
+def train(*learners):
+    """Train learners to their ends, together if there are several; each one's losses, step by step."""
+    curves = {id(one): [] for one in learners}
+    while going := [one for one in learners if one.active]:
+        session = Together(going) if len(going) > 1 else Alone(going[0])
+        while all(one.active for one in going):
+            before = {id(one): one.losses.total for one in going}
+            session.advance(1)
+            for one in going:
+                curves[id(one)].append(one.losses.total - before[id(one)])
+        session.close()
+    return [curves[id(one)] for one in learners]
 
 
 def logits(model):

@@ -7,8 +7,9 @@ such a file declares its space and returns a `PeftConfig`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.plugins import Plugin, StageSetup
@@ -16,8 +17,11 @@ from harness.space import Scalar
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch.nn import Module
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
+
+    from harness.fused import Dropout, StackedForward
 
 
 class Method(Plugin, ABC):
@@ -41,6 +45,22 @@ class Method(Plugin, ABC):
     @abstractmethod
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Freeze what must not move, add what is new; seeds are set already. May return a wrapped model."""
+
+    def layers(self, model: PreTrainedModel) -> dict[str, Module]:
+        """By name, the smallest modules that hold all trainable parameters and whose rows do not depend on each other."""
+        return {
+            name: module
+            for name, module in model.named_modules()
+            if any(p.requires_grad for p in module.parameters(recurse=False))
+        }
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
+        """A forward pass of K of its layers at once (see `fused`), or None to map the first one's own over the trials.
+
+        Parameters arrive padded with zeros to the largest trial's shapes: a method whose trials may differ in shape
+        must give the same result with them.
+        """
+        return None
 
     def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
         """Keyword arguments for `from_pretrained`, for example a quantisation config."""
@@ -75,6 +95,12 @@ class PeftMethod(Method, ABC):
     def config(self, model: PreTrainedModel, setup: StageSetup) -> PeftConfig:
         """PEFT's configuration for these parameters."""
 
+    def layers(self, model: PreTrainedModel) -> dict[str, Module]:
+        """PEFT's own layers."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model with PEFT."""
         from peft import get_peft_model
@@ -88,5 +114,5 @@ class PeftMethod(Method, ABC):
             yield model
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Fold the adapters into the base; a method that is not mergeable keeps them beside it."""
-        return model.merge_and_unload() if self.mergeable else model
+        """Fold the adapters into a copy of the base; a method that is not mergeable keeps them beside it."""
+        return deepcopy(model).merge_and_unload() if self.mergeable else model

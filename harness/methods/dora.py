@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from harness.methods._stacking import stacked_lora
 from harness.methods.lora import Lora
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from harness.fused import Dropout, StackedForward
 
 
 class Dora(Lora):
@@ -13,6 +20,10 @@ class Dora(Lora):
     summary = "LoRA on the weights' directions, magnitudes trained apart"
     paper = "Liu et al. 2024, arXiv 2402.09353"
     trains = r".*\.(lora_[AB]\.default\.weight|lora_magnitude_vector\.default\.weight)"
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward:
+        """Products of stacked matrices, then the magnitudes."""
+        return stacked_lora(layers, dropout, dora=True)
 
     def options(self) -> dict[str, Any]:
         """Weight decomposition on."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.methods._linear import linear_layers, uses_conv1d
+from harness.methods._stacking import stacked_lora
 from harness.methods.base import PeftMethod
 from harness.plugins import StageSetup
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from torch.nn import Module
     from transformers import PreTrainedModel
+
+    from harness.fused import Dropout, StackedForward
 
 
 class Lora(PeftMethod):
@@ -35,6 +40,10 @@ class Lora(PeftMethod):
     def options(self) -> dict[str, Any]:
         """What a variant sets on top."""
         return {}
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward:
+        """Products of stacked matrices."""
+        return stacked_lora(layers, dropout)
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> LoraConfig:
         """LoRA on the chosen linear layers."""

@@ -24,6 +24,8 @@ class PrefixTuning(PeftMethod):
     summary = "learned keys and values in front of every layer's own"
     paper = "Li and Liang 2021, arXiv 2101.00190"
     mergeable = False
+    shares_base = True
+    alone = "its virtual tokens are not part of a layer"
     identity_at_start = False
     trains = r"prompt_encoder\.default\.embedding\.weight"
     space = {

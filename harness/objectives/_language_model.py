@@ -6,34 +6,20 @@ Rows are tokenised here rather than by TRL, which would split prompt and complet
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
-from harness.objectives.base import TrainerParts
+from harness.objectives.base import IGNORED, Example, TokenSequence, TrainerParts
 from harness.plugins import Row, StageSetup
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase, Trainer
 
-IGNORED = -100
-"""Label of a token that carries no loss."""
-LOGITS = 1 << 26
-"""Logits of a batch up to which they are held in memory at once (256 MiB); above, TRL computes them in pieces."""
 LONG_TEXT = 10_000
 """Characters above which a text is tokenised line by line: some BPE tokenizers take quadratic time."""
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """One training sequence; both tuples have the same length."""
-
-    input_ids: tuple[int, ...]
-    labels: tuple[int, ...]
 
 
 def sequences(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
@@ -119,18 +105,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: b
     return ids
 
 
-def sft_trainer(parts: TrainerParts, data: Sequence[TokenSequence]) -> Trainer:
-    """TRL's SFT trainer on sequences that are ready as they are.
-
-    Raises:
-        SpecError: When there is no sequence to train on.
-    """
+def sft_trainer(parts: TrainerParts, examples: Sequence[Example]) -> Trainer:
+    """TRL's SFT trainer on sequences that are ready as they are."""
     from datasets import Dataset
     from trl import SFTConfig
 
-    if not data:
-        raise SpecError("training needs at least one row with something to learn, but there is none: check the task")
-    columns = {"input_ids": [list(s.input_ids) for s in data], "labels": [list(s.labels) for s in data]}
+    columns = {name: [list(getattr(s, name)) for (s,) in examples] for name in ("input_ids", "labels")}
     arguments = SFTConfig(
         **parts.arguments,
         max_length=None,
@@ -148,48 +128,11 @@ def sft_trainer(parts: TrainerParts, data: Sequence[TokenSequence]) -> Trainer:
 
 @cache
 def _trainer_class() -> Any:
-    """TRL's trainer without its report to the hub (a trial speaks to nobody), and with a shorter way to its loss."""
+    """TRL's trainer without its report to the hub: a trial speaks to nobody."""
     from trl import SFTTrainer
 
     class QuietSFTTrainer(SFTTrainer):  # type: ignore[misc]
         def _send_telemetry(self) -> None:
             pass
 
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            supervised = inputs["labels"][:, 1:] != IGNORED
-            size = int(supervised.sum()) * self.model.config.get_text_config().vocab_size
-            if supervised.is_cuda or return_outputs or not 0 < size <= LOGITS:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return supervised_loss(model, inputs, supervised, num_items_in_batch)
-
     return QuietSFTTrainer
-
-
-def supervised_loss(model: Any, inputs: Mapping[str, Any], supervised: Tensor, items: Any = None) -> Tensor:
-    """Next-token loss in nats, from logits of the supervised positions alone.
-
-    On a CPU, TRL's fused output layer computes logits, entropy and the best token of every position, prompts included,
-    which takes a third of a small model's step. The layer is handed fewer positions here; the loss is the same.
-
-    Args:
-        model: A causal language model, possibly wrapped.
-        inputs: A batch with labels, shape `(rows, tokens)`.
-        supervised: Which labels after the first carry loss, shape `(rows, tokens - 1)`.
-        items: Supervised tokens of the whole optimiser step; those of this batch if None.
-    """
-    from torch.nn.functional import cross_entropy
-
-    def keep(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = arguments[0][:, -inputs["labels"].shape[1] : -1]  # virtual tokens, where there are any, come first
-        return (hidden[supervised],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
-        batch = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**batch, use_cache=False).logits
-    finally:
-        hook.remove()
-    loss = cross_entropy(logits.float(), inputs["labels"][:, 1:][supervised], reduction="sum")
-    return loss / (supervised.sum() if items is None else items)

@@ -1,19 +1,56 @@
 """The author's contract for an objective: what is minimised, and on which rows.
 
-One file per objective; its stem is its name in study files.
+One file per objective; its stem is its name in study files. An objective whose loss is a function of the
+log-probabilities of given tokens says so (`fuses`) and names the tokens: the harness's own loop does the rest. Any
+other brings a trainer of TRL's.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import ABC
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.plugins import Plugin, Row, StageSetup
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, Trainer
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence to train on; both tuples have the same length."""
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    """The token's own id where it carries loss, else `IGNORED`; the first is never predicted."""
+
+
+Example = tuple[TokenSequence, ...]
+"""What a batch counts: one sequence for a language model, several that belong together for preferences."""
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """What the model says of a batch's supervised tokens, for K trials at once."""
+
+    nats: Tensor
+    """Negative log-probability of each supervised token, shape (K, tokens); 0 where a trial has fewer than another."""
+    sequence: Tensor
+    """Which of a trial's sequences each token is of, shape (K, tokens), in [0, sequences)."""
+    sequences: int
+    """Sequences per trial: examples times sequences of an example, example by example."""
+    reference: Tensor | None = None
+    """Summed log-probability of each sequence under the base, shape (K, sequences); None unless asked for."""
+
+    def log_probabilities(self) -> Tensor:
+        """Summed log-probability of each sequence's supervised tokens, shape (K, sequences)."""
+        return -self.nats.new_zeros(len(self.nats), self.sequences).scatter_add(1, self.sequence, self.nats)
 
 
 @dataclass(frozen=True)
@@ -37,8 +74,32 @@ class Objective(Plugin, ABC):
     """Whether rows are joined into sequences of `max_length` tokens, so that a sequence is not a row."""
 
     fuses: ClassVar[bool] = False
-    """Whether it trains in the harness's own loop, where trials can train together."""
+    """Whether it trains in the harness's own loop (`examples`, `loss`, `items`), where trials can train together."""
 
-    @abstractmethod
+    needs_reference: ClassVar[bool] = False
+    """Whether its loss compares with the base's own log-probabilities, which are computed once before training."""
+
+    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
+        """Rows as token sequences for the harness's own loop; all examples have equally many sequences.
+
+        Raises:
+            SpecError: When a row lacks what the objective needs.
+        """
+        raise NotImplementedError
+
+    def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
+        """Each trial's loss summed over what `items` counts, shape (K,); by default the sum over all tokens.
+
+        Args:
+            losses: What the model says of the batch.
+            setups: The K trials' own, for their parameters.
+        """
+        return losses.nats.sum(1)
+
+    def items(self, examples: Sequence[Example]) -> int:
+        """What the loss is a mean over in one optimiser step; by default its supervised tokens."""
+        return sum(label != IGNORED for example in examples for s in example for label in s.labels[1:])
+
     def trainer(self, parts: TrainerParts) -> Trainer:
-        """A TRL or transformers trainer, ready to train; `train.py` adds callbacks and the retention penalty."""
+        """A TRL or transformers trainer: the engine where `fuses` is False, else the reference that tests compare with."""
+        raise NotImplementedError

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from harness.objectives._language_model import TokenSequence, documents, sft_trainer
-from harness.objectives.base import Objective, TrainerParts
+from harness.objectives._language_model import documents, sft_trainer
+from harness.objectives.base import Example, Objective, TokenSequence, TrainerParts
+from harness.plugins import Row, StageSetup
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -21,11 +23,15 @@ class ContinuedPretraining(Objective):
     fuses = True
     packs = True
 
-    def trainer(self, parts: TrainerParts) -> Trainer:
-        """TRL's SFT trainer on blocks of one long stream of tokens."""
-        texts = [row["prompt"] + row["completion"] for row in parts.rows]
-        random.Random(parts.setup.seed).shuffle(texts)
-        stream = list(chain.from_iterable(documents(texts, parts.setup.tokenizer)))
-        size = int(parts.setup.params["max_length"])
+    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
+        """Blocks of one long stream of tokens."""
+        texts = [row["prompt"] + row["completion"] for row in rows]
+        random.Random(setup.seed).shuffle(texts)
+        stream = list(chain.from_iterable(documents(texts, setup.tokenizer)))
+        size = int(setup.params["max_length"])
         blocks = [tuple(stream[start : start + size]) for start in range(0, len(stream), size)]
-        return sft_trainer(parts, [TokenSequence(block, block) for block in blocks if len(block) > 1])
+        return [(TokenSequence(block, block),) for block in blocks if len(block) > 1]
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """TRL's SFT trainer on the same blocks."""
+        return sft_trainer(parts, self.examples(parts.rows, parts.setup))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.objectives._language_model import sequences, sft_trainer
-from harness.objectives.base import Objective, TrainerParts
+from harness.objectives.base import Example, Objective, TrainerParts
+from harness.plugins import Row, StageSetup
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -19,10 +21,13 @@ class SupervisedFineTuning(Objective):
     paper = "Wei et al. 2021, arXiv 2109.01652"
     fuses = True
 
-    def trainer(self, parts: TrainerParts) -> Trainer:
-        """TRL's SFT trainer on one sequence per row; rows that a stage shorter than a pass will not reach are left out."""
-        setup, rows = parts.setup, parts.rows
+    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
+        """One sequence per row; rows that a stage shorter than a pass will not reach are left out."""
         seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
         if seen < len(rows):
             rows = random.Random(setup.seed).sample(rows, seen)
-        return sft_trainer(parts, sequences(rows, setup))
+        return [(sequence,) for sequence in sequences(rows, setup)]
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """TRL's SFT trainer on the same sequences."""
+        return sft_trainer(parts, self.examples(parts.rows, parts.setup))

@@ -1,0 +1,384 @@
+"""One trial while it runs: what it has been given, what it learned, what it cost, and how that becomes its record.
+
+`trial` drives it, alone or side by side with others. Whatever goes wrong with one run is that run's record; only a
+user's mistake (`SpecError`), a disk that refuses, and an interrupt go up.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import checkpoint
+from harness.artifacts import save_model, save_untouched, write_model_card
+from harness.cost import Meter, Size, Tally, cost_record, model_size, training_flops
+from harness.errors import Diverged, HarnessError, SpecError, TrialFailure, describe
+from harness.layout import write_atomically, write_result
+from harness.models import BaseModel, context_length
+from harness.plugins import Row, Situation, StageSetup
+from harness.provenance import effective_settings, provenance, utc_now
+from harness.records import CurvePoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
+from harness.train import Choices, Learner, Losses, Watch, choices, learner, refusal
+from harness.warm import (
+    Workspace,
+    facts_of,
+    found_task,
+    fresh_model,
+    model_for,
+    ready_process,
+    release_memory,
+    resolved_model,
+    rows_of,
+    sampled_from,
+    seed_everything,
+    tokenizer_of,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.evaluate import Evaluated
+    from harness.tasks import Task
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A stage that will train: its plug-ins and its steps."""
+
+    index: int
+    stage: Stage
+    chosen: Choices
+    steps: int
+    """Optimiser steps at full budget."""
+    stop_at: int
+    """Optimiser steps at the trial's fidelity."""
+    is_last: bool = False
+
+
+@dataclass
+class Run:
+    """A trial while it runs."""
+
+    config: TrialConfig
+    workspace: Workspace
+    meter: Meter
+    started_at: str = field(default_factory=utc_now)
+    tally: Tally = field(default_factory=Tally)
+    size: Size = field(default_factory=Size)
+    curve: list[CurvePoint] = field(default_factory=list)
+    evaluated: list[Evaluated] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    effective: dict[str, Any] = field(default_factory=lambda: {"stages": []})
+    inherited: checkpoint.Progress | None = None
+    resumed_from: Path | None = None
+    steps_done: int = 0
+    stages: list[Ready] = field(default_factory=list)
+    learner: Learner | None = None
+    """The stage that trains, or the last one that did."""
+    model: PreTrainedModel | None = None
+    trained_with: int = 1
+    solo_equivalent_s: float | None = None
+    utilisation: float | None = None
+    status: TrialStatus | None = None
+    """How it ended; None while it goes on."""
+    reason: str = ""
+
+    base: BaseModel = field(init=False)
+    target: Task = field(init=False)
+    tokenizer: PreTrainedTokenizerBase = field(init=False)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What is raised inside ends this trial, and nothing else."""
+        try:
+            yield
+        except TrialFailure as failure:
+            self.fail(failure)
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End the trial with a failure or a crash.
+
+        Raises:
+            HarnessError: The error itself, when it is one that is not a trial's own.
+        """
+        if isinstance(error, TrialFailure):
+            self.status, self.reason = TrialStatus(error.status), str(error)
+            return
+        self.status, self.reason = status_of(error), describe(error)
+        text = "".join(traceback.format_exception(error))
+        write_atomically(self.workspace.layout.traceback(self.config.key), text)
+
+    def open(self) -> None:
+        """Find the base, the tokenizer, the task, and the stages that train something.
+
+        Raises:
+            SpecError: When one of them is wrong, or a plug-in refuses the situation.
+        """
+        with self.meter.phase("load"):
+            ready_process(self.workspace.threads)
+            self.base = self._base()
+            self.tokenizer = tokenizer_of(self.base)
+            self.target = self.task(self.config.task)
+            self.notes += self.target.notes
+            self.stages = self._stages()
+
+    def prepare(self, ready: Ready, base: BaseModel) -> None:
+        """Attach a stage's method to a model and make its learner, at the highest rung that left a checkpoint."""
+        chosen, device = ready.chosen, self.meter.device
+        with self.meter.phase("load"):
+            source = ready.stage.data
+            task = self.task(TaskRef(source, ready.stage.data_fingerprint)) if source else self.target
+            self.model = model_for(base, chosen.method, chosen.params, device)
+            setup = self._setup(ready, task, base)
+            seed_everything(derive_seed(self.config.seed, "stage", ready.index, "adapter"))
+            self.model = chosen.method.attach(self.model, setup)
+            self.size = model_size(self.model)
+        with self.meter.phase("data"):
+            self.learner = learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
+        rung = checkpoint.find(self.workspace.layout, self.config) if len(self.config.pipeline.stages) == 1 else None
+        if rung:
+            with self.meter.phase("load"):
+                self.inherited = checkpoint.restore(rung, self.learner)
+                self.resumed_from = rung
+                self.curve = list(self.inherited.curve)
+                self.effective["inherited"] = {"key": self.inherited.key, "seconds": self.inherited.total_s}
+
+    def trained(self, ready: Ready) -> None:
+        """Count a stage that has ended, leave a checkpoint where asked to, and let retention have the last word."""
+        one = self.trainee
+        self.effective["stages"].append(effective_settings(one))
+        tokens, squares = one.watch.tally.tokens, one.watch.tally.squared_lengths
+        self.tally.flops += training_flops(self.size, tokens, squares)
+        self.tally.merge(one.watch.tally)
+        if one.failure is not None:
+            raise one.failure
+        one.check_weights()
+        self.steps_done += ready.stop_at
+        if self.workspace.keep_checkpoint and len(self.config.pipeline.stages) == 1 and self.config.fidelity < 1:
+            with self.meter.phase("save"):
+                self._save_checkpoint(one, ready)
+        with self.meter.phase("train"):
+            one.choices.retention.finish(one.model, one.setup)
+
+    def untouched(self) -> None:
+        """The base as it is, where no stage trains anything."""
+        with self.meter.phase("load"):
+            self.model = fresh_model(self.base, {}, self.meter.device)
+            self.size = replace(model_size(self.model), trainable_params=0, trainable_bytes=0)
+
+    def paused(self, outcome: Evaluated | Diverged) -> None:
+        """The task's score at a point of the learning curve."""
+        one = self.trainee
+        value = require_score(outcome).score.value
+        step = self.steps_done + one.step
+        total = sum(round(self.config.steps * stage.share) for stage in self.config.pipeline.stages)
+        fractions = {max(1, round(fraction * total)): fraction for fraction in self.config.evaluation.fractions}
+        self._add_point(fractions[step], step, one.losses.mean, value)
+        one.losses.total, one.losses.steps = 0.0, 0
+
+    def scored(self, outcome: Evaluated | Diverged) -> None:
+        """A final score; the first one is the task's own, and the curve's last point."""
+        evaluated = require_score(outcome)
+        if not self.evaluated and self.learner is not None:
+            self._add_point(self.config.fidelity, self.steps_done, self.learner.losses.mean, evaluated.score.value)
+        self.evaluated.append(evaluated)
+
+    def merged(self, folder: Path) -> BaseModel:
+        """The model that a finished stage leaves, as the base of the next."""
+        one = self.trainee
+        with self.meter.phase("save"):
+            one.choices.method.merge(one.model, one.setup).save_pretrained(folder)
+            one.setup.tokenizer.save_pretrained(folder)
+        self.model = self.learner = None
+        del one
+        release_memory()
+        return BaseModel(self.config.pipeline.base_model, str(folder), is_temporary=True)
+
+    def keep(self, base: BaseModel) -> None:
+        """Write the tuned model; `base` is what its last stage started from."""
+        folder = self.workspace.layout.model(self.config.key)
+        with self.meter.phase("save"):
+            if self.learner is None:
+                assert self.model is not None
+                save_untouched(folder, self.model, self.tokenizer, base)
+            else:
+                save_model(folder, self.learner.model, self.learner.choices.method, self.learner.setup, base)
+
+    def result(self) -> TrialResult:
+        """The record."""
+        status, work = self.status or TrialStatus.COMPLETE, self.workspace
+        scored = status.has_scores
+        self.effective |= {"device": self.meter.device, "threads": work.threads}
+        self.effective["peak_memory_from"] = self.meter.peak_memory_from
+        cost = cost_record(self.meter, self.tally, self.size, work.prices, work.threads)
+        return TrialResult(
+            config=self.config,
+            status=status,
+            reason=self.reason,
+            scores=tuple(outcome.score for outcome in self.evaluated) if scored else (),
+            curve=tuple(point if scored else replace(point, score=None) for point in self.curve),
+            cost=replace(
+                cost,
+                trained_with=self.trained_with,
+                solo_equivalent_s=self.solo_equivalent_s,
+                utilisation=self.utilisation,
+            ),
+            provenance=provenance(self.meter.device, self.started_at, self.effective),
+            notes=tuple(dict.fromkeys(self.notes)),
+        )
+
+    def write(self) -> TrialResult:
+        """Write the items, then the record: whoever sees a record sees all of it."""
+        from harness.evaluate import write_items
+
+        layout, key, result = self.workspace.layout, self.config.key, self.result()
+        if result.status.has_scores:
+            write_items(layout.items(key), self.evaluated)
+            layout.traceback(key).unlink(missing_ok=True)
+        if layout.model(key).exists():
+            write_model_card(layout.model(key), result)
+        write_result(layout, result)
+        return result
+
+    @property
+    def trainee(self) -> Learner:
+        """The learner of the stage that trains."""
+        assert self.learner is not None
+        return self.learner
+
+    def task(self, ref: TaskRef) -> Task:
+        """A task that must be what it was when the study was planned."""
+        task = found_task(ref.name, self.workspace.task_folders)
+        if ref.fingerprint and task.ref.fingerprint != ref.fingerprint:
+            raise SpecError(
+                f"task {ref.name!r} must be the one that was planned with ({ref.fingerprint}), but it is now "
+                f"{task.ref.fingerprint}: restore its file and data, or plan the study again"
+            )
+        return task
+
+    def _base(self) -> BaseModel:
+        ref = self.config.pipeline.base_model
+        base = resolved_model(ref.name, ref.revision, self.workspace.corpora.get(ref.name))
+        if ref.revision and base.ref.revision != ref.revision:
+            raise SpecError(
+                f"base model {ref.name!r} must be the one that was planned with (revision {ref.revision}), but its "
+                f"content is now {base.ref.revision}: restore it, or plan the study again"
+            )
+        return base
+
+    def _stages(self) -> list[Ready]:
+        pipeline, config, facts = self.config.pipeline, self.config, facts_of(self.base)
+        task_facts = {"output_type": self.target.output_type, "metadata": self.target.metadata}
+        reason = refusal(pipeline, Situation(self.meter.device, str(facts.get("model_type", "")), facts, task_facts))
+        if reason:
+            raise SpecError(f"this pipeline cannot run on {self.base.ref.name} here: {reason}")
+        found = []
+        for index, stage in enumerate(pipeline.stages):
+            chosen, steps = choices(stage), round(config.steps * stage.share)
+            if steps and chosen.method.needs_training:
+                stop_at = min(steps, max(1, round(config.fidelity * steps)))
+                found.append(Ready(index, stage, chosen, steps, stop_at))
+        return found[:-1] + [replace(ready, is_last=True) for ready in found[-1:]]
+
+    def _setup(self, ready: Ready, task: Task, base: BaseModel) -> StageSetup:
+        params, device = dict(ready.chosen.params), self.meter.device
+        reserved = ready.chosen.method.reserved(params)
+        assert self.model is not None
+        params["max_length"] = context_length(self.model.config, int(params["max_length"]), reserved)
+        return StageSetup(
+            params=params,
+            tokenizer=self.tokenizer,
+            device=device,
+            seed=derive_seed(self.config.seed, "stage", ready.index, "data"),
+            steps=ready.steps,
+            load_base=partial(fresh_model, base, {}, device),
+            corpus=self._corpus,
+            generates=task.output_type == "generate_until",
+            packed=ready.chosen.objective.packs,
+            note=self.notes.append,
+        )
+
+    def _watch(self, ready: Ready) -> Watch:
+        """Pause at the wanted fractions of the whole pipeline's steps; the last point reuses the final evaluation."""
+        total = sum(round(self.config.steps * stage.share) for stage in self.config.pipeline.stages)
+        wanted = {max(1, round(fraction * total)) - self.steps_done for fraction in self.config.evaluation.fractions}
+        points = frozenset(step for step in wanted if 0 < step <= ready.stop_at - ready.is_last)
+        return Watch(ready.stop_at, points, self.meter, Tally(), self.workspace.time_limit_s)
+
+    def _save_checkpoint(self, one: Learner, ready: Ready) -> None:
+        layout, config = self.workspace.layout, self.config
+        progress = checkpoint.Progress(
+            key=config.key,
+            step=ready.stop_at,
+            curve=tuple(self.curve),
+            losses=(one.losses.total, one.losses.steps),
+            train_seconds=self._train_seconds(),
+            tokens=self._tokens(),
+            total_s=self.meter.total_s + (self.inherited.total_s if self.inherited else 0.0),
+        )
+        checkpoint.save(layout.checkpoint(config.key), one, progress)
+        checkpoint.announce(layout, config)
+
+    def _add_point(self, fraction: float, step: int, loss: float | None, score: float) -> None:
+        self.curve.append(CurvePoint(fraction, step, self._train_seconds(), self._tokens(), loss, score))
+
+    def _train_seconds(self) -> float:
+        return self.meter.so_far("train") + (self.inherited.train_seconds if self.inherited else 0.0)
+
+    def _tokens(self) -> int:
+        going = self.learner.watch.tally.tokens if self.learner and self.tally.tokens == 0 else 0
+        return self.tally.tokens + going + (self.inherited.tokens if self.inherited else 0)
+
+    def _corpus(self) -> list[Row]:
+        """Rows of what the base knows."""
+        from harness.data import text_rows
+
+        base = self._base()
+        if base.corpus is None:
+            self.notes.append(f"the study names no corpus for {base.ref.name}: replayed texts were sampled from it")
+            return sampled_from(base, self.meter.device)
+        if Path(base.corpus).is_file():
+            return text_rows(Path(base.corpus))
+        rows = rows_of(found_task(base.corpus, self.workspace.task_folders))
+        return [{"prompt": "", "completion": row["prompt"] + row["completion"]} for row in rows]
+
+
+def require_score(outcome: Evaluated | Diverged) -> Evaluated:
+    """A score that is finite.
+
+    Raises:
+        Diverged: When it is not.
+    """
+    if isinstance(outcome, Diverged):
+        raise outcome
+    score = outcome.score
+    if not math.isfinite(score.value):
+        raise Diverged(f"{score.metric} of {score.task} became {score.value}: lower the learning rate")
+    return outcome
+
+
+def status_of(error: Exception) -> TrialStatus:
+    """Out of memory or crashed; errors that are a user's or a disk's to mend are raised again.
+
+    Raises:
+        HarnessError: The error itself, when it is one.
+    """
+    if isinstance(error, HarnessError):
+        raise error
+    return TrialStatus.OUT_OF_MEMORY if out_of_memory(error) else TrialStatus.CRASHED
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory was refused; torch's CPU allocator raises a plain RuntimeError."""
+    from torch import OutOfMemoryError
+
+    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return refused or isinstance(error, OutOfMemoryError | MemoryError)
