@@ -22,7 +22,7 @@ FORMATS = ("csv", "parquet")
 
 _TRIALS = """
 SELECT m.base_model, m.task, m.family, m.number, m.key, m.params, m.fidelity, t.status, t.reason, s.value,
-  s.higher_is_better, w.worst AS forgetting, c.total_s, p.started_at,
+  s.higher_is_better, w.worst AS forgetting, c.total_s, c.solo_s, p.started_at,
   (SELECT map(list(u.step), list(u.score)) FROM curves u WHERE u.key = m.key AND u.score IS NOT NULL) AS curve
 FROM members m JOIN trials t USING (key) JOIN costs c USING (key) JOIN provenance p USING (key)
   LEFT JOIN scores s ON s.key = m.key AND s.is_target LEFT JOIN worst_forgetting w ON w.key = m.key
@@ -56,7 +56,8 @@ def export_optuna(layout: Layout, study: str, path: Path) -> Path:
     """Write a study's search as an Optuna storage (SQLite) that optuna-dashboard opens: `optuna-dashboard sqlite:///PATH`.
 
     One Optuna study per cell, named `study/base model/task/family`. A trial that stopped below the full budget is
-    pruned; one that failed has failed; user attributes hold key, status, reason, forgetting and seconds.
+    pruned; one that failed has failed; user attributes hold key, status, reason, forgetting, the
+    seconds that it took, and those that it would have taken alone.
 
     Raises:
         SpecError: When there is no such study, or its families no longer resolve.
@@ -139,7 +140,7 @@ def _trial(space: Mapping[str, Distribution], row: Mapping[str, Any]) -> FrozenT
         value=row["value"] if scored else None,
         params=params,
         distributions={name: optuna_distribution(space[name]) for name in params},
-        user_attrs=attributes | {"seconds": row["total_s"]},
+        user_attrs=attributes | {"seconds": row["total_s"], "solo_seconds": row["solo_s"]},
         intermediate_values=row["curve"] or {},
     )
     started: datetime | None = row["started_at"]

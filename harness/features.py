@@ -70,7 +70,7 @@ class Observation:
     forgetting_is_share: bool | None
     """Whether it is of a score for which higher is better, and not of a loss: the two never add up."""
     seconds: float | None
-    """Wall seconds of the whole trial."""
+    """Wall seconds of the whole trial, had it been trained alone."""
     memory_bytes: float | None
 
 
@@ -223,7 +223,7 @@ def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[st
 
 _SEEN = """
 SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.metric, s.value, s.higher_is_better,
-  s.comparability, b.value AS base_value, f.worst, f.is_share, c.total_s, c.peak_memory_bytes, coalesce(m.family, t.method),
+  s.comparability, b.value AS base_value, f.worst, f.is_share, c.solo_s, c.peak_memory_bytes, coalesce(m.family, t.method),
   coalesce(m.role, '')
 FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
   LEFT JOIN worst_forgetting f ON f.key = t.key

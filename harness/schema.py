@@ -50,12 +50,16 @@ RECORD = """{
 "curve":[{"fraction":"DOUBLE","step":"BIGINT","train_seconds":"DOUBLE","tokens":"BIGINT","loss":"DOUBLE","score":"DOUBLE"}],
 "cost":{"seconds":"JSON","cpu_s":"DOUBLE","gpu_s":"DOUBLE","peak_memory_bytes":"BIGINT","tokens":"BIGINT",
   "supervised_tokens":"BIGINT","flops":"DOUBLE","energy_j":"DOUBLE","money":"DOUBLE","trainable_params":"BIGINT",
-  "total_params":"BIGINT","artifact_bytes":"BIGINT","solo_equivalent_s":"DOUBLE"},
+  "total_params":"BIGINT","artifact_bytes":"BIGINT","solo_equivalent_s":"DOUBLE","trained_with":"BIGINT","utilisation":"DOUBLE"},
 "provenance":{"harness_version":"VARCHAR","versions":"JSON","hardware":"VARCHAR","hostname":"VARCHAR","python":"VARCHAR",
   "git_commit":"VARCHAR","started_at":"VARCHAR","effective":"JSON"}}"""
 """What is read of a record, typed; what differs from method to method stays JSON."""
 
 _STAGES = "r.config.pipeline.stages"
+_TOTAL_S = """coalesce(list_sum(map_values(from_json(r.cost.seconds, '"MAP(VARCHAR, DOUBLE)"'))), 0)"""
+_TRAIN_S = "coalesce((r.cost.seconds->>'train')::DOUBLE, 0)"
+_SOLO_TRAIN_S = f"coalesce(r.cost.solo_equivalent_s, {_TRAIN_S})"
+_SOLO_S = f"({_TOTAL_S} - {_TRAIN_S} + {_SOLO_TRAIN_S})"
 _PIPELINE = "md5(to_json([to_json(r.config.pipeline), to_json(r.config.task), to_json(r.config.steps)]))"
 
 
@@ -147,11 +151,11 @@ TABLES = (
         "costs",
         "One row per trial: everything it cost, failures included.",
         _columns(
-            """
+            f"""
             key VARCHAR | The trial. | key
-            total_s DOUBLE | Wall seconds of all phases. | coalesce(list_sum(map_values(from_json(r.cost.seconds, '"MAP(VARCHAR, DOUBLE)"'))), 0)
-            train_s DOUBLE | Wall seconds of training. | (r.cost.seconds->>'train')::DOUBLE
-            evaluate_s DOUBLE | Wall seconds of evaluation. | (r.cost.seconds->>'evaluate')::DOUBLE
+            total_s DOUBLE | Wall seconds of all phases; of what trials shared, this one's share. | {_TOTAL_S}
+            train_s DOUBLE | Wall seconds of training, its share. | (r.cost.seconds->>'train')::DOUBLE
+            evaluate_s DOUBLE | Wall seconds of evaluation, its share. | (r.cost.seconds->>'evaluate')::DOUBLE
             seconds JSON | Wall seconds by phase.
             cpu_s DOUBLE | CPU seconds.
             gpu_s DOUBLE | GPUs held times wall seconds.
@@ -164,7 +168,12 @@ TABLES = (
             trainable_params BIGINT | Parameters that moved.
             total_params BIGINT | Parameters of the model.
             artifact_bytes BIGINT | Size of what the trial would keep.
-            solo_equivalent_s DOUBLE | Training seconds had it not been trained together with others.
+            trained_with BIGINT | Trials that were trained together, itself included; 1 is alone. | coalesce(r.cost.trained_with, 1)
+            solo_equivalent_s DOUBLE | Training seconds had it not been trained together with others; null where it was not.
+            solo_train_s DOUBLE | Training seconds alone: what methods are compared by. | {_SOLO_TRAIN_S}
+            solo_s DOUBLE | Wall seconds of all phases, had it been trained alone. | {_SOLO_S}
+            solo_money DOUBLE | Money, had it been trained alone. | r.cost.money * {_SOLO_S} / nullif({_TOTAL_S}, 0)
+            utilisation DOUBLE | Share of the measured matrix peak that training used, 0 to 1, where measured.
             """,
             "r.cost.",
         ),
@@ -184,6 +193,7 @@ TABLES = (
             git_commit VARCHAR | Commit of the working tree, where there is one.
             started_at TIMESTAMP | UTC. | TRY_CAST(TRY_CAST(r.provenance.started_at AS TIMESTAMPTZ) AS TIMESTAMP)
             effective JSON | Configuration read back from the libraries' objects, by stage.
+            alone VARCHAR | Why it could not train together with others, where it could not. | r.provenance.effective->>'alone'
             """,
             "r.provenance.",
         ),
@@ -284,13 +294,14 @@ VIEWS = (
     View(
         "leaderboard",
         "Confirmed results only: per study, task, base model and comparability the finalists with mean over seeds, "
-        "rank 1 = best. gain is towards better, whatever the metric's direction.",
+        "rank 1 = best. gain is towards better, whatever the metric's direction; seconds are of training, and they and money "
+        "are what each run would have taken alone.",
         """WITH confirmed AS (
              SELECT m.study, m.task, m.base_model, t.base_revision, s.metric, s.comparability, s.higher_is_better,
                m.family, t.pipeline, any_value(t.params) AS params,
                avg(s.value) AS mean, count(*) AS seeds, stddev_samp(s.value) AS sd, sd / sqrt(seeds) AS stderr,
-               avg(f.worst) AS forgetting, avg(c.total_s) AS seconds, avg(c.peak_memory_bytes) AS peak_memory_bytes,
-               avg(c.money) AS money, max(s.n) AS items
+               avg(f.worst) AS forgetting, avg(c.solo_train_s) AS seconds, avg(c.peak_memory_bytes) AS peak_memory_bytes,
+               avg(c.solo_money) AS money, max(s.n) AS items
              FROM members m JOIN trials t USING (key) JOIN scores s USING (key) JOIN costs c USING (key)
                LEFT JOIN worst_forgetting f USING (key)
              WHERE m.role = 'confirm' AND t.status = 'complete' AND s.is_target AND s.split = 'test'

@@ -55,6 +55,7 @@ def test_optuna_has_the_same_trials_and_values(layout: Layout, made: Fabricated,
             result = records[str(member["key"])]
             assert trial.user_attrs["key"] == member["key"]
             assert trial.user_attrs["seconds"] == pytest.approx(result.cost.total_s)
+            assert trial.user_attrs["solo_seconds"] == pytest.approx(result.cost.solo_s)
             assert trial.params == member["params"]
             assert set(trial.distributions) == set(made.families[family].space)
             assert trial.value == (result.target.value if result.target else None)

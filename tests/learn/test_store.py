@@ -186,6 +186,33 @@ def test_frontier_keeps_what_nothing_dominates(layout: Layout, made: Fabricated)
     assert kept
 
 
+def test_what_a_trial_would_cost_alone_stands_beside_its_share(layout: Layout, made: Fabricated) -> None:
+    tuned = [r.config.key for r in made.results if r.config.steps][:3]
+    costs = (
+        # 1 + 12 + 3 = 16 s and 0.4; alone 1 + 30 + 3 = 34 s, and 0.4 x 34 / 16 = 0.85
+        {"solo_equivalent_s": 30.0, "trained_with": 4, "utilisation": 0.2},
+        {"solo_equivalent_s": None, "trained_with": 1, "utilisation": None},
+        {},  # written before trials were trained together
+    )
+    for key, cost in zip(tuned, costs, strict=True):
+        record = json.loads(layout.record(key).read_text())
+        for name in ("solo_equivalent_s", "trained_with", "utilisation"):
+            del record["cost"][name]
+        record["cost"] |= {"seconds": {"load": 1.0, "train": 12.0, "evaluate": 3.0}, "money": 0.4, **cost}
+        record["provenance"]["effective"] = {"alone": "it is large"} if key == tuned[1] else {"stages": []}
+        layout.record(key).write_text(json.dumps(record))
+    assert ingest(layout).damaged == ()
+    columns = "total_s, train_s, solo_train_s, solo_s, solo_money, trained_with, utilisation, alone"
+    found = [
+        rows(layout, f"SELECT {columns} FROM costs JOIN provenance USING (key) WHERE key = '{k}'")[0] for k in tuned
+    ]
+    assert found == [
+        (16.0, 12.0, 30.0, 34.0, pytest.approx(0.85), 4, 0.2, None),
+        (16.0, 12.0, 12.0, 16.0, pytest.approx(0.4), 1, None, "it is large"),
+        (16.0, 12.0, 12.0, 16.0, pytest.approx(0.4), 1, None, None),
+    ]
+
+
 def test_unmeasured_forgetting_dominates_nothing(layout: Layout, made: Fabricated) -> None:
     """The faster and better one of two has no off-target score, so it may have forgotten everything."""
     confirmed = [m for m in made.members if (m["role"], m["task"]) == ("confirm", "task_0")]
