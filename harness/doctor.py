@@ -27,7 +27,9 @@ class Finding:
 
 def examine(root: Path) -> list[Finding]:
     """Look at everything; a check that itself fails is an error finding, never an exception."""
-    checks: Sequence[Callable[[Path], Finding]] = (_libraries, _device, _processors, _disk, _writable, _cluster, _hub)
+    checks: Sequence[Callable[[Path], Finding]] = (
+        _libraries, _device, _processors, _speed, _disk, _writable, _cluster, _hub,
+    )  # fmt: skip
     return [_guarded(check, root) for check in checks]
 
 
@@ -75,6 +77,18 @@ def _device(root: Path) -> Finding:
 def _processors(root: Path) -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("processors", "ok", f"{usable} usable; by default as many single-threaded workers run side by side")
+
+
+def _speed(root: Path) -> Finding:
+    import torch
+
+    from harness.machine import measured_peak
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain, half = (measured_peak(device, dtype) / 1e9 for dtype in ("float32", "bfloat16"))
+    on = "the GPU" if device == "cuda" else f"{torch.get_num_threads()} thread(s)"
+    text = f"matrix products reach {plain:,.0f} GFLOP/s in float32 and {half:,.0f} in bfloat16 on {on}"
+    return Finding("speed", "ok", f"{text}; whether that makes training faster is measured with each base model")
 
 
 def _disk(root: Path) -> Finding:
