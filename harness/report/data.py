@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, StorageError, one_of
 from harness.layout import Layout
+from harness.ledger import Stop, lost_seconds, read_stops
 from harness.records import TrialStatus
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ FAILED = tuple(status.value for status in TrialStatus if not status.has_scores)
 _TRIALS = """
 SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, m.params AS searched, m.reused,
   t.status, t.reason, t.pipeline, t.stages, t.steps::DOUBLE AS steps, t.fidelity, t.seed::DOUBLE AS seed, t.split,
-  t.notes, c.total_s, coalesce(c.solo_equivalent_s, c.train_s) AS train_s, c.seconds, c.cpu_s, c.gpu_s,
-  c.peak_memory_bytes::DOUBLE AS peak_memory_bytes, c.energy_j, c.money, c.total_params::DOUBLE AS total_params,
-  p.harness_version, p.versions, p.hardware, p.python, p.git_commit, p.started_at
+  t.notes, c.total_s, c.train_s, c.solo_train_s, c.seconds, c.cpu_s, c.gpu_s, c.trained_with::DOUBLE AS trained_with,
+  c.utilisation, c.peak_memory_bytes::DOUBLE AS peak_memory_bytes, c.energy_j, c.money, c.solo_money,
+  c.total_params::DOUBLE AS total_params, p.alone, p.harness_version, p.versions, p.hardware, p.python, p.git_commit, p.started_at
 FROM members m LEFT JOIN trials t USING (key) LEFT JOIN costs c USING (key) LEFT JOIN provenance p USING (key)
 WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key"""
 
@@ -42,9 +43,11 @@ QUALIFY row_number() OVER (PARTITION BY m.key, m.role, m.family, m.number, m.rep
   ORDER BY (b.n = s.n) DESC NULLS LAST, b.n DESC) = 1
 ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key, s.position"""
 
+# Seconds along a curve are what training alone would have taken, since families are compared by them.
 _CURVES = """
-SELECT DISTINCT u.key, u.fraction, u.step, u.train_seconds, u.tokens, u.loss, u.score
-FROM curves u JOIN members m USING (key) WHERE m.study = ? ORDER BY u.key, u.step"""
+SELECT DISTINCT u.key, u.fraction, u.step, u.tokens, u.loss, u.score,
+  u.train_seconds * CASE WHEN c.train_s > 0 THEN c.solo_train_s / c.train_s ELSE 1 END AS train_seconds
+FROM curves u JOIN members m USING (key) JOIN costs c USING (key) WHERE m.study = ? ORDER BY u.key, u.step"""
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,16 @@ class StudyData:
     backtest: Mapping[str, Any] | None
     trials: DataFrame
     """One row per member of the study: why it ran, how it ended, what it cost, where. A member without a record has
-    no status."""
+    no status. `total_s`, `train_s` and `money` are what was really spent, its share of what trials did together;
+    `solo_train_s` and `solo_money` are what it would have taken alone: methods are compared by nothing else."""
     scores: DataFrame
     """One row per member and evaluated task, with the base model's comparable score where there is one."""
     curves: DataFrame
     """One row per trial and point of its learning curve."""
+    stops: Sequence[Stop] = ()
+    """Families that gave up before their budget was used."""
+    lost: Mapping[str, float] = field(default_factory=dict)
+    """Wall seconds of attempts that no record has, by key."""
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -111,6 +119,8 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
         _read(folder / "plan.json") if (folder / "plan.json").exists() else None,
         _read(layout.results / "backtest.json") if (layout.results / "backtest.json").exists() else None,
         *frames,
+        stops=read_stops(layout, study),
+        lost=lost_seconds(layout, study),
     )
 
 

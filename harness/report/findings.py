@@ -42,8 +42,10 @@ class Contender:
     """Towards better, over the base; None without a comparable base score."""
     lost: tuple[Lost, ...]
     train_s: float | None
+    """Seconds of training one run alone, mean over seeds."""
     peak_memory_bytes: float | None
     money: float | None
+    """Of one run alone."""
     failures: int
     """Confirm runs of the family on this base model and task that ended without a score."""
     behind: Interval | None = None
@@ -143,9 +145,9 @@ def _contender(study: StudyData, rows: DataFrame, confirmed: DataFrame) -> Conte
         level=_interval(rows["value"].tolist()),
         gain=mean_interval(gains),
         lost=forgotten(confirmed[confirmed["key"].isin(rows["key"])]),
-        train_s=_number(trials["train_s"].mean()),
+        train_s=_number(trials["solo_train_s"].mean()),
         peak_memory_bytes=_number(trials["peak_memory_bytes"].max()),
-        money=_number(trials["money"].mean()),
+        money=_number(trials["solo_money"].mean()),
         failures=int(siblings["status"].isin(FAILED).sum()),
     )
 

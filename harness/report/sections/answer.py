@@ -132,7 +132,7 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
                 if worst
                 else "no off-target skill was scored",
             ),
-            ("Training time of one run", words.seconds(best.train_s), ", ".join(costs)),
+            ("Training time of one run alone", words.seconds(best.train_s), ", ".join(costs)),
             (
                 "Seeds",
                 words.number(best.level.n),
@@ -190,11 +190,12 @@ def _spend(study: StudyData) -> Html:
     ran = study.ran
     own, reused = ran[~ran["reused"].astype(bool)], ran[ran["reused"].astype(bool)]
     failed = own[own["key"].isin(study.failed["key"])]
-    spent = [words.seconds(float(own[column].sum())) or "0 s" for column in ("total_s", "cpu_s", "gpu_s")]
-    text = (
-        f"In total the study ran {words.count(len(own), 'trial')} in {spent[0]} of trial time, "
-        f"{spent[1]} of CPU time and {spent[2]} of GPU time"
-    )
+    lost = sum(study.lost.values())
+    spent = [float(own["total_s"].sum()) + lost, *(float(own[column].sum()) for column in ("cpu_s", "gpu_s"))]
+    trial, cpu, gpu = (words.seconds(seconds) or "0 s" for seconds in spent)
+    aside = f" ({words.seconds(lost)} of it in attempts that were lost)" if lost else ""
+    text = f"In total the study ran {words.count(len(own), 'trial')} in {trial} of trial time{aside}, "
+    text += f"{cpu} of CPU time and {gpu} of GPU time"
     if own["money"].notna().any():
         text += f", for {words.money(float(own['money'].sum()), study.currency)}"
     text += f". Of these, {words.count(len(failed), 'trial')} ended without a score"

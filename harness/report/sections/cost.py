@@ -9,7 +9,7 @@ from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import WIDTH_IN, draw, figure, rows_axis
 from harness.report.forecast import forecast_table
-from harness.report.markup import Column, Html, table
+from harness.report.markup import Column, Html, paragraph, table
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Cost(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """A stacked bar per family, then the forecast."""
-        seconds = _by_phase(study.ran)
+        seconds = _by_phase(study)
         if seconds.empty or not float(seconds.to_numpy().sum()):
             return None
         total = float(seconds.to_numpy().sum())
@@ -38,17 +38,37 @@ class Cost(Section):
         text = f"{words.seconds(total)} in all, failed and reused trials included: {', '.join(parts)}."
         size = (WIDTH_IN, 1.2 + 0.3 * len(seconds))
         svg = draw("cost", title, text, size, lambda fig: _paint(fig, seconds))
-        return figure(svg, title, text, _table(study, seconds)) + forecast_table(study)
+        return figure(svg, title, text, _table(study, seconds)) + _notes(study) + forecast_table(study)
 
 
-def _by_phase(ran: DataFrame) -> DataFrame:
-    """Wall seconds, one row per family and one column per phase, the dearest family first."""
+def _notes(study: StudyData) -> Html:
+    """What the figures count where trials did things together, and where attempts were lost."""
+    notes = []
+    if (study.ran["trained_with"] > 1).any():
+        notes.append(
+            "Trials that did something together each count their share of it, so that the sum is what was spent."
+        )
+    if lost := {key: seconds for key, seconds in study.lost.items() if seconds > 0}:
+        notes.append(
+            f"Lost are attempts whose worker or machine ended before the record was written: here "
+            f"{words.seconds(sum(lost.values()))} of {words.count(len(lost), 'trial')}, beside what trials have on record."
+        )
+    return paragraph(" ".join(notes), kind="note") if notes else Html("")
+
+
+def _by_phase(study: StudyData) -> DataFrame:
+    """Wall seconds, one row per family and one column per phase, the dearest family first; lost attempts included."""
     import pandas as pd
 
+    ran = study.ran
     phases = pd.DataFrame([json.loads(text or "{}") for text in ran["seconds"]], index=ran.index, dtype=float)
-    order = [*PHASES, *sorted(set(phases.columns) - set(PHASES))]
-    phases = phases.reindex(columns=order).fillna(0.0)
     summed = phases.groupby(ran["family"]).sum()
+    lost = pd.Series({key: seconds for key, seconds in study.lost.items() if seconds > 0}, dtype=float)
+    families = study.trials.drop_duplicates("key").set_index("key")["family"]
+    if len(lost):
+        summed = summed.add(lost.groupby(families.reindex(lost.index)).sum().to_frame("lost"), fill_value=0.0)
+    order = [*PHASES, *sorted(set(summed.columns) - set(PHASES))]
+    summed = summed.reindex(columns=order).fillna(0.0)
     return summed.loc[summed.sum(axis=1).sort_values(ascending=False, kind="stable").index]
 
 

@@ -95,7 +95,7 @@ def _table(panels: list[tuple[Arena, dict[str, DataFrame]]]) -> Html:
         Column("Steps", number=True),
         Column("Score", number=True),
     ]
-    columns += [Column("Training loss (nats per token)", number=True), Column("Training time", number=True)]
+    columns += [Column("Training loss (nats per token)", number=True), Column("Training time alone", number=True)]
     rows = [
         (
             arena.name,

@@ -65,6 +65,7 @@ def _ranking(study: StudyData, comparison: Comparison) -> Html:
         tag("h3", _finding(comparison))
         + tag("figure", tag("figcaption", tag("span", caption)), scrolling(svg, title), _table(comparison))
         + _unconfirmed(study, comparison)
+        + _gave_up(study, comparison)
         + paragraph(f"Comparability key {comparison.comparability}.", kind="note")
     )
 
@@ -152,3 +153,12 @@ def _unconfirmed(study: StudyData, comparison: Comparison) -> Html:
         f"Searched, but not confirmed in this comparison and therefore not ranked: {words.listed(missing)}.",
         kind="note",
     )
+
+
+def _gave_up(study: StudyData, comparison: Comparison) -> Html:
+    """Families that were searched on less than their budget, since the rest could hardly have made a difference."""
+    here = [s for s in study.stops if (s.base_model, s.task) == (comparison.base_model, comparison.task)]
+    if not here:
+        return Html("")
+    listed = words.listed([f"{stop.family} (after {words.count(stop.scored, 'scored trial')})" for stop in here])
+    return paragraph(f"Gave up before the tuning budget was used: {listed}.", kind="note")

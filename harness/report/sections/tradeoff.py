@@ -45,7 +45,8 @@ class Tradeoff(Section):
             return None
         note = paragraph(
             "Up is more learned. A filled mark is on the frontier: no other confirmed pipeline gains at least as much while "
-            "forgetting no more and training no longer. Forgetting is that of the skill that lost most."
+            "forgetting no more and training no longer. Forgetting is that of the skill that lost most. Training time is that of "
+            "one run alone, also where several runs were trained together."
         )
         return note + join(parts)
 

@@ -1,0 +1,239 @@
+"""What was saved and against what, by figures set by hand; comparisons go by what a trial would take alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.features import observations
+from harness.layout import Layout
+from harness.ledger import Stop
+from harness.members import append_line
+from harness.plugins import load
+from harness.report.data import StudyData, load_study_data
+from harness.report.page import FOLDER
+from harness.store import connect
+from tests.learn.fabricate import ALONE, GAIN
+from tests.report.studies import change_records, keep_members, write_small
+
+
+def shown(name: str, study: StudyData) -> str:
+    return str(load(FOLDER, name)().render(study) or "")
+
+
+def of_family(layout: Layout, **wanted: str) -> list[str]:
+    """Keys of the study's members."""
+    lines = (layout.study("made_up") / "members.jsonl").read_text().splitlines()
+    return [m["key"] for m in map(json.loads, lines) if all(m[name] == value for name, value in wanted.items())]
+
+
+def changed(folder: Path, change: Callable[[str, dict[str, Any]], None]) -> StudyData:
+    """The small study after `change(key, record)` of every record."""
+    layout = write_small(folder)
+    change_by_key(layout, change)
+    return load_study_data(layout, "made_up")
+
+
+def change_by_key(layout: Layout, change: Callable[[str, dict[str, Any]], None]) -> None:
+    keys = iter([path.parent.name for path in sorted(layout.trials.glob("*/*/record.json"))])
+    change_records(layout, lambda record: change(next(keys), record))
+
+
+def not_together(record: dict[str, Any]) -> None:
+    record["cost"] |= {"trained_with": 1, "solo_equivalent_s": None}
+
+
+def test_what_training_together_saved_is_the_difference_to_training_alone(tmp_path: Path) -> None:
+    layout = write_small(tmp_path)
+    four = of_family(layout, role="search", family="lora", task="task_0")
+    assert len(four) == 4
+
+    def change(key: str, record: dict[str, Any]) -> None:
+        not_together(record)
+        if key in four:
+            record["cost"]["seconds"] = {"load": 1.0, "train": 10.0, "evaluate": 2.0}
+            size = 3 if four.index(key) < 3 else 1
+            record["cost"] |= {"trained_with": size, "solo_equivalent_s": 25.0 if size == 3 else None}
+            record["cost"]["utilisation"] = (0.2, 0.05, 0.3, 0.4)[four.index(key)]
+
+    study = changed(tmp_path, change)
+    text = shown("speed", study)
+    # three of them together: 30 s instead of 75 s; the fourth alone took its 10 s
+    assert "3 at a time (3 trials)" in text
+    assert "Their training took 30.0 s" in text
+    assert "would have taken 1.2 min: 45.0 s saved, 2.5 times as fast." in text
+    only = replace(study, trials=study.trials[study.trials["key"].isin(four)])
+    row = shown("speed", only)
+    # utilisation .2, .05, .3, .4: the median is .25
+    cells = ["4", "3", "40.0 s", "1.4 min", "45.0 s", "25%"]
+    assert "".join(f'<td class="number">{cell}</td>' for cell in cells) in row
+
+
+def test_what_was_lost_by_training_together_is_said(tmp_path: Path) -> None:
+    def change(key: str, record: dict[str, Any]) -> None:
+        if record["cost"]["solo_equivalent_s"] is not None:
+            record["cost"]["seconds"]["train"] = 1.5 * record["cost"]["solo_equivalent_s"]
+
+    text = shown("speed", changed(tmp_path, change))
+    assert "lost, not saved." in text
+    assert "times as fast" not in text
+
+
+def test_reused_trials_saved_this_study_nothing(small: Layout) -> None:
+    study = load_study_data(small, "made_up")
+    together = int((study.ran["trained_with"] > 1).sum())
+    assert f"{together} of the" in shown("speed", study)
+    trials = study.trials.assign(reused=study.trials["role"] == "search")
+    confirmed = len(of_family(small, role="confirm", family="lora"))
+    assert f"<p>{confirmed} of the" in shown("speed", replace(study, trials=trials))
+
+
+def test_the_reasons_for_training_alone_are_counted(small: Layout) -> None:
+    study = load_study_data(small, "made_up")
+    alone = int((study.ran["alone"].fillna("") == ALONE).sum())
+    assert alone > 10
+    assert f"<li>{alone} trials: {ALONE.replace(chr(39), '&#x27;')}</li>" in shown("speed", study)
+
+
+def test_nothing_is_shown_where_nothing_was_saved(tmp_path: Path) -> None:
+    def change(key: str, record: dict[str, Any]) -> None:
+        not_together(record)
+        record["provenance"]["effective"] = {}
+
+    assert shown("speed", changed(tmp_path, change)) == ""
+
+
+def test_records_from_before_trials_trained_together_count_as_alone(tmp_path: Path) -> None:
+    def change(key: str, record: dict[str, Any]) -> None:
+        for name in ("trained_with", "solo_equivalent_s", "utilisation"):
+            del record["cost"][name]
+
+    study = changed(tmp_path, change)
+    assert set(study.ran["trained_with"]) == {1.0}
+    assert (study.ran["solo_train_s"] == study.ran["train_s"].fillna(0.0)).all()
+    assert "Training together" not in shown("speed", study)
+
+
+@pytest.fixture
+def halved(tmp_path: Path) -> StudyData:
+    """Of task_0's trials of family full: numbers 0 and 1 stopped at 1/4, number 2 went on from there to the end.
+
+    Number 3 failed at 1/4. Training took 10 s to 1/4, and number 2 took 50 s for the rest.
+    """
+    layout = write_small(tmp_path)
+    path = layout.study("made_up") / "members.jsonl"
+    members = [json.loads(line) for line in path.read_text().splitlines()]
+    cell = [m for m in members if (m["role"], m["family"], m["task"]) == ("search", "full", "task_0")]
+    keys = {m["number"]: m["key"] for m in cell}
+    spare = next(m["key"] for m in members if (m["role"], m["family"]) == ("search", "full_replay"))
+    top = dict(cell[2]) | {"key": spare}
+    path.write_text("".join(json.dumps(member) + "\n" for member in [*members, top]))
+
+    def change(key: str, record: dict[str, Any]) -> None:
+        if key in (*keys.values(), spare):
+            not_together(record)
+            record["status"], record["reason"] = "complete", ""
+            record["config"]["fidelity"] = 1.0 if key == spare else 0.25
+            record["cost"]["seconds"] = {"train": 50.0 if key == spare else 10.0}
+        if key == keys[3]:
+            record["status"] = "diverged"
+
+    change_by_key(layout, change)
+    kept = {*keys.values(), spare}
+    keep_members(layout, "made_up", lambda m: m["key"] in kept and m["family"] == "full")
+    return load_study_data(layout, "made_up")
+
+
+def test_what_stopping_early_saved_goes_by_the_familys_pace(halved: StudyData) -> None:
+    # a full run at each trial's pace: 40, 40 and 10 + 50 = 60 s, median 40; two trials left 3/4 of it: 60 s
+    text = shown("speed", halved)
+    assert "2 of 4 search trials were stopped after 25% of their training" in text
+    assert "would have taken 1.0 min: that is what was saved" in text
+
+
+def test_a_trial_that_may_still_go_on_has_saved_nothing_yet(halved: StudyData) -> None:
+    waiting = halved.trials.copy()
+    extra = waiting[waiting["number"] == 0].assign(status=None, fidelity=float("nan"), train_s=float("nan"))
+    text = shown("speed", replace(halved, trials=pd.concat([waiting, extra], ignore_index=True)))
+    assert "1 of 4 search trials was stopped" in text
+
+
+STOP = Stop("lora", "task_0", "tiny-1m", 3, 5.0, 90.0, 0.41, 0.55, "full", 0.013, 0.05, "2026-11-22T10:00:00+00:00")
+
+
+def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) -> None:
+    layout = write_small(tmp_path)
+    path = layout.study("made_up") / "early.jsonl"
+    for stop in (STOP, replace(STOP, task="task_1", left=2.5, seconds=30.0)):
+        append_line(path, {name: getattr(stop, name) for name in Stop.__dataclass_fields__})
+    study = load_study_data(layout, "made_up")
+    text = shown("speed", study)
+    assert "2 searches of one family on one task stopped before the tuning budget was used" in text
+    assert "was at most 5%" in text
+    assert "The 7.5 full trials that were not run would have taken about 2.0 min" in text
+    for cell in ("41.0 %", "55.0 %", "at most 0.013", "1.5 min"):
+        assert f'<td class="number">{cell}</td>' in text
+    assert "Gave up before the tuning budget was used: lora (after 3 scored trials)." in shown(
+        "method_comparison", study
+    )
+    assert "Gave up" not in shown("method_comparison", replace(study, stops=()))
+
+
+def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
+    layout = write_small(tmp_path)
+    jobs = layout.study("made_up") / "jobs.jsonl"
+    key = of_family(layout, role="search", family="lora")[0]
+    for seconds in (90.0, 30.0):
+        append_line(jobs, {"event": "lost", "key": key, "seconds": seconds, "of": 1, "blamed": True, "reason": "x"})
+    without = load_study_data(write_small(tmp_path / "other"), "made_up")
+    study = load_study_data(layout, "made_up")
+    spent = float(study.ran["total_s"].sum())
+    assert spent == pytest.approx(float(without.ran["total_s"].sum()))
+    assert f"in {(spent + 120) / 60:.1f} min of trial time (2.0 min of it in attempts that were lost)" in shown(
+        "answer", study
+    )
+    text = shown("cost", study)
+    assert "here 2.0 min of 1 trial" in text
+    assert f"{(spent + 120) / 60:.1f} min in all" in text
+    assert '<th scope="col" class="number">lost</th>' in text
+    assert "Lost are attempts" not in shown("cost", without)
+
+
+def test_the_bill_counts_shares(small: Layout) -> None:
+    ran = load_study_data(small, "made_up").ran
+    together = ran[ran["trained_with"] > 1]
+    assert (together["solo_train_s"] / together["train_s"]).tolist() == pytest.approx([GAIN] * len(together))
+    assert f"{float(ran['total_s'].sum()) / 60:.1f} min of trial time" in shown(
+        "answer", load_study_data(small, "made_up")
+    )
+
+
+def test_methods_are_compared_by_what_each_would_take_alone(tmp_path: Path) -> None:
+    """Two finalists that train equally long alone; one of them trained with others, in a tenth of the time."""
+    layout = write_small(tmp_path)
+    confirmed = {c.family: c for c in load_study_data(layout, "made_up").comparisons[0].contenders}
+    packed = set(of_family(layout, role="confirm", task="task_0", family=min(confirmed)))
+
+    def change(key: str, record: dict[str, Any]) -> None:
+        fused = key in packed
+        record["cost"] |= {"trained_with": 5 if fused else 1, "solo_equivalent_s": 40.0 if fused else None}
+        record["cost"] |= {"seconds": {"load": 1.0, "train": 4.0 if fused else 40.0}, "money": 0.5 if fused else 4.1}
+        record["curve"] = [point | {"train_seconds": 2.0 if fused else 20.0} for point in record["curve"]]
+
+    study = changed(tmp_path, change)
+    contenders = study.comparisons[0].contenders
+    assert [c.train_s for c in contenders] == [40.0, 40.0]
+    # 0.5 for 5 s is 4.1 for the 41 s that it would have taken alone
+    assert [c.money for c in contenders] == pytest.approx([4.1, 4.1])
+    assert set(study.curves["train_seconds"]) == {20.0}
+    with connect(layout) as database:
+        board = database.execute("SELECT seconds, money FROM leaderboard WHERE task = 'task_0'").fetchall()
+        seen = observations(layout, database)
+    assert board == [(40.0, pytest.approx(4.1))] * 2
+    assert {o.seconds for o in seen} == {41.0}
