@@ -112,13 +112,15 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
         )
     content = _read(folder / "study.json")
     with connect(layout) as connection:
-        frames = [connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES)]
+        trials, scores, curves = (connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES))
     return StudyData(
         study,
         content.get("study", content),
         _read(folder / "plan.json") if (folder / "plan.json").exists() else None,
         _read(layout.results / "backtest.json") if (layout.results / "backtest.json").exists() else None,
-        *frames,
+        trials,
+        scores,
+        curves,
         stops=read_stops(layout, study),
         lost=lost_seconds(layout, study),
     )
