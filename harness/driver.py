@@ -1,8 +1,9 @@
 """The loop of a step: take proposals, have them run, bring results back; nothing is run twice, nothing is lost.
 
 A trial is written into the study's members before it starts, so that a driver that was killed leaves a list of what
-it had asked for. What has a record is never run again, whichever study ran it. What a dead worker held is run once
-more; if it kills its second worker too, that is its record.
+it had asked for. What has a record is never run again, whichever study ran it. Trials run in packs, in which those that
+are alike train together; so nobody can tell which trial of a pack its worker died of, and what a dead worker held runs
+again one by one. A trial that takes its second worker down alone has that as its record.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from harness import __version__
 from harness.errors import HarnessError, SpecError, StorageError
 from harness.layout import Layout, find_result, write_result
-from harness.members import Member, append_line, append_member, now, read_lines
+from harness.ledger import append_lost, chances_used, lost_attempt
+from harness.members import Member, append_member, now
+from harness.packs import cut, portion
 from harness.progress import Display, Snapshot
 from harness.records import CostRecord, Provenance, TrialConfig, TrialResult, TrialStatus
 from harness.runners.base import Ended, Loss, Runner
-from harness.setting import Site
+from harness.setting import Site, device
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,13 @@ class Source(ABC):
     """What a step wants to have run."""
 
     @abstractmethod
-    def next(self) -> Proposal | None:
-        """The next trial, or None if there is none before more results are in, or none at all."""
+    def next(self, limit: int, waiting: bool = False) -> list[Proposal]:
+        """The next trials that are alike; none before more results are in, or none at all.
+
+        Args:
+            limit: Most of them, at least one.
+            waiting: Whether a worker has nothing to do otherwise.
+        """
 
     @abstractmethod
     def tell(self, proposal: Proposal, result: TrialResult) -> None:
@@ -62,6 +69,11 @@ class Source(ABC):
     @abstractmethod
     def planned(self) -> int:
         """About how many trials there will be in all."""
+
+    @property
+    @abstractmethod
+    def left(self) -> int:
+        """About how many of them `next` has not given yet."""
 
     def leaders(self) -> Sequence[str]:
         """The best so far, one sentence for each task."""
@@ -77,7 +89,7 @@ class Tally:
     ran: int = 0
     """Trials run on behalf of this driver; the others had records."""
     seconds: float = 0.0
-    """Wall seconds of all trials of the step, reused ones left out."""
+    """Wall seconds of all trials of the step, lost attempts included, reused ones left out."""
     money: float | None = None
 
     def add(self, result: TrialResult, reused: bool, paid: bool) -> None:
@@ -94,7 +106,8 @@ class Tally:
 class Driver:
     """Runs what a source proposes."""
 
-    def __init__(self, study: str, site: Site, runner: Runner, known: Sequence[Member], pack: int = 1) -> None:
+    def __init__(self, study: str, site: Site, runner: Runner, known: Sequence[Member], pack: int) -> None:
+        """Take a study, its members so far, and the most trials that may go into a pack."""
         self.study, self.site, self.runner, self.pack = study, site, runner, pack
         self.layout: Layout = site.layout
         self.known = {_identity(member): member for member in known}
@@ -103,7 +116,7 @@ class Driver:
         self._reused = {member.key: member.reused for member in known}
         self._counted: set[str] = set()
         self._waiting: dict[str, list[Proposal]] = {}
-        self._losses = Counter(line["key"] for line in read_lines(self._jobs) if line["event"] == "lost")
+        self._losses, self._lost_packs = Counter(chances_used(self._jobs)), 0
         self._unsettled: dict[str, float] = {}
 
     def run(self, source: Source, earlier: Sequence[Proposal], display: Display) -> None:
@@ -118,12 +131,14 @@ class Driver:
             StorageError: When records could not be written; everything that could is kept.
         """
         self._admit(source, earlier)
+        changed = True
         while True:
-            self._fill(source)
+            if changed:
+                self._fill(source)
             ended = self.runner.poll()
             for pack in ended:
                 self._settle(source, pack)
-            self._settle_late(source)
+            changed = self._settle_late(source) or bool(ended)
             display.show(lambda: self._snapshot(source))
             if not self._waiting and self._fill(source) == 0 and not self._waiting:
                 break
@@ -132,18 +147,41 @@ class Driver:
         display.show(lambda: self._snapshot(source), last=True)
 
     def _fill(self, source: Source) -> int:
-        """Take proposals while the runner has room; returns how many were taken."""
+        """Take proposals while a worker could become idle; returns how many were taken."""
         taken = 0
-        while (room := self.runner.capacity - len(self._waiting)) > 0:
-            proposals = [p for p in (source.next() for _ in range(min(room, self.pack))) if p is not None]
+        while (room := self.runner.slots - len(self._under_way())) > 0:
+            proposals, whole = self._ask(source, room)
             if not proposals:
                 return taken
             taken += len(proposals)
-            self._admit(source, proposals)
+            self._admit(source, proposals, whole)
         return taken
 
-    def _admit(self, source: Source, proposals: Sequence[Proposal]) -> None:
-        """Write members, tell what has a record, and submit the rest in packs that share a base model."""
+    def _ask(self, source: Source, room: int) -> tuple[list[Proposal], bool]:
+        """Proposals for so many packs, and whether more will follow, so that none need be cut for the workers' sake.
+
+        What no longer fills a pack for every worker is taken at once.
+        """
+        workers, left = self.runner.workers, source.left
+        limit, last = portion(left, workers, self.pack), left <= workers * self.pack
+        idle = workers - len(self._under_way())
+        asked: list[Proposal] = []
+        runs = 0
+        while last or runs < room:
+            run = source.next(limit) or (source.next(1, waiting=True) if len(asked) < idle else [])
+            if not run:
+                return asked, False
+            asked += run
+            runs += 1
+        return asked, True
+
+    def _under_way(self) -> list[int]:
+        """Sizes of the packs with trials that somebody waits for."""
+        packs = self.runner.under_way()
+        return [len(pack) for pack in packs if not self._waiting.keys().isdisjoint(pack)]
+
+    def _admit(self, source: Source, proposals: Sequence[Proposal], whole: bool = False) -> None:
+        """Write members, tell what has a record, and submit the rest: in `whole` packs, or so that workers end together."""
         new = []
         for proposal in proposals:
             found = self._record(proposal.config.key)
@@ -155,7 +193,7 @@ class Driver:
             if proposal.config.key not in self._waiting:
                 new.append(proposal.config)
             self._waiting.setdefault(proposal.config.key, []).append(proposal)
-        self._submit(new)
+        self._submit(new, whole)
 
     def _join(self, proposal: Proposal, reused: bool) -> None:
         member = replace(proposal.member, reused=reused)
@@ -171,52 +209,58 @@ class Driver:
         self.layout.record(key).unlink()
         return None
 
-    def _submit(self, configs: Sequence[TrialConfig]) -> None:
-        under_way = self.runner.under_way()
+    def _submit(self, configs: Sequence[TrialConfig], whole: bool) -> None:
+        """Have trials run in packs, apart from those that run already."""
+        under_way = {key for pack in self.runner.under_way() for key in pack}
         new = [config for config in configs if config.key not in under_way]
         self.tally.ran += len(new)
-        for _, group in groupby(new, key=lambda config: config.pipeline.base_model):
-            same = list(group)
-            for start in range(0, len(same), self.pack):
-                self.runner.submit(same[start : start + self.pack])
+        for pack in cut(new, 1, self.pack) if whole else cut(new, self.runner.workers, self.pack, self._under_way()):
+            self.runner.submit(pack)
 
     def _settle(self, source: Source, pack: Ended) -> None:
         unrecorded = [config for config in pack.configs if not self._take_record(source, config.key)]
-        if not unrecorded:
-            return
-        if pack.loss is None:
+        if pack.loss is not None:
+            self._lose(source, pack.configs, unrecorded, pack.loss)
+        elif unrecorded:
             self._unsettled |= {config.key: time.monotonic() for config in unrecorded}
-        elif pack.loss.kind == "spec":
-            raise SpecError(pack.loss.reason)
-        elif pack.loss.kind == "storage":
-            raise StorageError(
-                f"records must be written below {self.layout.trials}, but {pack.loss.reason}: free space or fix "
-                "permissions, then run again; everything recorded is kept"
-            )
-        else:
-            self._lose(source, unrecorded, pack.loss)
 
-    def _lose(self, source: Source, configs: Sequence[TrialConfig], loss: Loss) -> None:
-        """The first without a record was running as the pack ended; the others had not begun, and are run again."""
-        running, rest = configs[0], list(configs[1:])
-        self._losses[running.key] += 1
-        append_line(self._jobs, {"event": "lost", "key": running.key, "reason": loss.reason, "at": now()})
-        log.warning("trial %s was lost: %s", running.key, loss.reason)
-        if loss.kind == "worker" and self._losses[running.key] < _CHANCES:
-            rest.insert(0, running)
-        else:
-            self._record_loss(source, running, loss)
-        self._submit([config for config in rest if config.key in self._waiting])
+    def _lose(self, source: Source, pack: Sequence[TrialConfig], unrecorded: Sequence[TrialConfig], loss: Loss) -> None:
+        """What a pack left without a record runs again, one by one; its time is written down."""
+        alone = len(pack) == len(unrecorded) == 1 and loss.kind in ("worker", "error")
+        if alone:
+            self._losses[pack[0].key] += 1
+        over = alone and (loss.kind == "error" or self._losses[pack[0].key] >= _CHANCES)
+        lost = replace(lost_attempt(self.layout, pack, 0.0 if over else loss.seconds, loss.reason), blamed=alone)
+        with suppress(StorageError):  # the disk may be what it was lost to
+            append_lost(self._jobs, lost)
+        self.tally.seconds += lost.seconds
+        _raise_for(loss, self.layout)
+        log.warning("%s lost: %s", f"trial {pack[0].key} was" if alone else f"{len(pack)} trials were", loss.reason)
+        if over:
+            self._record_loss(source, pack[0], loss)
+            return
+        self._shrink(len(pack))
+        for config in unrecorded:
+            self.runner.submit([config])
+
+    def _shrink(self, size: int) -> None:
+        """From the second lost pack on, packs become smaller: it may be their size that their workers die of."""
+        self._lost_packs += size > 1
+        if self._lost_packs > 1 and self.pack > (smaller := max(1, size // 2)):
+            log.warning("packs are cut to %d trials, since %d were lost", smaller, self._lost_packs)
+            self.pack = smaller
 
     def _record_loss(self, source: Source, config: TrialConfig, loss: Loss) -> None:
         """A failure is a record too: the driver writes it where the worker could not."""
-        cost = CostRecord(seconds={"lost": loss.seconds})
+        on_gpu = device(self.site) == "cuda"
+        cost = CostRecord(seconds={"lost": loss.seconds}, gpu_s=loss.seconds if on_gpu else 0.0)
         provenance = Provenance(harness_version=__version__, hostname=socket.gethostname(), started_at=now())
         write_result(self.layout, TrialResult(config, loss.status, loss.reason, cost=cost, provenance=provenance))
         self._take_record(source, config.key)
 
-    def _settle_late(self, source: Source) -> None:
-        """Records of trials that ended but are not visible yet, as on a shared file system."""
+    def _settle_late(self, source: Source) -> bool:
+        """Take records of trials that ended but were not visible yet, as on a shared file system; whether any came."""
+        before = len(self._unsettled)
         for key, since in list(self._unsettled.items()):
             if self._take_record(source, key):
                 del self._unsettled[key]
@@ -225,6 +269,7 @@ class Driver:
                     f"{self.layout.record(key)} must be a whole record after its trial, but is not: check the disk, "
                     "then run again; everything else is kept"
                 )
+        return len(self._unsettled) < before
 
     def _take_record(self, source: Source, key: str) -> bool:
         if key not in self._waiting:
@@ -254,6 +299,17 @@ class Driver:
             seconds=self.tally.seconds,
             money=self.tally.money,
             leaders=tuple(source.leaders()),
+        )
+
+
+def _raise_for(loss: Loss, layout: Layout) -> None:
+    """Raise what is the user's or the disk's to mend."""
+    if loss.kind == "spec":
+        raise SpecError(loss.reason)
+    if loss.kind == "storage":
+        raise StorageError(
+            f"records must be written below {layout.trials}, but {loss.reason}: free space or fix permissions, then run "
+            "again; everything recorded is kept"
         )
 
 

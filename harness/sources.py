@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from harness.driver import Proposal, Source
 from harness.errors import SpecError
 from harness.layout import Layout, find_result
+from harness.ledger import Stop
 from harness.members import Member, now
+from harness.packs import alike
 from harness.plugins import load
 from harness.records import Evaluation, Pipeline, Stage, TrialConfig, TrialResult, derive_seed
 from harness.search.cell import Best, Cell, CellDesign, Job
+from harness.search.give_up import chance
 from harness.setting import ModelInfo, Setting, TaskInfo, steps_of
 from harness.spec import Role, StudySpec
 
@@ -26,13 +29,15 @@ class FixedSource(Source):
     def __init__(self, proposals: Sequence[Proposal]) -> None:
         self.proposals, self._asked = proposals, 0
         self._results: dict[str, TrialResult] = {}
+        self._kinds = [alike(proposal.config) for proposal in proposals]
 
-    def next(self) -> Proposal | None:
-        """The next of the list."""
-        if self._asked == len(self.proposals):
-            return None
-        self._asked += 1
-        return self.proposals[self._asked - 1]
+    def next(self, limit: int, waiting: bool = False) -> list[Proposal]:
+        """The next of the list, as far as they are alike."""
+        start = end = self._asked
+        while end < min(start + limit, len(self.proposals)) and self._kinds[end] == self._kinds[start]:
+            end += 1
+        self._asked = end
+        return list(self.proposals[start:end])
 
     def tell(self, proposal: Proposal, result: TrialResult) -> None:
         """Keep the result."""
@@ -42,6 +47,11 @@ class FixedSource(Source):
     def planned(self) -> int:
         """Length of the list."""
         return len(self.proposals)
+
+    @property
+    def left(self) -> int:
+        """What was not asked for yet."""
+        return len(self.proposals) - self._asked
 
     def without_score(self) -> tuple[str, ...]:
         """Groups of trials (family, task, base model, split) of which none has a score."""
@@ -57,12 +67,20 @@ class SearchSource(Source):
     """All cells of a study.
 
     Base models take turns as a whole, since a worker keeps one of them warm; of one base model's cells the one that
-    used the least of its budget asks next, so that they advance together.
+    used the least of its budget asks next, so that they advance together. A cell that can no longer reach the best of
+    its task and base model gives up, where the study allows it.
     """
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.cells = cells
+    def __init__(
+        self, cells: Sequence[Cell], stops: Sequence[Stop] = (), stopped: Callable[[Stop], None] = lambda stop: None
+    ) -> None:
+        """Take the cells, those that gave up under an earlier driver, and who is told when another one does."""
+        self.cells, self._stopped = cells, stopped
         self._finished: set[int] = set()
+        reasons = {(stop.base_model, stop.task, stop.family): stop.reason for stop in stops}
+        for cell in cells:
+            design = cell.design
+            cell.gave_up = reasons.get((design.model.name, design.task.name, design.family.name))
 
     def restore(self, members: Sequence[Member]) -> list[Proposal]:
         """What earlier drivers asked for, in the same order.
@@ -85,16 +103,31 @@ class SearchSource(Source):
             proposals.append(Proposal(member, config, (cell, job)))
         return proposals
 
-    def next(self) -> Proposal | None:
-        """A job of the cell that is furthest behind."""
-        open_cells = [cell for cell in self.cells if id(cell) not in self._finished]
-        models = list(dict.fromkeys(cell.design.model for cell in self.cells))
-        for cell in sorted(open_cells, key=lambda c: (models.index(c.design.model), c.spent / c.design.budget)):
-            if (job := cell.next()) is not None:
-                return self._proposal(cell, job)
-            if not cell.running:
-                self._finished.add(id(cell))
-        return None
+    def next(self, limit: int, waiting: bool = False) -> list[Proposal]:
+        """Jobs of the cell that is furthest behind; another base model's only while a worker waits."""
+        for model in dict.fromkeys(cell.design.model for cell in self.cells):
+            cells = [c for c in self.cells if c.design.model == model and id(c) not in self._finished]
+            cells.sort(key=lambda c: c.spent / c.design.budget)
+            for ahead in (False, True) if waiting else (False,):
+                for cell in cells:
+                    if jobs := self._ask(cell, limit, ahead):
+                        return [self._proposal(cell, job) for job in jobs]
+            if not waiting and any(id(cell) not in self._finished for cell in cells):
+                break
+        return []
+
+    def _ask(self, cell: Cell, limit: int, ahead: bool) -> list[Job]:
+        if cell.gave_up is None and (stop := hopeless(cell, self._arena(cell))) is not None:
+            cell.gave_up = stop.reason
+            self._stopped(stop)
+        jobs = cell.next(limit, ahead)
+        if not jobs and not cell.running:
+            self._finished.add(id(cell))
+        return jobs
+
+    def _arena(self, cell: Cell) -> list[Cell]:
+        place = cell.design.model, cell.design.task
+        return [other for other in self.cells if (other.design.model, other.design.task) == place]
 
     def tell(self, proposal: Proposal, result: TrialResult) -> None:
         """Bring a job's result to its cell."""
@@ -105,6 +138,11 @@ class SearchSource(Source):
     def planned(self) -> int:
         """Jobs that all budgets pay for, about."""
         return sum(cell.planned_jobs for cell in self.cells)
+
+    @property
+    def left(self) -> int:
+        """Of these, those not asked for yet."""
+        return self.planned - sum(len(cell.results) for cell in self.cells)
 
     def leaders(self) -> list[str]:
         """The best of each task and base model."""
@@ -137,6 +175,38 @@ class SearchSource(Source):
             fidelity=config.fidelity,
         )
         return Proposal(member, config, (cell, job))
+
+
+def hopeless(cell: Cell, arena: Sequence[Cell]) -> Stop | None:
+    """Why a cell should give up, or None.
+
+    Args:
+        cell: Asks whether to go on.
+        arena: All cells of its task and base model.
+    """
+    design, limit = cell.design, cell.design.search.give_up
+    if limit is None or not (scores := cell.scored()) or cell.unused <= 0:
+        return None
+    sign = 1.0 if design.higher_is_better else -1.0
+    leader, family = max((best.value, other.design.family.name) for other in arena if (best := other.best()))
+    stderr = max((score.stderr for score in scores if score.stderr is not None), default=None)
+    found = chance([sign * score.value for score in scores], cell.trials_left, leader, stderr)
+    if found > limit:
+        return None
+    return Stop(
+        family=design.family.name,
+        task=design.task.name,
+        base_model=design.model.name,
+        scored=len(scores),
+        left=cell.unused,
+        seconds=cell.unused * cell.full_s,
+        best=sign * max(sign * score.value for score in scores),
+        leader=sign * leader,
+        leader_family=family,
+        chance=found,
+        limit=limit,
+        at=now(),
+    )
 
 
 def search_cells(study: StudySpec, setting: Setting, guess_s: dict[str, float]) -> list[Cell]:

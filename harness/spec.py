@@ -98,6 +98,14 @@ class Search(Strict):
         1 / 9, gt=0, le=1, description="Lowest rung of a scheduler, as share of the full budget."
     )
     reduction: int = Field(3, ge=2, description="Of this many trials of a rung, one goes on; the rungs' ratio too.")
+    give_up: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        exclude_if=lambda value: value is None,  # studies from before this setting keep their fingerprint
+        description="A family stops on a task when the chance that the rest of its budget reaches the best family there, "
+        "by validation scores, is at most this, for example 0.05; left out, every family uses its whole budget.",
+    )
     limit: int | None = Field(None, ge=1, description="Validation items per task while searching; all if left out.")
     off_target: bool = Field(True, description="Whether search trials are scored on the off-target suite too.")
     fractions: tuple[float, ...] = Field(

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.driver import Driver, Proposal, Source, locked
 from harness.errors import PartialFailure, SpecError
 from harness.layout import Layout, write_atomically
+from harness.ledger import append_stop, read_stops
 from harness.members import Member, read_members
 from harness.plan import guesses, plan_study
 from harness.progress import Display, duration
@@ -54,7 +57,7 @@ class Summary:
     """Trials whose records other studies had made before."""
     failed: int
     seconds: float
-    """Wall seconds of its trials, reused ones left out."""
+    """Wall seconds of its trials, lost attempts included, reused ones left out."""
     money: float | None
     without_score: tuple[str, ...]
     """What has no score at all although its budget is spent: cells, base scores, or finalists."""
@@ -100,7 +103,8 @@ def run_search(study: StudySpec, site: Site, setting: Setting | None = None) -> 
     """Spend every family's tuning budget; see `run_base` for arguments and errors."""
     with _opened(study, site, setting) as step:
         cells = search_cells(study, step.setting, guesses(study, site, step.setting))
-        source = SearchSource(cells)
+        folder = site.layout.study(study.name)
+        source = SearchSource(cells, read_stops(site.layout, study.name), partial(append_stop, folder))
         step.drive("search", source, source.restore(step.members))
         _remove_checkpoints(site.layout, cells)
         without = [cell.design.label for cell in cells if cell.best() is None]
@@ -117,7 +121,7 @@ def run_confirm(study: StudySpec, site: Site, setting: Setting | None = None) ->
     Raises:
         SpecError: Also when the study was not searched to its end.
     """
-    with _opened(study, site, setting) as step:
+    with _opened(study, site, setting, last=True) as step:
         if not _marker(site.layout, study.name, "search").exists():
             raise SpecError(f"{study.name} must be searched before it is confirmed: run 'harness search {study.name}'")
         cells = restored_cells(site.layout, search_cells(study, step.setting, {}), step.members)
@@ -162,8 +166,8 @@ class _Step:
 
 
 @contextmanager
-def _opened(study: StudySpec, site: Site, setting: Setting | None) -> Iterator[_Step]:
-    """The study's folder, claimed for this study and for this process; workers are stopped at the end."""
+def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = False) -> Iterator[_Step]:
+    """The study's folder, claimed for this study and for this process; workers stay warm for the next step, if any."""
     options = parse_options(site.runner, site.options)
     folder = site.layout.study(study.name)
     check_folder(site.layout, study)
@@ -173,12 +177,17 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None) -> Iterator[_
         for name, facts in setting.features.items():
             write_atomically(folder / name, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         _keep_plan(study, site, setting)
-        runner = make_runner(site.runner, options, folder, _duty(study, site, options["threads"]))
+        runner = make_runner(site.runner, options, folder, _duty(study, site, options))
         members = read_members(site.layout, study.name)
         try:
             yield _Step(study, site, setting, members, Driver(study.name, site, runner, members, options["pack"]))
-        finally:
+        except BaseException:
             runner.close()
+            raise
+        if last:
+            runner.close()
+        else:
+            runner.leave()
 
 
 def check_folder(layout: Layout, study: StudySpec) -> None:
@@ -208,7 +217,7 @@ def _keep_plan(study: StudySpec, site: Site, setting: Setting) -> None:
         write_atomically(path, json.dumps(to_json(plan_study(study, site, setting)), indent=1) + "\n")
 
 
-def _duty(study: StudySpec, site: Site, threads: int) -> Duty:
+def _duty(study: StudySpec, site: Site, options: Mapping[str, Any]) -> Duty:
     from harness.warm import Workspace
 
     layout = Layout(site.layout.results.resolve(), site.layout.reports.resolve())
@@ -216,12 +225,13 @@ def _duty(study: StudySpec, site: Site, threads: int) -> Duty:
         layout=layout,
         task_folders=tuple(folder.resolve() for folder in site.task_folders),
         device=site.device,
-        threads=threads,
+        threads=options["threads"],
         prices=study.prices,
         keep_checkpoint=study.search.scheduler != "none",
+        time_limit_s=60 * options["time_limit_min"] if "time_limit_min" in options else None,
         corpora=corpora(study),
     )
-    return Duty(layout.study(study.name) / "queue", site.work, workspace)
+    return Duty(layout.study(study.name) / "queue", site.work, workspace, options["idle_s"])
 
 
 def _marker(layout: Layout, study: str, role: Role) -> Path:

@@ -5,8 +5,9 @@
     queue/done/ITEM        its trials have records
     queue/failed/ITEM      the pack raised an error; ITEM.why says which
 
-Imports, base weights and tokenised data are paid for once per worker. Nobody beats a heart: the driver learns from
-the operating system or from Slurm which jobs are alive, and what a dead one had claimed runs again.
+Imports, base weights and tokenised data are paid for once per worker, which stays for a while when a step has ended:
+the next one finds it warm. Nobody beats a heart: the driver learns from the operating system or from Slurm which jobs
+are alive, and what a dead one had claimed runs again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, StorageError
 from harness.layout import write_atomically
-from harness.records import TrialConfig, TrialResult, canonical_json, config_from_json, to_json
+from harness.records import TrialConfig, TrialResult, canonical_json, config_from_json, fingerprint, to_json
 
 if TYPE_CHECKING:
     from harness.trial import Workspace
@@ -36,6 +37,20 @@ log = logging.getLogger(__name__)
 Work = Callable[[Sequence[TrialConfig], "Workspace"], list[TrialResult]]
 """Runs a pack and leaves one record per trial; raises only for what is not a trial's own failure."""
 
+_TELLING = (
+    "HARNESS_",
+    "HF_",
+    "CUDA_",
+    "OMP_",
+    "MKL_",
+    "TORCH",
+    "PYTORCH_",
+    "PYTHON",
+    "TOKENIZERS_",
+    "TRANSFORMERS_",
+    "LD_",
+)
+"""Beginnings of the names of variables that can change what a worker does."""
 _POLL_S = 0.05
 _LONGEST_POLL_S = 0.5
 
@@ -80,12 +95,21 @@ class Duty:
     work: str
     """`module:function`, see `Work`."""
     workspace: Workspace
-    idle_s: float = 60.0
-    """It leaves after so long without anything to do."""
+    idle_s: float = 20.0
+    """It leaves after so long without anything to do, whether its driver is there or not."""
     limit_s: float | None = None
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Variables set before the first import of torch."""
+
+    def sign(self) -> str:
+        """Fingerprint of what makes a worker fit for this duty: the code, what it is told, and where it looks.
+
+        Its GPU, its time limit and its patience are its own.
+        """
+        code = max(path.stat().st_mtime_ns for path in Path(__file__).parent.rglob("*.py"))
+        around = {name: value for name, value in os.environ.items() if name.startswith(_TELLING)}
+        return fingerprint([code, str(self.queue), self.work, repr(self.workspace), around])
 
 
 def find_work(path: str) -> Work:
@@ -129,7 +153,7 @@ def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
     """Packs, as long as there are any, there is time, and the job that started this worker lives."""
     parent, started = os.getppid(), time.monotonic()
     idle_since, longest = started, 0.0
-    while os.getppid() == parent:
+    while os.getppid() == parent and folders.todo.exists():
         now = time.monotonic()
         if duty.limit_s is not None and now - started + 1.2 * longest > duty.limit_s:
             return
@@ -153,19 +177,21 @@ def _claim(todo: Path, mine: Path) -> Path | None:
 
 
 def _run(item: Path, folders: Folders, duty: Duty) -> None:
+    started = time.monotonic()
     try:
         find_work(duty.work)(read_item(item), duty.workspace)
     except Exception as error:
         log.exception("%s failed", item.name)
         with suppress(StorageError):  # a full disk takes a rename, but not always a file
-            write_atomically(folders.failed / f"{item.name}.why", json.dumps(_why(error)) + "\n")
+            write_atomically(folders.failed / f"{item.name}.why", json.dumps(_why(error, started)) + "\n")
         os.rename(item, folders.failed / item.name)
     else:
         os.rename(item, folders.done / item.name)
 
 
-def _why(error: Exception) -> dict[str, str]:
+def _why(error: Exception, started: float) -> dict[str, str | float]:
     known = {SpecError: "spec", StorageError: "storage"}
     kind = next((kind for base, kind in known.items() if isinstance(error, base)), "error")
     text = " ".join(str(error).split())[:500]
-    return {"kind": kind, "reason": text if kind != "error" else f"{type(error).__name__}: {text}"}
+    reason = text if kind != "error" else f"{type(error).__name__}: {text}"
+    return {"kind": kind, "reason": reason, "seconds": time.monotonic() - started}

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, one_of
+from harness.packs import LARGEST
 from harness.runners.base import InlineRunner, Runner
 from harness.setting import gpus
 from harness.worker import Duty
 
-_COMMON = {"workers": int, "threads": int, "pack": int}
+_COMMON = {"workers": int, "threads": int, "pack": int, "idle_s": float, "time_limit_min": float}
 OPTIONS: Mapping[str, Mapping[str, type]] = {
     "inline": _COMMON,
     "local": _COMMON,
@@ -24,8 +25,9 @@ OPTIONS: Mapping[str, Mapping[str, type]] = {
     | {"time_min": int, "mem_gb": float, "gpus": int, "cpus": int}
     | dict.fromkeys(("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist"), str),
 }
-"""Options of each runner: `pack` trials go to a worker at once, `workers` packs run at a time, `threads` are CPU threads
-of each worker; the rest are Slurm's."""
+"""Options of each runner: at most `pack` trials go to a worker at once and train together where they can, `workers`
+packs run at a time, `threads` are CPU threads of each worker; a worker stays for `idle_s` without work, for the next step
+to find it warm; a trial that takes longer than `time_limit_min` ends as timed out. The rest are Slurm's."""
 
 
 def parse_options(runner: str, options: Mapping[str, str]) -> dict[str, Any]:
@@ -36,7 +38,12 @@ def parse_options(runner: str, options: Mapping[str, str]) -> dict[str, Any]:
     """
     if runner not in OPTIONS:
         raise UsageError(one_of("runner", runner, list(OPTIONS)))
-    parsed: dict[str, Any] = {"threads": 1, "pack": 1, "workers": 4 if runner == "slurm" else len(gpus()) or cores()}
+    parsed: dict[str, Any] = {
+        "threads": 1,
+        "pack": LARGEST,
+        "workers": 4 if runner == "slurm" else len(gpus()) or cores(),
+        "idle_s": 60.0 if runner == "slurm" else 20.0,
+    }
     for key, value in options.items():
         if key not in OPTIONS[runner]:
             raise UsageError(one_of(f"option of runner {runner}", key, list(OPTIONS[runner])))
@@ -47,6 +54,8 @@ def parse_options(runner: str, options: Mapping[str, str]) -> dict[str, Any]:
             raise UsageError(f"runner option {key} must be a number, but got '{value}': for example {key}=4") from None
         if kind is int and key != "gpus" and parsed[key] < 1:
             raise UsageError(f"runner option {key} must be at least 1, but got {value}: raise it")
+        if kind is float and not parsed[key] > 0:
+            raise UsageError(f"runner option {key} must be above 0, but got {value}: raise it")
     return parsed
 
 

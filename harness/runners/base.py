@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ class Loss:
     status: TrialStatus
     reason: str
     seconds: float = 0.0
-    """Wall seconds that it held its worker."""
+    """Wall seconds that it held its worker; those of the last sign of life where nobody saw the worker die."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class Ended:
 class Runner(ABC):
     """Runs packs of trials somewhere."""
 
-    capacity: int
-    """Trials that should be under way so that no worker waits for the driver."""
+    workers: int
+    """Packs that run at a time."""
+    slots: int
+    """Packs that should be under way so that no worker waits for the driver."""
     settle_s: float = 0.0
     """How long a record may take to become visible here after its trial ended (shared file systems cache)."""
 
@@ -48,9 +50,13 @@ class Runner(ABC):
     def poll(self) -> list[Ended]:
         """What ended since the last call; does not wait."""
 
-    def under_way(self) -> set[str]:
-        """Keys of the trials that wait or run, those of an earlier driver included."""
-        return set()
+    def under_way(self) -> Sequence[Collection[str]]:
+        """Keys of the trials of each pack that waits or runs, those of an earlier driver included."""
+        return ()
+
+    def leave(self) -> None:
+        """End when all is done; workers may stay for a while, for the next driver."""
+        self.close()
 
     def close(self) -> None:  # noqa: B027
         """Stop all workers, whatever they do."""
@@ -59,7 +65,7 @@ class Runner(ABC):
 class InlineRunner(Runner):
     """Runs a pack in this process as it is submitted: for tests, debugging and small machines."""
 
-    capacity = 1
+    workers = slots = 1
 
     def __init__(self, duty: Duty) -> None:
         self.duty = duty
@@ -75,6 +81,10 @@ class InlineRunner(Runner):
         ended, self._ended = self._ended, []
         return ended
 
+    def under_way(self) -> Sequence[Collection[str]]:
+        """Packs whose end was not reported yet."""
+        return [[config.key for config in pack.configs] for pack in self._ended]
+
 
 @dataclass(frozen=True)
 class WorkerJob:
@@ -88,6 +98,8 @@ class WorkerJob:
     """Start time of the process in clock ticks since boot: tells it from a later one with the same id."""
     gpu: str = ""
     at: str = ""
+    duty: str = ""
+    """Fingerprint of what it was told, see `Duty.sign`."""
 
 
 class Backend(ABC):

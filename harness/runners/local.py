@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -21,6 +22,10 @@ from harness.worker import Duty, serve
 
 log = logging.getLogger(__name__)
 
+_CHILDREN: list[Any] = []
+"""Jobs that this process started and that live; they may outlive it."""
+atexit.register(_CHILDREN.clear)  # while what submitit does in `__del__` still works
+
 
 class LocalBackend(Backend):
     """Processes of this machine, through submitit's local executor; each gets one GPU if there are any."""
@@ -29,7 +34,6 @@ class LocalBackend(Backend):
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         self.folder, self.threads = folder, options["threads"]
-        self._children: list[Any] = []
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
         """Start a controller process, which starts the worker and outlives the driver."""
@@ -39,14 +43,14 @@ class LocalBackend(Backend):
         gpu = min(gpus(), key=held.count, default="")
         executor = LocalExecutor(self.folder)
         executor.update_parameters(timeout_min=60 * 24 * 30)
-        with _environment(OMP_NUM_THREADS=str(self.threads)):
+        with _environment(OMP_NUM_THREADS=str(self.threads)), _streams_to(self.folder / "controllers.log"):
             job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
-        self._children.append(job)
+        _CHILDREN.append(job)
         return WorkerJob("local", job.job_id, socket.gethostname(), _birth(int(job.job_id)) or "", gpu, now())
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs whose controller process is gone."""
-        self._children = [child for child in self._children if not child.done()]  # collects the dead ones, too
+        _CHILDREN[:] = [child for child in _CHILDREN if not child.done()]  # collects the dead ones, too
         gone = [job for job in jobs if not self._alive(job)]
         return {job.job: Loss("worker", TrialStatus.CRASHED, "its worker process died") for job in gone}
 
@@ -83,6 +87,21 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         log.debug("process %d was gone already", pid)
+
+
+@contextmanager
+def _streams_to(path: Path) -> Iterator[None]:
+    """What is started inside writes to a file: it must not hold a pipe open that the driver's caller reads to its end."""
+    kept = {number: os.dup(number) for number in (1, 2)}
+    try:
+        with path.open("ab") as file:
+            for number in kept:
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, copy in kept.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextmanager

@@ -1,28 +1,33 @@
 """A runner that feeds warm workers through a queue of files, whoever started them.
 
-A driver that was killed finds its workers again by their lines in `jobs.jsonl`, and its packs by their files.
-A local worker of another host cannot be seen from here and counts as dead.
+A driver finds the workers of the one before it by their lines in `jobs.jsonl`, and the packs of one that was killed by
+their files. Workers that were told something else are ended first. A local worker of another host cannot be seen from
+here and counts as dead.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.ledger import append_lost, lost_attempt
 from harness.members import append_line, now, read_lines
-from harness.records import TrialConfig, TrialStatus
+from harness.records import TrialConfig, TrialStatus, fingerprint
 from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob
 from harness.worker import Duty, Folders, read_item, write_item
 
 log = logging.getLogger(__name__)
 
 _START_ATTEMPTS = 3
+_DRIVERS_OWN = ("workers", "pack", "idle_s")
+"""Options that workers know nothing of."""
 
 
 class QueueRunner(Runner):
@@ -32,17 +37,22 @@ class QueueRunner(Runner):
         self.duty, self.backend, self.settle_s = duty, backend, backend.settle_s
         self.folders, self.lines = Folders(duty.queue), folder / "jobs.jsonl"
         self.workers = options["workers"]
-        self.capacity = (self.workers + max(1, self.workers // 4)) * options["pack"]
+        self.slots = self.workers + max(1, self.workers // 4)
         self.folders.make()
+        self._sign = fingerprint(
+            [duty.sign(), {key: value for key, value in options.items() if key not in _DRIVERS_OWN}]
+        )
         self._last_look, self._false_starts = -1e9, 0
+        self._seen: set[str] = set()
         self.jobs = {job.job: job for job in recorded_jobs(self.lines)}
-        self.items: dict[str, list[TrialConfig]] = {}
+        self.items: dict[str, dict[str, TrialConfig]] = {}
         self._adopt()
 
     def submit(self, configs: Sequence[TrialConfig]) -> None:
         """Queue a pack, and start another worker if there are fewer than packs and than allowed."""
+        pack = {config.key: config for config in configs}
         name = f"{time.time_ns():020d}-{configs[0].key}.json"
-        self.items[name] = list(configs)
+        self.items[name] = pack
         write_item(self.folders.todo, name, configs)
         self._staff()
 
@@ -58,32 +68,54 @@ class QueueRunner(Runner):
         self._staff()
         return ended
 
-    def under_way(self) -> set[str]:
-        """Keys of the trials in the queue."""
-        return {config.key for configs in self.items.values() for config in configs}
+    def under_way(self) -> Sequence[Collection[str]]:
+        """Keys of the trials of each pack in the queue."""
+        return list(self.items.values())
+
+    def leave(self) -> None:
+        """Keep the workers that have started, who leave by themselves when idle; end what nobody waits for."""
+        if self.items:
+            self.close()
+            return
+        waiting = [job for job in self.jobs.values() if not (self.folders.claimed / job.job).exists()]
+        self._end(waiting, "stopped by the driver before it began")
 
     def close(self) -> None:
         """End all workers; what they had not finished is forgotten here and asked for again by the next driver."""
-        self.backend.cancel(list(self.jobs.values()))
-        for job in list(self.jobs):
-            self._bury(job, "stopped by the driver")
+        self._end(list(self.jobs.values()), "stopped by the driver")
         for path in [*self.folders.todo.iterdir(), *self.folders.claimed.glob("*/*")]:
             path.unlink(missing_ok=True)
         self.items.clear()
 
+    def _end(self, jobs: Sequence[WorkerJob], reason: str) -> None:
+        """End workers now; what they had begun is written down as lost and waits again."""
+        self.backend.cancel(jobs)
+        for job in jobs:
+            for path in self._held_by(job.job):
+                with suppress(FileNotFoundError):  # it had ended after all
+                    held = self._held_s(job.job, path)
+                    os.rename(path, self.folders.todo / path.name)
+                    configs = read_item(self.folders.todo / path.name)
+                    append_lost(self.lines, lost_attempt(self.duty.workspace.layout, configs, held, reason))
+            self._bury(job.job, reason)
+
     def _adopt(self) -> None:
-        """Take over the queue of an earlier driver: what waits or runs goes on, what a dead worker held is reported."""
+        """Take over from an earlier driver: fit workers, what waits and what runs; what a dead one held is reported."""
         for folder in (self.folders.done, self.folders.failed):
             for path in folder.iterdir():
                 path.unlink()
+        fit = [job for job in self.jobs.values() if job.duty == self._sign]
+        fit.sort(key=lambda job: -len(self._held_by(job.job)))
+        self._end([job for job in self.jobs.values() if job not in fit[: self.workers]], "unfit for what is to be done")
         for folder in (self.folders.todo, *self.folders.claimed.iterdir()):
-            self.items |= {name: read_item(folder / name) for name in self._present(folder)}
+            for name in self._present(folder):
+                self.items[name] = {config.key: config for config in read_item(folder / name)}
         if self.items:
             log.info("%d packs of an earlier driver are still under way", len(self.items))
 
     def _staff(self) -> None:
         while len(self.jobs) < min(self.workers, len(self.items)):
-            job = self.backend.start(self.duty, list(self.jobs.values()))
+            job = replace(self.backend.start(self.duty, list(self.jobs.values())), duty=self._sign)
             self.jobs[job.job] = job
             append_line(self.lines, {"event": "started", "job": vars(job)})
 
@@ -91,8 +123,9 @@ class QueueRunner(Runner):
         """The workers that died since the last look, orphans of workers that are unknown among them."""
         self._last_look = time.monotonic()
         dead = self.backend.dead(list(self.jobs.values()))
+        self._seen |= self.jobs.keys() - dead.keys()
         for job, loss in dead.items():
-            self._bury(job, loss.reason)
+            self._bury(job, loss.reason if self._held_by(job) else "left, or died, with nothing to do")
             self._count_false_start(job)
         unknown = {path.name for path in self.folders.claimed.iterdir()} - set(self.jobs) - set(dead)
         return dead | dict.fromkeys(unknown, Loss("worker", TrialStatus.CRASHED, "its worker died unseen"))
@@ -114,24 +147,36 @@ class QueueRunner(Runner):
     def _lose(self, job: str, name: str, loss: Loss) -> Ended:
         claimed = self.folders.claimed / job / name
         try:
-            held = max(0.0, time.time() - claimed.stat().st_ctime)  # a rename sets ctime: the moment of the claim
+            held = self._held_s(job, claimed)
             claimed.unlink()
         except FileNotFoundError:  # it had ended after all
             return self._finish(name, None)
         return self._finish(name, replace(loss, seconds=held))
 
+    def _held_by(self, job: str) -> list[Path]:
+        folder = self.folders.claimed / job
+        return [folder / name for name in self._present(folder)]
+
+    def _held_s(self, job: str, claimed: Path) -> float:
+        """Seconds since a pack was claimed, or until its worker's last sign of life if it was dead when first looked at."""
+        until = time.time()
+        if job not in self._seen:
+            logs = self.backend.folder.parent.glob(f"*/{job}_*")
+            until = max((path.stat().st_mtime for path in logs), default=0.0)
+        return max(0.0, until - claimed.stat().st_ctime)  # a rename sets ctime: the moment of the claim
+
     def _finish(self, name: str, loss: Loss | None) -> Ended:
         for folder in (self.folders.done, self.folders.failed):
             for leftover in (folder / name, folder / f"{name}.why"):
                 leftover.unlink(missing_ok=True)
-        return Ended(tuple(self.items.pop(name)), loss)
+        return Ended(tuple(self.items.pop(name).values()), loss)
 
     def _why(self, name: str) -> Loss:
         why = self.folders.failed / f"{name}.why"
         lines = read_lines(why)
         if not lines:
             return Loss("storage", TrialStatus.CRASHED, "nothing could be written")
-        return Loss(lines[0]["kind"], TrialStatus.CRASHED, lines[0]["reason"])
+        return Loss(lines[0]["kind"], TrialStatus.CRASHED, lines[0]["reason"], lines[0]["seconds"])
 
     def _in(self, folder: Path) -> list[str]:
         return [name for name in self._present(folder) if name in self.items]

@@ -47,7 +47,7 @@ class SlurmBackend(Backend):
             executor = SlurmExecutor(self.folder)
             executor.update_parameters(**self._parameters(minutes))
             with clean_env():
-                job = executor.submit(serve, replace(duty, limit_s=0.9 * 60 * minutes, idle_s=120.0))
+                job = executor.submit(serve, replace(duty, limit_s=0.9 * 60 * minutes))
         except (RuntimeError, OSError, FailedJobError, FailedSubmissionError) as error:
             raise HarnessError(
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
@@ -78,7 +78,7 @@ class SlurmBackend(Backend):
 
     def _parameters(self, minutes: int) -> dict[str, Any]:
         options, threads = self.options, self.options["threads"]
-        own = {"time_min", "cpus", "mem_gb", "gpus", "workers", "threads", "pack"}
+        own = {"time_min", "cpus", "mem_gb", "gpus", "workers", "threads", "pack", "idle_s", "time_limit_min"}
         parameters = {key: value for key, value in options.items() if key not in own}
         if "mem_gb" in options:
             parameters["mem"] = f"{round(options['mem_gb'] * 1024)}MB"

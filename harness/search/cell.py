@@ -2,8 +2,11 @@
 
 Every cell of a study gets the same budget. In trials, a job at fidelity f that resumes from a checkpoint at g costs
 f - g of a trial (f where it cannot resume: several stages start again), so that a scheduler's budget of 8 trials is
-as much training as 8 full trials. In seconds, a job costs what its record says it cost, failures and reused records
-included; what still runs counts at its expected cost.
+as much training as 8 full trials. In seconds, a job costs what its record says it would have cost alone, failures and
+reused records included, so that nobody gains by training together; what still runs counts at its expected cost.
+
+Jobs are asked for several in a row, so that they can train together, but only as long as the sampler learns from what
+came before: see `Cell.next`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.records import Evaluation, ModelRef, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
+from harness.records import (
+    CostRecord,
+    Evaluation,
+    ModelRef,
+    Score,
+    TaskRef,
+    TrialConfig,
+    TrialResult,
+    TrialStatus,
+    derive_seed,
+)
+from harness.search.give_up import FIRST
 from harness.search.proposals import Observation, ask, size
 from harness.search.samplers.base import Sampler
 from harness.search.schedulers.base import Rung, Scheduler
@@ -54,6 +68,17 @@ class CellDesign:
     def rungs(self) -> tuple[float, ...]:
         """Fidelities, rising to 1."""
         return self.scheduler.rungs(self.search)
+
+    @cached_property
+    def independent(self) -> float:
+        """New trials that may start before any result is in.
+
+        At most as many as successive halving needs to bring one to the end, where trials go over rungs, and few where
+        families may give up.
+        """
+        count = min(self.sampler.independent, FIRST if self.search.give_up is not None else math.inf)
+        rungs = len(self.rungs) - 1
+        return min(count, self.search.reduction**rungs) if rungs else count
 
     @property
     def budget(self) -> float:
@@ -113,6 +138,8 @@ class Cell:
         self.points: list[dict[str, Scalar]] = []
         self.results: dict[Job, TrialResult | None] = {}
         self.exhausted = False
+        self.gave_up: str | None = None
+        """Why it asks for nothing any more although its budget is not used."""
 
     def restore(self, number: int, params: Mapping[str, Scalar], fidelity: float) -> Job:
         """Add a job that an earlier driver asked for, in the order it was asked."""
@@ -126,12 +153,38 @@ class Cell:
         """Bring a job's result."""
         self.results[job] = result
 
-    def next(self) -> Job | None:
-        """The next job, or None when nothing can be started now (see `running`)."""
-        job = self._promotion() or self._new() or self._last_resort()
-        if job is not None:
+    def next(self, limit: int = 1, waiting: bool = False) -> list[Job]:
+        """The next jobs, all at one rung; none when nothing can be started now (see `running`).
+
+        Going on comes before new trials. Of new trials, those that depend on no result may all start; after them, as
+        many may be without a result as half of those that have one.
+
+        Args:
+            limit: Most jobs.
+            waiting: Whether a worker has nothing to do otherwise; then one new trial may start in any case.
+        """
+        if self.gave_up is not None:
+            return []
+        new = int(min(limit, max(self._room(), int(waiting))))
+        return (
+            self._several(self._promotion, limit)
+            or self._several(self._new, new)
+            or self._several(self._last_resort, 1)
+        )
+
+    def _several(self, propose: Callable[[], Job | None], limit: int) -> list[Job]:
+        jobs: list[Job] = []
+        while len(jobs) < limit and (job := propose()) is not None and (not jobs or job.rung == jobs[0].rung):
             self.results[job] = None
-        return job
+            jobs.append(job)
+        return jobs
+
+    def _room(self) -> float:
+        """New trials that may start before more results are in."""
+        if len(self.points) < self.design.independent:
+            return self.design.independent - len(self.points)
+        seen = {job.number for job, result in self.results.items() if result is not None}
+        return max(1, len(seen) // 2) - self.running
 
     def config(self, job: Job) -> TrialConfig:
         """The job's trial."""
@@ -150,7 +203,7 @@ class Cell:
     @property
     def planned_jobs(self) -> int:
         """About how many jobs the whole budget pays for."""
-        if self.exhausted:
+        if self.exhausted or self.gave_up is not None:
             return len(self.results)
         paid = len(self.results) + max(0.0, self.design.budget - self.spent) / max(self._expected(0), _EPSILON)
         return max(1, round(min(paid, self.size * len(self.design.rungs))))
@@ -164,7 +217,7 @@ class Cell:
     def note(self) -> str | None:
         """Why the cell ended before its budget, or None."""
         if not self.exhausted:
-            return None
+            return self.gave_up
         unit = "seconds" if self.design.in_seconds else "trials"
         used = f"{self.spent:.3g} of {self.design.budget:g} {unit}"
         return f"{self.design.label}: every point of its space was tried ({len(self.points)}), which used {used}"
@@ -177,6 +230,33 @@ class Cell:
             return None
         value, number = min(scored)
         return Best(number, self.points[number], -value)
+
+    def scored(self) -> list[Score]:
+        """The validation scores of its trials at full fidelity, in the order they were asked for."""
+        top = len(self.design.rungs) - 1
+        found = [(r, r.target) for job, r in self.results.items() if job.rung == top and r is not None]
+        return [target for result, target in found if target is not None and self._value(result) is not None]
+
+    @property
+    def trials_left(self) -> int:
+        """Trials that may still reach full fidelity with what is left of the budget, running ones included."""
+        top = len(self.design.rungs) - 1
+        there = [result for job, result in self.results.items() if job.rung == top]
+        paid = self._fits(top) + sum(result is None for result in there)
+        return int(min(paid, self.size - sum(result is not None for result in there)))
+
+    @property
+    def unused(self) -> float:
+        """Training that the budget still pays for beyond what runs, in full trials."""
+        return min(self._fits(0), self.size - len(self.points)) * self.design.share(0)
+
+    @property
+    def full_s(self) -> float:
+        """Wall seconds that a full trial took here so far, on average, loading left out."""
+        return self._per_trial(lambda result: _active(result.cost)) or 0.0
+
+    def _fits(self, rung: int) -> int:
+        return int(max(0.0, self.design.budget - self.spent) / max(self._expected(rung), _EPSILON) + _EPSILON)
 
     def _promotion(self) -> Job | None:
         found = self.design.scheduler.promote(self._all_rungs(), self.design.search)
@@ -241,8 +321,13 @@ class Cell:
         """Expected cost of a full trial: 1 trial, or the mean of those that finished."""
         if not self.design.in_seconds:
             return 1.0
-        done = [(self.design.share(job.rung), seconds(r)) for job, r in self.results.items() if r is not None]
-        return sum(s for _, s in done) / sum(share for share, _ in done) if done else self.design.guess_s
+        cost = self._per_trial(seconds)
+        return self.design.guess_s if cost is None else cost
+
+    def _per_trial(self, measure: Callable[[TrialResult], float]) -> float | None:
+        """Mean of a measure over what finished, scaled to full trials; None before anything has."""
+        done = [(self.design.share(job.rung), measure(r)) for job, r in self.results.items() if r is not None]
+        return sum(measured for _, measured in done) / sum(share for share, _ in done) if done else None
 
     def _value(self, result: TrialResult) -> float | None:
         target = result.target
@@ -276,8 +361,13 @@ class Cell:
 def seconds(result: TrialResult) -> float:
     """What a trial takes of its family's budget: seconds on accelerators, or wall seconds where it used none.
 
-    Loading is left out: a worker's first trial pays imports and weights for all, whichever family it is of.
+    They are those that it would have taken alone. Loading is left out: a worker's first trial pays imports and weights
+    for all, whichever family it is of.
     """
     cost = result.cost
-    active = cost.total_s - cost.seconds.get("load", 0.0)
-    return cost.gpu_s * active / cost.total_s if cost.gpu_s and cost.total_s else active
+    alone = _active(cost) + cost.solo_s - cost.total_s
+    return cost.gpu_s * alone / cost.total_s if cost.gpu_s and cost.total_s else alone
+
+
+def _active(cost: CostRecord) -> float:
+    return cost.total_s - cost.seconds.get("load", 0.0)

@@ -1,6 +1,7 @@
 """Cells: equal budgets, promotions, restarts; with a trial replaced by a formula."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.plugins import load
 from harness.records import CostRecord, Evaluation, ModelRef, Score, TaskRef, TrialResult, TrialStatus
-from harness.search.cell import Cell, CellDesign
+from harness.search.cell import Cell, CellDesign, seconds
 from harness.search.schedulers.base import Promotion, Rung
 from harness.space import defaults
 from harness.spec import Search
@@ -18,13 +19,13 @@ from tests.sweep import standin
 RATES = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
 
 
-def cell(trials=4, scheduler="none", reduction=3, min_fidelity=1 / 9, stages=1, higher=True, seconds=None, guess_s=1.0):
+def cell(trials=4, scheduler="none", stages=1, higher=True, seconds=None, guess_s=1.0, sampler="random", **search):
     budget = {"gpu_seconds": seconds} if seconds else {"trials": trials}
     stage = {"method": "none", "params": RATES}
     spec = standin.study(
         families={"a": {"stages": [stage] * stages}},
         budget=budget | {"steps": 9},
-        search={"sampler": "random", "scheduler": scheduler, "reduction": reduction, "min_fidelity": min_fidelity},
+        search={"sampler": sampler, "scheduler": scheduler} | search,
     )
     return Cell(
         CellDesign(
@@ -35,7 +36,7 @@ def cell(trials=4, scheduler="none", reduction=3, min_fidelity=1 / 9, stages=1, 
             higher_is_better=higher,
             evaluation=Evaluation(),
             steps=lambda params: 9,
-            sampler=load("search/samplers", "random")(),
+            sampler=load("search/samplers", sampler)(),
             scheduler=load("search/schedulers", scheduler)(),
             guess_s=guess_s,
         )
@@ -50,13 +51,15 @@ def result(config, value, seconds=1.0):
     return TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=CostRecord(seconds={"train": seconds}))
 
 
-def drive(subject, values, workers=1, seconds=1.0):
-    """Run a cell to its end with up to `workers` jobs at a time, the oldest ending first; returns jobs in order."""
+def drive(subject, values, workers=1, seconds=1.0, pack=1):
+    """Run a cell to its end in packs while fewer than `workers` jobs run, the oldest ending first; returns jobs in order."""
     jobs, running, numbers = [], [], iter(values)
     while True:
-        while len(running) < workers and (job := subject.next()) is not None:
-            jobs.append(job)
-            running.append(job)
+        while len(running) < workers and (found := subject.next(pack, waiting=True)):
+            assert len({job.rung for job in found}) == 1
+            assert len(found) <= pack
+            jobs += found
+            running += found
         if not running:
             return jobs
         job = running.pop(0)
@@ -72,14 +75,14 @@ scores = st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=60, max_size=6
     scheduler=st.sampled_from(["none", "successive_halving"]),
     reduction=st.integers(2, 4),
     stages=st.integers(1, 2),
-    workers=st.integers(1, 5),
+    workers=st.tuples(st.integers(1, 5), st.integers(1, 8)),
     values=scores,
 )
 def test_no_cell_trains_more_than_its_budget_nor_leaves_a_new_trial_unpaid(
     trials, scheduler, reduction, stages, workers, values
 ):
-    subject = cell(trials, scheduler, reduction, stages=stages)
-    jobs = drive(subject, values, workers)
+    subject = cell(trials, scheduler, stages=stages, reduction=reduction)
+    jobs = drive(subject, values, workers[0], pack=workers[1])
     rungs = subject.design.rungs
     cost = sum(rungs[j.rung] - (rungs[j.rung - 1] if j.rung and stages == 1 else 0) for j in jobs)
     assert cost <= trials + 1e-4
@@ -89,20 +92,26 @@ def test_no_cell_trains_more_than_its_budget_nor_leaves_a_new_trial_unpaid(
 
 
 @settings(max_examples=40, deadline=None)
-@given(trials=st.integers(1, 12), reduction=st.integers(2, 4), workers=st.integers(1, 5), seed=st.integers(0, 99))
-def test_halving_brings_at_least_one_trial_to_full_fidelity(trials, reduction, workers, seed):
+@given(
+    trials=st.integers(1, 12),
+    reduction=st.integers(2, 4),
+    workers=st.integers(1, 5),
+    pack=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
+def test_halving_brings_at_least_one_trial_to_full_fidelity(trials, reduction, workers, pack, seed):
     values = [((seed * 7 + i * 31) % 100) / 100 for i in range(200)]
-    subject = cell(trials, "successive_halving", reduction, min_fidelity=1 / reduction**2)
-    drive(subject, values, workers)
+    subject = cell(trials, "successive_halving", reduction=reduction, min_fidelity=1 / reduction**2)
+    drive(subject, values, workers, pack=pack)
     assert subject.best() is not None
 
 
 @settings(max_examples=40, deadline=None)
-@given(workers=st.integers(1, 5), values=scores)
-def test_halving_promotes_only_what_finished_below_with_a_score(workers, values):
+@given(workers=st.integers(1, 5), pack=st.integers(1, 8), values=scores)
+def test_halving_promotes_only_what_finished_below_with_a_score(workers, pack, values):
     subject = cell(6, "successive_halving")
     done = {}
-    for job in drive(subject, values, workers):
+    for job in drive(subject, values, workers, pack=pack):
         if job.rung:
             assert (job.number, job.rung - 1) in done
             assert done[job.number, job.rung - 1].status == TrialStatus.COMPLETE
@@ -118,7 +127,8 @@ def test_halving_spends_its_budget_as_worked_out_by_hand():
     """
     subject = cell(trials=3, scheduler="successive_halving")
     jobs, order = [], []
-    while (job := subject.next()) is not None:
+    while found := subject.next():
+        [job] = found
         jobs.append(job.rung)
         order.append(job.number)
         subject.tell(job, result(subject.config(job), 1 - job.number / 100))
@@ -130,7 +140,7 @@ def test_halving_spends_its_budget_as_worked_out_by_hand():
 
 def test_the_first_trial_is_the_literature_default():
     subject = cell()
-    job = subject.next()
+    [job] = subject.next()
     assert subject.points[job.number] == defaults(subject.design.family.space)
 
 
@@ -182,6 +192,54 @@ def test_a_budget_in_seconds_ends_when_the_next_trial_would_pass_it():
     subject = cell(seconds=10, guess_s=0.001)
     assert len(drive(subject, [0.5] * 9, workers=4, seconds=3.0)) == 3
     assert subject.spent == pytest.approx(9.0)
+
+
+def test_a_fused_trial_takes_of_a_budget_in_seconds_what_it_would_have_taken_alone():
+    # Eight trials that trained for 1.5 s each as their share of a pack, and would have trained for 3 s each alone.
+    shared = CostRecord(seconds={"train": 1.5, "evaluate": 0.5, "load": 9.0}, solo_equivalent_s=3.0, trained_with=8)
+    subject = cell(seconds=10, guess_s=0.001)
+    [job] = subject.next()
+    record = replace(result(subject.config(job), 0.5), cost=shared)
+    subject.tell(job, record)
+    assert seconds(record) == pytest.approx(3.5)
+    assert subject.spent == pytest.approx(3.5)
+    assert len(subject.next(8)) == 1  # 3.5 + 3.5 s; a third would make it 10.5 s
+    assert seconds(replace(record, cost=replace(shared, gpu_s=11.0))) == pytest.approx(3.5)
+    assert seconds(replace(record, cost=replace(shared, gpu_s=22.0))) == pytest.approx(7.0)  # on two GPUs
+
+
+def test_trials_that_depend_on_no_result_may_all_start_in_a_row():
+    assert len(cell(trials=12).next(8)) == 8
+    assert [len(cell(trials=12, sampler=name).next(8)) for name in ("tpe", "gp")] == [4, 4]
+    assert len(cell(trials=12, give_up=0.05).next(8)) == 4
+    halving = cell(trials=12, scheduler="successive_halving")  # 9 at a ninth bring one to the end
+    assert [len(halving.next(8)), len(halving.next(8)), len(halving.next(8))] == [8, 1, 0]
+
+
+def test_later_trials_run_ahead_of_results_by_half_of_those_seen():
+    subject = cell(trials=20, sampler="tpe")
+    first = subject.next(8)
+    assert subject.next(8) == []
+    assert len(subject.next(8, waiting=True)) == 1  # rather than let a worker idle
+    for job in first:
+        subject.tell(job, result(subject.config(job), 0.5))
+    assert len(subject.next(8)) == 4 // 2 - 1
+    assert subject.next(8) == []
+
+
+def test_points_asked_in_a_row_are_those_asked_one_by_one_where_no_result_comes_between():
+    together, one_by_one = cell(trials=8), cell(trials=8)
+    together.next(8)
+    for _ in range(8):
+        one_by_one.next()
+    assert together.points == one_by_one.points
+
+
+def test_promotions_of_one_rung_are_asked_together():
+    subject = cell(trials=4, scheduler="successive_halving")
+    for number, job in enumerate(subject.next(9)):
+        subject.tell(job, result(subject.config(job), 1 - number / 100))
+    assert [(job.number, job.rung) for job in subject.next(8)] == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_an_exhausted_space_ends_the_cell_with_a_note():

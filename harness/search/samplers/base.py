@@ -7,7 +7,7 @@ hashing the study, the cell and the trial's number: the same history always gets
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.plugins import Plugin
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 class Sampler(Plugin, ABC):
     """Proposes points of a search space."""
+
+    independent: ClassVar[float] = 1
+    """Trials of a cell, the first on, whose points depend on no result: these may start together."""
 
     @abstractmethod
     def create(self, seed: int) -> BaseSampler:

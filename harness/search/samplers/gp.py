@@ -18,6 +18,7 @@ class Gp(Sampler):
 
     summary = "Gaussian process with log expected improvement"
     paper = "Ament et al. 2023, arXiv:2310.20708"
+    independent = _STARTUP
 
     def create(self, seed: int) -> BaseSampler:
         """Optuna's `GPSampler`, which loads torch and scipy."""

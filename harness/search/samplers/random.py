@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from harness.search.samplers.base import Sampler
@@ -15,6 +16,7 @@ class Random(Sampler):
 
     summary = "independent random draws"
     paper = "Bergstra & Bengio 2012, https://jmlr.org/papers/v13/bergstra12a.html"
+    independent = math.inf
 
     def create(self, seed: int) -> BaseSampler:
         """Optuna's `RandomSampler`."""

@@ -18,6 +18,7 @@ class Tpe(Sampler):
 
     summary = "tree-structured Parzen estimator, multivariate, with constant liar"
     paper = "Watanabe 2023, arXiv:2304.11127"
+    independent = _STARTUP
 
     def create(self, seed: int) -> BaseSampler:
         """Optuna's `TPESampler`."""

@@ -1,0 +1,55 @@
+"""When a family gives up: chances worked out by hand, and a study in which one family has no hope."""
+
+import math
+
+import pytest
+
+from harness.layout import Layout
+from harness.ledger import Stop, append_stop, lost_seconds, read_stops
+from harness.search.give_up import chance
+
+
+def survival(t):
+    """P(T > t) with two degrees of freedom, which has a closed form."""
+    return 0.5 - t / (2 * math.sqrt(2 + t**2))
+
+
+def test_the_chance_is_that_of_a_prediction_limit_times_the_trials_left():
+    # Mean .6, standard deviation .1; a score of .9 lies 3 / sqrt(4/3) = 2.598 prediction errors above the mean.
+    each = survival(3 / math.sqrt(4 / 3))
+    assert each == pytest.approx(0.0608, abs=1e-4)
+    assert chance([0.5, 0.6, 0.7], 1, 0.9) == pytest.approx(each)
+    assert chance([0.7, 0.5, 0.6], 4, 0.9) == pytest.approx(4 * each)
+    assert chance([0.5, 0.6, 0.7], 100, 0.9) == 1.0
+
+
+def test_losses_are_compared_with_their_sign_turned():
+    assert chance([-0.5, -0.6, -0.7], 1, -0.3) == pytest.approx(survival(3 / math.sqrt(4 / 3)))
+
+
+def test_equal_scores_are_as_uncertain_as_one_of_them():
+    # Standard error .1: (.9 - .6) / (.1 sqrt(4/3)) as above. Without it nothing is known.
+    assert chance([0.6, 0.6, 0.6], 1, 0.9, stderr=0.1) == pytest.approx(survival(3 / math.sqrt(4 / 3)))
+    assert chance([0.6, 0.6, 0.6], 1, 0.9) == 1.0
+
+
+@pytest.mark.parametrize("scores", [[], [0.1], [0.1, 0.2]])
+def test_nothing_is_decided_on_fewer_than_three_scores(scores):
+    assert chance(scores, 1, 0.99) == 1.0
+
+
+def test_who_leads_does_not_give_up():
+    assert chance([0.1, 0.1001, 0.9], 1, 0.9) == 1.0
+
+
+def test_what_gave_up_can_be_read_again(tmp_path):
+    layout = Layout(tmp_path)
+    stop = Stop("full", "sort", "tiny", 5, 11.0, 90.0, 0.4, 0.9, "lora", 0.01, 0.05, "2026-11-22T10:00:00+00:00")
+    append_stop(layout.study("s"), stop)
+    assert read_stops(layout, "s") == [stop]
+    assert stop.reason == (
+        "tiny/sort/full: gave up after 5 scored trials (best 0.400), since the chance that the other 11 reach 0.900 of "
+        "lora is at most 0.01; that saved about 1.5 min"
+    )
+    assert read_stops(layout, "other") == []
+    assert lost_seconds(layout, "other") == {}
