@@ -1,7 +1,8 @@
-"""Scores a live model on a task with lm-eval, in this process and item by item.
+"""Scores a live model, or several side by side, on a task of lm-eval's, in this process and item by item.
 
-The model is scored as it stands, adapters included; its modules' training modes and the random state are left as they
-were. Beginning-of-text: prompts get what the tokenizer adds to any text, as in training; plain text is scored after one
+Requests, filters and metrics are lm-eval's; the answers come from `answers`, at once for all models. A model is scored
+as it stands, adapters included; its modules' training modes and the random state are left as they were.
+Beginning-of-text: prompts get what the tokenizer adds to any text, as in training; plain text is scored after one
 beginning-of-text token (end-of-text where there is none), never two. A prompt that does not fit the model's context loses
 its beginning; a long text is scored in windows of the context, each token once.
 """
@@ -12,37 +13,28 @@ import hashlib
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from harness.errors import Diverged, SpecError
+from harness.answers import answers
+from harness.errors import Diverged
 from harness.layout import write_atomically
 from harness.records import Score, fingerprint
+from harness.scoring import Members
 from harness.tasks import Task
-from harness.templates import hide_bars, lm_eval_task
+from harness.templates import lm_eval_task
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PER_BYTE = {"bits_per_byte": 1 / math.log(2), "byte_perplexity": 1.0, "word_perplexity": 1.0}
 """Metrics whose items are (log-likelihood in nats, count); factor from nats per unit to the metric or its logarithm."""
-
-LOGITS = 1 << 28
-"""Logits held at once while scoring (1 GiB in float32): vocabulary x tokens x sequences."""
-LARGEST_BATCH = 64
-ROLLING_WINDOW = 2048
-"""Longest window in which whole texts are scored, whatever a model's context is."""
-ROOM = 64
-"""Tokens that an answer may add to a prompt when a batch is sized."""
-_CACHED_TEXTS = 200_000
-"""Encoded texts kept per tokenizer; learning curves and packs of trials score the same items again and again."""
 
 
 @dataclass(frozen=True)
@@ -81,31 +73,54 @@ def evaluate(
         task: What to score.
         split: `validation` or `test` (`train` works too).
         limit: Only this many items, the first in the order of their hashes; None for all.
-        batch_size: Sequences per forward pass; None for as many, up to 64, as `LOGITS` allows.
+        batch_size: Sequences per forward pass; None for as many as memory and speed allow.
 
     Raises:
         SpecError: When the task's data is wrong, or does not fit the model's context.
         Diverged: When a score is not finite.
     """
-    import lm_eval
+    (outcome,) = _evaluated(Members(model), tokenizer, task, split, limit, batch_size)
+    if isinstance(outcome, Diverged):
+        raise outcome
+    return outcome
 
+
+def evaluate_together(
+    model: PreTrainedModel, count: int, tokenizer: PreTrainedTokenizerBase, task: Task, split: str, limit: int | None
+) -> list[Evaluated | Diverged]:
+    """Score models that compute side by side, in one pass over a split of a task.
+
+    Args:
+        model: The models as one: rows [0:B] of a batch are the first's, [B:2B] the second's, and so on.
+        count: How many they are.
+        tokenizer: Their tokenizer.
+        task: What to score.
+        split: `validation` or `test` (`train` works too).
+        limit: Only this many items, the first in the order of their hashes; None for all.
+
+    Returns:
+        What `evaluate` would return for each model alone, or the error that it would raise where a score is not finite.
+
+    Raises:
+        SpecError: When the task's data is wrong, or does not fit the models' context.
+    """
+    return _evaluated(Members(model, count), tokenizer, task, split, limit)
+
+
+def _evaluated(
+    members: Members,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str,
+    limit: int | None,
+    batch_size: int | None = None,
+) -> list[Evaluated | Diverged]:
     built = lm_eval_task(task, split, limit)
+    built.build_all_requests()
     comparable = comparability(task, tokenizer)
-    with scoring_mode(model):
-        lm = _language_model(model, tokenizer, task)
-        lm.batch_size_per_gpu = batch_size or _batch_size(lm, built, len(tokenizer))
-        if task.output_type == "generate_until":
-            _require_finite_logits(lm, built, task)
-        try:
-            results = lm_eval.evaluate(
-                lm, {"tasks": {task.name: built}}, bootstrap_iters=0, log_samples=True, confirm_run_unsafe_code=True
-            )
-        except AssertionError as error:
-            raise SpecError(
-                f"task {task.name} must fit the model's context of {lm.max_length} tokens, but does not ({error}): "
-                "shorten its texts or generation_kwargs.max_gen_toks"
-            ) from error
-    return _evaluated(results, built, task, split, comparable)
+    with scoring_mode(members.model):
+        given = answers(members, tokenizer, built, batch_size)
+    return [_outcome(built, task, (split, comparable), one) for one in given]
 
 
 @contextmanager
@@ -123,104 +138,79 @@ def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-def _batch_size(lm: Any, built: ConfigurableTask, vocabulary: int) -> int:
-    """Sequences at a time so that their logits stay below `LOGITS`, judged by the task's longest text."""
-    rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
-    texts = [str((built.doc_to_target if rolling else built.doc_to_text)(doc)) for doc in built.test_docs()]
-    longest = min(lm.max_length, len(lm.tok_encode(max(texts, key=len))) + ROOM)
-    return int(max(1, min(LARGEST_BATCH, LOGITS // (longest * vocabulary))))
+@dataclass(frozen=True)
+class _Item:
+    """What lm-eval's results of an item need and no model changes."""
+
+    doc: Mapping[str, Any]
+    doc_hash: str
+    requests: tuple[Any, ...]
+    choices: tuple[str, ...]
 
 
-def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> LM:
-    import torch
-    from lm_eval.models.utils import resolve_max_length
-
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise SpecError(
-            "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
-        )
-    adapters = getattr(model, "peft_config", None) or {}
-    virtual = max((getattr(config, "num_virtual_tokens", None) or 0 for config in adapters.values()), default=0)
-    rolling, device = task.output_type == "loglikelihood_rolling", model.device.type
-    longest = resolve_max_length(model.config, tokenizer) - virtual
-    return _model_class()(
-        pretrained=model,
-        tokenizer=tokenizer,
-        batch_size=1,
-        max_length=min(longest, ROLLING_WINDOW) if rolling else longest,
-        # lm-eval would switch the caller's autocast off.
-        mixed_precision_dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
-        softmax_dtype=torch.float32,
-        # A rolling text starts with HFLM's prefix token already; the tokenizer must not add another.
-        add_bos_token=False if rolling else None,
-        # Sharing logits serves choices; of windows with equal tokens and other bounds it would score the wrong ones.
-        logits_cache=not rolling,
-    )
+_ITEMS: WeakKeyDictionary[Any, list[_Item]] = WeakKeyDictionary()
 
 
-@cache
-def _model_class() -> type[LM]:
-    """lm-eval's wrapper of a live model, which encodes a text once per process and pads like with like."""
-    import lm_eval.api.model
-    import lm_eval.models.huggingface
-    from lm_eval.models.huggingface import HFLM
+def _items(built: ConfigurableTask) -> list[_Item]:
+    """A task's items in their order, each with its requests; looked up once per process."""
+    from lm_eval.utils import handle_non_serializable, hash_string
 
-    hide_bars(lm_eval.api.model, lm_eval.models.huggingface)
-    encoded: WeakKeyDictionary[Any, dict[Any, list[int]]] = WeakKeyDictionary()
-
-    class LiveModel(HFLM):  # type: ignore[misc]
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-            known = encoded.setdefault(self.tokenizer, {})
-            key = (string, add_special_tokens, self.add_bos_token, *options.values())
-            if key not in known:
-                if len(known) > _CACHED_TEXTS:
-                    known.clear()
-                known[key] = super().tok_encode(string, add_special_tokens, **options)
-            return known[key]
-
-        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-            order = sorted(range(len(requests)), key=lambda index: len(requests[index].args[0]))
-            scored = super().loglikelihood_rolling([requests[index] for index in order], disable_tqdm)
-            found = dict(zip(order, scored, strict=True))
-            return [found[index] for index in range(len(requests))]
-
-    return LiveModel
+    if built not in _ITEMS:
+        requests = defaultdict(list)
+        for instance in built.instances:
+            requests[instance.doc_id].append(instance)
+        _ITEMS[built] = [
+            _Item(
+                doc,
+                hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
+                tuple(sorted(own, key=lambda instance: instance.idx)),
+                tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
+            )
+            for number, doc in built.doc_iterator()
+            if (own := requests[number])
+        ]
+    return _ITEMS[built]
 
 
-def _require_finite_logits(lm: Any, built: ConfigurableTask, task: Task) -> None:
-    """A model of NaNs generates text like any other: look at its logits for one prompt."""
-    import torch
-
-    tokens = lm.tok_encode(str(built.doc_to_text(built.test_docs()[0]))) or [lm.prefix_token_id]
-    if not torch.isfinite(lm._model_call(torch.tensor([tokens[-lm.max_length :]], device=lm.device))).all():
-        raise Diverged(f"the model's logits on task {task.name} must be finite, but are not: lower the learning rate")
-
-
-def _evaluated(
-    results: Mapping[str, Any], built: ConfigurableTask, task: Task, split: str, comparable: str
-) -> Evaluated:
-    samples = results["samples"][task.name]
-    kept = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
-    metric = task.metric if task.metric in kept[0] else str(kept[0]["metrics"][0])
-    value = results["results"][task.name][f"{metric},{kept[0]['filter']}"]
-    if not _is_finite(value) or not all(_is_finite(response) for sample in kept for response in sample["resps"]):
-        raise Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
+def _outcome(
+    built: ConfigurableTask, task: Task, labels: tuple[str, str], given: Sequence[Any] | None
+) -> Evaluated | Diverged:
+    """Score and items from one model's answers, by lm-eval's filter and metric; labels are split and comparability."""
+    diverged = Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
+    if given is None or not _is_finite(given):
+        return diverged
+    for instance, answer in zip(built.instances, given, strict=True):
+        instance.resps, instance.filtered_resps = [answer], {}
+    built.apply_filters()
+    kept = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
+    filtered = [[request.filtered_resps[kept] for request in item.requests] for item in _items(built)]
+    results = [built.process_results(dict(item.doc), own) for item, own in zip(_items(built), filtered, strict=True)]
+    metric = task.metric if task.metric in results[0] else str(next(iter(results[0])))
+    value = _aggregated(built, metric, [found[metric] for found in results])
+    if not _is_finite(value):
+        return diverged
     items = tuple(
-        ItemOutcome(sample["doc_hash"], _item_value(metric, sample[metric]), _prediction(built, sample))
-        for sample in kept
+        ItemOutcome(item.doc_hash, _item_value(metric, found[metric]), _prediction(built, item, own))
+        for item, found, own in zip(_items(built), results, filtered, strict=True)
     )
     score = Score(
         task=task.name,
-        split=split,
+        split=labels[0],
         metric=metric,
         value=float(value),
         stderr=_stderr(built, metric, items),
         n=len(items),
         higher_is_better=task.higher_is_better,
-        comparability=comparable,
+        comparability=labels[1],
         chance=task.chance,
     )
     return Evaluated(score, items)
+
+
+def _aggregated(built: ConfigurableTask, metric: str, values: list[Any]) -> Any:
+    from lm_eval.api.metrics import mean
+
+    return built.aggregation().get(metric, mean)(values)
 
 
 def _is_finite(value: Any) -> bool:
@@ -240,13 +230,12 @@ def _item_value(metric: str, value: Any) -> float:
     return float(value) if isinstance(value, int | float) or getattr(value, "ndim", None) == 0 else math.nan
 
 
-def _prediction(built: ConfigurableTask, sample: Mapping[str, Any]) -> str | None:
+def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Any]) -> str | None:
     """The choice of the highest log-likelihood, or the generated text after the task's filter."""
     if built.OUTPUT_TYPE == "multiple_choice":
-        scores = [response[0] for response in sample["filtered_resps"]]
-        choices = built.doc_to_choice(sample["doc"])
-        return str(choices[scores.index(max(scores[: len(choices)]))])
-    return str(sample["filtered_resps"][0]) if built.OUTPUT_TYPE == "generate_until" else None
+        scores = [response[0] for response in filtered[: len(item.choices)]]
+        return item.choices[scores.index(max(scores))]
+    return str(filtered[0]) if built.OUTPUT_TYPE == "generate_until" else None
 
 
 def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) -> float | None:
