@@ -9,7 +9,9 @@ from harness import sweep
 from harness.errors import HarnessError
 from tests.sweep import standin
 
-STUDY = standin.study(tasks=["one"], budget={"trials": int(os.environ.get("STANDIN_TRIALS", "5")), "steps": 9})
+TRIALS = int(os.environ.get("STANDIN_TRIALS", "5"))
+TOGETHER = {"families": standin.TOGETHER} if "STANDIN_TOGETHER" in os.environ else {}
+STUDY = standin.study(tasks=["one"], budget={"trials": TRIALS, "steps": 9}, **TOGETHER)
 RUNS = 9
 """Two families with five trials each, of which they share the first."""
 
@@ -18,7 +20,8 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     site = standin.site(Path(folder), runner, options=dict(option.split("=") for option in options))
     try:
-        print(sweep.run_search(STUDY, site, standin.setting(STUDY)).text())
+        step = getattr(sweep, f"run_{os.environ.get('STANDIN_STEP', 'search')}")
+        print(step(STUDY, site, standin.setting(STUDY)).text())
     except HarnessError as error:
         print(error)
         sys.exit(error.exit_code)

@@ -13,10 +13,29 @@ from harness.spec import StudySpec
 
 WORK = "tests.sweep.standin:run_pack"
 REPOSITORY = Path(__file__).parents[2]
+DEFAULT_RATE = 2e-4
+"""Learning rate of the first trial of a LoRA family."""
+TOGETHER = {
+    "a": {"method": "lora"},
+    "b": {"method": "lora", "params": {"target": "attention"}},
+}
+"""Families whose trials train together; those of two families do not."""
 
 
 def run_pack(configs, workspace):
+    if path := os.environ.get("STANDIN_PACKS"):
+        with open(path, "a") as file:
+            file.write(" ".join(config.key for config in configs) + "\n")
     return [run_one(config, workspace.layout) for config in configs]
+
+
+def dismiss(folder):
+    """End the workers that steps below a folder left warm."""
+    from harness.runners.local import LocalBackend
+    from harness.runners.queue import recorded_jobs
+
+    for lines in folder.rglob("jobs.jsonl"):
+        LocalBackend(lines.parent, {"threads": 1}).cancel(recorded_jobs(lines))
 
 
 def run_one(config, layout):
@@ -55,7 +74,7 @@ def note(variable, config):
 
 
 def misbehave(trouble, rate, config):
-    if trouble == "die":
+    if trouble == "die" or (trouble == "die-by-default" and rate == DEFAULT_RATE):
         os.kill(os.getpid(), 9)
     if trouble.startswith("bug-once:") and not Path(trouble[9:]).exists():
         Path(trouble[9:]).touch()
