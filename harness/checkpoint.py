@@ -50,7 +50,10 @@ def save(folder: Path, one: Learner, progress: Progress) -> None:
     moved = {name: p.detach().cpu().contiguous() for name, p in one.model.named_parameters() if p.requires_grad}
     save_file(moved, building / WEIGHTS)
     if one.trainer is None:
-        save_file({f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)}, building / MOMENTS)
+        save_file(
+            {f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)},
+            building / MOMENTS,
+        )
     else:
         save_state(one.trainer, building)
     (building / PROGRESS).write_text(json.dumps(to_json(progress)))

@@ -113,7 +113,7 @@ class _Unpack(torch.autograd.Function):
         return tuple(values[:, slot.columns].unflatten(1, slot.shape) for slot in slots)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Put them side by side."""
         whole = torch.zeros_like(ctx.like)
         for slot, gradient in zip(ctx.slots, gradients, strict=True):
@@ -200,7 +200,7 @@ class Stack:
         if not torch.is_grad_enabled():
             return self._plain
         if self._unpacked is None:
-            views = _Unpack.apply(self.values, self.slots)
+            views = _Unpack.apply(self.values, self.slots)  # type: ignore[no-untyped-call]
             self._unpacked = dict(zip(self._plain, views, strict=True))
         return self._unpacked
 

@@ -24,7 +24,7 @@ from harness.models import BaseModel, context_length
 from harness.plugins import Row, Situation, StageSetup
 from harness.provenance import effective_settings, provenance, utc_now
 from harness.records import CurvePoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
-from harness.train import Choices, Learner, Losses, Watch, choices, learner, refusal
+from harness.train import Choices, Learner, Watch, choices, learner, refusal
 from harness.warm import (
     Workspace,
     facts_of,

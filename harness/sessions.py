@@ -86,7 +86,7 @@ class Session(ABC):
             losses = TokenLosses(nats, batch.sequence, batch.rows)
             loss = objective.loss(losses, [one.setup for one in self.learners]) / items
             term = self.penalty()
-            (loss.sum() if term is None else loss.sum() + term / passes).backward()  # type: ignore[no-untyped-call]
+            (loss.sum() if term is None else loss.sum() + term / passes).backward()
             parts.append(loss.detach())
         return torch.stack(parts).sum(0).double(), self.update().double()
 
@@ -251,7 +251,7 @@ class Together(Session):
         import torch
 
         gradients = self.stack.gradients
-        norms = torch.linalg.vector_norm(gradients, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
         limits = [float(one.setup.params["max_grad_norm"]) or math.inf for one in self.learners]
         limit = torch.tensor(limits, dtype=norms.dtype, device=norms.device)
         gradients.mul_(torch.clamp(limit / (norms + 1e-6), max=1.0).unsqueeze(1))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
 
+
 @dataclass(frozen=True)
 class Choices:
     """A stage's plug-ins and its complete parameters."""
@@ -218,5 +219,3 @@ def random_state_kept() -> Iterator[None]:
         torch.random.set_rng_state(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-
-

@@ -17,8 +17,8 @@ from harness.errors import Diverged, TimedOut
 from harness.objectives.base import TrainerParts
 from harness.optimizer import warmup_steps
 from harness.plugins import StageSetup
-from harness.train import Learner, random_state_kept, resolve_precision
 from harness.space import Scalar
+from harness.train import Learner, random_state_kept, resolve_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,16 +15,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.calibration import Solo, calibrate
 from harness.cost import Meter, free_memory
 from harness.errors import Diverged, HarnessError, describe
 from harness.layout import find_result
 from harness.packs import alike, alone_because, cut
-from harness.records import TrialConfig, TrialResult, TrialStatus
-from harness.run import Run, out_of_memory, require_score
+from harness.records import TrialConfig, TrialResult
+from harness.run import Run, out_of_memory
 from harness.sessions import Alone, Session, Together
 from harness.train import random_state_kept, refusal, resolve_precision
 from harness.trainer_engine import run_trainer
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.evaluate import Evaluated
+    from harness.models import BaseModel
     from harness.tasks import Task
 
 
@@ -72,16 +74,15 @@ def _run_group(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Tri
     try:
         return _Group(configs, workspace).results()
     except _Apart as apart:
-        parts = [configs[: len(configs) // 2], configs[len(configs) // 2 :]] if apart.in_halves else [[c] for c in configs]
+        size = -(-len(configs) // 2) if apart.in_halves else 1
+        reason = apart.reason  # outside, so that what failed, and its memory, can be collected
     release_memory()
-    results = [result for part in parts for result in _run_group_because(part, workspace, apart)]
-    return results
-
-
-def _run_group_because(part: Sequence[TrialConfig], workspace: Workspace, apart: _Apart) -> list[TrialResult]:
-    if apart.in_halves:
-        return _run_group(part, workspace)
-    return _Group(part, workspace, apart.reason).results()
+    parts = [configs[start : start + size] for start in range(0, len(configs), size)]
+    return [
+        result
+        for part in parts
+        for result in (_run_group(part, workspace) if len(part) > 1 else _Group(part, workspace, reason).results())
+    ]
 
 
 class _Apart(Exception):
@@ -116,18 +117,22 @@ class _Group:
             self._each(Run.open)
             bases = {id(run): run.base for run in self._going}
             for index in range(max((len(run.stages) for run in self._going), default=0)):
-                if index:
-                    for run in self._going:
-                        with run.guarded():
-                            bases[id(run)] = run.merged(Path(scratch) / f"stage{index}")
-                self._each(lambda run, index=index: run.prepare(run.stages[index], bases[id(run)]))
-                self._train()
-                self._each(lambda run, index=index: run.trained(run.stages[index]))
+                self._stage(index, bases, Path(scratch))
             self._each(lambda run: None if run.stages else run.untouched())
             self._score()
             if self.runs[0].workspace.keep_model:
                 self._each(lambda run: run.keep(bases[id(run)]))
         return [run.write() for run in self.runs]
+
+    def _stage(self, index: int, bases: dict[int, BaseModel], scratch: Path) -> None:
+        """Train one stage of every trial; each starts from its base, or from what its last stage left."""
+        if index:
+            for run in self._going:
+                with run.guarded():
+                    bases[id(run)] = run.merged(scratch / f"stage{index}")
+        self._each(lambda run: run.prepare(run.stages[index], bases[id(run)]))
+        self._train()
+        self._each(lambda run: run.trained(run.stages[index]))
 
     @property
     def _going(self) -> list[Run]:
@@ -172,7 +177,8 @@ class _Group:
     def _train_elsewhere(self, runs: Sequence[Run]) -> None:
         for run in runs:
             with self._shared([run], "train"):
-                run_trainer(run.trainee, lambda run=run: self._score_paused([run], run.trainee.model, 1), run.resumed_from)
+                paused = partial(self._score_paused, [run], run.trainee.model, 1)
+                run_trainer(run.trainee, paused, run.resumed_from)
 
     def _advance(self, runs: Sequence[Run]) -> None:
         """Train together until one of the trials ends or fails."""
@@ -182,7 +188,9 @@ class _Group:
         while session is not None and all(run.trainee.active and run.status is None for run in runs):
             with self._shared(runs, "train"):
                 session.advance(min(run.trainee.until_pause for run in runs))
-            due = [run for run in runs if run.trainee.failure is None and run.trainee.step in run.trainee.watch.score_at]
+            due = [
+                run for run in runs if run.trainee.failure is None and run.trainee.step in run.trainee.watch.score_at
+            ]
             if due and runs[0].status is None:
                 with session.scoring([run.trainee for run in due]) as (model, count):
                     self._score_paused(due, model, count)

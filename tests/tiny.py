@@ -9,10 +9,10 @@ from harness.cost import Meter, Tally
 from harness.models import context_length, load_model, load_tokenizer, resolve_model
 from harness.plugins import StageSetup
 from harness.records import Evaluation, Pipeline, Stage, TrialConfig
+from harness.sessions import Alone, Together
 from harness.space import defaults
 from harness.spec import stage_space
 from harness.tasks import find_task
-from harness.sessions import Alone, Together
 from harness.train import Watch, choices, learner
 
 WORDS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
 
     from harness.fused import Dropout, StackedForward
 
@@ -33,7 +32,7 @@ def stacked_lora(layers: Sequence[Any], dropout: Dropout, dora: bool = False) ->
 
     def forward(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         down, up = weights[f"lora_A.{ADAPTER}.weight"], weights[f"lora_B.{ADAPTER}.weight"]
-        plain = base(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        plain: Tensor = base(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         scale = scales.to(down.dtype).view(-1, 1, 1)
         rows = dropout(x, rates)
         update = torch.bmm(torch.bmm(rows.flatten(1, -2).to(down.dtype), down.mT), up.mT * scale).view_as(plain)
@@ -50,16 +49,15 @@ def stacked_lora(layers: Sequence[Any], dropout: Dropout, dora: bool = False) ->
 def _dora(base: Any, plain: Tensor, update: Tensor, magnitude: Tensor, dropped: Tensor | None) -> Tensor:
     """PEFT's sum: without dropout `m (W x + B A x) + bias`, with it `W x + (m - 1) W x' + m B A x'` of dropped-out `x'`."""
     bias = 0.0 if base.bias is None else base.bias
-    if dropped is None:
-        return (plain + (magnitude - 1) * (plain - bias) + magnitude * update).to(plain.dtype)
-    other = base(dropped.flatten(0, 1)).view_as(plain) - bias
+    other: Tensor = (plain if dropped is None else base(dropped.flatten(0, 1)).view_as(plain)) - bias
     return (plain + (magnitude - 1) * other + magnitude * update).to(plain.dtype)
 
 
-def _norms(base: Module, down: Tensor, up: Tensor, scale: Tensor, transposed: bool) -> Tensor:
+def _norms(base: Any, down: Tensor, up: Tensor, scale: Tensor, transposed: bool) -> Tensor:
     """Norm of each output feature's adapted weights, shape (K, out), without gradient."""
     import torch
 
     with torch.no_grad():
         weight = base.weight.T if transposed else base.weight
-        return torch.linalg.vector_norm(weight + scale * torch.bmm(up, down), dim=2)
+        norms: Tensor = torch.linalg.vector_norm(weight + scale * torch.bmm(up, down), dim=2)
+    return norms

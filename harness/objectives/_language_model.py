@@ -11,7 +11,6 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import SpecError
 from harness.objectives.base import IGNORED, Example, TokenSequence, TrainerParts
 from harness.plugins import Row, StageSetup
 

@@ -123,7 +123,7 @@ def pretrain(model: LlamaForCausalLM, size: ModelSize, rows: Rows, held_out: Row
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=size.bf16):
             loss = token_loss(model, rows[step * BATCH_ROWS : (step + 1) * BATCH_ROWS])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
