@@ -64,16 +64,23 @@ def read_past(layout: Layout) -> Past:
     return Past(found)
 
 
-def forecast(occasion: Occasion, past: Past) -> Forecast:
-    """Seconds, memory, disk and money of one trial."""
+def forecast(occasion: Occasion, past: Past, alone: bool = False) -> Forecast:
+    """Seconds, memory, disk and money of one trial.
+
+    Args:
+        occasion: The trial, and where it will run.
+        past: What ran before.
+        alone: Whether seconds are to be those of a trial that trains alone, as budgets count them; otherwise they are
+            its share of what a pack takes, as far as past trials trained in packs.
+    """
     alike = past.like(occasion.config)
-    return _from_past(occasion, alike) if alike else _from_formula(occasion)
+    return _from_past(occasion, alike, alone) if alike else _from_formula(occasion)
 
 
-def _from_past(occasion: Occasion, alike: Sequence[TrialResult]) -> Forecast:
+def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) -> Forecast:
     """Scaled by steps (training) and by scored items (the rest); medians, since one slow disk must not count."""
     work, items = steps_run(occasion.config), _scorings(occasion.config.evaluation, occasion)
-    train = [_train_s(past) / steps for past in alike if (steps := steps_run(past.config))]
+    train = [_train_s(past, alone) / steps for past in alike if (steps := steps_run(past.config))]
     rest = [(past.cost.total_s - _train_s(past)) / max(1, sum(score.n for score in past.scores)) for past in alike]
     seconds = (median(train) * work if train else 0.0) + median(rest) * max(1, items)
     return Forecast(
@@ -118,8 +125,9 @@ def _kind(config: TrialConfig) -> tuple[str, ...]:
     )
 
 
-def _train_s(result: TrialResult) -> float:
-    return float(result.cost.seconds.get("train", 0.0))
+def _train_s(result: TrialResult, alone: bool = False) -> float:
+    cost = result.cost
+    return float(cost.seconds.get("train", 0.0)) + (cost.solo_s - cost.total_s if alone else 0.0)
 
 
 def _rows_per_step(config: TrialConfig) -> float:

@@ -155,24 +155,22 @@ class _Outlook:
         self.tasks = {task.ref.name: task for task in (*setting.tasks, *setting.off_target)}
         self.cells = search_cells(study, setting, {})
         self.full = [(cell, self.of(_first(cell))) for cell in self.cells]
+        self.alone = [(cell, self.of(_first(cell), alone=True)) for cell in self.cells]
         self._check_budget()
 
-    def of(self, config: TrialConfig) -> Forecast:
-        """One trial."""
+    def of(self, config: TrialConfig, alone: bool = False) -> Forecast:
+        """One trial, as its share of a pack or as it would be `alone`."""
         model = next(model for model in self.setting.models if model.ref == config.pipeline.base_model)
         occasion = Occasion(config, model, self.tasks, self.on, self.threads, self.study.prices)
-        return forecast(occasion, self.past)
+        return forecast(occasion, self.past, alone)
 
     def guesses(self) -> dict[str, float]:
-        """Seconds of a full search trial by family."""
-        return {name: found.seconds for name, found in self.families().items()}
+        """Seconds of a full search trial by family, alone."""
+        return {name: found.seconds for name, found in _by_family(self.alone).items()}
 
     def families(self) -> dict[str, Forecast]:
         """One full search trial of each family, mean over cells."""
-        found: dict[str, list[Forecast]] = {}
-        for cell, one in self.full:
-            found.setdefault(cell.design.family.name, []).append(one)
-        return {name: _mean(forecasts) for name, forecasts in found.items()}
+        return _by_family(self.full)
 
     def base(self, layout: Layout) -> StepPlan:
         """The base's scores."""
@@ -184,9 +182,10 @@ class _Outlook:
     def search(self) -> StepPlan:
         """Every cell's budget; with a scheduler, jobs at rungs count as trials."""
         if self.study.budget.gpu_seconds is not None:
-            seconds = self.study.budget.gpu_seconds * len(self.cells)
-            trials = sum(max(1, int(self.study.budget.gpu_seconds / one.seconds)) for _, one in self.full)
-            return StepPlan("search", trials, seconds, 0)
+            budget, alone = self.study.budget.gpu_seconds, [one.seconds for _, one in self.alone]
+            shares = [one.seconds / solo for (_, one), solo in zip(self.full, alone, strict=True)]
+            trials = sum(max(1, int(budget / solo)) for solo in alone)
+            return StepPlan("search", trials, budget * sum(shares), 0)
         seconds = sum(min(cell.design.budget, cell.size) * one.seconds for cell, one in self.full)
         return StepPlan("search", sum(cell.planned_jobs for cell in self.cells), seconds, 0)
 
@@ -211,7 +210,7 @@ class _Outlook:
 
     def _check_budget(self) -> None:
         budget = self.study.budget.gpu_seconds
-        for cell, one in self.full:
+        for cell, one in self.alone:
             if budget is not None and one.seconds > budget:
                 raise SpecError(
                     f"budget.gpu_seconds must fund at least one trial per family, but {budget:g} s is less than the "
@@ -222,6 +221,13 @@ class _Outlook:
 
 def _first(cell: Cell) -> TrialConfig:
     return cell.design.config({}, len(cell.design.rungs) - 1)
+
+
+def _by_family(cells: Sequence[tuple[Cell, Forecast]]) -> dict[str, Forecast]:
+    found: dict[str, list[Forecast]] = {}
+    for cell, one in cells:
+        found.setdefault(cell.design.family.name, []).append(one)
+    return {name: _mean(forecasts) for name, forecasts in found.items()}
 
 
 def _mean(forecasts: Sequence[Forecast]) -> Forecast:

@@ -229,6 +229,7 @@ def _duty(study: StudySpec, site: Site, options: Mapping[str, Any]) -> Duty:
         prices=study.prices,
         keep_checkpoint=study.search.scheduler != "none",
         time_limit_s=60 * options["time_limit_min"] if "time_limit_min" in options else None,
+        together=options["pack"],
         corpora=corpora(study),
     )
     return Duty(layout.study(study.name) / "queue", site.work, workspace, options["idle_s"])

@@ -155,6 +155,19 @@ def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
     assert one.basis.startswith("1 past trial")
 
 
+def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(tmp_path):
+    from harness.layout import write_result
+
+    layout, target = standin.site(tmp_path).layout, occasion(tmp_path, steps=100)
+    past = replace(target.config, steps=50)
+    score = Score("one", "validation", "acc", 0.5, None, 10, True, "same")
+    cost = CostRecord(seconds={"train": 10.0, "evaluate": 2.0}, solo_equivalent_s=30.0, trained_with=8)
+    write_result(layout, TrialResult(past, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+    # 0.2 s a step as its share, 0.6 s alone; 2 s for the same 10 items.
+    assert forecast(target, read_past(layout)).seconds == pytest.approx(20 + 2)
+    assert forecast(target, read_past(layout), alone=True).seconds == pytest.approx(60 + 2)
+
+
 @pytest.mark.parametrize(
     ("budget", "params", "expected"),
     [
