@@ -94,6 +94,7 @@ def advise(
         SpecError: When no model is named and there is no evidence on any.
         StorageError: When there is no database.
     """
+    from harness.data import columns
     from harness.models import model_facts, resolve_model
     from harness.plugins import Situation
     from harness.recommend import NotEnoughEvidence, most_evidence, recommend, request_for
@@ -105,7 +106,8 @@ def advise(
         )
     base = resolve_model(name, None)
     facts = model_facts(base)
-    situation = Situation("cpu", str(facts.get("model_type", "")), facts, {"output_type": task.output_type})
+    task_facts = {"output_type": task.output_type, "metadata": dict(task.metadata), "columns": columns(task)}
+    situation = Situation("cpu", str(facts.get("model_type", "")), facts, task_facts)
     request = request_for(layout, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
         request = replace(request, base_score=_base_score(layout, task, base, score_base))

@@ -21,6 +21,8 @@ from harness.objectives.base import IGNORED, Example
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.plugins import StageSetup
+
 WINDOW = 50
 """Steps among which examples are sorted by length (Hugging Face's `group_by_length` used the same)."""
 
@@ -68,9 +70,17 @@ class Batch:
     target: Tensor
     """Those next tokens, `IGNORED` where a trial has fewer than another; shape `(K, supervised)`."""
     sequence: Tensor
-    """Which of its trial's rows each is in; shape `(K, supervised)`."""
+    """Which of its trial's rows each is in, `rows` where there is none; shape `(K, supervised)`."""
+    completion: Tensor
+    """Whether it is of its row's completion rather than its prompt; shape `(K, supervised)`."""
     rows: int
     """Sequences per trial."""
+
+
+def padding_id(setup: StageSetup) -> int:
+    """The token id to fill batches up with."""
+    padding = setup.tokenizer.pad_token_id
+    return 0 if padding is None else int(padding)
 
 
 def collate(members: Sequence[Sequence[Example]], padding: int, device: str) -> Batch:
@@ -89,7 +99,7 @@ def collate(members: Sequence[Sequence[Example]], padding: int, device: str) -> 
     ids = np.full((len(rows) * count, width), padding, dtype=np.int64)
     found = []
     for member, sequences in enumerate(rows):
-        positions, targets, owners = [], [], []
+        positions, targets, owners, completes = [], [], [], []
         for row, sequence in enumerate(sequences):
             ids[member * count + row, : len(sequence.input_ids)] = sequence.input_ids
             labels = np.asarray(sequence.labels[1:], dtype=np.int64)
@@ -97,13 +107,14 @@ def collate(members: Sequence[Sequence[Example]], padding: int, device: str) -> 
             positions.append(at + (member * count + row) * width)
             targets.append(labels[at])
             owners.append(np.full(len(at), row))
-        found.append([np.concatenate(parts) for parts in (positions, targets, owners)])
-    supervised = max(len(targets) for _, targets, _ in found)
-    filler = (0, IGNORED, 0)
-    position, target, sequence_of = (
+            completes.append(at + 1 >= sequence.prompt)
+        found.append([np.concatenate(parts) for parts in (positions, targets, owners, completes)])
+    supervised = max(len(part[1]) for part in found)
+    filler = (0, IGNORED, count, False)
+    position, target, sequence_of, completion = (
         torch.from_numpy(
             np.stack([np.pad(part[i], (0, supervised - len(part[i])), constant_values=filler[i]) for part in found])
         ).to(device)
-        for i in range(3)
+        for i in range(4)
     )
-    return Batch(torch.from_numpy(ids).to(device), lengths, position, target, sequence_of, count)
+    return Batch(torch.from_numpy(ids).to(device), lengths, position, target, sequence_of, completion, count)

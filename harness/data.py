@@ -53,6 +53,11 @@ def training_rows(task: Task) -> list[Row]:
     return list(_training_rows(task))
 
 
+def columns(task: Task) -> list[str]:
+    """What every training row of a task has, beside `doc`."""
+    return ["prompt", "completion", *(["rejected"] if task.metadata.get("preference") else [])]
+
+
 @lru_cache(maxsize=16)
 def _training_rows(task: Task) -> tuple[Row, ...]:
     built = lm_eval_task(task, "train")

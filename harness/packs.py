@@ -62,7 +62,7 @@ def _common(stage: Stage) -> dict[str, object]:
     choices = {axis: getattr(stage, axis) for axis in AXIS_FOLDER}
     params = defaults(stage_space(choices)) | dict(stage.params)
     method, objective = load("methods", stage.method), load("objectives", stage.objective)
-    equal = {*SHARED, *method.same, *objective.space}
+    equal = {*SHARED, *method.same, *objective.same}
     return {
         **choices,
         "data": [stage.data, stage.data_fingerprint],

@@ -60,6 +60,8 @@ class StageSetup:
     """Whether the task is scored on generated text, which starts from the prompt's own tokens."""
     packed: bool = False
     """Whether the objective joins rows into sequences of `max_length` tokens."""
+    base: str = ""
+    """What the base's weights can be told by; empty where nothing about them may be kept for another trial."""
     note: Callable[[str], None] = lambda text: None
     """Adds a sentence to the record's notes: what a reader must know beside the score."""
 

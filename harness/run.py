@@ -275,8 +275,11 @@ class Run:
         return base
 
     def _stages(self) -> list[Ready]:
+        from harness.data import columns
+
         pipeline, config, facts = self.config.pipeline, self.config, facts_of(self.base)
-        task_facts = {"output_type": self.target.output_type, "metadata": self.target.metadata}
+        target = self.target
+        task_facts = {"output_type": target.output_type, "metadata": target.metadata, "columns": columns(target)}
         reason = refusal(pipeline, Situation(self.meter.device, str(facts.get("model_type", "")), facts, task_facts))
         if reason:
             raise SpecError(f"this pipeline cannot run on {self.base.ref.name} here: {reason}")
@@ -303,6 +306,7 @@ class Run:
             corpus=self._corpus,
             generates=task.output_type == "generate_until",
             packed=ready.chosen.objective.packs,
+            base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
             note=self.notes.append,
         )
 

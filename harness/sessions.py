@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from harness.batches import Batch, collate
+import numpy as np
+
+from harness.attention import quick_attention
+from harness.batches import Batch, collate, padding_id
 from harness.errors import Diverged, TimedOut
-from harness.objectives.base import Example, TokenLosses
+from harness.objectives.base import TokenLosses
 from harness.optimizer import adamw, decaying, learning_rate, put_state
 from harness.records import derive_seed
 from harness.supervised import supervised_nats
-from harness.train import Learner, facts, resolve_precision
+from harness.train import Drawn, Learner, facts, resolve_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,30 +77,40 @@ class Session(ABC):
         """One optimiser step; losses (K,) without penalty, gradient norms (K,)."""
         import torch
 
-        examples = [one.next_examples() for one in self.learners]
-        size, passes = self.learners[0].batch
+        examples, passes = [one.next_examples() for one in self.learners], self.learners[0].batch[1]
         objective, device = self.learners[0].choices.objective, self.learners[0].setup.device
         seeds = [derive_seed(one.setup.seed, "step", one.step) for one in self.learners]
-        items = torch.tensor([objective.items(drawn) for drawn in examples], device=device)
+        items = torch.tensor([objective.items(own) for own in examples], device=device)
         parts = []
-        for start in range(0, size * passes, size):
-            batch = self._collate([drawn[start : start + size] for drawn in examples])
-            nats = self.forward(batch, seeds if start == 0 else [])
-            losses = TokenLosses(nats, batch.sequence, batch.rows)
+        for number in range(passes):
+            drawn = [one.drawn(number) for one in self.learners]
+            losses = self._losses(drawn, seeds if number == 0 else [])
             loss = objective.loss(losses, [one.setup for one in self.learners]) / items
             term = self.penalty()
             (loss.sum() if term is None else loss.sum() + term / passes).backward()
             parts.append(loss.detach())
+            for one, part in zip(self.learners, drawn, strict=True):
+                one.count(part.examples)
         return torch.stack(parts).sum(0).double(), self.update().double()
 
-    def _collate(self, examples: Sequence[Sequence[Example]]) -> Batch:
-        first = self.learners[0]
-        padding = first.setup.tokenizer.pad_token_id
-        batch = collate(examples, int(padding if padding is not None else 0), first.setup.device)
-        for one, drawn, length in zip(self.learners, examples, batch.lengths, strict=True):
-            one.watch.tally.count(sequence for example in drawn for sequence in example)
-            one.padded_tokens += batch.rows * length
-        return batch
+    def _losses(self, drawn: Sequence[Drawn], seeds: Sequence[int]) -> TokenLosses:
+        """What the model says of the trials' parts of a forward pass, and of what is shown apart from it."""
+        import torch
+
+        setup = self.learners[0].setup
+        batch = collate([part.examples for part in drawn], padding_id(setup), setup.device)
+        nats = self.forward(batch, seeds)
+        sums = [part.reference for part in drawn if part.reference is not None]
+        apart = [part.apart for part in drawn if part.apart is not None]
+        with torch.no_grad():
+            return TokenLosses(
+                nats,
+                batch.sequence,
+                batch.completion,
+                batch.rows,
+                torch.tensor(np.stack(sums), dtype=nats.dtype, device=nats.device) if sums else None,
+                self._losses(apart, []) if apart else None,
+            )
 
     def _look(self) -> None:
         """Read the losses of the steps since the last look; a learner's first bad one is its end."""
@@ -122,13 +135,19 @@ class Session(ABC):
                 except TimedOut as failure:
                     one.failure = failure
 
-    def autocast(self) -> Any:
-        """bfloat16 where the stage asks for it."""
-        import torch
 
-        setup = self.learners[0].setup
-        precision = resolve_precision(str(setup.params["precision"]), setup.device)
-        return torch.autocast(setup.device, torch.bfloat16, enabled=precision == "bfloat16")
+@contextmanager
+def precision(one: Learner, model: PreTrainedModel) -> Iterator[None]:
+    """bfloat16 where the stage asks for it."""
+    import torch
+
+    setup, method = one.setup, one.choices.method
+    half = resolve_precision(str(setup.params["precision"]), setup.device) == "bfloat16"
+    with ExitStack() as stack:
+        if half and setup.device == "cpu" and not method.reserved(setup.params):
+            stack.enter_context(quick_attention(model))
+        stack.enter_context(torch.autocast(setup.device, torch.bfloat16, enabled=half))
+        yield
 
 
 class Alone(Session):
@@ -160,8 +179,9 @@ class Alone(Session):
 
         for seed in seeds:
             torch.manual_seed(seed)
-        with self.autocast():
-            return supervised_nats(self.learners[0].model, batch)
+        model = self.learners[0].model
+        with precision(self.learners[0], model):
+            return supervised_nats(model, batch)
 
     def penalty(self) -> Tensor | None:
         """The retention term."""
@@ -243,7 +263,7 @@ class Together(Session):
         if seeds:
             self.stack.dropout.start(seeds)
         self.stack.dropout.lengths = batch.lengths
-        with self.autocast():
+        with precision(self.learners[0], self.stack.model):
             return supervised_nats(self.stack.model, batch)
 
     def update(self) -> Tensor:

@@ -207,15 +207,14 @@ def device(site: Site) -> str:
 
 def _trained(task: Task) -> TaskInfo:
     """The facts of a task that is trained on, from its rendered training rows."""
-    from harness.data import training_rows
+    from harness.data import columns, training_rows
 
     rows = training_rows(task)
-    columns = {"prompt", "completion"} | ({"rejected"} if task.metadata.get("preference") else set())
     facts = {
         "output_type": task.output_type,
         "metadata": dict(task.metadata),
         "rows": len(rows),
-        "columns": sorted(columns),
+        "columns": columns(task),
     }
     chars = sum(len(row["prompt"]) + len(row["completion"]) for row in rows) / max(1, len(rows))
     return replace(_evaluated(task), rows=len(rows), chars=chars, facts=facts)

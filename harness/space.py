@@ -101,6 +101,16 @@ def searched(space: Space) -> dict[str, Distribution]:
     return {name: distribution for name, distribution in space.items() if distribution.searched}
 
 
+def scaled(distribution: Distribution, factor: float) -> Distribution:
+    """A range of real numbers times a factor; anything else, and everything at a factor of 1, as it is."""
+    if factor == 1 or not isinstance(distribution, Float):
+        return distribution
+    low, high, default = (
+        float(f"{v * factor:.6g}") for v in (distribution.low, distribution.high, distribution.default)
+    )
+    return replace(distribution, low=low, high=high, default=default)
+
+
 def check(space: Space, params: Mapping[str, Scalar], where: str) -> None:
     """Raise `SpecError` unless every parameter is known and inside its range."""
     for name, value in params.items():

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from harness.errors import SpecError, one_of
 from harness.plugins import load, names
 from harness.records import ModelRef, Pipeline, Stage, fingerprint
-from harness.space import OPTIMIZER_SPACE, Distribution, Scalar, defaults, override, searched
+from harness.space import OPTIMIZER_SPACE, Distribution, Scalar, defaults, override, scaled, searched
 
 AXIS_FOLDER = {"method": "methods", "objective": "objectives", "retention": "retention", "curation": "curation"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -251,13 +251,16 @@ class Family:
 def stage_space(choices: Mapping[str, str]) -> dict[str, Distribution]:
     """The space of a stage: the optimiser's settings and what each choice declares (the method's word counts last).
 
+    Learning rates that a method declares are those of supervised fine-tuning; an objective may scale them.
+
     Args:
         choices: Axis (method, objective, retention, curation) to plug-in name.
     """
     space: dict[str, Distribution] = dict(OPTIMIZER_SPACE)
     for axis in ("objective", "curation", "retention", "method"):
         space |= load(AXIS_FOLDER[axis], choices[axis]).space
-    return space
+    scale = load("objectives", choices["objective"]).learning_rate_scale
+    return space | {"learning_rate": scaled(space["learning_rate"], scale)}
 
 
 def resolve_family(name: str, spec: FamilySpec) -> Family:

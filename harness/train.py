@@ -7,9 +7,9 @@ Nothing here knows any plug-in by name: what differs between methods, objectives
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.batches import step_order
@@ -28,6 +28,8 @@ from harness.spec import AXIS_FOLDER, stage_space
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
+
+    from harness.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def choices(stage: Stage) -> Choices:
 def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
     """The reason why a pipeline cannot work in a situation, or None."""
     stages = [choices(stage) for stage in pipeline.stages]
-    for chosen in stages:
+    for stage, chosen in zip(pipeline.stages, stages, strict=True):
+        there = replace(situation, task_facts={}) if stage.data else situation  # another task's rows, not looked at
         for plugin in (chosen.method, chosen.objective, chosen.retention, chosen.curation):
-            if (reason := plugin.skip(situation)) is not None:
+            if (reason := plugin.skip(there)) is not None:
                 return reason
     for stage, chosen in zip(pipeline.stages[:-1], stages[:-1], strict=True):
         if not chosen.method.mergeable:
@@ -93,6 +96,17 @@ class Watch:
     time_limit_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A trial's part of a forward pass."""
+
+    examples: Sequence[Example]
+    reference: np.ndarray | None = None
+    """The base's log-probability of each of their sequences, where the objective needs it."""
+    apart: Drawn | None = None
+    """What the objective shows apart from them, without gradient."""
+
+
 @dataclass
 class Learner:
     """One trial's stage while it trains."""
@@ -108,6 +122,8 @@ class Learner:
     """The rows as tokens, where the objective trains in our own loop."""
     order: np.ndarray | None = None
     """Indices of each step's examples, see `batches.step_order`."""
+    reference: Reference | None = None
+    """What the base says of them, where the objective needs it."""
     trainer: Any = None
     """TRL's, where the objective trains in its loop."""
     losses: Losses = field(default_factory=Losses)
@@ -155,6 +171,24 @@ class Learner:
         assert self.order is not None
         return [self.examples[index] for index in self.order[self.step]]
 
+    def drawn(self, number: int) -> Drawn:
+        """Its part of one of the next step's forward passes."""
+        size, known = self.batch[0], self.reference
+        place = slice(number * size, (number + 1) * size)
+        examples = self.next_examples()[place]
+        beside = self.choices.objective.apart(examples, self.setup)
+        if known is None:
+            return Drawn(examples, apart=Drawn(beside) if beside else None)
+        assert self.order is not None
+        apart = Drawn(beside, known.apart[self.step, number]) if beside else None
+        return Drawn(examples, known.examples[self.order[self.step, place]].ravel(), apart)
+
+    def count(self, examples: Sequence[Example]) -> None:
+        """Count the examples of a forward pass that was trained on."""
+        sequences = [sequence for example in examples for sequence in example]
+        self.watch.tally.count(sequences)
+        self.padded_tokens += len(sequences) * max(len(s.input_ids) for s in sequences)
+
 
 def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch) -> Learner:
     """A stage ready to train: rows curated, old knowledge mixed in, and tokenised.
@@ -175,6 +209,10 @@ def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: Sta
     lengths = tuple(max(len(s.input_ids) for s in example) for example in one.examples)
     size, passes = one.batch
     one.order = step_order(lengths, size * passes, setup.steps, setup.seed)
+    if chosen.objective.needs_reference:
+        from harness.reference import reference_of
+
+        one.reference = reference_of(one)
     return one
 
 

@@ -78,7 +78,10 @@ def save_gpt2(folder, dropout=0.0):
 
 
 def save_tasks(folder):
-    """`colour` is multiple choice, `echo` generation, `text` perplexity; 24 training rows each, 8 and 8 others."""
+    """`colour` and `manners` (with preferences) are multiple choice, `echo` generation, `text` perplexity.
+
+    24 training rows each, 8 and 8 others.
+    """
     rows = [{"word": WORDS[i % 8], "number": i, "answer": (i * 7) % 2} for i in range(40)]
     rows = [row | {"text": f"Number {row['number']} is {row['word']}."} for row in rows]
     splits = {"train": rows[:24], "validation": rows[24:32], "test": rows[32:]}
@@ -117,7 +120,29 @@ def save_tasks(folder):
         (folder / f"{name}.yaml").write_text(
             yaml.safe_dump({"task": name} | common | own | {"metadata": {"version": 1}})
         )
+    save_preferences(folder, common)
     return folder
+
+
+def save_preferences(folder, common):
+    rows = [
+        {"ask": f"{i} {WORDS[i % 8]}", "kind": "yes, " * (i % 3) + "please", "rude": "no" * (1 + i % 4)}
+        for i in range(40)
+    ]
+    splits = {"train": rows[:24], "validation": rows[24:32], "test": rows[32:]}
+    for name, part in splits.items():
+        (folder / f"manners_{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    own = {
+        "task": "manners",
+        "dataset_kwargs": {"data_files": {name: f"manners_{name}.jsonl" for name in splits}},
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{ask}}:",
+        "doc_to_choice": "{{[kind, rude]}}",
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1, "preference": {"chosen": "kind", "rejected": "rude"}},
+    }
+    (folder / "manners.yaml").write_text(yaml.safe_dump(common | own))
 
 
 @cache

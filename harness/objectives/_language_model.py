@@ -6,6 +6,7 @@ Rows are tokenised here rather than by TRL, which would split prompt and complet
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -21,30 +22,43 @@ LONG_TEXT = 10_000
 """Characters above which a text is tokenised line by line: some BPE tokenizers take quadratic time."""
 
 
+def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
+    """The rows without those that a stage shorter than a pass will not reach."""
+    seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
+    return random.Random(setup.seed).sample(rows, seen) if seen < len(rows) else rows
+
+
 def sequences(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
     """Rows as token ids with loss on the completion and its end token only; on all tokens where the prompt is empty.
 
     Rows above `max_length` lose their beginning, as lm-eval cuts prompts; a text without prompt loses its end.
     How many were cut, or dropped because nothing was left to learn, goes into the record's notes.
     """
-    limit = int(setup.params["max_length"])
-    prompted = [row for row in rows if row["prompt"]]
-    texts = [row["completion"] for row in rows if not row["prompt"]]
-    split = iter(_prompted(prompted, setup))
-    plain = iter(documents(texts, setup.tokenizer))
-    whole = [next(split) if row["prompt"] else _all_supervised(next(plain)) for row in rows]
-    cut = [
-        TokenSequence(s.input_ids[-limit:], s.labels[-limit:])
-        if row["prompt"]
-        else TokenSequence(s.input_ids[:limit], s.labels[:limit])
-        for row, s in zip(rows, whole, strict=True)
-    ]
-    kept = [s for s in cut if any(label != IGNORED for label in s.labels[1:])]
-    if longer := sum(len(s.input_ids) > limit for s in whole):
-        setup.note(f"{longer} of {len(rows)} training rows were cut to {limit} tokens")
+    kept = [s for s in tokenised(rows, setup) if learnable(s)]
     if len(kept) < len(rows):
         setup.note(f"{len(rows) - len(kept)} of {len(rows)} training rows had nothing to learn and were dropped")
     return kept
+
+
+def learnable(sequence: TokenSequence) -> bool:
+    """Whether any of its tokens carries loss."""
+    return any(label != IGNORED for label in sequence.labels[1:])
+
+
+def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows") -> list[TokenSequence]:
+    """The same, one sequence for every row even where there is nothing to learn; notes count `noun`."""
+    limit = int(setup.params["max_length"])
+    prompted = [row for row in rows if row["prompt"]]
+    texts = [row["completion"] for row in rows if not row["prompt"]]
+    split = iter(_prompted(prompted, setup, noun))
+    plain = iter(documents(texts, setup.tokenizer))
+    whole = [next(split) if row["prompt"] else _all_supervised(next(plain)) for row in rows]
+    if longer := sum(len(s.input_ids) > limit for s in whole):
+        setup.note(f"{longer} of {len(rows)} {noun} were cut to {limit} tokens")
+    return [
+        s.last(limit) if row["prompt"] else TokenSequence(s.input_ids[:limit], s.labels[:limit])
+        for row, s in zip(rows, whole, strict=True)
+    ]
 
 
 def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -66,7 +80,7 @@ def _all_supervised(ids: list[int]) -> TokenSequence:
     return TokenSequence(tuple(ids), tuple(ids))
 
 
-def _prompted(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
+def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSequence]:
     """lm-eval's `_encode_pair`: the whole is tokenised once, and the completion starts where the prompt's ids end.
 
     Where tokens merge across that border, a task that is scored by generation keeps the prompt's own ids, because
@@ -83,9 +97,9 @@ def _prompted(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
             moved += 1
             whole = prompt + _encode(tokenizer, [row["completion"]], special=False)[0]
         ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
-        found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:]))
+        found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
     if moved:
-        setup.note(f"{moved} of {len(rows)} training rows have tokens that merge across the end of the prompt")
+        setup.note(f"{moved} of {len(rows)} {noun} have tokens that merge across the end of the prompt")
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.plugins import Plugin, Row, StageSetup
+from harness.plugins import Plugin, Row, Situation, StageSetup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,13 @@ class TokenSequence:
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     """The token's own id where it carries loss, else `IGNORED`; the first is never predicted."""
+    prompt: int = 0
+    """Leading tokens that are no part of the completion, whether or not they carry loss."""
+
+    def last(self, limit: int) -> TokenSequence:
+        """Its last `limit` tokens."""
+        cut = max(0, len(self.input_ids) - limit)
+        return TokenSequence(self.input_ids[cut:], self.labels[cut:], max(0, self.prompt - cut))
 
 
 Example = tuple[TokenSequence, ...]
@@ -42,15 +49,32 @@ class TokenLosses:
     nats: Tensor
     """Negative log-probability of each supervised token, shape (K, tokens); 0 where a trial has fewer than another."""
     sequence: Tensor
-    """Which of a trial's sequences each token is of, shape (K, tokens), in [0, sequences)."""
+    """Which of a trial's sequences each token is of, shape (K, tokens), in [0, sequences); `sequences`: of none."""
+    completion: Tensor
+    """Whether each token is of its sequence's completion rather than its prompt, shape (K, tokens)."""
     sequences: int
     """Sequences per trial: examples times sequences of an example, example by example."""
     reference: Tensor | None = None
     """Summed log-probability of each sequence under the base, shape (K, sequences); None unless asked for."""
+    apart: TokenLosses | None = None
+    """The same of what `Objective.apart` shows, without gradient; None where it shows nothing."""
 
     def log_probabilities(self) -> Tensor:
-        """Summed log-probability of each sequence's supervised tokens, shape (K, sequences)."""
-        return -self.nats.new_zeros(len(self.nats), self.sequences).scatter_add(1, self.sequence, self.nats)
+        """Summed log-probability of each sequence's completion, shape (K, sequences)."""
+        return -self._summed(self.nats * self.completion)
+
+    def lengths(self) -> Tensor:
+        """Predicted tokens of each sequence's completion, shape (K, sequences)."""
+        return self._summed(self.completion.to(self.nats))
+
+    def log_ratios(self) -> Tensor:
+        """How much likelier than to the base each sequence's completion is, in nats, shape (K, sequences)."""
+        assert self.reference is not None
+        return self.log_probabilities() - self.reference
+
+    def _summed(self, values: Tensor) -> Tensor:
+        whole = values.new_zeros(len(values), self.sequences + 1).scatter_add(1, self.sequence, values)
+        return whole[:, : self.sequences]
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,23 @@ class Objective(Plugin, ABC):
     needs_reference: ClassVar[bool] = False
     """Whether its loss compares with the base's own log-probabilities, which are computed once before training."""
 
+    same: ClassVar[tuple[str, ...]] = ()
+    """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
+
+    learning_rate_scale: ClassVar[float] = 1.0
+    """Factor on the learning rates that methods search, which are those of supervised fine-tuning."""
+
+    def skip(self, situation: Situation) -> str | None:
+        """Rows without a column that it needs are nothing to train on."""
+        columns = situation.task_facts.get("columns")
+        missing = [name for name in self.needs if columns is not None and name not in columns]
+        return (
+            f"its objective trains on {' and '.join(missing)} answers, of which the task has none: "
+            "it needs metadata.preference, which names the columns of chosen and rejected answers"
+            if missing
+            else None
+        )
+
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Rows as token sequences for the harness's own loop; all examples have equally many sequences.
 
@@ -86,6 +127,10 @@ class Objective(Plugin, ABC):
             SpecError: When a row lacks what the objective needs.
         """
         raise NotImplementedError
+
+    def apart(self, examples: Sequence[Example], setup: StageSetup) -> list[Example]:
+        """What the loss needs the log-probabilities of beside a forward pass's examples, without gradient."""
+        return []
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
         """Each trial's loss summed over what `items` counts, shape (K,); by default the sum over all tokens.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.objectives._language_model import sequences, sft_trainer
+from harness.objectives._language_model import reached, sequences, sft_trainer
 from harness.objectives.base import Example, Objective, TrainerParts
 from harness.plugins import Row, StageSetup
 
@@ -23,10 +22,7 @@ class SupervisedFineTuning(Objective):
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One sequence per row; rows that a stage shorter than a pass will not reach are left out."""
-        seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
-        if seen < len(rows):
-            rows = random.Random(setup.seed).sample(rows, seen)
-        return [(sequence,) for sequence in sequences(rows, setup)]
+        return [(sequence,) for sequence in sequences(reached(rows, setup), setup)]
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's SFT trainer on the same sequences."""

@@ -1,0 +1,130 @@
+"""What the preference objectives share: a row's chosen and rejected answers as token ids, and TRL's trainers on them."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.objectives._language_model import learnable, reached, tokenised
+from harness.objectives.base import IGNORED, Example, Objective, TokenSequence, TrainerParts
+from harness.plugins import Row, StageSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Trainer
+
+
+class PreferenceObjective(Objective, ABC):
+    """An example is a pair: the chosen answer, then the rejected one, each tokenised as supervised fine-tuning does it.
+
+    A batch therefore has chosen sequences at its even places and rejected ones at its odd places.
+    """
+
+    needs = ("prompt", "completion", "rejected")
+    fuses = True
+
+    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
+        """One pair per row; pairs that a stage shorter than a pass will not reach are left out.
+
+        Raises:
+            SpecError: When a row has no rejected answer.
+        """
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row.get("rejected"), str):
+                raise SpecError(
+                    f"every row must have a rejected answer to learn from preferences, but row {number} of {len(rows)} "
+                    f"({row['prompt'][:40]!r}) has none: train on a task with metadata.preference, without replayed texts"
+                )
+        rows = reached(rows, setup)
+        answers = [row | {"completion": row[name]} for row in rows for name in ("completion", "rejected")]
+        found = tokenised(answers, setup, "answers")
+        pairs = list(zip(found[::2], found[1::2], strict=True))
+        kept = [self.prepared(*pair) for pair in pairs if all(map(learnable, pair))]
+        if len(kept) < len(pairs):
+            setup.note(f"{len(pairs) - len(kept)} of {len(pairs)} training rows had nothing to learn and were dropped")
+        return kept
+
+    def prepared(self, chosen: TokenSequence, rejected: TokenSequence) -> Example:
+        """A pair as it goes through the model; by default with loss on the answers alone."""
+        return (chosen, rejected)
+
+    def items(self, examples: Sequence[Example]) -> int:
+        """The loss is a mean over pairs."""
+        return len(examples)
+
+
+def each(setups: Sequence[StageSetup], name: str, like: Tensor) -> Tensor:
+    """A parameter of each trial, shape (K, 1)."""
+    return like.new_tensor([[float(setup.params[name])] for setup in setups])
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of sequences, shape (K, 2 pairs), as those of chosen and of rejected answers."""
+    return values[:, ::2], values[:, 1::2]
+
+
+def padded(sequences: Sequence[TokenSequence], setup: StageSetup, prefix: str = "") -> dict[str, Tensor]:
+    """Token ids, attention mask, and masked labels of the answers, by the names that TRL gives them."""
+    import torch
+
+    padding, width = setup.tokenizer.pad_token_id or 0, max(len(s.input_ids) for s in sequences)
+    ids, seen, answers = (torch.full((len(sequences), width), fill) for fill in (padding, 0, IGNORED))
+    for row, sequence in enumerate(sequences):
+        length = len(sequence.input_ids)
+        ids[row, :length], seen[row, :length] = torch.tensor(sequence.input_ids), 1
+        answers[row, sequence.prompt : length] = torch.tensor(sequence.input_ids[sequence.prompt :])
+    return {
+        f"{prefix}input_ids": ids,
+        f"{prefix}attention_mask": seen,
+        f"{prefix}labels": answers,
+        f"{prefix}completion_mask": (answers != IGNORED).long(),
+    }
+
+
+def answers_of(examples: Sequence[Example]) -> list[TokenSequence]:
+    """All chosen answers, then all rejected ones: the order of TRL's batches."""
+    return [*(chosen for chosen, _ in examples), *(rejected for _, rejected in examples)]
+
+
+def preference_trainer(
+    kind: type[Any],
+    arguments: Any,
+    parts: TrainerParts,
+    examples: Sequence[Example],
+    batch: Callable[[Sequence[Example]], dict[str, Tensor]],
+    **options: Any,
+) -> Trainer:
+    """A trainer of TRL's on pairs that are ready as they are.
+
+    Args:
+        kind: TRL's class.
+        arguments: Its configuration.
+        parts: The model and what else belongs to the stage.
+        examples: The pairs.
+        batch: Makes a batch of some of them, in TRL's own names.
+        options: What else the class takes.
+    """
+    from datasets import Dataset
+
+    class Ready(kind):  # type: ignore[misc]
+        """TRL's trainer without its own tokenising, and without its report to the hub."""
+
+        def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
+            return dataset
+
+        def tokenize_row(self, feature: Any, *rest: Any) -> Any:
+            return feature
+
+        def _send_telemetry(self) -> None:
+            pass
+
+    return Ready(
+        model=parts.model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"pair": list(range(len(examples)))}),
+        data_collator=lambda drawn: batch([examples[one["pair"]] for one in drawn]),
+        processing_class=parts.setup.tokenizer,
+        **options,
+    )
