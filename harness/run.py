@@ -20,6 +20,7 @@ from harness.artifacts import save_model, save_untouched, write_model_card
 from harness.cost import Meter, Size, Tally, cost_record, model_size, training_flops
 from harness.errors import Diverged, HarnessError, SpecError, TrialFailure, describe
 from harness.layout import write_atomically, write_result
+from harness.machine import bf16_is_faster, peak_flops
 from harness.models import BaseModel, context_length
 from harness.plugins import Row, Situation, StageSetup
 from harness.provenance import effective_settings, provenance, utc_now
@@ -84,7 +85,6 @@ class Run:
     model: PreTrainedModel | None = None
     trained_with: int = 1
     solo_equivalent_s: float | None = None
-    utilisation: float | None = None
     status: TrialStatus | None = None
     """How it ended; None while it goes on."""
     reason: str = ""
@@ -229,7 +229,7 @@ class Run:
                 cost,
                 trained_with=self.trained_with,
                 solo_equivalent_s=self.solo_equivalent_s,
-                utilisation=self.utilisation,
+                utilisation=self._utilisation(),
             ),
             provenance=provenance(self.meter.device, self.started_at, self.effective),
             notes=tuple(dict.fromkeys(self.notes)),
@@ -296,6 +296,7 @@ class Run:
         reserved = ready.chosen.method.reserved(params)
         assert self.model is not None
         params["max_length"] = context_length(self.model.config, int(params["max_length"]), reserved)
+        params["precision"] = self._precision(str(params["precision"]))
         return StageSetup(
             params=params,
             tokenizer=self.tokenizer,
@@ -309,6 +310,23 @@ class Run:
             base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
             note=self.notes.append,
         )
+
+    def _precision(self, wanted: str) -> str:
+        """`auto` as bfloat16 where this machine trains this base faster in it, as float32 elsewhere."""
+        assert self.model is not None
+        if wanted != "auto":
+            return wanted
+        folder, revision = self.workspace.layout.machine, self.base.ref.revision
+        return "bfloat16" if bf16_is_faster(self.model, self.meter.device, folder, revision) else "float32"
+
+    def _utilisation(self) -> float | None:
+        """Model FLOPs of this job's training over its seconds times the matrix peak, in the precision it used."""
+        seconds = self.meter.seconds["train"]
+        if self.learner is None or not self.tally.flops or not seconds:
+            return None
+        half = bool(self.learner.facts.get("bf16"))
+        peak = peak_flops(self.meter.device, "bfloat16" if half else "float32", self.workspace.layout.machine)
+        return self.tally.flops / (seconds * peak)
 
     def _watch(self, ready: Ready) -> Watch:
         """Pause at the wanted fractions of the whole pipeline's steps; the last point reuses the final evaluation."""

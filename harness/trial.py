@@ -220,15 +220,13 @@ class _Group:
         return list(solos)
 
     def _settle(self, runs: Sequence[Run], solos: Sequence[Solo | None]) -> None:
-        """Put into each trial's record what it would have taken alone, and how busy the hardware was."""
+        """Put into each trial's record what it would have taken alone."""
         for run, solo in zip(runs, solos, strict=True):
-            if solo is None:
-                continue
-            inherited = run.trainee.padded_tokens
-            run.trained_with = len(runs)
-            run.solo_equivalent_s = solo.seconds_per_token * inherited
-            run.meter.peak_memory_bytes = solo.peak_memory_bytes
-            run.meter.peak_memory_from += ", of steps alone"
+            if solo is not None:
+                run.trained_with = len(runs)
+                run.solo_equivalent_s = solo.seconds_per_token * run.trainee.padded_tokens
+                run.meter.peak_memory_bytes = solo.peak_memory_bytes
+                run.meter.peak_memory_from += ", of steps alone"
 
     def _score_paused(self, runs: Sequence[Run], model: PreTrainedModel, count: int) -> None:
         first = runs[0]
