@@ -53,6 +53,8 @@ _TELLING = (
 """Beginnings of the names of variables that can change what a worker does."""
 _POLL_S = 0.05
 _LONGEST_POLL_S = 0.5
+_PATIENCE = 5
+"""How much longer a worker waits during a step: others may still run, and what follows may depend on them."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Folders:
         """Packs whose run raised an error."""
         return self.root / "failed"
 
+    @property
+    def rest(self) -> Path:
+        """A file that is there from the end of a step to the beginning of the next."""
+        return self.root / "rest"
+
     def make(self) -> None:
         """Create them."""
         for folder in (self.todo, self.claimed, self.done, self.failed):
@@ -96,7 +103,7 @@ class Duty:
     """`module:function`, see `Work`."""
     workspace: Workspace
     idle_s: float = 20.0
-    """It leaves after so long without anything to do, whether its driver is there or not."""
+    """It leaves when it had nothing to do for so long after a step; during a step it waits five times as long."""
     limit_s: float | None = None
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -152,7 +159,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
     """Packs, as long as there are any, there is time, and the job that started this worker lives."""
     parent, started = os.getppid(), time.monotonic()
-    idle_since, longest = started, 0.0
+    idle_since, longest, resting = started, 0.0, False
     while os.getppid() == parent and folders.todo.exists():
         now = time.monotonic()
         if duty.limit_s is not None and now - started + 1.2 * longest > duty.limit_s:
@@ -162,10 +169,12 @@ def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
             yield item
             idle_since = time.monotonic()
             longest = max(longest, idle_since - now)
-        elif now - idle_since > duty.idle_s:
+            continue
+        if folders.rest.exists() is not resting:
+            resting, idle_since = not resting, now
+        if now - idle_since > duty.idle_s * (1 if resting else _PATIENCE):
             return
-        else:
-            time.sleep(min(_LONGEST_POLL_S, max(_POLL_S, (now - idle_since) / 20)))
+        time.sleep(min(_LONGEST_POLL_S, max(_POLL_S, (now - idle_since) / 20)))
 
 
 def _claim(todo: Path, mine: Path) -> Path | None:

@@ -26,7 +26,7 @@ OPTIONS: Mapping[str, Mapping[str, type]] = {
     | dict.fromkeys(("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist"), str),
 }
 """Options of each runner: at most `pack` trials go to a worker at once and train together where they can, `workers`
-packs run at a time, `threads` are CPU threads of each worker; a worker stays for `idle_s` without work, for the next step
+packs run at a time, `threads` are CPU threads of each worker; a worker stays for `idle_s` after a step, for the next one
 to find it warm; a trial that takes longer than `time_limit_min` ends as timed out. The rest are Slurm's."""
 
 

@@ -39,6 +39,7 @@ class QueueRunner(Runner):
         self.workers = options["workers"]
         self.slots = self.workers + max(1, self.workers // 4)
         self.folders.make()
+        self.folders.rest.unlink(missing_ok=True)
         self._sign = fingerprint(
             [duty.sign(), {key: value for key, value in options.items() if key not in _DRIVERS_OWN}]
         )
@@ -79,6 +80,7 @@ class QueueRunner(Runner):
             return
         waiting = [job for job in self.jobs.values() if not (self.folders.claimed / job.job).exists()]
         self._end(waiting, "stopped by the driver before it began")
+        self.folders.rest.touch()
 
     def close(self) -> None:
         """End all workers; what they had not finished is forgotten here and asked for again by the next driver."""

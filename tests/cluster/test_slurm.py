@@ -43,14 +43,23 @@ def wait_until_gone(jobs, timeout=30):
 
 
 def test_a_study_runs_through_slurm_and_leaves_no_job_behind(scene):
+    scene.arguments.append("idle_s=5")
     said = scene.finish(timeout=180)
     ran = [key for key, _ in scene.lines("ran")]
     assert len(ran) == len(set(ran)) == RUNS, said
     assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
     jobs = [line["job"]["job"] for line in started(scene)]
     assert len(jobs) == 2
-    wait_until_gone(jobs)
+    wait_until_gone(jobs, timeout=90)
     assert (scene.layout.study(STUDY.name) / "jobs").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_next_step_finds_the_jobs_of_the_last_one_warm(scene):
+    scene.finish(timeout=180, STANDIN_STEP="base")
+    scene.finish(timeout=180, STANDIN_STEP="search")
+    assert len(started(scene)) == 2
+    jobs = [line["job"]["job"] for line in started(scene)]
+    assert set(slurm_states(jobs).values()) == {"RUNNING"}
 
 
 def test_a_cancelled_worker_is_seen_and_its_trial_runs_again(scene):

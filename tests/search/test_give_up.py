@@ -7,6 +7,8 @@ import pytest
 from harness.layout import Layout
 from harness.ledger import Stop, append_stop, lost_seconds, read_stops
 from harness.search.give_up import chance
+from harness.spec import Search, study_json_schema
+from tests.sweep import standin
 
 
 def survival(t):
@@ -53,3 +55,16 @@ def test_what_gave_up_can_be_read_again(tmp_path):
     )
     assert read_stops(layout, "other") == []
     assert lost_seconds(layout, "other") == {}
+
+
+def test_the_option_is_a_probability_described_in_the_schema():
+    described = study_json_schema()["$defs"]["Search"]["properties"]["give_up"]
+    assert "validation scores" in described["description"]
+    for value in (0, 1, 1.5):
+        with pytest.raises(ValueError, match="give_up"):
+            Search(give_up=value)
+
+
+def test_a_study_that_does_not_use_the_option_is_the_one_it_was():
+    assert "give_up" not in standin.study().model_dump(mode="json")["search"]
+    assert standin.study(search={"give_up": 0.05}).fingerprint != standin.study(search={}).fingerprint

@@ -1,6 +1,7 @@
 """The three steps with a stand-in for trials: what runs, what is reused, what is refused, what is said."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from harness.layout import find_result
 from harness.members import append_line, members_path, read_lines, read_members
 from harness.records import TaskRef, TrialStatus
 from harness.setting import ModelInfo, refuse_impossible
+from harness.sources import base_proposals
 from tests.sweep import standin
 
 
@@ -161,11 +163,13 @@ def test_errors_that_are_not_a_trials_own_stop_the_study_and_leave_no_record(
 
 def test_an_error_in_the_code_of_a_trial_is_its_record(tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_TROUBLE", "bug")
+    monkeypatch.setenv("STANDIN_SECONDS", "0.2")
     spec, site = standin.study(tasks=["one"], budget={"trials": 1, "steps": 9}), standin.site(tmp_path, "local")
     assert step("search", spec, site).failed == 2
     record = find_result(site.layout, read_members(site.layout, spec.name)[0].key)
     assert record.status == TrialStatus.CRASHED
     assert record.reason == "RuntimeError: as the test asked"
+    assert record.cost.total_s >= 0.2
 
 
 def test_confirm_before_search_is_refused(tmp_path):
@@ -194,7 +198,6 @@ def test_a_task_that_changed_since_the_study_began_is_refused(tmp_path):
 
 
 def test_a_second_driver_is_refused_by_name(tmp_path):
-    import os
     import socket
 
     from harness.driver import locked
@@ -324,6 +327,27 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected)
     assert device(standin.Site()) == ("cuda" if expected else "cpu")
     if expected:
         assert parse_options("local", {})["workers"] == len(expected)
+
+
+def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(tmp_path):
+    """The driver looks again when both have long been dead: the time between is nobody's."""
+    from harness.runners import make_runner, parse_options
+    from harness.worker import Duty, write_item
+
+    spec, site = standin.study(), standin.site(tmp_path, "local")
+    options = parse_options("local", {})
+    config = next(iter(base_proposals(spec, standin.setting(spec)))).config
+    folder = site.layout.study(spec.name)
+    duty = Duty(folder / "queue", site.work, sweep._duty(spec, site, options).workspace)
+    write_item(duty.queue / "claimed" / "77", "pack.json", [config])
+    log = folder / "jobs" / "1" / "77_0_log.err"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    claimed = (duty.queue / "claimed" / "77" / "pack.json").stat().st_ctime
+    os.utime(log, (claimed + 40, claimed + 40))
+    [ended] = make_runner("local", options, folder, duty).poll()
+    assert ended.configs == (config,)
+    assert ended.loss.seconds == pytest.approx(40)
 
 
 def test_a_process_id_that_comes_back_is_another_worker(tmp_path):
