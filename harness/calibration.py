@@ -6,13 +6,14 @@ Figures are kept per process, so that a worker's later packs of the same kind pa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.cost import Meter, Tally
-from harness.sessions import Alone
+from harness.sessions import Alone, Together
 from harness.train import Learner, Losses
 
 STEPS = 3
@@ -33,7 +34,33 @@ class Solo:
     """How far its steps raised that above what was held before."""
 
 
+ROOM, HALF_ROOM = 1e-3, 3e-2
+"""Relative difference of two losses that rounding explains, in float32 and in bfloat16."""
+
 _KNOWN: dict[tuple[Any, ...], Solo] = {}
+_AGREED: set[tuple[Any, ...]] = set()
+
+
+def differ(learners: Sequence[Learner], kind: tuple[Any, ...]) -> str | None:
+    """Why trials must not train together after all: their losses are not what they are alone. None where they are.
+
+    Looked at once per process and kind, on the next forward pass: no list of architectures says which mix their rows.
+    """
+    if kind in _AGREED:
+        return None
+    from harness.fused import CannotStack
+
+    try:
+        together = Together(learners).preview()
+    except CannotStack as reason:
+        return str(reason)
+    for index in {0, len(learners) - 1}:
+        alone = Alone(replace(learners[index], facts={})).preview()[0]
+        room = (HALF_ROOM if learners[index].facts.get("bf16") else ROOM) * max(1.0, abs(alone))
+        if math.isfinite(alone) and not abs(together[index] - alone) <= room:
+            return f"together its first loss is {together[index]:.6g}, alone {alone:.6g}"
+    _AGREED.add(kind)
+    return None
 
 
 def calibrate(learners: Sequence[Learner], kind: tuple[Any, ...]) -> list[Solo]:

@@ -22,12 +22,13 @@ from harness.errors import Diverged, HarnessError, SpecError, TrialFailure, desc
 from harness.layout import write_atomically, write_result
 from harness.machine import bf16_is_faster, peak_flops
 from harness.models import BaseModel, context_length
-from harness.plugins import Row, Situation, StageSetup
+from harness.plugins import Situation, StageSetup
 from harness.provenance import effective_settings, provenance, utc_now
 from harness.records import CurvePoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
 from harness.train import Choices, Learner, Watch, choices, learner, refusal
 from harness.warm import (
     Workspace,
+    corpus_of,
     facts_of,
     found_task,
     fresh_model,
@@ -36,7 +37,6 @@ from harness.warm import (
     release_memory,
     resolved_model,
     rows_of,
-    sampled_from,
     seed_everything,
     tokenizer_of,
 )
@@ -304,7 +304,7 @@ class Run:
             seed=derive_seed(self.config.seed, "stage", ready.index, "data"),
             steps=ready.steps,
             load_base=partial(fresh_model, base, {}, device),
-            corpus=self._corpus,
+            corpus=partial(corpus_of, self._base(), self.workspace, device, self.notes.append),
             generates=task.output_type == "generate_until",
             packed=ready.chosen.objective.packs,
             base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
@@ -358,19 +358,6 @@ class Run:
     def _tokens(self) -> int:
         going = self.learner.watch.tally.tokens if self.learner and self.tally.tokens == 0 else 0
         return self.tally.tokens + going + (self.inherited.tokens if self.inherited else 0)
-
-    def _corpus(self) -> list[Row]:
-        """Rows of what the base knows."""
-        from harness.data import text_rows
-
-        base = self._base()
-        if base.corpus is None:
-            self.notes.append(f"the study names no corpus for {base.ref.name}: replayed texts were sampled from it")
-            return sampled_from(base, self.meter.device)
-        if Path(base.corpus).is_file():
-            return text_rows(Path(base.corpus))
-        rows = rows_of(found_task(base.corpus, self.workspace.task_folders))
-        return [{"prompt": "", "completion": row["prompt"] + row["completion"]} for row in rows]
 
 
 def require_score(outcome: Evaluated | Diverged) -> Evaluated:

@@ -69,6 +69,17 @@ class Session(ABC):
                 return
         self._look()
 
+    def preview(self) -> list[float]:
+        """Each trial's loss of the next forward pass, summed over what its objective counts; nothing is changed."""
+        import torch
+
+        seeds = [derive_seed(one.setup.seed, "step", one.step) for one in self.learners]
+        with torch.no_grad():
+            losses = self._losses([one.drawn(0) for one in self.learners], seeds)
+            summed = self.learners[0].choices.objective.loss(losses, [one.setup for one in self.learners])
+        found: list[float] = summed.tolist()
+        return found
+
     def penalty(self) -> Tensor | None:
         """What retention adds to the loss of one step."""
         return None

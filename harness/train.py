@@ -152,6 +152,16 @@ class Learner:
         """Examples of a forward pass, and forward passes of a step."""
         return int(self.setup.params["batch_size"]), int(self.setup.params["gradient_accumulation"])
 
+    def spare_memory(self) -> bool:
+        """Recompute activations in the backward pass from now on; False where that is done already, or not known how."""
+        if self.facts.get("recomputes") or not getattr(self.model, "supports_gradient_checkpointing", False):
+            return False
+        self.model.zero_grad(set_to_none=True)
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.facts["recomputes"] = True
+        self.setup.note("activations were computed again in the backward pass, since memory did not suffice for them")
+        return True
+
     def check_time(self) -> None:
         """Raise `TimedOut` when the trial's time is used up."""
         limit = self.watch.time_limit_s

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.calibration import Solo, calibrate
+from harness.calibration import Solo, calibrate, differ
 from harness.cost import Meter, free_memory
 from harness.errors import Diverged, HarnessError, describe
 from harness.layout import find_result
@@ -60,8 +60,19 @@ def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Trial
     results = {config.key: known for config in configs if (known := _known(config, workspace))}
     waiting = list({config.key: config for config in configs if config.key not in results}.values())
     for group in cut(waiting, 1, workspace.together):
-        results |= {result.config.key: result for result in _run_group(group, workspace)}
+        runs = _runs(group, workspace)
+        results |= {result.config.key: result for result in _run_group(runs)}
     return [results[config.key] for config in configs]
+
+
+def _runs(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Run]:
+    started = time.perf_counter()
+    device = pick_device(workspace.device)
+    looked = (time.perf_counter() - started) / len(configs)  # looking for a GPU imports torch
+    runs = [Run(config, workspace, Meter(device)) for config in configs]
+    for run in runs:
+        run.meter.seconds["load"] += looked
+    return runs
 
 
 def _known(config: TrialConfig, workspace: Workspace) -> TrialResult | None:
@@ -69,20 +80,22 @@ def _known(config: TrialConfig, workspace: Workspace) -> TrialResult | None:
     return found if not workspace.keep_model or workspace.layout.model(config.key).exists() else None
 
 
-def _run_group(configs: Sequence[TrialConfig], workspace: Workspace) -> list[TrialResult]:
+def _run_group(runs: Sequence[Run]) -> list[TrialResult]:
     """Run trials that are alike, in fewer at a time where they do not fit, alone where they cannot be stacked."""
     try:
-        return _Group(configs, workspace).results()
+        return _Group(runs).results()
     except _Apart as apart:
-        size = -(-len(configs) // 2) if apart.in_halves else 1
+        size = -(-len(runs) // 2) if apart.in_halves else 1
         reason = apart.reason  # outside, so that what failed, and its memory, can be collected
+    # What the attempt took stays on their meters.
+    fresh = [Run(run.config, run.workspace, run.meter) for run in runs]
+    del runs
     release_memory()
-    parts = [configs[start : start + size] for start in range(0, len(configs), size)]
-    return [
-        result
-        for part in parts
-        for result in (_run_group(part, workspace) if len(part) > 1 else _Group(part, workspace, reason).results())
-    ]
+    parts = [fresh[start : start + size] for start in range(0, len(fresh), size)]
+    for part in parts:
+        if len(part) == 1:
+            part[0].effective["alone"] = reason
+    return [result for part in parts for result in _run_group(part)]
 
 
 class _Apart(Exception):
@@ -96,14 +109,10 @@ class _Apart(Exception):
 class _Group:
     """Trials that are alike, while they run."""
 
-    def __init__(self, configs: Sequence[TrialConfig], workspace: Workspace, alone: str | None = None) -> None:
-        started = time.perf_counter()
-        device = pick_device(workspace.device)
-        looked = (time.perf_counter() - started) / len(configs)  # looking for a GPU imports torch
-        self.runs = [Run(config, workspace, Meter(device)) for config in configs]
-        for run in self.runs:
-            run.meter.seconds["load"] += looked
-            if reason := alone or alone_because(run.config):
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        for run in runs:
+            if reason := alone_because(run.config):
                 run.effective["alone"] = reason
 
     def results(self) -> list[TrialResult]:
@@ -187,7 +196,7 @@ class _Group:
             session = _session(runs)
         while session is not None and all(run.trainee.active and run.status is None for run in runs):
             with self._shared(runs, "train"):
-                session.advance(min(run.trainee.until_pause for run in runs))
+                session = self._advanced(session, runs)
             due = [
                 run for run in runs if run.trainee.failure is None and run.trainee.step in run.trainee.watch.score_at
             ]
@@ -200,6 +209,19 @@ class _Group:
         for run in runs:
             if run.status is not None:
                 run.trainee.failure = run.trainee.failure or Diverged(run.reason)
+
+    def _advanced(self, session: Session, runs: Sequence[Run]) -> Session:
+        """The session at its next pause; a trial alone that runs out of memory goes on with less speed."""
+        try:
+            session.advance(min(run.trainee.until_pause for run in runs))
+            return session
+        except Exception as error:
+            one = runs[0].trainee
+            if len(runs) > 1 or not out_of_memory(error) or not one.spare_memory():
+                raise
+        session.close()
+        release_memory()
+        return Alone(one)
 
     def _calibrated(self, runs: Sequence[Run]) -> list[Solo | None]:
         """What each would take alone, where several train together; fewer of them where memory does not suffice.
@@ -217,6 +239,8 @@ class _Group:
             free = free_memory(first.setup.device)
             if free is not None and needed > 0.9 * free:
                 raise _Apart(f"{len(runs)} trials need {needed} bytes together, of which {free} are free", True)
+            if reason := differ([run.trainee for run in runs], kind):
+                raise _Apart(reason)
         return list(solos)
 
     def _settle(self, runs: Sequence[Run], solos: Sequence[Solo | None]) -> None:

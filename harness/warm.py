@@ -166,3 +166,16 @@ def rows_of(task: Task) -> list[Row]:
     from harness.data import training_rows
 
     return training_rows(task)
+
+
+def corpus_of(base: BaseModel, workspace: Workspace, device: str, note: Callable[[str], None]) -> list[Row]:
+    """Rows of what the base knows: its corpus, or texts sampled from it, which is noted."""
+    from harness.data import text_rows
+
+    if base.corpus is None:
+        note(f"the study names no corpus for {base.ref.name}: replayed texts were sampled from it")
+        return sampled_from(base, device)
+    if Path(base.corpus).is_file():
+        return text_rows(Path(base.corpus))
+    rows = rows_of(found_task(base.corpus, workspace.task_folders))
+    return [{"prompt": "", "completion": row["prompt"] + row["completion"]} for row in rows]
