@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 KEPT = 1 << 18
 """Sums that are kept in a process; the oldest go first."""
-TOKENS = 1 << 13
+TOKENS = 1 << 12
 """Tokens of one forward pass, padding included."""
 
 _SUMS: dict[bytes, float] = {}
@@ -44,12 +44,27 @@ class Reference:
 
 
 def reference_of(one: Learner) -> Reference:
-    """What the base says of all that a learner will be shown; the learner has done no step yet."""
+    """What the base says of all that a learner will be shown; the learner has done no step yet.
+
+    The base's own dropout is switched off for good, so that the model starts as its reference; a method's stays.
+    """
+    _still(one)
     with _base(one) as model:
         sums = _sums(one, model, [sequence for example in one.examples for sequence in example])
         apart = [_sums(one, model, shown) for shown in _apart(one)]
     passes = one.batch[1]
     return Reference(sums.reshape(len(one.examples), -1), np.array(apart).reshape(one.watch.stop_at, passes, -1))
+
+
+def _still(one: Learner) -> None:
+    from torch.nn import Dropout
+
+    own = {id(module) for layer in one.choices.method.layers(one.model).values() for module in layer.modules()}
+    noisy = [m for m in one.model.modules() if isinstance(m, Dropout) and m.p and id(m) not in own]
+    for module in noisy:
+        module.p = 0.0
+    if noisy:
+        one.setup.note("the base's dropout was off, so that training starts from what it is compared with")
 
 
 @contextmanager
