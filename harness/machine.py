@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GAIN = 1.3
 """How many times faster bfloat16 must be before it is worth its rounding."""
+SMALLEST = 2_000_000
+"""Parameters below which a model stays in float32 unmeasured: its steps are short, and its rounding is coarse."""
 BATCH = (32, 64)
 """Rows and tokens of the batch whose training step is timed: what a few small trials that train together have."""
 ENOUGH_S = 0.1
@@ -89,6 +91,8 @@ def bf16_is_faster(
     import torch
 
     if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return False
+    if sum(p.numel() for p in model.parameters()) < SMALLEST:
         return False
     facts = _facts(device) | {
         "what": "seconds of a training step",

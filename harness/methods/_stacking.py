@@ -68,7 +68,7 @@ def _merging_pays(base: Any, x: Tensor, down: Tensor) -> bool:
         return False
     inputs, outputs = sorted(weight.shape)
     rows = x[0, ..., 0].numel()
-    return inputs * outputs <= 12 * down.shape[1] * (inputs + outputs) and outputs <= 512 and rows >= inputs
+    return bool(inputs * outputs <= 12 * down.shape[1] * (inputs + outputs) and outputs <= 512 and rows >= inputs)
 
 
 def _product(x: Tensor, weights: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,7 +92,8 @@ def _matrix(base: Any) -> Tensor:
     weight: Tensor = (
         base.weight if base.weight.dim() == 2 and base.weight.is_floating_point() else dequantize_module_weight(base)
     )
-    return weight.T if isinstance(base, Conv1D) else weight
+    found: Tensor = weight.T if isinstance(base, Conv1D) else weight
+    return found
 
 
 def _norms(weight: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -100,4 +101,5 @@ def _norms(weight: Tensor, up: Tensor, down: Tensor) -> Tensor:
     import torch
 
     with torch.no_grad():
-        return torch.linalg.vector_norm(weight + torch.bmm(up, down), dim=2)
+        norms: Tensor = torch.linalg.vector_norm(weight + torch.bmm(up, down), dim=2)
+    return norms

@@ -41,6 +41,7 @@ def stopped() -> float:
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(machine, "_known", {})
+    monkeypatch.setattr(machine, "SMALLEST", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -189,3 +190,8 @@ def test_the_first_of_two_writers_wins(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be written"):
         write_once(tmp_path / "file" / "three", "first")
+
+
+def test_a_small_model_stays_in_float32_unmeasured(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SMALLEST", 10_000_000)
+    assert not bf16_is_faster(model, "cpu", tmp_path, "r", stopped)
