@@ -102,7 +102,7 @@ class Duty:
     work: str
     """`module:function`, see `Work`."""
     workspace: Workspace
-    idle_s: float = 20.0
+    idle_s: float = 60.0
     """It leaves when it had nothing to do for so long after a step; during a step it waits five times as long."""
     limit_s: float | None = None
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""

@@ -42,7 +42,7 @@ def parse_options(runner: str, options: Mapping[str, str]) -> dict[str, Any]:
         "threads": 1,
         "pack": LARGEST,
         "workers": 4 if runner == "slurm" else len(gpus()) or cores(),
-        "idle_s": 60.0 if runner == "slurm" else 20.0,
+        "idle_s": 60.0,  # resolving a study's names takes the next step's driver seconds, on a busy machine tens of them
     }
     for key, value in options.items():
         if key not in OPTIONS[runner]:

@@ -73,12 +73,13 @@ class CellDesign:
     def independent(self) -> float:
         """New trials that may start before any result is in.
 
-        At most as many as successive halving needs to bring one to the end, where trials go over rungs, and few where
-        families may give up.
+        Where trials go over rungs, at most as many as it takes to bring one of them to the end; else few where families
+        may give up.
         """
-        count = min(self.sampler.independent, FIRST if self.search.give_up is not None else math.inf)
-        rungs = len(self.rungs) - 1
-        return min(count, self.search.reduction**rungs) if rungs else count
+        rungs, count = len(self.rungs) - 1, self.sampler.independent
+        if rungs:
+            return min(count, self.search.reduction**rungs)
+        return count if self.search.give_up is None else min(count, FIRST)
 
     @property
     def budget(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 FIRST = 4
-"""Trials of a family that may start before any result is in, where families may give up: one more than `ENOUGH`."""
+"""Trials that may start before any result is in, where families may give up: one more than `ENOUGH`."""
 ENOUGH = 3
 """Scored trials that the rule needs: with two, the t distribution is too wide to ever decide anything."""
 
