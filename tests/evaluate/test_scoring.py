@@ -1,0 +1,263 @@
+"""Rows of trees by hand, and log-likelihoods that are lm-eval's own on models that can and cannot take a tree."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import scoring
+from harness.answers import answers
+from harness.evaluate import scoring_mode
+from harness.scoring import Members, score
+from harness.trees import Ask, Plan
+
+from .conftest import make_model, make_tokenizer
+
+
+def asks(*pairs: tuple[tuple[int, ...], tuple[int, ...]]) -> list[Ask]:
+    return [Ask(*pair) for pair in pairs]
+
+
+def listed(row: Any) -> dict[str, list[int]]:
+    return {name: column.tolist() for name, column in vars(row).items()}
+
+
+def test_continuations_that_differ_in_their_last_token_share_all_positions() -> None:
+    """After 1 2 come 3 4, 3 5 or 6: the context predicts 3 and 6, and 3 predicts 4 and 5."""
+    (row,) = Plan(asks(((1, 2), (3, 4)), ((1, 2), (3, 5)), ((1, 2), (6,))), 10, 64).trees
+    found = listed(row)
+    assert (found["tokens"], found["depth"], found["end"]) == ([1, 2, 3], [0, 1, 2], [3, 3, 3])
+    scored = sorted(zip(found["asks"], found["nodes"], found["targets"], strict=True))
+    assert scored == [(0, 1, 3), (0, 2, 4), (1, 1, 3), (1, 2, 5), (2, 1, 6)]
+    assert not row.branches
+
+
+def test_a_tree_by_hand() -> None:
+    """1 2 goes on with 3 4, 3 6 and 8 (the last tokens 5, 7 and 9 are only predicted)."""
+    given = asks(((1, 2), (3, 4, 5)), ((1, 2), (8, 9)), ((1, 2), (3, 6, 7)))
+    (row,) = Plan(given, 10, 64).trees
+    found = listed(row)
+    assert found["tokens"] == [1, 2, 3, 4, 6, 8]
+    assert found["depth"] == [0, 1, 2, 3, 3, 2]
+    assert found["end"] == [6, 6, 5, 4, 5, 6]
+    scored = zip(found["asks"], found["nodes"], found["targets"], strict=True)
+    assert sorted(scored) == [(0, 1, 3), (0, 2, 4), (0, 3, 5), (1, 1, 8), (1, 5, 9), (2, 1, 3), (2, 2, 6), (2, 4, 7)]
+    assert row.branches
+    assert [line.tokens.tolist() for line in Plan(given, 10, 64).lines] == [[1, 2, 3, 4], [1, 2, 3, 6], [1, 2, 8]]
+
+
+def test_a_tree_is_no_longer_than_the_context_and_no_wider_than_pays() -> None:
+    """Ten branches of three tokens: seven positions are left in a context of 9; sqrt(2 * (2 + 2 * 9)) = 6 pay back."""
+    given = asks(*(((1, 2), (10 + i, 20, 30, 40)) for i in range(10)))
+    rows = Plan(given, 9, 9).trees
+    assert [len(row.tokens) for row in rows] == [2 + 3 + 3] * 5
+    assert [len(row.tokens) for row in Plan(given, 100, 10_000).trees] == [32]
+    assert sorted(int(ask) for row in rows for ask in set(row.asks.tolist())) == list(range(10))
+
+
+def test_a_context_that_does_not_fit_loses_its_beginning() -> None:
+    """Five positions: of 1 2 3 4 and 5 6 7, whose last token is only predicted, 1 is lost."""
+    plan = Plan(asks(((1, 2, 3, 4), (5, 6, 7)), ((1, 2, 3, 4), (5,))), 5, 64)
+    assert sorted(row.tokens.tolist() for row in plan.trees) == [[1, 2, 3, 4], [2, 3, 4, 5, 6]]
+
+
+def test_equal_asks_are_computed_once() -> None:
+    (row,) = Plan(asks(((1,), (2, 3)), ((1,), (2, 3))), 5, 64).trees
+    assert row.tokens.tolist() == [1, 2]
+
+
+def some_asks(seed: int = 0, longest: int = 40) -> list[Ask]:
+    """Contexts of all lengths, also too long ones, each with one to five continuations that share tokens or not."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(12):
+        context = tuple(draw.randrange(3, 250) for _ in range(draw.randrange(1, longest)))
+        stem = tuple(draw.randrange(3, 250) for _ in range(3))
+        for _ in range(draw.randrange(1, 6)):
+            rest = tuple(draw.randrange(3, 250) for _ in range(draw.randrange(1, 6)))
+            found.append(Ask(context, stem[: draw.randrange(4)] + rest))
+    return found
+
+
+def by_hand(model: Any, given: Sequence[Ask], longest: int) -> list[tuple[float, bool]]:
+    """Each ask in a forward pass of its own."""
+    import torch
+
+    found = []
+    for ask in given:
+        ids = torch.tensor([(ask.context + ask.continuation)[-longest - 1 :]])
+        wanted = torch.tensor(ask.continuation)
+        with torch.no_grad():
+            logits = model(input_ids=ids[:, :-1]).logits[0, -len(wanted) :]
+        values = logits.log_softmax(-1)[range(len(wanted)), wanted]
+        found.append((values.double().sum().item(), bool((logits.argmax(-1) == wanted).all())))
+    return found
+
+
+def assert_like_by_hand(model: Any, longest: int = 32, given: list[Ask] | None = None, width: int = 64) -> None:
+    given = given or some_asks()
+    model.eval()
+    with scoring_mode(model):
+        found = score(Members(model), Plan(given, longest, width))
+    expected = by_hand(model, given, longest)
+    assert found.values[0].tolist() == pytest.approx([value for value, _ in expected], abs=1e-4)
+    assert found.greedy[0].tolist() == [greedy for _, greedy in expected]
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[Any, int]:
+    """What was learned about kinds of models, empty."""
+    verified: dict[Any, int] = {}
+    monkeypatch.setattr(scoring, "_VERIFIED", verified)
+    return verified
+
+
+def config_of(kind: str, **changes: Any) -> Any:
+    """A model with random weights that are large enough to tell sequences apart."""
+    import torch
+    import transformers
+
+    sizes = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(**sizes, initializer_range=0.3, **changes)
+    torch.manual_seed(0)
+    return getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config)
+
+
+PLAIN = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2, "head_dim": 8}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("Llama", PLAIN), ("GPT2", {"n_positions": 64}), ("Qwen2", PLAIN), ("GPTNeoX", PLAIN), ("Gemma", PLAIN)],
+)
+def test_models_with_plain_attention_take_trees(
+    kind: str, changes: dict[str, Any], attention: str, fresh: dict[Any, int]
+) -> None:
+    model = config_of(kind, attn_implementation=attention, **changes)
+    assert_like_by_hand(model)
+    assert list(fresh.values()) != [0]
+    assert len(fresh) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Bloom", {}),  # the distance between tokens is a bias, which follows their place in the row
+        ("Mistral", PLAIN | {"sliding_window": 6}),  # a mask of one's own would widen the window
+        ("Mamba", {"state_size": 4}),  # no attention
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_other_models_score_one_continuation_per_row(kind: str, changes: dict[str, Any], fresh: dict[Any, int]) -> None:
+    assert_like_by_hand(config_of(kind, **changes))
+    assert list(fresh.values()) == [0]
+
+
+def test_a_window_is_found_once_a_row_is_longer_than_it(fresh: dict[Any, int]) -> None:
+    """Rows within the window agree, which says nothing about longer ones."""
+    model = config_of("Mistral", **PLAIN, sliding_window=12)
+    short = asks(((5, 6, 7), (8, 9, 10)), ((5, 6, 7), (11, 12, 13)))
+    assert_like_by_hand(model, given=short)
+    assert list(fresh.values()) == [7]
+    assert_like_by_hand(model)
+    assert list(fresh.values()) == [0]
+
+
+def test_a_model_of_nans_decides_nothing_about_its_kind(fresh: dict[Any, int]) -> None:
+    import math
+
+    import numpy as np
+
+    model = config_of("Llama", **PLAIN)
+    model.lm_head.weight.data.fill_(math.nan)
+    with scoring_mode(model):
+        assert np.isnan(score(Members(model), Plan(some_asks(), 32, 64)).values).all()
+    assert not fresh
+
+
+@pytest.mark.shared
+def test_a_recurrent_model_is_scored_like_by_hand(shared_data: Path, fresh: dict[Any, int]) -> None:
+    """Padding comes after what is scored, so that a state is never carried through it."""
+    from transformers import AutoModelForCausalLM
+
+    assert_like_by_hand(AutoModelForCausalLM.from_pretrained(shared_data / "checkpoints" / "tiny-rwkv4"))
+    assert list(fresh.values()) == [0]
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("Llama", {}), ("Gemma2", {"final_logit_softcapping": 5.0})])
+def test_logits_are_computed_a_bounded_number_at_a_time(
+    kind: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven positions of 259 logits at once; a model that caps its logits runs again for each piece."""
+    model = config_of(kind, **PLAIN, **changes)
+    monkeypatch.setattr(scoring, "LOGITS", 7 * 259)
+    sizes: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
+    given = some_asks()
+    with scoring_mode(model):
+        found = score(Members(model), Plan(given, 32, 64))
+    assert max(sizes) == 7
+    assert found.values[0].tolist() == pytest.approx([value for value, _ in by_hand(model, given, 32)], abs=1e-4)
+
+
+def test_the_output_layer_is_given_what_is_scored_only() -> None:
+    model = config_of("Llama", **PLAIN)
+    sizes: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
+    given = asks((tuple(range(10, 30)), (5,)), (tuple(range(10, 30)), (6,)), (tuple(range(40, 50)), (7, 8)))
+    with scoring_mode(model):
+        score(Members(model), Plan(given, 32, 64))
+    assert sizes == [3]
+
+
+def test_batches_follow_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty tokens at a time, by two members: twenty each; a longer row stands alone."""
+    model = config_of("Llama", **PLAIN)
+    monkeypatch.setattr(scoring, "TOKENS", {"cpu": 40})
+    shapes: list[tuple[int, ...]] = []
+    model.model.embed_tokens.register_forward_hook(lambda module, given, out: shapes.append(tuple(given[0].shape)))
+    given = asks(*(((n, *range(100, 99 + size)), (5,)) for n, size in enumerate((30, 10, 9, 8, 5, 5, 5))))
+    with scoring_mode(model):
+        score(Members(model, 2), Plan(given, 32, 64))
+    assert shapes == [(2, 30), (4, 10), (4, 8), (4, 5)]
+
+
+# lm-eval's own encoding
+
+
+TEXTS = ["", "a", "a b", "word ", "two  ", "<s>a", "é", "line\n", " lead", "x" * 100]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_texts_are_encoded_and_scored_as_by_lm_eval(bos: bool) -> None:
+    """Empty contexts, spaces at the border, beginning-of-text tokens that are there already, contexts that are cut."""
+    import torch
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer, model = make_tokenizer(bos), make_model()
+    torch.nn.init.normal_(model.lm_head.weight)
+    pairs = [(context, rest) for context in TEXTS for rest in (" yes", "no", " no")]
+    instances = [Instance("loglikelihood", {}, pair, 0, ("mine", i, 1)) for i, pair in enumerate(pairs)]
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, softmax_dtype=torch.float32)
+    with scoring_mode(model):
+        (found,) = answers(Members(model), tokenizer, Built("loglikelihood", instances))
+        expected = peer.loglikelihood(instances, disable_tqdm=True)
+    assert found is not None
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+class Built:
+    """What `answers` needs of a task."""
+
+    class config:
+        task = "mine"
+
+    def __init__(self, kind: str, instances: list[Any]) -> None:
+        self.OUTPUT_TYPE, self.instances = kind, instances
