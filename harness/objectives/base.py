@@ -113,12 +113,9 @@ class Objective(Plugin, ABC):
         """Rows without a column that it needs are nothing to train on."""
         columns = situation.task_facts.get("columns")
         missing = [name for name in self.needs if columns is not None and name not in columns]
-        return (
-            f"its objective trains on {' and '.join(missing)} answers, of which the task has none: "
-            "it needs metadata.preference, which names the columns of chosen and rejected answers"
-            if missing
-            else None
-        )
+        if not missing:
+            return None
+        return f"its objective needs {' and '.join(missing)} answers, which the task does not name in metadata.preference"
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Rows as token sequences for the harness's own loop; all examples have equally many sequences.

@@ -438,6 +438,16 @@ def test_a_pack_on_a_task_with_preferences(objective, tmp_path, world):
         assert result.target.metric == "acc"
 
 
+def test_after_another_stage_that_stages_model_is_the_reference(tmp_path, world):
+    """Rates are too small to leave log 2, which a comparison with the pipeline's own base would."""
+    first = stage("lora", learning_rate=1e-2, share=0.9)
+    second = stage("lora", "dpo", data="manners", share=0.1, learning_rate=1e-6)
+    trial = config(world, first, second, steps=40, fractions=(1.0,))
+    (result,) = run_pack([trial], Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    assert result.status is TrialStatus.COMPLETE, result.reason
+    assert result.curve[-1].loss == pytest.approx(math.log(2), abs=1e-3)
+
+
 @pytest.mark.shared
 def test_real_preferences_are_learned(shared_data, world):
     """Polite against rude answers to the same instructions: margins rise within forty steps."""
