@@ -78,7 +78,7 @@ class CellDesign:
         """
         rungs, count = len(self.rungs) - 1, self.sampler.independent
         if rungs:
-            return min(count, self.search.reduction**rungs)
+            return min(count, float(self.search.reduction) ** rungs)
         return count if self.search.give_up is None else min(count, FIRST)
 
     @property
