@@ -94,7 +94,13 @@ def _measure(one: Learner, size: int) -> Solo:
 
     before = {name: p.detach().clone() for name, p in one.model.named_parameters() if p.requires_grad}
     meter, spans = Meter(one.setup.device), []
-    shadow = replace(one, watch=replace(one.watch, tally=Tally(), meter=meter), losses=Losses(), facts={})
+    shadow = replace(
+        one,
+        watch=replace(one.watch, tally=Tally(), meter=meter),
+        losses=Losses(),
+        facts={},
+        moments={name: (first.clone(), second.clone()) for name, (first, second) in one.moments.items()},
+    )
     held = meter.memory_now()
     with meter.phase("train"):
         session = Alone(shadow)

@@ -82,6 +82,8 @@ class Run:
     stages: list[Ready] = field(default_factory=list)
     learner: Learner | None = None
     """The stage that trains, or the last one that did."""
+    counted: bool = True
+    """Whether what it trained on is in the tally already."""
     model: PreTrainedModel | None = None
     trained_with: int = 1
     solo_equivalent_s: float | None = None
@@ -143,6 +145,7 @@ class Run:
             self.size = model_size(self.model)
         with self.meter.phase("data"):
             self.learner = learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
+            self.counted = False
         rung = checkpoint.find(self.workspace.layout, self.config) if len(self.config.pipeline.stages) == 1 else None
         if rung:
             with self.meter.phase("load"):
@@ -151,13 +154,18 @@ class Run:
                 self.curve = list(self.inherited.curve)
                 self.effective["inherited"] = {"key": self.inherited.key, "seconds": self.inherited.total_s}
 
-    def trained(self, ready: Ready) -> None:
-        """Count a stage that has ended, leave a checkpoint where asked to, and let retention have the last word."""
+    def count(self) -> None:
+        """Count a stage that has ended, however it ended."""
         one = self.trainee
         self.effective["stages"].append(effective_settings(one))
         tokens, squares = one.watch.tally.tokens, one.watch.tally.squared_lengths
         self.tally.flops += training_flops(self.size, tokens, squares)
         self.tally.merge(one.watch.tally)
+        self.counted = True
+
+    def trained(self, ready: Ready) -> None:
+        """Leave a checkpoint of a stage that has ended where asked to, and let retention have the last word."""
+        one = self.trainee
         if one.failure is not None:
             raise one.failure
         one.check_weights()
@@ -356,7 +364,7 @@ class Run:
         return self.meter.so_far("train") + (self.inherited.train_seconds if self.inherited else 0.0)
 
     def _tokens(self) -> int:
-        going = self.learner.watch.tally.tokens if self.learner and self.tally.tokens == 0 else 0
+        going = 0 if self.counted else self.trainee.watch.tally.tokens
         return self.tally.tokens + going + (self.inherited.tokens if self.inherited else 0)
 
 

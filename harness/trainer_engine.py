@@ -156,6 +156,8 @@ def _callback(one: Learner, penalty: _Penalty, paused: Callable[[], None]) -> An
             if state.global_step in watch.score_at:
                 with random_state_kept(), _without_autocast(model):
                     paused()
+                if one.failure is not None:
+                    raise one.failure
             one.check_time()
 
     return Watcher()

@@ -174,14 +174,16 @@ class _Group:
     def _train(self) -> None:
         """Train the learners of all trials that go on; whoever ends leaves the others undisturbed."""
         runs = [run for run in self._going if run.learner is not None]
-        with random_state_kept():
-            if any(run.trainee.trainer is not None for run in runs):
-                self._train_elsewhere(runs)
-                return
-            solo = self._calibrated(runs)
-            while active := [run for run in runs if run.trainee.active]:
-                self._advance(active)
-        self._settle(runs, solo)
+        if any(run.trainee.trainer is not None for run in runs):
+            self._train_elsewhere(runs)  # whose random state a checkpoint needs
+        else:
+            with random_state_kept():
+                solo = self._calibrated(runs)
+                while active := [run for run in runs if run.trainee.active]:
+                    self._advance(active)
+            self._settle(runs, solo)
+        for run in runs:
+            run.count()
 
     def _train_elsewhere(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -255,11 +257,11 @@ class _Group:
     def _score_paused(self, runs: Sequence[Run], model: PreTrainedModel, count: int) -> None:
         first = runs[0]
         outcomes = self._evaluated(runs, model, count, first.target)
-        for run, outcome in zip(runs, outcomes, strict=True):
-            with run.guarded():
+        for run, outcome in zip(runs, outcomes, strict=first.status is None):  # none where scoring a single one crashed
+            try:
                 run.paused(outcome)
-            if run.status is not None:
-                run.trainee.failure = Diverged(run.reason)
+            except Diverged as failure:
+                run.trainee.failure = failure
 
     def _score(self) -> None:
         """The task first, then the off-target suite."""

@@ -53,3 +53,13 @@ def world(tmp_path_factory) -> World:
     for name in ("llama", "gpt2", "tasks"):
         (root / name).mkdir()
     return World(save_llama(root / "llama"), save_gpt2(root / "gpt2"), save_tasks(root / "tasks"))
+
+
+@pytest.fixture(params=["own loop", "TRL"])
+def engine(request, monkeypatch) -> str:
+    """What supervised fine-tuning is trained by; TRL's trainer is there for objectives that the own loop does not run."""
+    if request.param == "TRL":
+        from harness.plugins import load
+
+        monkeypatch.setattr(load("objectives", "sft"), "fuses", False)
+    return request.param

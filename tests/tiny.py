@@ -14,6 +14,7 @@ from harness.space import defaults
 from harness.spec import stage_space
 from harness.tasks import find_task
 from harness.train import Watch, choices, learner
+from harness.trainer_engine import run_trainer
 
 WORDS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey"]
 
@@ -210,7 +211,14 @@ def trained(folder, one_stage, steps=2, rows=ROWS, corpus=(), **options):
 
 
 def train(*learners):
-    """Train learners to their ends, together if there are several; each one's losses, step by step."""
+    """Train learners to their ends, together if there are several; each one's losses, step by step.
+
+    A single learner with a trainer of TRL's is trained by that.
+    """
+    if learners[0].trainer is not None:
+        (one,) = learners
+        run_trainer(one, lambda: None)
+        return [[entry["loss"] for entry in one.trainer.state.log_history if "loss" in entry]]
     curves = {id(one): [] for one in learners}
     while going := [one for one in learners if one.active]:
         session = Together(going) if len(going) > 1 else Alone(going[0])

@@ -61,6 +61,7 @@ def test_twins_are_identical_to_the_bit_and_another_seed_is_not(method, world, w
     assert not same(weights(workspace, first), weights(workspace, other))
 
 
+@pytest.mark.usefixtures("engine")
 def test_scoring_on_the_way_changes_no_training(world, workspace):
     often = run_trial(config(world, stage("lora", adapter_dropout=0.2), fractions=(1 / 3, 2 / 3, 1.0)), workspace)
     once = run_trial(config(world, stage("lora", adapter_dropout=0.2), fractions=(1.0,)), workspace)
@@ -69,6 +70,7 @@ def test_scoring_on_the_way_changes_no_training(world, workspace):
     assert same(weights(workspace, often), weights(workspace, once))
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("steps", [9, 18])
 def test_rungs_add_up_to_the_straight_run(method, steps, world, workspace, tmp_path):

@@ -1,11 +1,12 @@
-"""What training itself rests on: accumulation, and prompts without loss."""
+"""What training itself rests on: accumulation, prompts without loss, and the loss that TRL computes."""
 
 import pytest
 import torch
 
-from harness.objectives._language_model import IGNORED
-from harness.train import train
-from tests.tiny import ROWS, attached, stage
+from harness.objectives.base import IGNORED
+from harness.sessions import Alone
+from harness.trainer_engine import trainer_for
+from tests.tiny import ROWS, attached, stage, train
 
 
 def moved(world, **params):
@@ -16,6 +17,7 @@ def moved(world, **params):
     return {name: value.detach() for name, value in ready.model.named_parameters()}, ready
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(("batch_size", "gradient_accumulation"), [(2, 2), (1, 4)])
 def test_k_batches_of_b_are_one_of_kb(batch_size, gradient_accumulation, world):
     """Rows differ in length, so only a mean over all tokens of the step comes out equal."""
@@ -27,48 +29,75 @@ def test_k_batches_of_b_are_one_of_kb(batch_size, gradient_accumulation, world):
         torch.testing.assert_close(parts[name], whole[name], atol=1e-5, rtol=0)
 
 
-def batch(ready):
-    return next(iter(ready.trainer.get_train_dataloader()))
-
-
 def test_prompt_tokens_carry_no_loss(world):
     ready, _ = attached(world.llama, stage("full", batch_size=8))
-    inputs = batch(ready)
     tokenizer = ready.setup.tokenizer
     shown = {
         (
-            tokenizer.decode([i for i, label in zip(ids, labels, strict=True) if label == IGNORED and i != 1]),
-            tokenizer.decode([label for label in labels if label != IGNORED]),
+            tokenizer.decode([i for i, label in zip(s.input_ids, s.labels, strict=True) if label == IGNORED]),
+            tokenizer.decode([label for label in s.labels if label != IGNORED]),
         )
-        for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True)
+        for (s,) in ready.examples
     }
     assert shown == {(row["prompt"], row["completion"] + "<end>") for row in ROWS}
 
 
+def ours(ready):
+    """Loss of the first step as the own loop computes it, and its gradients."""
+    session, slopes = Alone(ready), {}
+
+    def update():
+        slopes.update({name: value.grad for name, value in ready.model.named_parameters() if value.requires_grad})
+        return torch.zeros(1)
+
+    session.update = update
+    session.advance(1)
+    return torch.tensor(ready.losses.total), slopes
+
+
+def gradients(model, loss):
+    moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return dict(zip(moving, torch.autograd.grad(loss, list(moving.values()), allow_unused=True), strict=True))
+
+
+def padded(ready):
+    """The examples of the first step as a batch with an attention mask, made here."""
+    sequences = [ready.examples[index][0] for index in ready.order[0]]
+    width = max(len(s.input_ids) for s in sequences)
+    rows = [(s, width - len(s.input_ids)) for s in sequences]
+    return {
+        "input_ids": torch.tensor([[*s.input_ids, *[1] * gap] for s, gap in rows]),
+        "labels": torch.tensor([[*s.labels, *[IGNORED] * gap] for s, gap in rows]),
+        "attention_mask": torch.tensor([[1] * len(s.input_ids) + [0] * gap for s, gap in rows]),
+    }
+
+
 def test_what_a_prompt_should_predict_changes_nothing(world):
     """The gradient is that of the completion's cross-entropy, computed here from the logits."""
-    ready, _ = attached(world.llama, stage("full", batch_size=8))
-    inputs = batch(ready)
-    model = ready.model.train()
+    ready, _ = attached(world.llama, stage("full", batch_size=8), steps=1)
+    loss, slopes = ours(ready)
+    inputs = padded(ready)
     supervised = inputs["labels"][:, 1:] != IGNORED
-    loss = ready.trainer.compute_loss(model, dict(inputs), num_items_in_batch=supervised.sum())
-    output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+    output = ready.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
     wanted = torch.nn.functional.cross_entropy(output[supervised], inputs["input_ids"][:, 1:][supervised])
-    torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(loss, wanted.detach(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(slopes, gradients(ready.model, wanted), atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["sft", "continued_pretraining"])
 @pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
-def test_the_short_way_to_the_loss_is_trls(method, world, monkeypatch):
-    """The same batch through TRL's own fused output layer: loss and gradients agree."""
-    ready, _ = attached(world.llama, stage(method, batch_size=8))
-    inputs, model = batch(ready), ready.model.train()
-
-    def loss_and_gradients():
-        model.zero_grad()
-        loss = ready.trainer.compute_loss(model, dict(inputs))
-        loss.backward()
-        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
-
-    short = loss_and_gradients()
-    monkeypatch.setattr("harness.objectives._language_model.LOGITS", 0)
-    torch.testing.assert_close(short, loss_and_gradients(), atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_loss_and_gradients_are_trls(family, method, objective, world):
+    """The same padded batch through the objective's trainer; adapters are moved, since half of a new one has no slope."""
+    lengths = {"max_length": 16} if objective == "continued_pretraining" else {}
+    ready, _ = attached(getattr(world, family), stage(method, objective, batch_size=8, **lengths), steps=1)
+    moving = [value for value in ready.model.parameters() if value.requires_grad]
+    torch.manual_seed(3)
+    for value in moving:
+        value.data.add_(0.02 * torch.randn_like(value))
+    loss, slopes = ours(ready)
+    inputs = padded(ready)
+    items = (inputs["labels"][:, 1:] != IGNORED).sum()
+    wanted = trainer_for(ready).compute_loss(ready.model, inputs, num_items_in_batch=items)
+    torch.testing.assert_close(loss, wanted.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(slopes, gradients(ready.model, wanted), atol=1e-5, rtol=1e-4)

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from harness.errors import SpecError
 from harness.objectives._language_model import IGNORED, documents, sequences
-from tests.tiny import attached, stage
+from tests.tiny import attached, stage, train
+
+
+def shown(ready):
+    return [sequence for example in ready.examples for sequence in example]
+
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1, max_size=12)
 
@@ -44,9 +49,7 @@ def test_long_rows_are_cut_and_counted(world):
         {"prompt": "", "completion": "t" * 200},
     ]
     ready, notes = attached(world.llama, stage("full", max_length=16), rows=rows)
-    seen = [
-        (len(row["input_ids"]), sum(label != IGNORED for label in row["labels"])) for row in ready.trainer.train_dataset
-    ]
+    seen = [(len(row.input_ids), sum(label != IGNORED for label in row.labels)) for row in shown(ready)]
     # "abc" and the end token stay; a text keeps its beginning
     assert sorted(seen) == [(3, 2), (16, 4), (16, 16)]
     assert notes == ["2 of 3 training rows were cut to 16 tokens"]
@@ -62,7 +65,7 @@ def test_virtual_tokens_take_their_part_of_the_context(world):
     rows = [{"prompt": "", "completion": "t" * 200}]
     ready, notes = attached(world.gpt2, stage("prefix_tuning", virtual_tokens=20), rows=rows)
     assert notes == ["1 of 1 training rows were cut to 76 tokens"]
-    ready.trainer.train()
+    assert len(train(ready)[0]) == 2
 
 
 def test_nothing_to_learn_is_refused(world):
@@ -73,11 +76,11 @@ def test_nothing_to_learn_is_refused(world):
 def test_packing_loses_no_token(world):
     rows = [{"prompt": "ab", "completion": "c" * n} for n in range(30)]
     ready, _ = attached(world.llama, stage("full", "continued_pretraining", max_length=32), rows=rows)
-    blocks = [row["input_ids"] for row in ready.trainer.train_dataset]
+    blocks = [row.input_ids for row in shown(ready)]
     assert {len(block) for block in blocks[:-1]} == {32}
     # each document: start token, its bytes, end token
     assert sum(map(len, blocks)) == sum(2 + n + 2 for n in range(30))
-    assert [row["labels"] for row in ready.trainer.train_dataset] == blocks
+    assert [row.labels for row in shown(ready)] == blocks
 
 
 @pytest.mark.parametrize("steps", [8, 200])
@@ -92,8 +95,8 @@ def test_replay_makes_up_its_share_of_the_tokens(share, steps, world):
     )
     kinds = {True: 0, False: 0}
     old = ready.setup.tokenizer("o")["input_ids"][0]
-    for row in ready.trainer.train_dataset:
-        kinds[old in row["input_ids"]] += len(row["input_ids"])
+    for row in shown(ready):
+        kinds[old in row.input_ids] += len(row.input_ids)
     realised = kinds[True] / sum(kinds.values())
     assert realised == pytest.approx(share, abs=0.01)
     assert any(note.startswith("replayed share of tokens: 0.") for note in notes)
@@ -108,7 +111,7 @@ def test_replay_in_packed_sequences_makes_up_its_share_and_wastes_no_rows(steps,
     packed = stage("full", "continued_pretraining", "replay", **settings)
     ready, _ = attached(world.llama, packed, steps, rows, corpus)
     letter = {name: ready.setup.tokenizer(name)["input_ids"][0] for name in "oa"}
-    stream = [token for row in ready.trainer.train_dataset for token in row["input_ids"]]
+    stream = [token for row in shown(ready) for token in row.input_ids]
     old, new = (stream.count(letter[name]) for name in "oa")
     # 42 of 40 letters and 22 of 19 are the rest of each row
     share = old * 42 / 40 / (old * 42 / 40 + new * 22 / 19)
@@ -119,5 +122,5 @@ def test_replay_in_packed_sequences_makes_up_its_share_and_wastes_no_rows(steps,
 
 def test_no_replay_reads_no_corpus(world):
     ready, notes = attached(world.llama, stage("full", retention="replay", replay_share=0.0))
-    assert len(ready.trainer.train_dataset) == 8
+    assert len(ready.examples) == 8
     assert notes == []
