@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,12 +137,11 @@ class Tally:
     """Sum over sequences of length squared, for the attention term of the FLOPs."""
     flops: float = 0.0
 
-    def merge(self, other: Tally) -> None:
-        """Add another's counts."""
-        self.tokens += other.tokens
-        self.supervised_tokens += other.supervised_tokens
-        self.squared_lengths += other.squared_lengths
-        self.flops += other.flops
+    def take(self, other: Tally) -> None:
+        """Add another's counts, which it loses."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+            setattr(other, each.name, each.default)
 
     def count(self, sequences: Iterable[TokenSequence]) -> None:
         """Count sequences that are trained on."""

@@ -82,8 +82,6 @@ class Run:
     stages: list[Ready] = field(default_factory=list)
     learner: Learner | None = None
     """The stage that trains, or the last one that did."""
-    counted: bool = True
-    """Whether what it trained on is in the tally already."""
     model: PreTrainedModel | None = None
     trained_with: int = 1
     solo_equivalent_s: float | None = None
@@ -145,7 +143,6 @@ class Run:
             self.size = model_size(self.model)
         with self.meter.phase("data"):
             self.learner = learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
-            self.counted = False
         rung = checkpoint.find(self.workspace.layout, self.config) if len(self.config.pipeline.stages) == 1 else None
         if rung:
             with self.meter.phase("load"):
@@ -160,8 +157,7 @@ class Run:
         self.effective["stages"].append(effective_settings(one))
         tokens, squares = one.watch.tally.tokens, one.watch.tally.squared_lengths
         self.tally.flops += training_flops(self.size, tokens, squares)
-        self.tally.merge(one.watch.tally)
-        self.counted = True
+        self.tally.take(one.watch.tally)
 
     def trained(self, ready: Ready) -> None:
         """Leave a checkpoint of a stage that has ended where asked to, and let retention have the last word."""
@@ -364,7 +360,7 @@ class Run:
         return self.meter.so_far("train") + (self.inherited.train_seconds if self.inherited else 0.0)
 
     def _tokens(self) -> int:
-        going = 0 if self.counted else self.trainee.watch.tally.tokens
+        going = self.learner.watch.tally.tokens if self.learner else 0
         return self.tally.tokens + going + (self.inherited.tokens if self.inherited else 0)
 
 

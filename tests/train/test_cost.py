@@ -1,6 +1,7 @@
 """Costs against numbers worked out by hand."""
 
 import time
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -60,12 +61,36 @@ def test_only_the_training_windows_memory_counts():
 
 def test_cpu_seconds_are_of_work_not_of_waiting():
     meter = Meter("cpu")
-    time.sleep(0.3)
+    with meter.phase("load"):
+        time.sleep(0.3)
     assert meter.cpu_s < 0.2
-    end = time.process_time() + 0.3
-    while time.process_time() < end:
-        pass
+    with meter.phase("train"):
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
     assert 0.25 <= meter.cpu_s < 1.0
+
+
+def test_what_trials_do_together_is_charged_in_shares(monkeypatch):
+    """By a clock that only this test turns."""
+    now = [0.0]
+    monkeypatch.setattr("harness.cost.time.perf_counter", lambda: now[0])
+    meters = [Meter("cpu") for _ in range(3)]
+    with ExitStack() as stack:
+        for meter in meters:
+            stack.enter_context(meter.phase("train", 1 / 3))
+        now[0] += 6.0
+    with meters[0].phase("train"):
+        now[0] += 1.0
+    assert [meter.seconds["train"] for meter in meters] == [pytest.approx(3.0), pytest.approx(2.0), pytest.approx(2.0)]
+    assert sum(meter.total_s for meter in meters) == pytest.approx(7.0)
+
+
+def test_counts_that_are_taken_are_counted_once():
+    whole, part = Tally(1, 2, 3, 4.0), Tally(10, 20, 30, 40.0)
+    whole.take(part)
+    whole.take(part)
+    assert (whole, part) == (Tally(11, 22, 33, 44.0), Tally())
 
 
 def test_tokens_of_a_padded_batch():
