@@ -61,13 +61,13 @@ class Course:
         }
         return kept | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
 
-    def call(self, command: list[str], name: str, threads: int | None) -> str:
-        """Run a command, with its output in a log of that name; returns what it printed."""
+    def call(self, command: list[str], name: str, threads: int | None, fine: tuple[int, ...] = (0,)) -> str:
+        """Run a command, with its output in a log of that name, until it ends with a `fine` status; what it printed."""
         log = self.folder / f"{name}.log"
         with log.open("w") as file:
             done = subprocess.run(command, env=self.environment(threads), stdout=file, stderr=subprocess.STDOUT)
         text = log.read_text(errors="replace")
-        if done.returncode:
+        if done.returncode not in fine:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{text[-3000:]}")
         return text
 
@@ -129,16 +129,15 @@ def warm(*options: str, processes: int = 1, confirm: bool = False) -> Way:
     return way
 
 
-def harness(runner: str, changes: Mapping[str, Any] | None = None, confirm: bool = False) -> Way:
+def harness(runner: str, threads: int = 1, changes: Mapping[str, Any] | None = None, confirm: bool = False) -> Way:
     """`harness search`, as a user types it, and `harness confirm` if asked for."""
 
     def way(course: Course) -> Outcomes:
         root = course.folder / "project"
         project(root, course.data, course.model, course.trials, dict(changes or {}))
-        place = {"inline": ["--runner", "inline", "--runner-option", "threads=2"]}.get(runner, ["--runner", runner])
         for verb in ("search", "confirm") if confirm else ("search",):
-            command = [str(BIN / "harness"), "--root", str(root), verb, "race", *place, "--quiet"]
-            course.call(command, verb, None if runner == "inline" else 1)
+            command = [str(BIN / "harness"), "--root", str(root), verb, "race", "--quiet", "--runner", runner]
+            course.call([*command, "--runner-option", f"threads={threads}"], verb, threads)
         outcomes = recorded(root, "validation")
         course.extra |= _winner(recorded(root, "test"))
         return outcomes
@@ -182,6 +181,16 @@ def batch_two(course: Course) -> Outcomes:
     return []
 
 
+def scoring(course: Course) -> Outcomes:
+    """`scoring.py` on as many adapters as there are trials; it ends with 1 where a goal is missed."""
+    command = [sys.executable, str(HERE / "scoring.py"), "--model", course.model, "--adapters", str(course.trials)]
+    text = course.call(command, "scoring", 1, fine=(0, 1))
+    seconds = {name: float(value) for name, value in re.findall(r"^(\w+) +([\d.]+) s ", text, re.MULTILINE)}
+    course.extra |= {"apart_s": seconds["simple_evaluate"], "together_s": seconds["together"]}
+    course.extra |= {"said": re.findall(r"^log-likelihoods.*$", text, re.MULTILINE)[0]}
+    return []
+
+
 HALVING = {"search": {"sampler": "random", "scheduler": "successive_halving", "fractions": [1.0]}}
 FINAL = {"confirm": {"finalists": 1, "seeds": CONFIRM_SEEDS}}
 WAYS: dict[str, Way] = {
@@ -197,8 +206,10 @@ WAYS: dict[str, Way] = {
     "warm_confirmed": warm("--tuned", processes=2, confirm=True),
     "harness": harness("local"),
     "harness_inline": harness("inline"),
-    "harness_confirmed": harness("local", HALVING | FINAL, confirm=True),
+    "harness_inline_2": harness("inline", threads=2),
+    "harness_confirmed": harness("local", changes=HALVING | FINAL, confirm=True),
     "batch2": batch_two,
+    "scoring": scoring,
 }
 """Name to what it does; see benchmarks/README.md."""
 

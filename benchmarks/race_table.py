@@ -9,7 +9,6 @@ from typing import Any
 
 Line = dict[str, Any]
 ITEMS = 200
-OURS = ("harness", "harness_inline")
 REFERENCE = ("warm_tuned_pairs", "warm_tuned", "warm_default")
 WARM_TUNED = ("warm_tuned", "warm_tuned_pairs", "warm_tuned_bf16", "warm_tuned_bf16_pairs")
 ROWS: tuple[tuple[str, tuple[str, ...], dict[str, float]], ...] = (
@@ -52,7 +51,7 @@ def _ratios(model: str, trials: int, group: dict[str, Line], eight: dict[str, Li
         seconds = [line[side]["seconds"]["train"] for side in ("apart", "together")]
         table.append(_row("batch 2: our own loop, training", (seconds[0], "apart"), (seconds[1], "together"), 2.4))
     if line := group.get("scoring"):
-        figure = line["together_s"], f"K = {trials}"
+        figure = line["together_s"], f"K = {trials}; {line['said']}"
         table.append(_row("scoring adapters", (line["apart_s"], "simple_evaluate one by one"), figure, 5))
     return "\n".join(table)
 
