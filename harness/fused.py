@@ -182,6 +182,7 @@ class Stack:
         self.model = twin(host)
         self._replace_layers(layers, methods)
         self.model.add_module("stack_dropout", self.dropout)
+        self.model.register_parameter("stack_values", self.values)  # a model is asked for its device and its type
         self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
 
     @property

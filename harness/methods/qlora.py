@@ -20,6 +20,7 @@ class QLora(Lora):
 
     summary = "LoRA on a base quantised to four bits"
     paper = "Dettmers et al. 2023, arXiv 2305.14314"
+    same = (*Lora.same, "quant_type", "double_quant")
     space = Lora.space | {
         "quant_type": Choice(("nf4", "fp4"), default="nf4", searched=False),
         "double_quant": Choice((True, False), default=True, searched=False),
