@@ -183,6 +183,7 @@ class Stack:
         self._replace_layers(layers, methods)
         self.model.add_module("stack_dropout", self.dropout)
         self.model.register_parameter("stack_values", self.values)  # a model is asked for its device and its type
+        self.model.tie_weights = lambda *args, **options: None  # tied parameters are one parameter of the stack
         self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
 
     @property
