@@ -31,7 +31,7 @@ RUNNING = [
         "data",
         "cost",
     },
-    {"batches", "optimizer", "supervised", "fused", "packs", "trees", "scoring"},
+    {"attention", "batches", "optimizer", "supervised", "fused", "packs", "trees", "scoring"},
     {
         "train",
         "trainer_engine",
