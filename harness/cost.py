@@ -66,6 +66,12 @@ class Meter:
         finally:
             self._switch(push=None)
 
+    def add(self, other: Meter, share: float) -> None:
+        """Charge a share of what another meter has counted."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += share * seconds
+        self.cpu_s += share * other.cpu_s
+
     def so_far(self, name: str) -> float:
         """Wall seconds of a phase up to now, also while it runs."""
         if not self._stack or self._stack[-1][0] != name:

@@ -171,15 +171,17 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = 
     options = parse_options(site.runner, site.options)
     folder = site.layout.study(study.name)
     check_folder(site.layout, study)
-    setting = setting or resolve(study, site)
     with locked(folder):
-        write_atomically(folder / "study.json", _study_json(study))
-        for name, facts in setting.features.items():
-            write_atomically(folder / name, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-        _keep_plan(study, site, setting)
         runner = make_runner(site.runner, options, folder, _duty(study, site, options))
-        members = read_members(site.layout, study.name)
         try:
+            if not any((folder / f"{role}.done").exists() for role in ("search", "confirm")[last:]):
+                runner.expect(len(study.families) * len(study.tasks) * len(study.base_models))
+            setting = setting or resolve(study, site)
+            write_atomically(folder / "study.json", _study_json(study))
+            for name, facts in setting.features.items():
+                write_atomically(folder / name, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+            _keep_plan(study, site, setting)
+            members = read_members(site.layout, study.name)
             yield _Step(study, site, setting, members, Driver(study.name, site, runner, members, options["pack"]))
         except BaseException:
             runner.close()

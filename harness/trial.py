@@ -12,7 +12,6 @@ charged to them in equal shares. Imports and base weights are charged to the fir
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,7 +28,10 @@ from harness.run import Run, out_of_memory
 from harness.sessions import Alone, Session, Together
 from harness.train import random_state_kept, refusal, resolve_precision
 from harness.trainer_engine import run_trainer
-from harness.warm import Workspace, pick_device, release_memory
+from harness.warm import Workspace, pick_device, ready_process, release_memory
+
+_imports: Meter | None = None
+"""What getting ready took; an empty one once it has been charged."""
 
 __all__ = ["Workspace", "refusal", "run_pack", "run_trial"]
 
@@ -39,6 +41,16 @@ if TYPE_CHECKING:
     from harness.evaluate import Evaluated
     from harness.models import BaseModel
     from harness.tasks import Task
+
+
+def get_ready(workspace: Workspace) -> None:
+    """Import what the first trial of this process will need; it is charged for that."""
+    global _imports
+    meter = Meter("cpu")
+    with meter.phase("load"):
+        pick_device(workspace.device)
+        ready_process(workspace.threads)
+    _imports = meter
 
 
 def run_trial(config: TrialConfig, workspace: Workspace | None = None) -> TrialResult:
@@ -66,12 +78,15 @@ def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Trial
 
 
 def _runs(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Run]:
-    started = time.perf_counter()
-    device = pick_device(workspace.device)
-    looked = (time.perf_counter() - started) / len(configs)  # looking for a GPU imports torch
-    runs = [Run(config, workspace, Meter(device)) for config in configs]
+    """Trials with meters, in equal shares charged with what this process took to get ready if nobody was yet."""
+    global _imports
+    if _imports is None:
+        get_ready(workspace)
+    runs = [Run(config, workspace, Meter(pick_device(workspace.device))) for config in configs]
     for run in runs:
-        run.meter.seconds["load"] += looked
+        if _imports is not None:
+            run.meter.add(_imports, 1 / len(runs))
+    _imports = Meter("cpu")
     return runs
 
 

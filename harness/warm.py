@@ -63,8 +63,10 @@ def pick_device(wanted: str) -> str:
 
 def ready_process(threads: int) -> None:
     """Imports that every trial needs, and the threads it may use."""
-    import peft  # noqa: F401  seconds of import, charged to load
+    import lm_eval.api.task  # noqa: F401  seconds of import, charged to load
+    import peft  # noqa: F401
     import torch
+    from transformers import AutoModelForCausalLM  # noqa: F401
 
     torch.set_num_threads(threads)
 

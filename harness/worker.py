@@ -144,11 +144,19 @@ def serve(duty: Duty) -> int:
     folders = Folders(duty.queue)
     mine = folders.claimed / os.environ.get("SUBMITIT_LOCAL_JOB_ID", os.environ.get("SLURM_JOB_ID", "none"))
     mine.mkdir(parents=True, exist_ok=True)
+    _get_ready(duty)
     count = 0
     for item in _claims(folders, mine, duty):
         _run(item, folders, duty)
         count += 1
     return count
+
+
+def _get_ready(duty: Duty) -> None:
+    """What the work's module does before its first pack (`get_ready`), if it has any such thing."""
+    module = importlib.import_module(duty.work.partition(":")[0])
+    if hasattr(module, "get_ready"):
+        module.get_ready(duty.workspace)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

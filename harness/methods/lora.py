@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.methods._linear import linear_layers, uses_conv1d
 from harness.methods._stacking import stacked_lora
@@ -27,7 +27,7 @@ class Lora(PeftMethod):
     trains = r".*\.lora_[AB]\.default\.weight"
     shares_base = True
     alone = ""
-    same = ("target",)
+    same: ClassVar[tuple[str, ...]] = ("target",)
     space = {
         # Ten times the learning rate of full fine-tuning, at both ends.
         "learning_rate": Float(1e-5, 2e-2, default=2e-4, log=True),

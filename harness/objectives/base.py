@@ -115,7 +115,9 @@ class Objective(Plugin, ABC):
         missing = [name for name in self.needs if columns is not None and name not in columns]
         if not missing:
             return None
-        return f"its objective needs {' and '.join(missing)} answers, which the task does not name in metadata.preference"
+        return (
+            f"its objective needs {' and '.join(missing)} answers, which the task does not name in metadata.preference"
+        )
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Rows as token sequences for the harness's own loop; all examples have equally many sequences.

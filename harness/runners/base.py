@@ -58,6 +58,9 @@ class Runner(ABC):
         """End when all is done; workers may stay for a while, for the next driver."""
         self.close()
 
+    def expect(self, packs: int) -> None:  # noqa: B027
+        """So many packs will come soon: workers that cost nothing to have may start and import what they need."""
+
     def close(self) -> None:  # noqa: B027
         """Stop all workers, whatever they do."""
 
@@ -109,6 +112,8 @@ class Backend(ABC):
     """Where submitit keeps what belongs to the jobs, their logs among it."""
     period_s: float
     """Seconds between questions about jobs."""
+    starts_early: bool = False
+    """Whether a worker may be started before it is certain that there is work."""
     settle_s: float
 
     @abstractmethod

@@ -31,6 +31,7 @@ class LocalBackend(Backend):
     """Processes of this machine, through submitit's local executor; each gets one GPU if there are any."""
 
     period_s, settle_s = 0.2, 0.0
+    starts_early = True
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         self.folder, self.threads = folder, options["threads"]

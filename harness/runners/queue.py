@@ -115,8 +115,13 @@ class QueueRunner(Runner):
         if self.items:
             log.info("%d packs of an earlier driver are still under way", len(self.items))
 
-    def _staff(self) -> None:
-        while len(self.jobs) < min(self.workers, len(self.items)):
+    def expect(self, packs: int) -> None:
+        """Start workers for packs to come, where an idle one costs nothing."""
+        if self.backend.starts_early:
+            self._staff(packs)
+
+    def _staff(self, packs: int = 0) -> None:
+        while len(self.jobs) < min(self.workers, max(packs, len(self.items))):
             job = replace(self.backend.start(self.duty, list(self.jobs.values())), duty=self._sign)
             self.jobs[job.job] = job
             append_line(self.lines, {"event": "started", "job": vars(job)})
