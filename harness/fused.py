@@ -85,6 +85,9 @@ class Dropout(nn.Module):
         mask = torch.zeros_like(x)
         for k, (rate, generator) in enumerate(zip(rates, self.generators, strict=True)):
             own = mask[k, :, : self.lengths[k]]
+            if not rate:  # alone it would draw nothing
+                own.fill_(1.0)
+                continue
             drawn = torch.empty(own.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate, generator=generator)
             own.copy_(drawn / (1 - rate) if rate < 1 else drawn)
         return x * mask

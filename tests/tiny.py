@@ -32,25 +32,25 @@ def save_tokenizer(folder, **special):
     PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=96, **tokens).save_pretrained(folder)
 
 
-def save_llama(folder, width=64, dropout=0.0):
+def save_llama(folder, width=64, dropout=0.0, **settings):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=96,
-        tie_word_embeddings=True,
-        attention_dropout=dropout,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    usual = {
+        "vocab_size": 258,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 96,
+        "tie_word_embeddings": True,
+        "attention_dropout": dropout,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    LlamaForCausalLM(LlamaConfig(**usual | settings)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 
