@@ -57,17 +57,22 @@ def answers(
         return _generated(members, tokenizer, built, batch_size)
     plan, owners = _planned(members, tokenizer, built)
     scores = score(members, plan, batch_size)
-    if built.OUTPUT_TYPE != "loglikelihood_rolling":
-        return [
-            list(zip(v.tolist(), g.tolist(), strict=True)) for v, g in zip(scores.values, scores.greedy, strict=True)
-        ]
-    found: list[list[Any] | None] = []
-    for values in scores.values.tolist():
-        totals = [0.0] * len(built.instances)
-        for owner, value in zip(owners, values, strict=True):
-            totals[owner] += value
-        found.append(totals)
-    return found
+    rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
+    given: Iterable[tuple[list[float], list[bool]]] = zip(scores.values.tolist(), scores.greedy.tolist(), strict=True)
+    found = [
+        _totals(values, owners, len(built.instances)) if rolling else list(zip(values, greedy, strict=True))
+        for values, greedy in given
+    ]
+    finite = scores.finite.tolist()
+    return [own if is_finite else None for own, is_finite in zip(found, finite, strict=True)]
+
+
+def _totals(values: Sequence[float], owners: Sequence[int], size: int) -> list[float]:
+    """Sums of the values of each owner."""
+    totals = [0.0] * size
+    for owner, value in zip(owners, values, strict=True):
+        totals[owner] += value
+    return totals
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -189,7 +194,7 @@ def _generated(
     lm.count = members.count
     try:
         return [
-            lm.texts_of(member, built.instances) if np.isfinite(v).all() else None for member, v in enumerate(values)
+            lm.texts_of(member, built.instances) if is_finite else None for member, is_finite in enumerate(finite)
         ]
     except AssertionError as error:
         raise SpecError(

@@ -177,7 +177,7 @@ def _outcome(
 ) -> Evaluated | Diverged:
     """Score and items from one model's answers, by lm-eval's filter and metric; labels are split and comparability."""
     diverged = Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
-    if given is None or not _is_finite(given):
+    if given is None:
         return diverged
     for instance, answer in zip(built.instances, given, strict=True):
         instance.resps, instance.filtered_resps = [answer], {}
@@ -187,7 +187,7 @@ def _outcome(
     results = [built.process_results(dict(item.doc), own) for item, own in zip(_items(built), filtered, strict=True)]
     metric = task.metric if task.metric in results[0] else str(next(iter(results[0])))
     value = _aggregated(built, metric, [found[metric] for found in results])
-    if not _is_finite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return diverged
     items = tuple(
         ItemOutcome(item.doc_hash, _item_value(metric, found[metric]), _prediction(built, item, own))
@@ -211,13 +211,6 @@ def _aggregated(built: ConfigurableTask, metric: str, values: list[Any]) -> Any:
     from lm_eval.api.metrics import mean
 
     return built.aggregation().get(metric, mean)(values)
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether every number in a nested list is finite; other values are not numbers."""
-    if isinstance(value, list | tuple):
-        return all(_is_finite(item) for item in value)
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _item_value(metric: str, value: Any) -> float:

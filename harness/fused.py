@@ -70,6 +70,8 @@ class Dropout(nn.Module):
     def __init__(self, count: int, device: str) -> None:
         super().__init__()
         self.generators = [torch.Generator(device) for _ in range(count)]
+        self.p = 0.0
+        """The largest rate that a method asked for; those of the base's layers are theirs."""
         self.lengths: Sequence[int] = [0] * count
         """Tokens that each trial's batch would be padded to alone."""
 
@@ -98,11 +100,11 @@ class _StackedDropout(nn.Module):
 
     def __init__(self, rate: float, dropout: Dropout) -> None:
         super().__init__()
-        self.rate, self.dropout = rate, dropout
+        self.p, self.dropout = rate, dropout
 
     def forward(self, x: Tensor) -> Tensor:
         count = len(self.dropout.generators)
-        result: Tensor = self.dropout(x.unflatten(0, (count, -1)), [self.rate] * count)
+        result: Tensor = self.dropout(x.unflatten(0, (count, -1)), [self.p] * count)
         return result.flatten(0, 1)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.trees import Plan, Row
@@ -27,6 +29,10 @@ MOST_TOKENS = 1 << 15
 """The same on other devices."""
 TOLERANCE = 1e-4
 """Nats by which a log-likelihood from a tree may differ from that of a plain row, in single precision."""
+QUERIES = 32
+"""Tokens whose attention is computed together on a CPU."""
+_BLOCKED = "harness_blocked"
+"""Under which transformers knows it."""
 LOW_PRECISION_TOLERANCE = 0.05
 """The same for a model that does not compute in single precision."""
 
@@ -58,6 +64,14 @@ class Scores:
     """Log-likelihoods in nats, shape `(members, asks)`."""
     greedy: np.ndarray[Any, Any]
     """Whether each token of the continuation was the likeliest, shape `(members, asks)`."""
+
+    @property
+    def finite(self) -> np.ndarray[Any, Any]:
+        """Whether all of a member's log-likelihoods are finite, shape `(members,)`."""
+        import numpy as np
+
+        whole: np.ndarray[Any, Any] = np.isfinite(self.values).all(axis=1)
+        return whole
 
 
 def score(members: Members, plan: Plan, batch_size: int | None = None) -> Scores:
@@ -185,8 +199,7 @@ class _Scorer:
         places = batch.places.to(self.members.model.device)
         step = max(1, LOGITS // (self.members.count * self.members.vocabulary))
         if self.head is None:
-            logits = self.members.model(**inputs).logits
-            yield from _at(logits, batch, self.members.count, places).split(step, dim=1)
+            yield from _at(self._called(inputs), batch, self.members.count, places).split(step, dim=1)
             return
         first, hidden = self._forward(inputs, batch, places[:step])
         yield first
@@ -227,10 +240,62 @@ class _Scorer:
 
         hook = self.head.register_forward_pre_hook(choose)
         try:
-            logits = self.members.model(**inputs).logits
+            return self._called(inputs), kept[0]
         finally:
             hook.remove()
-        return logits, kept[0]
+
+    def _called(self, inputs: Mapping[str, Any]) -> Tensor:
+        with _in_blocks(self.members.model) if "attention_mask" in inputs else nullcontext():
+            logits: Tensor = self.members.model(**inputs).logits
+        return logits
+
+
+@contextmanager
+def _in_blocks(model: Any) -> Iterator[None]:
+    """On a CPU, torch's attention kernel spared of the keys after a block of queries, whatever the mask; 1.2 to 2 times."""
+    config = model.config.get_text_config()
+    if model.device.type != "cpu" or getattr(config, "_attn_implementation", None) != "sdpa":
+        yield
+        return
+    _register_blocks()
+    config._attn_implementation = _BLOCKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+
+
+@cache
+def _register_blocks() -> None:
+    import torch
+    from transformers import AttentionInterface
+
+    kernel = AttentionInterface()["sdpa"]
+
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, None]:
+        """Like transformers' own, for masks in which no token sees a later one."""
+        size = query.shape[2]
+        if attention_mask is None or key.shape[2] != size or options.get("position_bias") is not None:
+            whole: tuple[Tensor, None] = kernel(module, query, key, value, attention_mask, **options)
+            return whole
+        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
+        parts = []
+        for start in range(0, size, QUERIES):
+            stop = min(start + QUERIES, size)
+            parts.append(
+                torch.nn.functional.scaled_dot_product_attention(
+                    query[:, :, start:stop],
+                    key[:, :, :stop],
+                    value[:, :, :stop],
+                    attention_mask[:, :, start:stop, :stop],
+                    scale=options.get("scaling"),
+                )
+            )
+        return torch.cat(parts, dim=2).transpose(1, 2), None
+
+    AttentionInterface.register(_BLOCKED, attention)
 
 
 def _at(states: Tensor, batch: _Batch, count: int, places: Tensor) -> Tensor:
@@ -288,12 +353,12 @@ def _agree(members: Members, plan: Plan, rows: Sequence[Row]) -> bool | None:
     try:
         with torch.autocast(members.model.device.type, enabled=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree, plain = (_score_rows(members, part, rows, None).values for rows in (part.trees, part.lines))
+            tree, plain = (_score_rows(members, part, rows, None) for rows in (part.trees, part.lines))
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError, AssertionError):
         return False
-    finite = np.isfinite(plain).all(axis=1)
-    if not finite.any():
+    if not plain.finite.any():
         return None
-    return bool(np.allclose(tree[finite], plain[finite], rtol=TOLERANCE / 10, atol=tolerance))
+    one, other = (scores.values[plain.finite] for scores in (tree, plain))
+    return bool(np.allclose(one, other, rtol=TOLERANCE / 10, atol=tolerance))

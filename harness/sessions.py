@@ -148,15 +148,21 @@ class Session(ABC):
 
 
 @contextmanager
-def precision(one: Learner, model: PreTrainedModel) -> Iterator[None]:
-    """bfloat16 where the stage asks for it."""
+def precision(one: Learner, model: PreTrainedModel, batch: Batch | None = None) -> Iterator[None]:
+    """bfloat16 where the stage asks for it, and on a CPU what is quicker there.
+
+    Args:
+        one: Whose stage it is.
+        model: What will be called.
+        batch: With what, if only its supervised positions matter.
+    """
     import torch
 
     setup, method = one.setup, one.choices.method
     half = resolve_precision(str(setup.params["precision"]), setup.device) == "bfloat16"
     with ExitStack() as stack:
-        if half and setup.device == "cpu" and not method.reserved(setup.params):
-            stack.enter_context(quick_attention(model))
+        if setup.device == "cpu" and not method.reserved(setup.params) and not one.facts.get("recomputes"):
+            stack.enter_context(quick_attention(model, batch))
         stack.enter_context(torch.autocast(setup.device, torch.bfloat16, enabled=half))
         yield
 
@@ -191,7 +197,7 @@ class Alone(Session):
         for seed in seeds:
             torch.manual_seed(seed)
         model = self.learners[0].model
-        with precision(self.learners[0], model):
+        with precision(self.learners[0], model, batch):
             return supervised_nats(model, batch)
 
     def penalty(self) -> Tensor | None:
@@ -274,7 +280,7 @@ class Together(Session):
         if seeds:
             self.stack.dropout.start(seeds)
         self.stack.dropout.lengths = batch.lengths
-        with precision(self.learners[0], self.stack.model):
+        with precision(self.learners[0], self.stack.model, batch):
             return supervised_nats(self.stack.model, batch)
 
     def update(self) -> Tensor:

@@ -28,6 +28,7 @@ def stacked_lora(layers: Sequence[Any], dropout: Dropout, dora: bool = False) ->
     base = layers[0].base_layer
     scales = torch.tensor([layer.scaling[ADAPTER] for layer in layers], dtype=torch.float64)
     rates = [float(getattr(layer.lora_dropout[ADAPTER], "p", 0.0)) for layer in layers]
+    dropout.p = max(dropout.p, *rates)
 
     def forward(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         down, up = weights[f"lora_A.{ADAPTER}.weight"], weights[f"lora_B.{ADAPTER}.weight"]
