@@ -179,12 +179,10 @@ def _encoded(
 def _generated(
     members: Members, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask, batch_size: int | None
 ) -> list[list[Any] | None]:
-    import numpy as np
-
     longest = _longest(members, tokenizer)
     # A model of NaNs generates text like any other: look at its logits after one prompt.
     prompt = tokenizer.encode(str(built.instances[0].args[0])) or [prefix_token(tokenizer)]
-    values = score(members, Plan([Ask(tuple(prompt), (0,))], longest, _DEFAULT_WIDTH)).values
+    finite = score(members, Plan([Ask(tuple(prompt), (0,))], longest, _DEFAULT_WIDTH)).finite.tolist()
     lm = _generator_class()(
         pretrained=members.model,
         tokenizer=tokenizer,
@@ -193,9 +191,7 @@ def _generated(
     )
     lm.count = members.count
     try:
-        return [
-            lm.texts_of(member, built.instances) if is_finite else None for member, is_finite in enumerate(finite)
-        ]
+        return [lm.texts_of(member, built.instances) if is_finite else None for member, is_finite in enumerate(finite)]
     except AssertionError as error:
         raise SpecError(
             f"task {built.config.task} must fit the model's context of {longest} tokens, but does not ({error}): "

@@ -124,7 +124,7 @@ def config_of(kind: str, **changes: Any) -> Any:
     sizes = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = getattr(transformers, f"{kind}Config")(**sizes, initializer_range=0.3, **changes)
     torch.manual_seed(0)
-    return getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config)
+    return getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config).eval()
 
 
 PLAIN = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_heads": 2, "head_dim": 8}
@@ -261,3 +261,26 @@ class Built:
 
     def __init__(self, kind: str, instances: list[Any]) -> None:
         self.OUTPUT_TYPE, self.instances = kind, instances
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_trees_follow_the_callers_mixed_precision(kind: str, fresh: dict[Any, int]) -> None:
+    import torch
+
+    model = config_of(kind, **(PLAIN if kind == "Llama" else {"n_positions": 64}))
+    given, seen = some_asks(), []
+    model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    with scoring_mode(model), torch.autocast("cpu", torch.bfloat16):
+        found = score(Members(model), Plan(given, 32, 64))
+    assert seen[-1] is torch.bfloat16
+    assert list(fresh.values()) != [0]
+    assert found.values[0].tolist() == pytest.approx([value for value, _ in by_hand(model, given, 32)], rel=3e-2)
+
+
+def test_long_rows_attend_in_blocks(fresh: dict[Any, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of five queries; the model's own attention is back afterwards."""
+    monkeypatch.setattr(scoring, "QUERIES", 5)
+    model = config_of("Llama", **PLAIN)
+    assert_like_by_hand(model)
+    assert list(fresh.values()) != [0]
+    assert model.config._attn_implementation == "sdpa"
