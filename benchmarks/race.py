@@ -204,6 +204,7 @@ WAYS: dict[str, Way] = {
     "warm_tuned_bf16_pairs": warm("--tuned", "--bf16", processes=2),
     "warm_other_seed": warm("--tuned", "--seed", "100", processes=2),
     "warm_confirmed": warm("--tuned", processes=2, confirm=True),
+    "warm_confirmed_bf16": warm("--tuned", "--bf16", processes=2, confirm=True),
     "harness": harness("local"),
     "harness_inline": harness("inline"),
     "harness_inline_2": harness("inline", threads=2),

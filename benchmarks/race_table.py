@@ -43,8 +43,9 @@ def _ratios(model: str, trials: int, group: dict[str, Line], eight: dict[str, Li
             found = [(eight[w]["wall_s"] * scale, f"{scale:g} x 8 of {w}") for w in ways if w in eight and "cli" in w]
         if found and ours:
             table.append(_row(name, min(found), (ours["wall_s"], ours["way"]), goals.get(model)))
-    if "warm_confirmed" in group and "harness_confirmed" in group:
-        base, figure = group["warm_confirmed"], group["harness_confirmed"]
+    peers = [group[way] for way in ("warm_confirmed", "warm_confirmed_bf16") if way in group]
+    if peers and "harness_confirmed" in group:
+        base, figure = min(peers, key=lambda line: line["wall_s"]), group["harness_confirmed"]
         name = "same sweep to the confirmed winner, full budget against early decisions"
         table.append(_row(name, (base["wall_s"], _winner(base)), (figure["wall_s"], _winner(figure)), 8))
     if line := group.get("batch2"):
@@ -69,12 +70,12 @@ def _winner(line: Line) -> str:
 def _ways(group: dict[str, Line]) -> str:
     """Every way with its cost and its distance from the reference, trial by trial."""
     reference = next((way for way in REFERENCE if way in group), None)
-    head = "wall s | CPU s | largest process MB | load before | mean accuracy | mean loss"
-    table = [f"| way | {head} | accuracy apart | loss apart |", "|---" * 9 + "|"]
+    head = "wall s | CPU s | largest process MB | load before | scored | mean accuracy | mean loss"
+    table = [f"| way | {head} | accuracy apart | loss apart |", "|---" * 10 + "|"]
     for way, line in group.items():
         scored = [outcome for outcome in line.get("outcomes", ()) if outcome["accuracy"] is not None]
         cells = [f"{line['wall_s']:.1f}", f"{line['cpu_s']:.1f}", f"{line['largest_process_mb']}"]
-        cells.append(f"{line['load_before'][0]}")
+        cells += [f"{line['load_before'][0]}", f"{len(scored)}"]
         cells += [_mean(scored, "accuracy", 3), _mean(scored, "loss", 4)]
         other = group[reference]["outcomes"] if reference and reference != way else []
         cells += [_apart(scored, other, "accuracy", 3), _apart(scored, other, "loss", 4)]
