@@ -156,7 +156,7 @@ def recorded(root: Path, split: str) -> Outcomes:
         params, config = result.config.pipeline.stages[0].params, result.config
         if config.fidelity < 1 or config.evaluation.split != split or "rank" not in params:
             continue
-        outcome = {"rate": params["learning_rate"], "rank": params["rank"], "seed": config.seed}
+        outcome: dict[str, Any] = {"rate": params["learning_rate"], "rank": params["rank"], "seed": config.seed}
         outcome |= {"loss": result.curve[-1].loss if result.curve else None, "status": str(result.status)}
         outcome |= {"accuracy": result.target.value if result.target else None, "seconds": dict(result.cost.seconds)}
         outcomes.append(outcome | {"trained_with": result.cost.trained_with})

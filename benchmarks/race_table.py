@@ -52,8 +52,8 @@ def _ratios(model: str, trials: int, group: dict[str, Line], eight: dict[str, Li
         seconds = [line[side]["seconds"]["train"] for side in ("apart", "together")]
         table.append(_row("batch 2: our own loop, training", (seconds[0], "apart"), (seconds[1], "together"), 2.4))
     if line := group.get("scoring"):
-        figure = line["together_s"], f"K = {trials}; {line['said']}"
-        table.append(_row("scoring adapters", (line["apart_s"], "simple_evaluate one by one"), figure, 5))
+        together = line["together_s"], f"K = {trials}; {line['said']}"
+        table.append(_row("scoring adapters", (line["apart_s"], "simple_evaluate one by one"), together, 5))
     return "\n".join(table)
 
 
