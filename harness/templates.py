@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
 
+def import_lm_eval() -> None:
+    """Take the seconds that its first import takes, before anybody waits for a task."""
+    import lm_eval.api.task  # noqa: F401
+
+
 @lru_cache(maxsize=64)
 def lm_eval_task(task: Task, split: str, limit: int | None = None) -> ConfigurableTask:
     """The task as lm-eval's object, with one split as its test split; built once per process.

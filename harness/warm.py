@@ -63,10 +63,13 @@ def pick_device(wanted: str) -> str:
 
 def ready_process(threads: int) -> None:
     """Imports that every trial needs, and the threads it may use."""
-    import lm_eval.api.task  # noqa: F401  seconds of import, charged to load
-    import peft  # noqa: F401
+    import peft  # noqa: F401  seconds of import, charged to load
     import torch
     from transformers import AutoModelForCausalLM  # noqa: F401
+
+    from harness.templates import import_lm_eval
+
+    import_lm_eval()
 
     torch.set_num_threads(threads)
 
