@@ -9,7 +9,6 @@ its beginning; a long text is scored in windows of the context, each token once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -28,6 +27,7 @@ from harness.records import Score, fingerprint
 from harness.scoring import Members
 from harness.tasks import Task
 from harness.templates import lm_eval_task
+from harness.tokens import tokenizer_facts
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -247,7 +247,7 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
 
     template = getattr(tokenizer, "chat_template", None)
     identity = [
-        _tokenizer_facts(tokenizer),
+        tokenizer_facts(tokenizer),
         template,
         bos_policy(tokenizer),
         __version__,
@@ -255,25 +255,6 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
         task.metric,
     ]
     return fingerprint(identity)
-
-
-_SEEN: WeakKeyDictionary[Any, tuple[int, list[Any]]] = WeakKeyDictionary()
-
-
-def _tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """What decides a text's tokens; padding and truncation, which trainers set for themselves, do not.
-
-    Kept per tokenizer until it grows: a vocabulary of 50,000 takes a fifth of a second.
-    """
-    size, facts = _SEEN.get(tokenizer, (-1, []))
-    if size != len(tokenizer):
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        content = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
-        kept = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
-        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-        facts = [digest, tokenizer.eos_token, tokenizer.bos_token]
-        _SEEN[tokenizer] = (len(tokenizer), facts)
-    return facts
 
 
 def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:

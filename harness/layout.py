@@ -61,6 +61,11 @@ class Layout:
         return self.trial(key) / "model"
 
     @property
+    def cache(self) -> Path:
+        """What takes long and can be computed again; deleting it loses nothing."""
+        return self.results / "cache"
+
+    @property
     def machine(self) -> Path:
         """What was measured of the machines that ran trials, which all trials go by."""
         return self.results / "machine"

@@ -62,6 +62,8 @@ class StageSetup:
     """Whether the objective joins rows into sequences of `max_length` tokens."""
     base: str = ""
     """What the base's weights can be told by; empty where nothing about them may be kept for another trial."""
+    cache: Path | None = None
+    """Folder for what takes long and can be computed again."""
     note: Callable[[str], None] = lambda text: None
     """Adds a sentence to the record's notes: what a reader must know beside the score."""
 

@@ -312,6 +312,7 @@ class Run:
             generates=task.output_type == "generate_until",
             packed=ready.chosen.objective.packs,
             base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
+            cache=self.workspace.layout.cache,
             note=self.notes.append,
         )
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.objectives.base import IGNORED, Example, TokenSequence, TrainerParts
 from harness.plugins import Row, StageSetup
+from harness.tokens import encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
-
-LONG_TEXT = 10_000
-"""Characters above which a text is tokenised line by line: some BPE tokenizers take quadratic time."""
 
 
 def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
@@ -51,7 +49,7 @@ def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows
     prompted = [row for row in rows if row["prompt"]]
     texts = [row["completion"] for row in rows if not row["prompt"]]
     split = iter(_prompted(prompted, setup, noun))
-    plain = iter(documents(texts, setup.tokenizer))
+    plain = iter(documents(texts, setup.tokenizer, setup.cache))
     whole = [next(split) if row["prompt"] else _all_supervised(next(plain)) for row in rows]
     if longer := sum(len(s.input_ids) > limit for s in whole):
         setup.note(f"{longer} of {len(rows)} {noun} were cut to {limit} tokens")
@@ -61,12 +59,12 @@ def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows
     ]
 
 
-def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> list[list[int]]:
     """Each text's ids between the token that lm-eval starts texts with and the end token."""
     start, end = _start(tokenizer), tokenizer.eos_token_id
     return [
         ([] if start is None else [start]) + ids + ([] if end is None else [end])
-        for ids in _encode(tokenizer, texts, special=False)
+        for ids in encoded(tokenizer, texts, special=False, folder=folder)
     ]
 
 
@@ -89,33 +87,18 @@ def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSe
     tokenizer = setup.tokenizer
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     prompts = [row["prompt"] if setup.generates else row["prompt"].rstrip() or row["prompt"] for row in rows]
-    wholes = _encode(tokenizer, [row["prompt"] + row["completion"] for row in rows])
+    wholes = encoded(tokenizer, [row["prompt"] + row["completion"] for row in rows], folder=setup.cache)
     found, moved = [], 0
-    for row, whole, prompt in zip(rows, wholes, _encode(tokenizer, prompts), strict=True):
+    for row, whole, prompt in zip(rows, wholes, encoded(tokenizer, prompts, folder=setup.cache), strict=True):
         border = len(prompt)
         if setup.generates and whole[:border] != prompt:
             moved += 1
-            whole = prompt + _encode(tokenizer, [row["completion"]], special=False)[0]
+            whole = prompt + encoded(tokenizer, [row["completion"]], special=False)[0]
         ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
         found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
     if moved:
         setup.note(f"{moved} of {len(rows)} {noun} have tokens that merge across the end of the prompt")
     return found
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[list[int]]:
-    """Token ids of each text, with the special tokens that the tokenizer adds by itself if `special`."""
-    if not texts:
-        return []
-    if max(map(len, texts)) > LONG_TEXT:
-        return [
-            list(chain.from_iterable(tokenizer(text.splitlines(keepends=True), add_special_tokens=False)["input_ids"]))
-            if len(text) > LONG_TEXT and not special
-            else tokenizer(text, add_special_tokens=special)["input_ids"]
-            for text in texts
-        ]
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
-    return ids
 
 
 def sft_trainer(parts: TrainerParts, examples: Sequence[Example]) -> Trainer:

@@ -30,6 +30,7 @@ RUNNING = [
         "templates",
         "data",
         "cost",
+        "tokens",
     },
     {"attention", "batches", "optimizer", "supervised", "fused", "packs", "trees", "scoring"},
     {

@@ -1,0 +1,66 @@
+"""Texts are encoded once, kept by content, and never confused."""
+
+import pytest
+
+from harness import tokens
+from harness.models import load_tokenizer, resolve_model
+from harness.tokens import encoded
+
+TEXTS = ["one two", "three", "", "fünf\nsix"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(tokens, "_known", tokens.OrderedDict())
+
+
+@pytest.fixture
+def tokenizer(world):
+    return load_tokenizer(resolve_model(str(world.llama)))
+
+
+def counted(monkeypatch):
+    calls, encode = [], tokens._encode
+    monkeypatch.setattr(tokens, "_encode", lambda *arguments: calls.append(1) or encode(*arguments))
+    return calls
+
+
+def test_ids_are_the_tokenizers_own(tokenizer):
+    assert encoded(tokenizer, TEXTS) == tokenizer(TEXTS)["input_ids"]
+    assert encoded(tokenizer, TEXTS, special=False) == tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
+    assert encoded(tokenizer, []) == []
+
+
+def test_the_same_texts_are_encoded_once(tokenizer, monkeypatch):
+    calls = counted(monkeypatch)
+    assert encoded(tokenizer, TEXTS) == encoded(tokenizer, list(TEXTS))
+    assert len(calls) == 1
+    encoded(tokenizer, ["one two", "three", "fünf\nsix", ""])
+    encoded(tokenizer, ["one two", "three", "", "fünf\nsi", "x"])
+    assert len(calls) == 3
+
+
+def test_another_process_reads_what_one_left(tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr(tokens, "WORTH_KEEPING", 1)
+    calls = counted(monkeypatch)
+    first = encoded(tokenizer, TEXTS, folder=tmp_path)
+    tokens._known.clear()
+    assert encoded(tokenizer, TEXTS, folder=tmp_path) == first
+    assert len(calls) == 1
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-20])
+    tokens._known.clear()
+    assert encoded(tokenizer, TEXTS, folder=tmp_path) == first
+    assert len(calls) == 2
+
+
+def test_short_texts_leave_no_file(tokenizer, tmp_path):
+    encoded(tokenizer, TEXTS, folder=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_memory_is_bounded(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokens, "REMEMBERED", 2)
+    for number in range(5):
+        encoded(tokenizer, [str(number)])
+    assert len(tokens._known) == 2
