@@ -1,10 +1,11 @@
 """Which examples make up each optimiser step, and their tokens as tensors; for one trial or for K side by side.
 
 Steps are drawn from an endless stream of shuffled passes, so that every step has exactly its number of examples. Within
-windows of about fifty steps, examples are sorted by length, so that little of a batch is padding, and the steps of a
-window come in an order that depends on its size only: trials with other seeds then meet batches of like length at the
-same step, and can share a forward pass. What a step holds is a function of lengths, seed and step alone, so that a
-continuation needs no state.
+windows of up to fifty steps of a pass, examples are sorted by length, so that little of a batch is padding, and then
+moved by up to a step at random, so that another seed composes other steps. The steps of a window come in an order that
+depends on its place and size only: trials with other seeds then meet batches of like length at the same step, and can
+share a forward pass. What a step holds is a function of lengths, seed and step alone, so that a continuation needs no
+state.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from harness.plugins import StageSetup
 
 WINDOW = 50
-"""Steps among which examples are sorted by length (Hugging Face's `group_by_length` used the same)."""
+"""Most steps among which examples are sorted by length (Hugging Face's `group_by_length` used the same)."""
 
 
 @lru_cache(maxsize=64)
@@ -40,15 +42,31 @@ def step_order(lengths: tuple[int, ...], per_step: int, steps: int, seed: int) -
     Returns:
         Shape `(steps, per_step)`.
     """
-    window = -(-steps // -(-steps // WINDOW))
-    windows = -(-steps // window)
-    stream = _stream(len(lengths), windows * window * per_step, seed).reshape(windows, -1)
+    stream = _stream(len(lengths), steps * per_step, seed).reshape(steps, per_step)
     sizes = np.asarray(lengths)
     found = []
-    for number, drawn in enumerate(stream):
-        ranked = drawn[np.argsort(-sizes[drawn], kind="stable")].reshape(window, per_step)
-        found.append(ranked[np.random.default_rng([window, number]).permutation(window)])
-    return np.concatenate(found)[:steps]
+    for start, end in pairwise(_windows(len(lengths), per_step, steps)):
+        drawn = stream[start:end].ravel()
+        ranked = drawn[np.argsort(-sizes[drawn], kind="stable")]
+        moved = np.arange(len(ranked)) + per_step * np.random.default_rng([seed, start, end]).random(len(ranked))
+        composed = ranked[np.argsort(moved)].reshape(-1, per_step)
+        longest_first = np.argsort(-sizes[composed], axis=1, kind="stable")
+        composed = np.take_along_axis(composed, longest_first, 1)
+        found.append(composed[np.random.default_rng([start, end]).permutation(end - start)])
+    return np.concatenate(found)
+
+
+def _windows(count: int, per_step: int, steps: int) -> list[int]:
+    """Steps at which windows start, and the last one ends: none reaches over the end of a pass by a whole step.
+
+    So no step holds an example twice, unless a pass ends in it.
+    """
+    passes = (min(steps, -(-number * count // per_step)) for number in range(steps * per_step // count + 2))
+    found = [0]
+    for start, end in pairwise(dict.fromkeys(passes)):
+        parts = -(-(end - start) // WINDOW)
+        found += [start + (end - start) * part // parts for part in range(1, parts + 1)]
+    return found
 
 
 def _stream(count: int, wanted: int, seed: int) -> np.ndarray:

@@ -272,7 +272,10 @@ class _Group:
     def _score_paused(self, runs: Sequence[Run], model: PreTrainedModel, count: int) -> None:
         first = runs[0]
         outcomes = self._evaluated(runs, model, count, first.target)
-        for run, outcome in zip(runs, outcomes, strict=first.status is None):  # none where scoring a single one crashed
+        if first.status is not None:  # scoring a single one crashed
+            first.trainee.failure = Diverged(first.reason)
+            return
+        for run, outcome in zip(runs, outcomes, strict=True):
             try:
                 run.paused(outcome)
             except Diverged as failure:

@@ -55,25 +55,25 @@ def save_llama(folder, width=64, dropout=0.0, **settings):
     return folder
 
 
-def save_gpt2(folder, dropout=0.0):
+def save_gpt2(folder, dropout=0.0, **settings):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=258,
-        n_embd=64,
-        n_layer=2,
-        n_head=4,
-        n_positions=96,
-        attn_pdrop=dropout,
-        embd_pdrop=dropout,
-        resid_pdrop=dropout,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=1,
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    usual = {
+        "vocab_size": 258,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 96,
+        "attn_pdrop": dropout,
+        "embd_pdrop": dropout,
+        "resid_pdrop": dropout,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    GPT2LMHeadModel(GPT2Config(**usual | settings)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 

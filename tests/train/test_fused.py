@@ -38,21 +38,12 @@ ROWS = made_up(50)
 def folders(world, tmp_path_factory):
     """Bases: tied as they come, a Llama whose output layer is its own, a GPT-2 that drops out outside attention."""
     root = tmp_path_factory.mktemp("bases")
-    noisy = save_gpt2(root / "noisy", dropout=0.1)
-    change_config(noisy, attn_pdrop=0.0)
     return {
         "llama": world.llama,
         "gpt2": world.gpt2,
         "untied": save_llama(root / "untied", tie_word_embeddings=False),
-        "noisy": noisy,
+        "noisy": save_gpt2(root / "noisy", dropout=0.1, attn_pdrop=0.0),
     }
-
-
-def change_config(folder, **changes):
-    import json
-
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def learners(folder, stages, steps=STEPS, dtype=torch.float64, seeds=None, rows=ROWS):
@@ -77,10 +68,10 @@ def assert_same(alone, together, within):
 
 
 MIXED = [
-    {"rank": 1, "schedule": "cosine", "weight_decay": 0.1, "max_grad_norm": 1.0, "alpha": 4.0},
+    {"rank": 1, "schedule": "cosine", "weight_decay": 0.1, "max_grad_norm": 1.0, "alpha": 1.0},
     {"rank": 8, "schedule": "linear", "weight_decay": 0.0, "max_grad_norm": 0.0, "alpha": 8.0, "warmup_share": 0.3},
     {"rank": 16, "schedule": "constant", "weight_decay": 0.3, "max_grad_norm": 0.1, "adapter_dropout": 0.3},
-    {"rank": 3, "schedule": "cosine", "adapter_dropout": 0.1, "alpha": 6.0, "warmup_share": 0.0},
+    {"rank": 3, "schedule": "cosine", "adapter_dropout": 0.1, "alpha": 3.0, "warmup_share": 0.0},
 ]
 LOUD = [5e-3, 1e-2, 2e-3, 1e-2]
 CALM = [1e-3, 5e-4, 2e-4, 1e-3]
@@ -129,8 +120,8 @@ def test_together_is_alone(case, folders):
 
 
 def test_unstable_training_parts_no_sooner_than_by_a_change_of_the_last_bit(folders):
-    """At a constant rate of 1e-2 whatever differs doubles every other step, in one way of adding up as in another."""
-    wild = [stage("lora", batch_size=2, rank=16, learning_rate=1e-2, schedule="constant", warmup_share=0.0)] * 2
+    """At a constant rate of 2e-2 whatever differs doubles every other step, in one way of adding up as in another."""
+    wild = [stage("lora", batch_size=2, rank=16, learning_rate=2e-2, schedule="constant", warmup_share=0.0)] * 2
     alone, together = both_ways(folders["gpt2"], wild, steps=70)
     nudged = learners(folders["gpt2"], wild, 70)
     for one in nudged:

@@ -1,0 +1,126 @@
+"""What trials would take alone is measured on steps that are undone to the bit."""
+
+import time
+
+import pytest
+import torch
+
+from harness import calibration
+from harness.calibration import Solo, calibrate, differ
+from harness.sessions import Alone
+from tests.tiny import attached, stage, train
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(calibration, "_KNOWN", {})
+    monkeypatch.setattr(calibration, "_AGREED", set())
+
+
+def learners(world, method="lora", ranks=(2, 8, 4), steps=8):
+    params = [{"rank": rank, "adapter_dropout": 0.1} for rank in ranks] if method == "lora" else [{} for _ in ranks]
+    return [attached(world.gpt2, stage(method, **own), steps, seed=seed)[0] for seed, own in enumerate(params)]
+
+
+def state(one):
+    """All that a learner's future depends on."""
+    weights = {name: value.detach().clone() for name, value in one.model.named_parameters()}
+    moments = {f"{name} {n}": pair[n].clone() for name, pair in one.moments.items() for n in (0, 1)}
+    tally = one.watch.tally
+    numbers = (
+        one.step,
+        one.losses.total,
+        one.losses.steps,
+        one.padded_tokens,
+        tally.tokens,
+        one.failure,
+        one.watch.meter.total_s,
+    )
+    return weights | moments, numbers
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_measuring_and_looking_change_nothing(resumed, method, world):
+    """Also where a trial goes on with the moments of an earlier rung."""
+    group = learners(world, method)
+    if resumed:
+        for one in group:
+            session = Alone(one)
+            session.advance(2)
+            session.close()
+    before = [state(one) for one in group]
+    calibrate(group, ("kind",))
+    assert differ(group, ("kind",)) is None
+    for one, (tensors, numbers) in zip(group, before, strict=True):
+        after, same = state(one)
+        assert same == numbers
+        assert after.keys() == tensors.keys()
+        assert all(torch.equal(after[name], tensors[name]) for name in tensors)
+        assert all(value.grad is None for value in one.model.parameters())
+
+
+def test_training_after_it_is_training_without_it(world):
+    measured, plain = learners(world), learners(world)
+    calibrate(measured, ("kind",))
+    differ(measured, ("kind",))
+    assert train(*measured) == train(*plain)
+
+
+def test_the_smallest_and_the_largest_are_measured_and_others_lie_between(world, monkeypatch):
+    """LoRA of ranks 2, 8 and 4: 1, 4 and 2 parts of the parameters, so the third lies a third of the way."""
+    seen = []
+
+    def measure(one, size):
+        seen.append(one.setup.params["rank"])
+        return Solo(size, {2: 1.0, 8: 4.0}[one.setup.params["rank"]], 100 * seen[-1], seen[-1])
+
+    monkeypatch.setattr(calibration, "_measure", measure)
+    group = learners(world)
+    solos = calibrate(group, ("kind",))
+    assert seen == [2, 8]
+    assert [solo.seconds_per_token for solo in solos] == pytest.approx([1.0, 4.0, 2.0])
+    assert [solo.trainable for solo in solos] == [
+        sum(p.numel() for p in one.model.parameters() if p.requires_grad) for one in group
+    ]
+    assert [solo.step_memory_bytes for solo in solos] == [8, 8, 8]
+    calibrate(group, ("kind",))
+    assert seen == [2, 8]
+    calibrate(group, ("another kind",))
+    assert seen == [2, 8, 2, 8]
+
+
+def test_seconds_per_token_leave_out_the_first_step(world, monkeypatch):
+    """By a clock that steps turn: 10 s for the first, then 10 ms per token."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    usual = Alone._step
+
+    def step(self):
+        (one,) = self.learners
+        before, first = one.padded_tokens, one.step == 0
+        done = usual(self)
+        now[0] += 10.0 if first else 0.010 * (one.padded_tokens - before)
+        return done
+
+    monkeypatch.setattr(Alone, "_step", step)
+    for solo in calibrate(learners(world), ("kind",)):
+        assert solo.seconds_per_token == pytest.approx(0.010)
+        assert solo.peak_memory_bytes > 0
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_a_trial_with_few_steps_left_is_measured_on_those(left, world):
+    group = learners(world, steps=left)
+    assert all(solo.seconds_per_token > 0 for solo in calibrate(group, ("kind",)))
+    assert [one.step for one in group] == [0, 0, 0]
+
+
+def test_bases_that_differ_are_found_out(world):
+    """The first trial's base serves all: one whose base is another does not belong there."""
+    group = learners(world)
+    with torch.no_grad():
+        group[2].model.get_input_embeddings().weight.mul_(1.5)
+    assert differ(group, ("kind",)).startswith("together its first loss is ")
+    assert differ(learners(world), ("kind",)) is None
+    assert differ(group, ("kind",)) is None  # looked at once per kind
