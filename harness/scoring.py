@@ -224,8 +224,10 @@ class _Scorer:
             sees = (index[None, None] <= index[None, :, None]) & (
                 index[None, :, None] < batch.end.to(model.device)[:, None]
             )
-            mask = torch.zeros(sees.shape, dtype=model.dtype, device=model.device)
-            mask.masked_fill_(~sees, torch.finfo(model.dtype).min)
+            device, dtype = model.device.type, model.dtype
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+            mask = torch.zeros(sees.shape, dtype=dtype, device=model.device)
+            mask.masked_fill_(~sees, torch.finfo(dtype).min)
             inputs["attention_mask"] = mask[:, None].repeat(count, 1, 1, 1)
             inputs["position_ids"] = batch.depth.to(model.device).repeat(count, 1)
         return inputs

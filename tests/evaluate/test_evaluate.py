@@ -197,6 +197,25 @@ def test_what_does_not_fit_the_context_is_refused(task: Any, model: Any, tokeniz
         evaluate(model, tokenizer, one, "test", None)
 
 
+def test_an_answer_that_does_not_fit_the_context_is_refused(task: Any, model: Any, tokenizer: Any) -> None:
+    with pytest.raises(SpecError, match="context of 64 tokens, but an answer has 71: shorten"):
+        evaluate(model, tokenizer, task(CHOICE, doc_to_choice=["no", "yes", "y" * 70]), "test", None)
+
+
+def test_an_answer_without_a_token_is_refused(task: Any, model: Any, tokenizer: Any) -> None:
+    config = CHOICE | {"output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": "{{label}}"}
+    rows = [{"text": "t", "label": "yes"}, {"text": "t", "label": ""}]
+    with pytest.raises(SpecError, match="must have a token, but one of its texts has none"):
+        evaluate(model, tokenizer, task(config, test=rows), "test", None)
+
+
+def test_a_tokenizer_without_a_first_or_last_token_is_refused(task: Any, model: Any) -> None:
+    bare = make_tokenizer(bos=False)
+    bare.eos_token = None
+    with pytest.raises(SpecError, match="must have a beginning- or end-of-text token"):
+        evaluate(model, bare, task(CHOICE), "test", None)
+
+
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft, of prompt tuning
 @pytest.mark.parametrize("kind", ["lora", "prefix", "prompt"])
 def test_adapters_count(task: Any, model: Any, tokenizer: Any, kind: str) -> None:

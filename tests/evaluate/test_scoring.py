@@ -284,3 +284,34 @@ def test_long_rows_attend_in_blocks(fresh: dict[Any, int], monkeypatch: pytest.M
     assert_like_by_hand(model)
     assert list(fresh.values()) != [0]
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["stories260K", "gpt2"])
+def test_real_tokenizers_split_as_by_lm_eval(shared_data: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    from harness.answers import _pairs
+
+    folder = shared_data / "tokenizers" / "gpt2"
+    if name == "gpt2":
+        tokenizer = GPT2Tokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(shared_data / "checkpoints" / name)
+    with (shared_data / "rotten_tomatoes" / "validation.jsonl").open(encoding="utf-8") as file:
+        texts = [json.loads(line)["text"] for line in file][:150]
+    borders = ["", " ", "\n", ":", " :  ", "'"]
+    rests = [" positive", "negative", "s", "'s", "\n", "  x"]
+    pairs = [(text + borders[i % 6], rests[(i // 6) % 6]) for i, text in enumerate(texts)]
+    pairs += [("", rest) for rest in rests]
+    seen: list[Any] = []
+    monkeypatch.setattr(HFLM, "_loglikelihood_tokens", lambda self, requests, **options: seen.extend(requests))
+    peer = HFLM(pretrained=make_model(), tokenizer=tokenizer)
+    peer.loglikelihood([Instance("loglikelihood", {}, pair, 0, ("m", 0, 1)) for pair in pairs], disable_tqdm=True)
+    assert [(list(ask.context), list(ask.continuation)) for ask in _pairs(tokenizer, pairs)] == [
+        (context, continuation) for _, context, continuation in seen
+    ]
