@@ -15,11 +15,14 @@ import pytest
 from harness.answers import answers
 from harness.errors import Diverged
 from harness.evaluate import Evaluated, evaluate, evaluate_together, scoring_mode
+from harness.models import load_tokenizer, resolve_model
+from harness.plugins import load, names
 from harness.scoring import Members
 from harness.tasks import Task, find_task
 from harness.templates import lm_eval_task
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
+from ..tiny import attached, stage
 from .conftest import make_model, make_tokenizer
 
 Writer = Callable[..., Task]
@@ -81,7 +84,7 @@ def lora_stack(count: int) -> tuple[list[Any], Any]:
     import torch
 
     from harness.fused import Stack
-    from harness.plugins import StageSetup, load
+    from harness.plugins import StageSetup
     from harness.space import defaults
 
     models, methods = [], []
@@ -138,6 +141,36 @@ def test_a_stack_of_adapters_is_scored_like_each_alone(task: Writer, bos_tokeniz
                 assert np.allclose(np.array(found, dtype=float), np.array(alone, dtype=float), atol=1e-4, rtol=0)
 
 
+STACKABLE = [name for name in names("methods") if not load("methods", name).alone]
+
+
+@pytest.mark.parametrize("method", STACKABLE)
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_every_method_that_stacks_is_scored_like_alone(world: Any, base: str, method: str) -> None:
+    """Choices that branch, whole texts, and generation; positions are stacked, too, where they are learned."""
+    import torch
+
+    from harness.fused import Stack
+
+    models, methods = [], []
+    for seed in range(3):
+        learner, _ = attached(getattr(world, base), stage(method=method), seed=seed)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in learner.model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.1 * torch.randn_like(parameter)
+        models.append(learner.model)
+        methods.append(learner.choices.method)
+    tokenizer = load_tokenizer(resolve_model(str(getattr(world, base))))
+    stack = Stack(models, methods).model
+    for name in ("colour", "echo", "text"):
+        one = find_task(name, (world.tasks,))
+        together = evaluate_together(stack, 3, tokenizer, one, "validation", None)
+        for model, found in zip(models, together, strict=True):
+            assert_close(evaluate(model, tokenizer, one, "validation", None), found)
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_one_that_diverged_does_not_take_the_others_with_it(task: Writer, tokenizer: Any, kind: str) -> None:
     import torch
@@ -147,7 +180,6 @@ def test_one_that_diverged_does_not_take_the_others_with_it(task: Writer, tokeni
         # torch's attention kernel turns queries of NaNs into zeros in short rows: not q_proj
         next(p for name, p in models[1].named_parameters() if "down_proj.lora_A" in name).fill_(math.nan)
     from harness.fused import Stack
-    from harness.plugins import load
 
     stack = Stack(models, [load("methods", "lora")()] * 3).model
     one = task(KINDS[kind])
