@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import SpecError
-from harness.scoring import LOGITS, MOST_TOKENS, Members, score
+from harness.scoring import LOGITS, TOKENS, Members, score
 from harness.templates import hide_bars
 from harness.trees import Ask, Plan
 
@@ -207,7 +207,7 @@ def _prompts_at_once(
 
     prompt, options = max((instance.args for instance in built.instances), key=lambda args: len(args[0]))
     size = min(longest, len(tokenizer.encode(prompt)) + int(normalize_gen_kwargs(options)["max_gen_toks"]))
-    most = MOST_TOKENS // (members.count * size)
+    most = TOKENS // (members.count * size)
     model = members.model.get_base_model() if hasattr(members.model, "get_base_model") else members.model
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         most = min(most, LOGITS // (members.count * size * members.vocabulary))

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 LOGITS = 1 << 26
 """Logits held at once, of all members together (256 MiB in float32)."""
-TOKENS = {"cpu": 1 << 12}
-"""Tokens of a forward pass, of all members together; more are slower where they leave the processor's caches."""
-MOST_TOKENS = 1 << 15
-"""The same on other devices."""
+CORE_TOKENS = 1 << 12
+"""Tokens of a forward pass for each thread of a CPU; more are slower where they leave the caches."""
+TOKENS = 1 << 15
+"""Tokens of a forward pass on any device, of all members together."""
 TOLERANCE = 1e-4
 """Nats by which a log-likelihood from a tree may differ from that of a plain row, in single precision."""
 QUERIES = 32
@@ -53,7 +53,10 @@ class Members:
     @property
     def tokens(self) -> int:
         """Tokens that one member may have in a forward pass."""
-        return max(1, TOKENS.get(self.model.device.type, MOST_TOKENS) // self.count)
+        import torch
+
+        most = CORE_TOKENS * torch.get_num_threads() if self.model.device.type == "cpu" else TOKENS
+        return max(1, min(most, TOKENS) // self.count)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def _score_rows(members: Members, plan: Plan, rows: Sequence[Row], batch_size: i
     import numpy as np
     import torch
 
+    if not rows:
+        return Scores(np.zeros((members.count, 0)), np.zeros((members.count, 0), dtype=bool))
     found, asks = [], []
     scorer = _Scorer(members)
     for batch in _batches(members, rows, batch_size):

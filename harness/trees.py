@@ -42,7 +42,7 @@ class Row:
     asks: Ids
     """Which ask each pair belongs to."""
 
-    @property
+    @cached_property
     def branches(self) -> bool:
         """Whether it is more than one sequence."""
         return bool(self.depth.max() + 1 < len(self.tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def asks(*pairs: tuple[tuple[int, ...], tuple[int, ...]]) -> list[Ask]:
 
 
 def listed(row: Any) -> dict[str, list[int]]:
-    return {name: column.tolist() for name, column in vars(row).items()}
+    return {field.name: getattr(row, field.name).tolist() for field in fields(row)}
 
 
 def test_continuations_that_differ_in_their_last_token_share_all_positions() -> None:
@@ -68,6 +69,11 @@ def test_a_context_that_does_not_fit_loses_its_beginning() -> None:
 def test_equal_asks_are_computed_once() -> None:
     (row,) = Plan(asks(((1,), (2, 3)), ((1,), (2, 3))), 5, 64).trees
     assert row.tokens.tolist() == [1, 2]
+
+
+def test_nothing_to_score_is_no_scores() -> None:
+    found = score(Members(make_model(), 2), Plan([], 5, 64))
+    assert (found.values.shape, found.greedy.shape, found.finite.tolist()) == ((2, 0), (2, 0), [True, True])
 
 
 def some_asks(seed: int = 0, longest: int = 40) -> list[Ask]:
@@ -216,9 +222,12 @@ def test_the_output_layer_is_given_what_is_scored_only() -> None:
 
 
 def test_batches_follow_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty tokens at a time, by two members: twenty each; a longer row stands alone."""
+    """Forty tokens at a time on two threads, by two members: twenty each; a longer row stands alone."""
+    import torch
+
     model = config_of("Llama", **PLAIN)
-    monkeypatch.setattr(scoring, "TOKENS", {"cpu": 40})
+    monkeypatch.setattr(scoring, "CORE_TOKENS", 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_hook(lambda module, given, out: shapes.append(tuple(given[0].shape)))
     given = asks(*(((n, *range(100, 99 + size)), (5,)) for n, size in enumerate((30, 10, 9, 8, 5, 5, 5))))
