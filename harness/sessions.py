@@ -59,15 +59,17 @@ class Session(ABC):
     def advance(self, steps: int) -> None:
         """Do so many steps, or fewer if a learner fails meanwhile (its `failure` says why)."""
         every = CHECK_EVERY[self.learners[0].setup.device]
-        for _ in range(steps):
-            self._seen.append(self._step())
-            for one in self.learners:
-                one.step += 1
-            if len(self._seen) >= every:
-                self._look()
-            if any(one.failure for one in self.learners):
-                return
-        self._look()
+        try:
+            for _ in range(steps):
+                self._seen.append(self._step())
+                for one in self.learners:
+                    one.step += 1
+                if len(self._seen) >= every:
+                    self._look()
+                if any(one.failure for one in self.learners):
+                    return
+        finally:
+            self._look()
 
     def preview(self) -> list[float]:
         """Each trial's loss of the next forward pass, summed over what its objective counts; nothing is changed."""
@@ -92,17 +94,18 @@ class Session(ABC):
         objective, device = self.learners[0].choices.objective, self.learners[0].setup.device
         seeds = [derive_seed(one.setup.seed, "step", one.step) for one in self.learners]
         items = torch.tensor([objective.items(own) for own in examples], device=device)
-        parts = []
-        for number in range(passes):
-            drawn = [one.drawn(number) for one in self.learners]
+        parts, shown = [], [[one.drawn(number) for one in self.learners] for number in range(passes)]
+        for number, drawn in enumerate(shown):
             losses = self._losses(drawn, seeds if number == 0 else [])
             loss = objective.loss(losses, [one.setup for one in self.learners]) / items
             term = self.penalty()
             (loss.sum() if term is None else loss.sum() + term / passes).backward()
             parts.append(loss.detach())
+        norms = self.update()
+        for drawn in shown:  # only now: a step that runs out of memory may be done again
             for one, part in zip(self.learners, drawn, strict=True):
                 one.count(part.examples)
-        return torch.stack(parts).sum(0).double(), self.update().double()
+        return torch.stack(parts).sum(0).double(), norms.double()
 
     def _losses(self, drawn: Sequence[Drawn], seeds: Sequence[int]) -> TokenLosses:
         """What the model says of the trials' parts of a forward pass, and of what is shown apart from it."""

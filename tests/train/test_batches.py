@@ -183,9 +183,12 @@ def test_logits_in_pieces_give_the_same_loss_and_gradients(positions, method, wo
         values.sum().backward()
         return [values.detach(), *(p.grad.clone() for p in ready.model.parameters() if p.grad is not None)]
 
-    whole = loss_and_gradients()
+    whole, seen = loss_and_gradients(), []
+    head = ready.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
     monkeypatch.setattr("harness.supervised.LOGITS", positions * 258)
     pieces = loss_and_gradients()
+    assert max(seen) == positions
     assert len(whole) == len(pieces)
     for mine, other in zip(pieces, whole, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)

@@ -14,8 +14,9 @@ from harness.errors import SpecError
 from harness.layout import Layout, read_result
 from harness.models import resolve_model
 from harness.records import TaskRef, TrialStatus, to_json
+from harness.sessions import Alone
 from harness.trial import Workspace, run_trial
-from tests.tiny import config, save_llama, save_tokenizer, stage
+from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage
 
 
 @pytest.fixture
@@ -114,6 +115,47 @@ def test_running_out_of_memory_is_told_apart(world, workspace, tmp_path):
     status, reason = done.stdout.strip().splitlines()[-1].split("|")
     assert status == "out_of_memory", reason
     assert "memory" in reason
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Memory for activations that are computed again, and not for those that are kept: refused in a step's second pass."""
+    usual = Alone.forward
+
+    def forward(self, batch, seeds):
+        (one,) = self.learners
+        if one.step == 2 and not seeds and not one.model.is_gradient_checkpointing:
+            raise torch.OutOfMemoryError("tried to allocate too much")
+        return usual(self, batch, seeds)
+
+    monkeypatch.setattr(Alone, "forward", forward)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_trial_short_of_memory_goes_on_without_keeping_activations(method, world, workspace, tmp_path, scarce):
+    """Dropout makes it matter that activations are computed again with the same random numbers."""
+    model = save_gpt2(tmp_path / "noisy", dropout=0.1)
+    trial = config(world, stage(method, batch_size=2, gradient_accumulation=2), model=model, fractions=(0.5, 1.0))
+    spared = run_trial(trial, workspace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Alone, "forward", Alone.forward.__closure__[0].cell_contents)
+        plenty = run_trial(trial, dataclasses.replace(workspace, layout=Layout(tmp_path / "plenty")))
+    assert spared.status == plenty.status == "complete", spared.reason
+    assert [note for note in spared.notes if "computed again" in note]
+    assert spared.provenance.effective["stages"][0]["recomputes"] is True
+    assert [p.loss for p in spared.curve] == pytest.approx([p.loss for p in plenty.curve], abs=1e-5)
+    assert spared.cost.tokens == plenty.cost.tokens
+    assert spared.cost.flops == plenty.cost.flops
+
+
+def test_a_trial_that_cannot_do_without_memory_is_out_of_it(world, workspace, monkeypatch):
+    def forward(self, batch, seeds):
+        raise torch.OutOfMemoryError("tried to allocate too much")
+
+    monkeypatch.setattr(Alone, "forward", forward)
+    result = run_trial(config(world), workspace)
+    assert result.status == "out_of_memory"
+    assert "tried to allocate too much" in recorded(workspace, result).reason
 
 
 @pytest.mark.parametrize(
