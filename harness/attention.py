@@ -104,9 +104,8 @@ def _last_layer(model: PreTrainedModel) -> tuple[Module, Module] | None:
     """Attention and feed-forward part of the last layer, where it has just these two under their usual names."""
     from torch.nn import ModuleList
 
-    drops = any("Dropout" in type(module).__name__ and module.p for module in model.modules())
     stacks = [module for module in model.modules() if isinstance(module, ModuleList) and len(module)]
-    if not stacks or drops:  # fewer positions would draw other random numbers
+    if not stacks or draws_numbers(model):  # fewer positions would draw other random numbers
         return None
     layer = max(stacks, key=len)[-1]
     attention = getattr(layer, "self_attn", None) or getattr(layer, "attn", None)
@@ -118,6 +117,14 @@ def _last_layer(model: PreTrainedModel) -> tuple[Module, Module] | None:
         "mlp",
     }
     return None if attention is None or feed_forward is None or others else (attention, feed_forward)
+
+
+def draws_numbers(model: PreTrainedModel) -> bool:
+    """Whether training it draws random numbers, whose values depend on the shape of a forward pass."""
+    config = model.config.get_text_config()
+    rates = [getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop")]
+    rates += [module.p for module in model.modules() if "Dropout" in type(module).__name__]
+    return any(rates)
 
 
 def late_positions(batch: Batch) -> Tensor:

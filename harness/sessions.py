@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.attention import quick_attention
+from harness.attention import draws_numbers, quick_attention
 from harness.batches import Batch, collate, padding_id
 from harness.errors import Diverged, TimedOut
 from harness.objectives.base import TokenLosses
@@ -39,6 +39,7 @@ class Session(ABC):
     def __init__(self, learners: Sequence[Learner]) -> None:
         self.learners = learners
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self.draws = any(draws_numbers(one.model) for one in learners)
 
     @abstractmethod
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:

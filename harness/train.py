@@ -106,6 +106,13 @@ class Drawn:
     apart: Drawn | None = None
     """What the objective shows apart from them, without gradient."""
 
+    def piece(self, place: slice) -> Drawn:
+        """Some of its examples, where nothing is shown apart from them."""
+        known = self.reference
+        if known is not None:
+            known = known.reshape(len(self.examples), -1)[place].ravel()
+        return Drawn(self.examples[place], known)
+
 
 @dataclass
 class Learner:
