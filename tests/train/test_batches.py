@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.batches import collate, step_order
+from harness.batches import collate, cuts, step_order
 from harness.objectives.base import IGNORED, TokenSequence
 from harness.supervised import supervised_nats
 from tests.tiny import attached, stage
@@ -51,34 +51,47 @@ def test_every_row_is_shown_once_in_each_pass(lengths, per_step, steps, seed):
 
 @settings(deadline=None)
 @given(LENGTHS, PER_STEP, STEPS, SEED)
-def test_no_step_holds_a_row_twice_unless_a_pass_ends_in_its_window(lengths, per_step, steps, seed):
+def test_no_step_holds_a_row_twice_unless_a_pass_ends_in_it(lengths, per_step, steps, seed):
     if len(lengths) % per_step == 0:
         order = step_order(lengths, per_step, steps, seed)
         assert all(len(set(step)) == per_step for step in order.tolist())
 
 
-@settings(deadline=None)
-@given(st.integers(2, 40), st.integers(2, 8), SEED, SEED)
-def test_trials_with_other_seeds_meet_like_lengths_at_like_steps(steps, per_step, left, right):
-    """There are as many rows of each length as a step holds, and nobody is moved further than to the next step."""
-    lengths = tuple(10 * (1 + n // per_step) for n in range(steps * per_step))
-    mine, other = (np.asarray(lengths)[step_order(lengths, per_step, steps, seed)] for seed in (left, right))
-    assert (abs(mine.max(1) - other.max(1)) <= 10).all()
-    assert (mine.max(1) - mine.min(1) <= 20).all()
+def random_members(count, rows, sequences=1):
+    """Trials with rows of 10 to 59 tokens, longest first."""
+    rng = np.random.default_rng(0)
+    lengths = -np.sort(-rng.integers(10, 60, (count, rows)), axis=1)
+    return [[(TokenSequence((5,) * n, (5,) * n),) * sequences for n in own] for own in lengths]
 
 
-def test_batches_hold_little_padding_alone_and_together():
-    """Two thousand rows whose lengths are spread evenly over 10 to 59 tokens, in steps of 8, for four trials."""
-    lengths = tuple(10 + n % 50 for n in range(2000))
-    sizes, unsorted = np.asarray(lengths), np.random.default_rng(0).permutation(2000).reshape(250, 8)
-    longest = np.array([sizes[step_order(lengths, 8, 250, seed)].max(1) for seed in range(4)])
-    assert 8 * sizes[unsorted].max(1).sum() / sizes.sum() > 1.4
-    assert 8 * longest[0].sum() / sizes.sum() < 1.05
-    assert 8 * longest.max(0).sum() / sizes.sum() < 1.08
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("count", "rows", "sequences"), [(1, 1, 1), (1, 8, 1), (4, 8, 1), (8, 16, 2), (3, 7, 1)])
+def test_cuts_cover_every_row_once_in_order(count, rows, sequences, device):
+    places = cuts(random_members(count, rows, sequences), device)
+    assert [index for place in places for index in range(rows)[place]] == list(range(rows))
+
+
+def test_a_step_is_cut_where_padding_costs_more_than_another_pass():
+    """Eight trials of 16 rows: half of them 50 tokens long, half 10; uncut, 8 * 8 * 40 tokens would be padding."""
+    long, short = ((TokenSequence((5,) * n, (5,) * n),) for n in (50, 10))
+    assert cuts([[long] * 8 + [short] * 8] * 8, "cpu") == [slice(0, 8), slice(8, 16)]
+    assert cuts([[long] * 16] * 8, "cpu") == [slice(0, 16)]
+    assert cuts([[long, short]], "cpu") == [slice(0, 2)], "40 tokens are not worth a pass"
+
+
+def test_cuts_leave_little_padding():
+    members = random_members(8, 16)
+    tokens = sum(len(s.input_ids) for own in members for (s,) in own)
+    whole = 8 * 16 * max(len(own[0][0].input_ids) for own in members)
+    pieces = sum(
+        8 * len(range(16)[place]) * max(len(own[place][0][0].input_ids) for own in members)
+        for place in cuts(members, "cpu")
+    )
+    assert whole / tokens > 1.5
+    assert pieces / tokens < 1.3
 
 
 def test_another_seed_and_another_pass_compose_other_steps():
-    """Even where a window is a whole pass over rows of which no two are equally long."""
     lengths = tuple(range(2, 402))
     first, second = ([frozenset(step) for step in step_order(lengths, 8, 100, seed).tolist()] for seed in (1, 2))
     assert len(set(first[:50]) & set(second[:50])) < 10
@@ -86,7 +99,6 @@ def test_another_seed_and_another_pass_compose_other_steps():
 
 
 def test_a_continuation_needs_no_state_and_longer_stages_begin_alike():
-    """Trials with other budgets can share forward passes: windows before the last are where they are for both."""
     lengths = tuple(range(2, 402))
     short, long = step_order(lengths, 4, 200, 5), step_order(lengths, 4, 300, 5)
     assert np.array_equal(short, long[:200])
