@@ -95,7 +95,9 @@ def test_a_pack_is_the_trials_one_by_one(world, workspace, tmp_path):
     alone = dataclasses.replace(workspace, layout=Layout(tmp_path / "alone"))
     for trial, result in zip(reversed(trials), reversed(packed[:-1]), strict=True):
         assert result.status == "complete", result.reason
-        assert [p.loss for p in run_trial(trial, alone).curve] == [p.loss for p in result.curve]
+        rounding = 1e-5 if trial.pipeline.stages[0].params["precision"] == "float32" else 1e-3
+        wanted = [p.loss for p in run_trial(trial, alone).curve]
+        assert [p.loss for p in result.curve] == pytest.approx(wanted, rel=rounding)
     assert packed[-1] == packed[0]
     assert packed[0].curve[-1].loss != packed[2].curve[-1].loss
     assert [r.provenance.effective["stages"][0]["bf16"] for r in packed] == [False, False, True, True, False]
