@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.attention import draws_numbers, quick_attention
-from harness.batches import Batch, collate, padding_id
+from harness.batches import Batch, collate, cuts, padding_id
 from harness.errors import Diverged, TimedOut
 from harness.objectives.base import TokenLosses
 from harness.optimizer import adamw, decaying, learning_rate, put_state
@@ -40,6 +40,7 @@ class Session(ABC):
         self.learners = learners
         self._seen: list[tuple[Tensor, Tensor]] = []
         self.draws = any(draws_numbers(one.model) for one in learners)
+        """Whether random numbers depend on how a step is put together."""
 
     @abstractmethod
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
@@ -97,16 +98,25 @@ class Session(ABC):
         items = torch.tensor([objective.items(own) for own in examples], device=device)
         parts, shown = [], [[one.drawn(number) for one in self.learners] for number in range(passes)]
         for number, drawn in enumerate(shown):
-            losses = self._losses(drawn, seeds if number == 0 else [])
-            loss = objective.loss(losses, [one.setup for one in self.learners]) / items
-            term = self.penalty()
-            (loss.sum() if term is None else loss.sum() + term / passes).backward()
-            parts.append(loss.detach())
+            pieces = self._pieces(drawn)
+            for piece in pieces:
+                losses = self._losses(piece, seeds if number == 0 else [])
+                loss = objective.loss(losses, [one.setup for one in self.learners]) / items
+                term = self.penalty()
+                (loss.sum() if term is None else loss.sum() + term / (passes * len(pieces))).backward()
+                parts.append(loss.detach())
         norms = self.update()
         for drawn in shown:  # only now: a step that runs out of memory may be done again
             for one, part in zip(self.learners, drawn, strict=True):
                 one.count(part.examples)
         return torch.stack(parts).sum(0).double(), norms.double()
+
+    def _pieces(self, drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+        """A pass, cut where that saves padding and changes no loss."""
+        if self.draws or self.learners[0].choices.objective.compares:
+            return [list(drawn)]
+        places = cuts([part.examples for part in drawn], self.learners[0].setup.device)
+        return [[part.piece(place) for part in drawn] for place in places]
 
     def _losses(self, drawn: Sequence[Drawn], seeds: Sequence[int]) -> TokenLosses:
         """What the model says of the trials' parts of a forward pass, and of what is shown apart from it."""

@@ -103,6 +103,9 @@ class Objective(Plugin, ABC):
     needs_reference: ClassVar[bool] = False
     """Whether its loss compares with the base's own log-probabilities, which are computed once before training."""
 
+    compares: ClassVar[bool] = False
+    """Whether its loss of one example depends on the others of a forward pass, which must then not be cut into pieces."""
+
     same: ClassVar[tuple[str, ...]] = ()
     """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
 

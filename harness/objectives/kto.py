@@ -25,6 +25,7 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
 
     summary = "desirable and undesirable answers, judged one by one against the base"
     paper = "Ethayarajh et al. 2024, arXiv 2402.01306"
+    compares = True
     needs_reference = True
     learning_rate_scale = 0.1  # 2e-6 for full tuning, within the 5e-7 to 5e-6 that the authors advise
     space = {

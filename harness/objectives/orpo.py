@@ -26,6 +26,7 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
 
     summary = "imitate chosen answers and raise their odds against rejected ones"
     paper = "Hong et al. 2024, arXiv 2403.07691"
+    compares = True
     learning_rate_scale = 0.4  # 8e-6 for full tuning, as Hong et al. took
     space = {"odds_weight": Float(0.05, 1.0, default=0.1, log=True)}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.batches import OVERHEAD
 from harness.errors import Diverged, TimedOut
 from harness.sessions import Alone
 from harness.trainer_engine import run_trainer
@@ -53,8 +54,9 @@ def test_a_penalty_pulls_and_is_no_part_of_the_logged_loss(world):
     assert ready.losses.mean == pytest.approx(plain.losses.mean, rel=0.2)
 
 
-def test_accumulation_does_not_multiply_a_penalty(world):
+def test_neither_accumulation_nor_pieces_of_a_step_multiply_a_penalty(world, monkeypatch):
     whole, _ = moved_after(world, with_penalty(1.0), batch_size=4)
+    monkeypatch.setitem(OVERHEAD, "cpu", 0)
     parts, _ = moved_after(world, with_penalty(1.0), batch_size=2, gradient_accumulation=2)
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-5, rtol=0)

@@ -5,15 +5,63 @@ import dataclasses
 import pytest
 import torch
 
-from harness import sessions
+from harness import batches, sessions
 from harness.errors import Diverged
+from harness.plugins import load, names
 from harness.sessions import Alone, Together
 from tests.tiny import attached, stage
+from tests.train.pairs import made_up
 
 
 def learners(world, steps=20):
     stages = [stage("lora", batch_size=2, rank=rank) for rank in (2, 4)]
     return [attached(world.gpt2, one, steps, seed=seed)[0] for seed, one in enumerate(stages)]
+
+
+FUSING = [name for name in names("objectives") if load("objectives", name).fuses]
+
+
+@pytest.mark.parametrize("objective", FUSING)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_step_in_pieces_is_the_step(together, objective, world, monkeypatch):
+    """Eight rows as up to four forward passes, where starting one costs nothing, or as one, where it costs a lot."""
+    rows = made_up(30)
+    passes = []
+    for session in (Alone, Together):
+        monkeypatch.setattr(session, "forward", counting(session.forward, passes))
+
+    def run(overhead):
+        passes.clear()
+        monkeypatch.setitem(batches.OVERHEAD, "cpu", overhead)
+        stages = [stage("lora", objective, batch_size=8, rank=rank, max_length=40) for rank in (2, 4)[: 1 + together]]
+        group = [attached(world.gpt2, one, 10, rows, dtype=torch.float64)[0] for one in stages]
+        session = Together(group) if together else Alone(group[0])
+        session.advance(10)
+        return losses(group), len(passes)
+
+    (whole, once), (pieces, often) = run(10**9), run(0)
+    assert once == 10 * (1 + (objective == "kto"))  # which is shown other answers apart
+    plugin = load("objectives", objective)
+    assert often == once if plugin.compares or plugin.packs else often > once
+    for mine, other in zip(pieces, whole, strict=True):
+        assert mine == pytest.approx(other, abs=1e-7)
+
+
+def counting(forward, passes):
+    def counted(self, batch, seeds):
+        passes.append(batch.rows)
+        return forward(self, batch, seeds)
+
+    return counted
+
+
+def test_a_step_that_draws_random_numbers_is_not_cut(world, monkeypatch):
+    """What a mask is would depend on the neighbours' lengths."""
+    monkeypatch.setitem(batches.OVERHEAD, "cpu", 0)
+    passes = []
+    monkeypatch.setattr(Alone, "forward", counting(Alone.forward, passes))
+    Alone(attached(world.gpt2, stage("lora", batch_size=8, adapter_dropout=0.1), 5)[0]).advance(5)
+    assert passes == [8] * 5
 
 
 def losses(group):
