@@ -182,7 +182,7 @@ def _generated(
     longest = _longest(members, tokenizer)
     # A model of NaNs generates text like any other: look at its logits after one prompt.
     prompt = tokenizer.encode(str(built.instances[0].args[0])) or [prefix_token(tokenizer)]
-    finite = score(members, Plan([Ask(tuple(prompt), (0,))], longest, _DEFAULT_WIDTH)).finite.tolist()
+    finite = score(members, Plan([Ask(tuple(prompt), (0,))], longest, _DEFAULT_WIDTH, shares=False)).finite.tolist()
     lm = _generator_class()(
         pretrained=members.model,
         tokenizer=tokenizer,

@@ -1,19 +1,20 @@
 """Log-likelihoods of token sequences under one model, or under several that compute side by side.
 
 Continuations of one context share a row: a tree whose branches do not see each other (a mask of four dimensions and the
-depth as position). A model that cannot take such a mask scores one continuation per row; which it is, is found by
-comparing both on the longest row. Logits are computed at scored positions only, a bounded number at a time.
+depth as position), in passes that leave out what no score depends on (`shortcuts`). A model that cannot take them scores
+one continuation per row in plain passes; which it is, is found by comparing both on the longest row. Logits are computed
+at scored positions only, a bounded number at a time.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from harness.shortcuts import Places, last_layer, shortcuts
 from harness.trees import Plan, Row
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ TOKENS = 1 << 15
 """Tokens of a forward pass on any device, of all members together."""
 TOLERANCE = 1e-4
 """Nats by which a log-likelihood from a tree may differ from that of a plain row, in single precision."""
-QUERIES = 32
-"""Tokens whose attention is computed together on a CPU."""
-_BLOCKED = "harness_blocked"
-"""Under which transformers knows it."""
 LOW_PRECISION_TOLERANCE = 0.05
 """The same for a model that does not compute in single precision."""
 
@@ -85,18 +82,18 @@ def score(members: Members, plan: Plan, batch_size: int | None = None) -> Scores
         plan: What to score.
         batch_size: Rows of a member in a forward pass; None for as many as `TOKENS` and `LOGITS` allow.
     """
-    return _score_rows(members, plan, plan.trees if _takes_trees(members, plan) else plan.lines, batch_size)
+    return _scores(_Scorer(members, is_quick=_takes_trees(members, plan)), plan, batch_size)
 
 
-def _score_rows(members: Members, plan: Plan, rows: Sequence[Row], batch_size: int | None) -> Scores:
+def _scores(scorer: _Scorer, plan: Plan, batch_size: int | None = None) -> Scores:
     import numpy as np
     import torch
 
+    rows = plan.trees if scorer.is_quick else plan.lines
     if not rows:
-        return Scores(np.zeros((members.count, 0)), np.zeros((members.count, 0), dtype=bool))
+        return Scores(np.zeros((scorer.members.count, 0)), np.zeros((scorer.members.count, 0), dtype=bool))
     found, asks = [], []
-    scorer = _Scorer(members)
-    for batch in _batches(members, rows, batch_size):
+    for batch in _batches(scorer.members, rows, batch_size):
         found.append(scorer.pairs(batch))
         asks.append(batch.asks)
     log_probabilities, likeliest = (torch.cat(parts, dim=1).cpu().numpy() for parts in zip(*found, strict=True))
@@ -172,11 +169,12 @@ def _batch(rows: Sequence[Row], branching: bool) -> _Batch:
 
 
 class _Scorer:
-    """Forward passes of some members."""
+    """Forward passes of some members, with shortcuts where they are known to change nothing."""
 
-    def __init__(self, members: Members) -> None:
-        self.members = members
+    def __init__(self, members: Members, is_quick: bool) -> None:
+        self.members, self.is_quick = members, is_quick
         self.head = members.model.get_output_embeddings()
+        self.last = last_layer(members.model) if is_quick else None
         self.is_direct: bool | None = None
         """Whether logits are the output layer's as they are; a model may scale or cap them afterwards."""
 
@@ -201,22 +199,18 @@ class _Scorer:
     def _logits(self, batch: _Batch) -> Iterator[Tensor]:
         """Logits at the batch's places, a bounded number at a time, each `(members, some places, vocabulary)`."""
         inputs = self._inputs(batch)
-        places = batch.places.to(self.members.model.device)
-        step = max(1, LOGITS // (self.members.count * self.members.vocabulary))
+        places = Places(self.members.count, batch.ids.shape[1], batch.places.to(self.members.model.device))
+        parts = places.parts(max(1, LOGITS // (self.members.count * self.members.vocabulary)))
         if self.head is None:
-            yield from _at(self._called(inputs), batch, self.members.count, places).split(step, dim=1)
+            logits = self._called(inputs, places)
+            yield from (part.chosen(logits) for part in parts)
             return
-        first, hidden = self._forward(inputs, batch, places[:step])
+        first, hidden = self._forward(inputs, places, parts[0])
         yield first
-        if len(places) <= step:
-            return
-        if self.is_direct is None:
-            self.is_direct = _equal(self.head(_at(hidden, batch, self.members.count, places[:step])), first)
-        for part in places[step:].split(step):
-            if self.is_direct:
-                yield self.head(_at(hidden, batch, self.members.count, part))
-            else:
-                yield self._forward(inputs, batch, part)[0]
+        if len(parts) > 1 and self.is_direct is None:
+            self.is_direct = _equal(self.head(parts[0].chosen(hidden)), first)
+        for part in parts[1:]:
+            yield self.head(part.chosen(hidden)) if self.is_direct else self._forward(inputs, places, part)[0]
 
     def _inputs(self, batch: _Batch) -> dict[str, Any]:
         """What the model is called with, of all members."""
@@ -237,78 +231,26 @@ class _Scorer:
             inputs["position_ids"] = batch.depth.to(model.device).repeat(count, 1)
         return inputs
 
-    def _forward(self, inputs: Mapping[str, Any], batch: _Batch, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits at some places, and the hidden states of all that the output layer was about to be given."""
+    def _forward(self, inputs: Mapping[str, Any], places: Places, part: Places) -> tuple[Tensor, Tensor]:
+        """Logits at a part of the places, and the hidden states of all that the output layer was about to be given."""
         kept: list[Tensor] = []
 
         def choose(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             kept.append(arguments[0])
-            return (_at(arguments[0], batch, self.members.count, places), *arguments[1:])
+            return (part.chosen(arguments[0]), *arguments[1:])
 
         hook = self.head.register_forward_pre_hook(choose)
         try:
-            return self._called(inputs), kept[0]
+            return self._called(inputs, places), kept[0]
         finally:
             hook.remove()
 
-    def _called(self, inputs: Mapping[str, Any]) -> Tensor:
-        with _in_blocks(self.members.model) if "attention_mask" in inputs else nullcontext():
-            logits: Tensor = self.members.model(**inputs).logits
+    def _called(self, inputs: Mapping[str, Any], places: Places) -> Tensor:
+        model = self.members.model
+        quick = shortcuts(model, self.last, places, "attention_mask" in inputs) if self.is_quick else nullcontext()
+        with quick:
+            logits: Tensor = model(**inputs).logits
         return logits
-
-
-@contextmanager
-def _in_blocks(model: Any) -> Iterator[None]:
-    """On a CPU, torch's attention kernel spared of the keys after a block of queries, whatever the mask; 1.2 to 2 times."""
-    config = model.config.get_text_config()
-    if model.device.type != "cpu" or getattr(config, "_attn_implementation", None) != "sdpa":
-        yield
-        return
-    _register_blocks()
-    config._attn_implementation = _BLOCKED
-    try:
-        yield
-    finally:
-        config._attn_implementation = "sdpa"
-
-
-@cache
-def _register_blocks() -> None:
-    import torch
-    from transformers import AttentionInterface
-
-    kernel = AttentionInterface()["sdpa"]
-
-    def attention(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, None]:
-        """Like transformers' own, for masks in which no token sees a later one."""
-        size = query.shape[2]
-        if attention_mask is None or key.shape[2] != size or options.get("position_bias") is not None:
-            whole: tuple[Tensor, None] = kernel(module, query, key, value, attention_mask, **options)
-            return whole
-        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
-        parts = []
-        for start in range(0, size, QUERIES):
-            stop = min(start + QUERIES, size)
-            parts.append(
-                torch.nn.functional.scaled_dot_product_attention(
-                    query[:, :, start:stop],
-                    key[:, :, :stop],
-                    value[:, :, :stop],
-                    attention_mask[:, :, start:stop, :stop],
-                    scale=options.get("scaling"),
-                )
-            )
-        return torch.cat(parts, dim=2).transpose(1, 2), None
-
-    AttentionInterface.register(_BLOCKED, attention)
-
-
-def _at(states: Tensor, batch: _Batch, count: int, places: Tensor) -> Tensor:
-    """States at some places of every member's rows, as if they were one row of it: `(members, places, size)`."""
-    states = states[:, -batch.ids.shape[1] :]  # virtual tokens, where there are any, come first
-    return states.reshape(count, -1, states.shape[-1])[:, places]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
@@ -318,19 +260,19 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 _VERIFIED: dict[Any, int] = {}
-"""Tokens of the longest row that a kind of model was seen to score rightly as a tree; 0 for a kind that cannot."""
+"""Tokens of the longest row that a kind of model was seen to score rightly with shortcuts; 0 for a kind that cannot."""
 
 
 def _takes_trees(members: Members, plan: Plan) -> bool:
-    """Whether trees give what plain rows give, tried on the longest row unless a model of this kind has passed."""
-    branching = [row for row in plan.trees if row.branches]
-    if not branching:
+    """Whether trees and shortcuts give what plain rows give, tried on the longest row unless this kind has passed."""
+    if not plan.shares or not plan.trees:
         return False
-    kind, size = (members.count > 1, *_kind(members.model)), max(len(row.tokens) for row in branching)
-    known = _VERIFIED.get(kind)
+    rows = [row for row in plan.trees if row.branches] or plan.trees
+    kind = (rows[0].branches, members.count > 1, *_kind(members.model))
+    size, known = max(len(row.tokens) for row in rows), _VERIFIED.get(kind)
     if known is not None and (known == 0 or known >= size):
         return known > 0
-    deepest, longest = (max(branching, key=key) for key in (lambda r: r.depth.max(), lambda r: len(r.tokens)))
+    deepest, longest = (max(rows, key=key) for key in (lambda r: r.depth.max(), lambda r: len(r.tokens)))
     agreed = _agree(members, plan, [deepest, longest])
     if agreed is not None:
         _VERIFIED[kind] = size if agreed else 0
@@ -360,7 +302,7 @@ def _agree(members: Members, plan: Plan, rows: Sequence[Row]) -> bool | None:
     try:
         with torch.autocast(members.model.device.type, enabled=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree, plain = (_score_rows(members, part, rows, None) for rows in (part.trees, part.lines))
+            tree, plain = (_scores(_Scorer(members, is_quick), part) for is_quick in (True, False))
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError, AssertionError):

@@ -32,7 +32,7 @@ RUNNING = [
         "cost",
         "tokens",
     },
-    {"attention", "batches", "optimizer", "supervised", "fused", "packs", "trees", "scoring"},
+    {"attention", "batches", "optimizer", "supervised", "fused", "packs", "trees", "shortcuts", "scoring"},
     {
         "train",
         "trainer_engine",
