@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.methods.base import Method
 from harness.models import BaseModel, model_facts
-from harness.plugins import StageSetup
 from harness.records import Score, TrialResult
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.train import Learner
 
-def save_model(folder: Path, model: PreTrainedModel, method: Method, setup: StageSetup, base: BaseModel) -> None:
+
+def save_model(folder: Path, one: Learner, base: BaseModel) -> None:
     """Write a tuned model and its tokenizer.
 
     A mergeable method leaves a whole model, in the dtype of the base's own weights; another an adapter beside its
@@ -25,20 +25,18 @@ def save_model(folder: Path, model: PreTrainedModel, method: Method, setup: Stag
 
     Args:
         folder: Where to; replaced if it exists.
-        model: The trained model, possibly wrapped by PEFT.
-        method: The method that trained it.
-        setup: The setup of its last stage.
+        one: The last stage, trained.
         base: The model that stage started from.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if method.mergeable:
-        _save_whole(folder, method.merge(model, setup), base)
+    if one.choices.method.mergeable:
+        _save_whole(folder, one.plain(), base)
     else:
-        for config in getattr(model, "peft_config", {}).values():
+        for config in getattr(one.model, "peft_config", {}).values():
             config.base_model_name_or_path = str(_kept_base(base, folder))
-        model.save_pretrained(folder)
-    setup.tokenizer.save_pretrained(folder)
+        one.choices.method.save(one.model, folder)
+    one.setup.tokenizer.save_pretrained(folder)
 
 
 def save_untouched(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:

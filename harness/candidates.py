@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
 from harness.features import Candidate, Facts, Observation
-from harness.plugins import Situation, load
+from harness.plugins import AXIS_FOLDER, Situation, load
 from harness.records import ModelRef, Stage, derive_seed
-from harness.spec import AXIS_FOLDER, Family, StudySpec
+from harness.spec import Family, StudySpec
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -90,10 +90,13 @@ def read_studies(connection: DuckDBPyConnection) -> list[StudySpec]:
 
 def refusal(stages: Sequence[Stage], situation: Situation | None) -> str:
     """Why a plug-in of a pipeline refuses the situation or is gone; an empty string where it works."""
-    chosen = [(folder, getattr(stage, axis)) for stage in stages for axis, folder in AXIS_FOLDER.items()]
     try:
-        kinds = [load(folder, name) for folder, name in chosen]
-        return next((reason for kind in kinds if situation and (reason := kind().skip(situation))), "")
+        for stage in stages:
+            for axis, folder in AXIS_FOLDER.items():
+                kind = load(folder, getattr(stage, axis))
+                if situation and (reason := kind().skip(situation.of(stage))):
+                    return str(reason)
+        return ""
     except SpecError as error:
         return str(error)
 

@@ -1,7 +1,7 @@
 """Checkpoints at rungs: a trial that stops early leaves what its continuation needs to go on bit for bit.
 
-A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), or what a trainer of TRL's writes
-of its own state, and the learning curve so far. A full-fidelity trial's folder lists the rungs
+A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), the state of an optimiser that the
+method brings, or what a trainer of TRL's writes of its own state, and the learning curve so far. A full-fidelity trial's folder lists the rungs
 below it (`Layout.rungs`), so that a continuation finds the highest one without knowing the scheduler.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +21,12 @@ from harness.records import CurvePoint, TrialConfig, to_json
 from harness.trainer_engine import save_state
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+
     from harness.train import Learner
 
-WEIGHTS, MOMENTS, PROGRESS = "moved.safetensors", "moments.safetensors", "progress.json"
+WEIGHTS, MOMENTS, OPTIMIZER = "moved.safetensors", "moments.safetensors", "optimizer.pt"
+PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,21 @@ class Progress:
 
 def save(folder: Path, one: Learner, progress: Progress) -> None:
     """Write a checkpoint beside `folder` and rename it there."""
+    import torch
     from safetensors.torch import save_file
 
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    moved = {name: p.detach().cpu().contiguous() for name, p in one.model.named_parameters() if p.requires_grad}
+    moved = {name: p.detach().cpu().contiguous() for name, p in _moving(one)}
     save_file(moved, building / WEIGHTS)
     if one.trainer is None:
         save_file(
             {f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)},
             building / MOMENTS,
         )
+        if one.optimizer_state:
+            torch.save(one.optimizer_state, building / OPTIMIZER)
     else:
         save_state(one.trainer, building)
     (building / PROGRESS).write_text(json.dumps(to_json(progress)))
@@ -88,16 +96,23 @@ def restore(folder: Path, one: Learner) -> Progress:
 
     saved = load_file(folder / WEIGHTS)
     with torch.no_grad():
-        for name, parameter in one.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(saved[name])
+        for name, parameter in _moving(one):
+            parameter.copy_(saved[name])
     progress = read_progress(folder)
     if one.trainer is None:
         moments = load_file(folder / MOMENTS, device=one.setup.device)
+        if (folder / OPTIMIZER).exists():
+            one.optimizer_state = torch.load(folder / OPTIMIZER, map_location=one.setup.device, weights_only=True)
         one.moments = {name: (moments[f"0/{name}"], moments[f"1/{name}"]) for name in saved if f"0/{name}" in moments}
     one.step = progress.step
     one.losses.total, one.losses.steps = progress.losses
     return progress
+
+
+def _moving(one: Learner) -> Iterator[tuple[str, Parameter]]:
+    """What the method trains, whether or not it moves in the next step."""
+    trains = re.compile(one.choices.method.trains)
+    return ((name, p) for name, p in one.model.named_parameters() if trains.fullmatch(name))
 
 
 def read_progress(folder: Path) -> Progress:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.layout import Layout
-from harness.space import Choice, Distribution, Float, Integer, Scalar
+from harness.space import Choice, Distribution, Float, Integer, Scalar, Text
 from harness.spec import StudySpec
 from harness.store import SCHEMA, connect
 
@@ -117,7 +117,7 @@ def _holding(distribution: Distribution, values: Sequence[Scalar]) -> Distributi
     if all(distribution.contains(value) for value in values):
         return distribution
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if isinstance(distribution, Choice) or len(numbers) < len(values):
+    if isinstance(distribution, Choice | Text) or len(numbers) < len(values):
         known = distribution.choices if isinstance(distribution, Choice) else ()
         return Choice(tuple(dict.fromkeys((*known, *values))), distribution.default)
     low, high = min(distribution.low, *numbers), max(distribution.high, *numbers)

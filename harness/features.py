@@ -16,9 +16,10 @@ import numpy as np
 
 from harness.errors import SpecError
 from harness.layout import Layout
+from harness.plugins import AXIS_FOLDER
 from harness.records import Stage
-from harness.space import OPTIMIZER_SPACE, Choice, Distribution, Scalar, searched
-from harness.spec import AXIS_FOLDER, stage_space
+from harness.space import OPTIMIZER_SPACE, Choice, Distribution, Float, Integer, Scalar, Text, searched
+from harness.spec import stage_space
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -157,7 +158,7 @@ def _stage(stage: Stage, trained: float) -> dict[str, float | str]:
 def _number(value: Scalar, distribution: Distribution | None) -> float | str:
     if isinstance(value, str):
         return value
-    is_log = distribution is not None and not isinstance(distribution, Choice) and distribution.log
+    is_log = isinstance(distribution, Float | Integer) and distribution.log
     return math.log10(value) if is_log and value > 0 else float(value)
 
 
@@ -296,7 +297,7 @@ def default_distance(stages: Sequence[Stage]) -> float:
             if name not in stage.params:
                 continue
             value, usual = _number(stage.params[name], distribution), _number(distribution.default, distribution)
-            if isinstance(distribution, Choice) or isinstance(value, str) or isinstance(usual, str):
+            if isinstance(distribution, Choice | Text) or isinstance(value, str) or isinstance(usual, str):
                 differences.append(float(value != usual))
                 continue
             ends = [float(_number(end, distribution)) for end in (distribution.low, distribution.high)]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.layout import Layout, find_result, iterate_results, write_atomically
+from harness.left_out import LEFT_OUT
 from harness.plugins import AXES, load, names
+from harness.recipes import recipes
 
 FOLDERS = (*AXES, "search/samplers", "search/schedulers", "surrogates", "report/sections")
 
@@ -24,6 +26,10 @@ class Entry:
     paper: str = ""
     space: Mapping[str, str] = field(default_factory=dict)
     """Parameter to its range and default, in words."""
+    merges: bool | None = None
+    """Whether a method leaves a plain model; None for everything else."""
+    requires: str = ""
+    """What it needs beyond a base model and rows."""
 
 
 def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
@@ -33,7 +39,7 @@ def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
         UsageError: For an unknown kind.
     """
     kinds = {folder.split("/")[-1]: folder for folder in FOLDERS}
-    known = [*kinds, "tasks", "models", "studies"]
+    known = [*kinds, "recipes", "left_out", "tasks", "models", "studies"]
     if kind is not None and kind not in known:
         raise UsageError(one_of("kind", kind, known))
     return {each: _entries(root, each, kinds.get(each)) for each in known if kind in (None, each)}
@@ -42,6 +48,10 @@ def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
 def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
     if folder is not None:
         return [_plugin_entry(folder, name) for name in names(folder)]
+    if kind == "left_out":
+        return [Entry(name, reason, source) for name, (reason, source) in LEFT_OUT.items()]
+    if kind == "recipes":
+        return [Entry(name, recipe.summary, recipe.paper) for name, recipe in recipes(root / "studies").items()]
     if kind == "tasks":
         return _task_entries(root)
     if kind == "models":
@@ -54,7 +64,8 @@ def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
 def _plugin_entry(folder: str, name: str) -> Entry:
     plugin = load(folder, name)
     space = {key: f"{value} default {value.default}" for key, value in plugin.space.items()}
-    return Entry(name, plugin.summary, plugin.paper, space)
+    merges = plugin.mergeable if folder == "methods" else None
+    return Entry(name, plugin.summary, plugin.paper, space, merges, getattr(plugin, "requires", ""))
 
 
 def _task_entries(root: Path) -> list[Entry]:
@@ -92,7 +103,10 @@ def inventory_text(kinds: Mapping[str, list[Entry]]) -> str:
         lines.append(kind)
         for entry in entries:
             lines.append(f"  {entry.name:<24} {entry.summary}" + (f" [{entry.paper}]" if entry.paper else ""))
+            facts = [] if entry.merges is None else ["merges" if entry.merges else "does not merge"]
+            facts += [f"needs {entry.requires}"] if entry.requires else []
             if len(kinds) == 1:
+                lines += [f"      {', '.join(facts)}"] if facts else []
                 lines += [f"      {name:<22} {text}" for name, text in entry.space.items()]
     return "\n".join(lines)
 

@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from harness.methods.base import Method
-from harness.plugins import load
+from harness.methods.base import HOOKS, Method
+from harness.plugins import AXIS_FOLDER, load
 from harness.records import Stage, TrialConfig, fingerprint, to_json
 from harness.retention.base import Retention
 from harness.space import defaults
-from harness.spec import AXIS_FOLDER, stage_space
+from harness.spec import stage_space
 
 LARGEST = 8
 """Trials of a pack unless the runner is told otherwise. On a CPU more gain little, and a lost worker loses all of them."""
@@ -37,10 +37,9 @@ def alone_because(config: TrialConfig) -> str | None:
         return f"objective {stage.objective} trains with a trainer of its own"
     if method.alone:
         return f"method {stage.method}: {method.alone}"
-    if method.optimizer is not Method.optimizer:
-        return f"method {stage.method} brings an optimiser of its own"
-    if method.after_step is not Method.after_step:
-        return f"method {stage.method} acts on the whole model after every step"
+    for hook, what in HOOKS.items():
+        if getattr(method, hook) is not getattr(Method, hook):
+            return f"method {stage.method} {what}"
     if retention.penalty is not Retention.penalty:
         return f"retention {stage.retention} adds a term to the loss"
     if retention.finish is not Retention.finish:

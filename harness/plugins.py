@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,11 +20,14 @@ from harness.space import Scalar, Space
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.records import Stage
+
 Row = dict[str, Any]
 """A training row. `prompt` (carries no loss) and `completion` (carries loss) always; plain text has an empty prompt.
 Preference rows add `rejected`; any other column of the task's data stands under `doc`."""
 
-AXES = ("methods", "objectives", "retention", "curation")
+AXIS_FOLDER = {"method": "methods", "objective": "objectives", "retention": "retention", "curation": "curation"}
+AXES = tuple(AXIS_FOLDER.values())
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,20 @@ class Situation:
     """The base's config as a dict, plus `parameters` (count) and `linear_widths` (in-features, list)."""
     task_facts: dict[str, Any] = field(default_factory=dict)
     """The task's `output_type`, `metadata`, `rows` (training), `columns`."""
+    beside: Mapping[str, type[Plugin]] = field(default_factory=dict)
+    """The stage's choices by axis (`method`, `objective`, `retention`, `curation`); empty where no stage is asked about."""
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    """The stage's parameters as far as they are known."""
+
+    def of(self, stage: Stage) -> Situation:
+        """The same where a stage's plug-ins ask what stands beside them; another task's rows are not looked at."""
+        chosen = {axis: load(folder, getattr(stage, axis)) for axis, folder in AXIS_FOLDER.items()}
+        facts = {} if stage.data else self.task_facts
+        return replace(self, task_facts=facts, beside=chosen, params=dict(stage.params))
+
+
+def _nothing_named(name: str) -> Any:
+    raise SpecError(f"{name!r} must be known to the trial, but nothing is here: name it in a parameter")
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,16 @@ class StageSetup:
     """Folder for what takes long and can be computed again."""
     note: Callable[[str], None] = lambda text: None
     """Adds a sentence to the record's notes: what a reader must know beside the score."""
+    rows: Callable[[], list[Row]] = list
+    """The stage's training rows as the task gives them, before curation; not to be changed."""
+    rows_of: Callable[[str], list[Row]] = _nothing_named
+    """Training rows of another task, by the name that a `Text` parameter of tasks holds."""
+    model_of: Callable[[str], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = _nothing_named
+    """Another model and its tokenizer, by the name that a `Text` parameter of models holds."""
+    task_metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the task's file says under `metadata`."""
+    left: Mapping[str, Path] = field(default_factory=dict)
+    """Folders that earlier stages left beside the policy, by objective (see `Objective.leaves_policy`)."""
 
 
 class Plugin(ABC):
@@ -75,6 +102,8 @@ class Plugin(ABC):
     """One line: what it does."""
     paper: ClassVar[str] = ""
     """Authors, year and arXiv id or URL of the source; empty when there is none."""
+    requires: ClassVar[str] = ""
+    """What it needs beyond a base model and rows, in a few words (`a GPU`, `layers with biases`); empty: nothing."""
     space: ClassVar[Space] = {}
     """Its hyperparameters: ranges, literature defaults, and which of them a sweep searches."""
 

@@ -30,8 +30,8 @@ from harness.features import (
 )
 from harness.layout import Layout
 from harness.outlook import Outlook
+from harness.plugins import AXIS_FOLDER
 from harness.records import Stage
-from harness.spec import AXIS_FOLDER
 from harness.store import connect
 from harness.surrogates.base import Prediction
 

@@ -6,7 +6,6 @@ user's mistake (`SpecError`), a disk that refuses, and an interrupt go up.
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 from harness import checkpoint
 from harness.artifacts import save_model, save_untouched, write_model_card
 from harness.cost import Meter, Size, Tally, cost_record, model_size, training_flops
-from harness.errors import Diverged, HarnessError, SpecError, TrialFailure, describe
+from harness.errors import Diverged, SpecError, TrialFailure, describe
+from harness.failures import require_score, status_of
 from harness.layout import write_atomically, write_result
 from harness.machine import bf16_is_faster, peak_flops
 from harness.models import BaseModel, context_length
 from harness.plugins import Situation, StageSetup
 from harness.provenance import effective_settings, provenance, utc_now
 from harness.records import CurvePoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
+from harness.retention.base import Retention
 from harness.train import Choices, Learner, Watch, choices, learner, refusal
 from harness.warm import (
     Workspace,
@@ -33,6 +34,7 @@ from harness.warm import (
     found_task,
     fresh_model,
     model_for,
+    named_model,
     ready_process,
     release_memory,
     resolved_model,
@@ -80,6 +82,8 @@ class Run:
     resumed_from: Path | None = None
     steps_done: int = 0
     stages: list[Ready] = field(default_factory=list)
+    left: dict[str, Path] = field(default_factory=dict)
+    """What stages left beside the policy, by objective."""
     learner: Learner | None = None
     """The stage that trains, or the last one that did."""
     model: PreTrainedModel | None = None
@@ -169,8 +173,11 @@ class Run:
         if self.workspace.keep_checkpoint and len(self.config.pipeline.stages) == 1 and self.config.fidelity < 1:
             with self.meter.phase("save"):
                 self._save_checkpoint(one, ready)
-        with self.meter.phase("train"):
-            one.choices.retention.finish(one.model, one.setup)
+        if type(one.choices.retention).finish is not Retention.finish:
+            with self.meter.phase("train"):
+                one.model = self.model = one.choices.method.merge(one.model, one.setup)
+                one.merged = True
+                one.choices.retention.finish(one.model, one.setup)
 
     def untouched(self) -> None:
         """The base as it is, where no stage trains anything."""
@@ -195,16 +202,20 @@ class Run:
             self._add_point(self.config.fidelity, self.steps_done, self.learner.losses.mean, evaluated.score.value)
         self.evaluated.append(evaluated)
 
-    def merged(self, folder: Path) -> BaseModel:
-        """The model that a finished stage leaves, as the base of the next."""
-        one = self.trainee
+    def merged(self, folder: Path, base: BaseModel, objective: str) -> BaseModel:
+        """The next stage's base: what a finished stage made of `base`, or `base` again if it left something beside it."""
+        one, after = self.trainee, BaseModel(self.config.pipeline.base_model, str(folder), is_temporary=True)
         with self.meter.phase("save"):
-            one.choices.method.merge(one.model, one.setup).save_pretrained(folder)
-            one.setup.tokenizer.save_pretrained(folder)
+            if one.choices.objective.leaves_policy:
+                one.plain().save_pretrained(folder)
+                one.setup.tokenizer.save_pretrained(folder)
+            else:
+                one.choices.objective.leave(one.model, one.setup, folder)
+                self.left[objective], after = folder, base
         self.model = self.learner = None
         del one
         release_memory()
-        return BaseModel(self.config.pipeline.base_model, str(folder), is_temporary=True)
+        return after
 
     def keep(self, base: BaseModel) -> None:
         """Write the tuned model; `base` is what its last stage started from."""
@@ -214,7 +225,7 @@ class Run:
                 assert self.model is not None
                 save_untouched(folder, self.model, self.tokenizer, base)
             else:
-                save_model(folder, self.learner.model, self.learner.choices.method, self.learner.setup, base)
+                save_model(folder, self.learner, base)
 
     def result(self) -> TrialResult:
         """The record."""
@@ -314,6 +325,11 @@ class Run:
             base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
             cache=self.workspace.layout.cache,
             note=self.notes.append,
+            rows=partial(rows_of, task),
+            rows_of=lambda name: rows_of(self.task(TaskRef(*name.partition("@")[::2]))),
+            model_of=partial(named_model, device=device),
+            task_metadata=task.metadata,
+            left=dict(self.left),
         )
 
     def _precision(self, wanted: str) -> str:
@@ -363,36 +379,3 @@ class Run:
     def _tokens(self) -> int:
         going = self.learner.watch.tally.tokens if self.learner else 0
         return self.tally.tokens + going + (self.inherited.tokens if self.inherited else 0)
-
-
-def require_score(outcome: Evaluated | Diverged) -> Evaluated:
-    """A score that is finite.
-
-    Raises:
-        Diverged: When it is not.
-    """
-    if isinstance(outcome, Diverged):
-        raise outcome
-    score = outcome.score
-    if not math.isfinite(score.value):
-        raise Diverged(f"{score.metric} of {score.task} became {score.value}: lower the learning rate")
-    return outcome
-
-
-def status_of(error: Exception) -> TrialStatus:
-    """Out of memory or crashed; errors that are a user's or a disk's to mend are raised again.
-
-    Raises:
-        HarnessError: The error itself, when it is one.
-    """
-    if isinstance(error, HarnessError):
-        raise error
-    return TrialStatus.OUT_OF_MEMORY if out_of_memory(error) else TrialStatus.CRASHED
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory was refused; torch's CPU allocator raises a plain RuntimeError."""
-    from torch import OutOfMemoryError
-
-    refused = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return refused or isinstance(error, OutOfMemoryError | MemoryError)

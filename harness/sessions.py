@@ -17,6 +17,7 @@ import numpy as np
 from harness.attention import draws_numbers, quick_attention
 from harness.batches import Batch, collate, cuts, padding_id
 from harness.errors import Diverged, TimedOut
+from harness.methods.base import Method
 from harness.objectives.base import TokenLosses
 from harness.optimizer import adamw, decaying, learning_rate, put_state
 from harness.records import derive_seed
@@ -85,8 +86,16 @@ class Session(ABC):
         return found
 
     def penalty(self) -> Tensor | None:
-        """What retention adds to the loss of one step."""
+        """What retention and the method add to the loss of one step."""
         return None
+
+    @abstractmethod
+    def begin(self) -> None:
+        """What is done before the passes of a step."""
+
+    @abstractmethod
+    def passed(self) -> None:
+        """What is done after each backward pass."""
 
     def _step(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; losses (K,) without penalty, gradient norms (K,)."""
@@ -97,6 +106,7 @@ class Session(ABC):
         seeds = [derive_seed(one.setup.seed, "step", one.step) for one in self.learners]
         items = torch.tensor([objective.items(own) for own in examples], device=device)
         parts, shown = [], [[one.drawn(number) for one in self.learners] for number in range(passes)]
+        self.begin()
         for number, drawn in enumerate(shown):
             pieces = self._pieces(drawn)
             for piece in pieces:
@@ -104,6 +114,7 @@ class Session(ABC):
                 loss = objective.loss(losses, [one.setup for one in self.learners]) / items
                 term = self.penalty()
                 (loss.sum() if term is None else loss.sum() + term / (passes * len(pieces))).backward()
+                self.passed()
                 parts.append(loss.detach())
         norms = self.update()
         for drawn in shown:  # only now: a step that runs out of memory may be done again
@@ -113,6 +124,8 @@ class Session(ABC):
 
     def _pieces(self, drawn: Sequence[Drawn]) -> list[list[Drawn]]:
         """A pass, cut where that saves padding and changes no loss."""
+        if self.learners[0].choices.method.one_by_one:
+            return [[part.piece(slice(k, k + 1)) for part in drawn] for k in range(len(drawn[0].examples))]
         if self.draws or self.learners[0].choices.objective.compares:
             return [list(drawn)]
         places = cuts([part.examples for part in drawn], self.learners[0].setup.device)
@@ -188,8 +201,12 @@ class Alone(Session):
         super().__init__([one])
         method, model = one.choices.method, one.model
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = method.optimizer(model, one.setup) or self._adamw(one)
-        self.term = one.choices.retention.penalty(model, one.setup)
+        own = method.optimizer(model, one.setup)
+        self.optimizer = own or self._adamw(one)
+        if own and one.optimizer_state:
+            own.load_state_dict(one.optimizer_state)
+        terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
+        self.terms = [term for term in terms if term is not None]
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         one.facts |= facts(one) | {"optimizer": type(self.optimizer).__name__}
         model.train()
@@ -215,22 +232,34 @@ class Alone(Session):
             return supervised_nats(model, batch)
 
     def penalty(self) -> Tensor | None:
-        """The retention term."""
-        return None if self.term is None else self.term()
+        """The retention's term and the method's."""
+        import torch
+
+        return torch.stack([term() for term in self.terms]).sum() if self.terms else None
+
+    def begin(self) -> None:
+        """The method's own hook."""
+        one = self.learners[0]
+        one.choices.method.before_step(one.model, one.step + 1)
+
+    def passed(self) -> None:
+        """The method's own hook."""
+        self.learners[0].choices.method.after_backward(self.learners[0].model)
 
     def update(self) -> Tensor:
         """One step of the method's optimiser, or of AdamW; then the method's own hook."""
         import torch
 
         one = self.learners[0]
+        one.choices.method.before_update(one.model, one.step + 1)
         limit = float(one.setup.params["max_grad_norm"])
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), limit or math.inf)
         rate = learning_rate(one.setup.params, one.step, one.setup.steps)
         for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * (own / float(one.setup.params["learning_rate"]) if own else 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         one.choices.method.after_step(one.model, one.step + 1)
+        self.optimizer.zero_grad()
         return norm.view(1)
 
     def scoring(self, due: Sequence[Learner]) -> AbstractContextManager[tuple[PreTrainedModel, int]]:
@@ -240,6 +269,8 @@ class Alone(Session):
     def close(self) -> None:
         """Keep the moments; the weights are the model's."""
         one, state = self.learners[0], self.optimizer.state
+        if type(one.choices.method).optimizer is not Method.optimizer:
+            one.optimizer_state = self.optimizer.state_dict()
         one.moments = {
             name: (state[p]["exp_avg"], state[p]["exp_avg_sq"])
             for name, p in self.trained.items()
@@ -296,6 +327,12 @@ class Together(Session):
         self.stack.dropout.lengths = batch.lengths
         with precision(self.learners[0], self.stack.model, batch):
             return supervised_nats(self.stack.model, batch)
+
+    def begin(self) -> None:
+        """Nothing: a method that acts before a step runs alone."""
+
+    def passed(self) -> None:
+        """Nothing, likewise."""
 
     def update(self) -> Tensor:
         """Each trial's own clipping, rate and decay."""

@@ -15,7 +15,7 @@ from harness.errors import SpecError
 from harness.layout import Layout
 from harness.plugins import Situation, load
 from harness.records import ModelRef, Stage, TaskRef
-from harness.space import Scalar
+from harness.space import Scalar, Text, weighted
 from harness.spec import Family, StudySpec
 
 if TYPE_CHECKING:
@@ -118,16 +118,31 @@ def resolve(study: StudySpec, site: Site) -> Setting:
 
 
 def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:
-    """The family with the fingerprints of the tasks whose rows its stages use."""
+    """The family with what its stages name pinned to the content that it has now."""
     from harness.tasks import find_task
 
-    stages = (
-        replace(stage, data_fingerprint=find_task(stage.spec.data, folders).ref.fingerprint)
-        if stage.spec.data
-        else stage
-        for stage in family.stages
-    )
+    stages = []
+    for stage in family.stages:
+        named = {
+            name: replace(distribution, default=_pinned_names(distribution, folders))
+            for name, distribution in stage.space.items()
+            if isinstance(distribution, Text) and distribution.names
+        }
+        data = find_task(stage.spec.data, folders).ref.fingerprint if stage.spec.data else ""
+        stages.append(replace(stage, space=dict(stage.space) | named, data_fingerprint=data))
     return replace(family, stages=tuple(stages))
+
+
+def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
+    """A list of names, each with the fingerprint or revision of what it names."""
+    from harness.models import resolve_model
+    from harness.tasks import find_task
+
+    pinned = []
+    for name, weight in weighted(text.default):
+        tag = find_task(name, folders).ref.fingerprint if text.names == "tasks" else resolve_model(name).ref.revision
+        pinned.append(f"{name}@{tag}={weight:g}")
+    return ",".join(pinned)
 
 
 def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:

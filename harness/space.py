@@ -87,7 +87,44 @@ class Choice:
         return "{" + ", ".join(map(str, self.choices)) + "}"
 
 
-Distribution = Float | Integer | Choice
+@dataclass(frozen=True)
+class Text:
+    """A text that a study gives, for example a path or names; never searched."""
+
+    default: str = ""
+    names: str = ""
+    """`tasks` or `models`: it lists names, each with a weight if wanted (`trec=0.5, my_task=0.25`), and planning pins
+    each to the content that it has then (`trec@3f...=0.5`). Empty: it names nothing."""
+    searched: bool = False
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether `value` is text, and a list of names with positive weights where it lists any."""
+        if not isinstance(value, str):
+            return False
+        try:
+            return not self.names or all(name and weight > 0 for name, weight in weighted(value))
+        except ValueError:
+            return False
+
+    def sample(self, rng: random.Random) -> str:
+        """Its default: there is nothing to draw from."""
+        return self.default
+
+    def __str__(self) -> str:
+        return f"names of {self.names}, each with =weight if wanted" if self.names else "text"
+
+
+def weighted(text: str) -> list[tuple[str, float]]:
+    """Names and weights of a `Text` that lists them; the weight is 1 where none is given.
+
+    Raises:
+        ValueError: When a weight is not a number.
+    """
+    parts = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
+    return [(name.strip(), float(weight)) if equals else (weight, 1.0) for name, equals, weight in parts]
+
+
+Distribution = Float | Integer | Choice | Text
 Space = Mapping[str, Distribution]
 
 
@@ -147,6 +184,8 @@ def override(space: Space, changes: Mapping[str, Any], where: str) -> dict[str, 
 
 
 def _narrow(name: str, declared: Distribution, change: Mapping[str, Any], where: str) -> Distribution:
+    if isinstance(declared, Text):
+        raise SpecError(f"{where}: {name} must be one text, but got {change!r}: give it as it is")
     allowed = {"choices"} if isinstance(declared, Choice) else {"low", "high", "log", "choices"}
     if unknown := set(change) - allowed:
         raise SpecError(f"{where}: range of {name}: " + one_of("key", sorted(unknown)[0], sorted(allowed)))
@@ -172,11 +211,11 @@ def _narrow(name: str, declared: Distribution, change: Mapping[str, Any], where:
     return replace(declared, **changed | {"default": min(max(default, low), high)})
 
 
-def _low(declared: Distribution) -> Scalar:
+def _low(declared: Float | Integer | Choice) -> Scalar:
     return declared.choices[0] if isinstance(declared, Choice) else declared.low
 
 
-def _high(declared: Distribution) -> Scalar:
+def _high(declared: Float | Integer | Choice) -> Scalar:
     return declared.choices[-1] if isinstance(declared, Choice) else declared.high
 
 

@@ -17,11 +17,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import SpecError, one_of
-from harness.plugins import load, names
+from harness.plugins import AXIS_FOLDER, load, names
+from harness.recipes import expanded
 from harness.records import ModelRef, Pipeline, Stage, fingerprint
 from harness.space import OPTIMIZER_SPACE, Distribution, Scalar, defaults, override, scaled, searched
 
-AXIS_FOLDER = {"method": "methods", "objective": "objectives", "retention": "retention", "curation": "curation"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -298,6 +298,13 @@ def load_study(path: Path) -> StudySpec:
         SpecError: With one sentence per broken rule.
     """
     data = read_yaml(path)
+    families = data.get("families")
+    for name, family in families.items() if isinstance(families, dict) else ():
+        if isinstance(family, dict) and "recipe" in family:
+            try:
+                families[name] = expanded(family, path.parent)
+            except SpecError as error:
+                raise SpecError(f"{path}: family {name}: {error}") from error
     try:
         study = StudySpec.model_validate(data)
     except ValidationError as error:

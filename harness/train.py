@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.batches import step_order
@@ -19,11 +19,11 @@ from harness.errors import Diverged, SpecError, TimedOut, TrialFailure
 from harness.methods.base import Method
 from harness.objectives.base import Example, Objective
 from harness.optimizer import Moments, warmup_steps
-from harness.plugins import Row, Situation, StageSetup, load
+from harness.plugins import AXIS_FOLDER, Row, Situation, StageSetup, load
 from harness.records import Pipeline, Stage
 from harness.retention.base import Retention
 from harness.space import Scalar, check, defaults
-from harness.spec import AXIS_FOLDER, stage_space
+from harness.spec import stage_space
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,12 +60,17 @@ def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
     """The reason why a pipeline cannot work in a situation, or None."""
     stages = [choices(stage) for stage in pipeline.stages]
     for stage, chosen in zip(pipeline.stages, stages, strict=True):
-        there = replace(situation, task_facts={}) if stage.data else situation  # another task's rows, not looked at
+        there = situation.of(stage)
         for plugin in (chosen.method, chosen.objective, chosen.retention, chosen.curation):
             if (reason := plugin.skip(there)) is not None:
                 return reason
+    for stage, chosen in zip(pipeline.stages, stages, strict=True):
+        if type(chosen.retention).finish is not Retention.finish and not chosen.method.mergeable:
+            return f"retention {stage.retention} changes merged weights, but {stage.method} cannot be merged"
+    if not stages[-1].objective.leaves_policy:
+        return f"{pipeline.stages[-1].objective} trains no model that a task can score: another stage must follow it"
     for stage, chosen in zip(pipeline.stages[:-1], stages[:-1], strict=True):
-        if not chosen.method.mergeable:
+        if not chosen.method.mergeable and chosen.objective.leaves_policy:
             return f"{stage.method} cannot be merged into the base, so no stage can follow it: put it last"
     return None
 
@@ -138,7 +143,11 @@ class Learner:
     """Optimiser steps done."""
     moments: Moments = field(default_factory=dict)
     """AdamW's, as they were when the last session was closed; empty before the first step."""
+    optimizer_state: dict[str, Any] = field(default_factory=dict)
+    """The `state_dict` of an optimiser that the method brings, likewise."""
     failure: TrialFailure | None = None
+    merged: bool = False
+    """Whether the model is plain already: the method's parameters were merged into it."""
     padded_tokens: int = 0
     """Tokens of its batches as padded alone, which is what its compute is proportional to."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -158,6 +167,10 @@ class Learner:
     def batch(self) -> tuple[int, int]:
         """Examples of a forward pass, and forward passes of a step."""
         return int(self.setup.params["batch_size"]), int(self.setup.params["gradient_accumulation"])
+
+    def plain(self) -> PreTrainedModel:
+        """What it trained as a model that plain `transformers` can load."""
+        return self.model if self.merged else self.choices.method.merge(self.model, self.setup)
 
     def spare_memory(self) -> bool:
         """Recompute activations in the backward pass from now on; False where that is done already, or not known how."""
@@ -213,6 +226,11 @@ def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: Sta
     Raises:
         SpecError: When there is nothing to learn.
     """
+    if type(chosen.curation).tokens is not Curation.tokens and not chosen.objective.supervises_tokens:
+        raise SpecError(
+            "a curation that chooses tokens must be beside an objective with loss on single tokens, but the stage's "
+            "has none: use objective sft or continued_pretraining"
+        )
     rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
     one = Learner(model, chosen, setup, watch, rows)
     if not chosen.objective.fuses:
@@ -220,7 +238,7 @@ def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: Sta
 
         one.trainer = trainer_for(one)
         return one
-    one.examples = chosen.objective.examples(rows, setup)
+    one.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
     if not one.examples:
         raise SpecError("training needs at least one row with something to learn, but there is none: check the task")
     lengths = tuple(max(len(s.input_ids) for s in example) for example in one.examples)

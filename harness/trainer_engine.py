@@ -29,9 +29,9 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 
 @dataclass
 class _Penalty:
-    """A retention term, and what it added to the loss since the last logged step."""
+    """Terms of retention and method, and what they added to the loss since the last logged step."""
 
-    term: Callable[[], Tensor] | None
+    terms: list[Callable[[], Tensor]]
     added: float = field(default=0.0)
 
 
@@ -60,7 +60,9 @@ def run_trainer(one: Learner, paused: Callable[[], None], resume_from: Path | No
     from transformers import PrinterCallback
 
     trainer, model = one.trainer, one.model
-    penalty = _Penalty(one.choices.retention.penalty(model, one.setup))
+    method = one.choices.method
+    terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
+    penalty = _Penalty([term for term in terms if term is not None])
     _count_and_penalise(trainer, one.watch.tally, penalty)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(one, penalty, paused))
@@ -123,9 +125,9 @@ def _count_and_penalise(trainer: Trainer, tally: Tally, penalty: _Penalty) -> No
     def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
         tally.add(inputs)
         loss = original(model, inputs, return_outputs=return_outputs, **options)
-        if penalty.term is None:
+        if not penalty.terms:
             return loss
-        term = penalty.term() / trainer.current_gradient_accumulation_steps
+        term = sum(one() for one in penalty.terms) / trainer.current_gradient_accumulation_steps
         penalty.added += float(term.detach())
         return (loss[0] + term, *loss[1:]) if return_outputs else loss + term
 
@@ -139,8 +141,16 @@ def _callback(one: Learner, penalty: _Penalty, paused: Callable[[], None]) -> An
     watch, losses, model = one.watch, one.losses, one.model
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.choices.method.before_step(model, state.global_step + 1)
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.choices.method.before_update(model, state.global_step + 1)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.choices.method.after_step(model, state.global_step + 1)
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            one.choices.method.after_step(model, state.global_step)
             one.step = state.global_step
             control.should_training_stop |= state.global_step >= watch.stop_at
 

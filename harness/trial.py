@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 from harness.calibration import Solo, calibrate, differ
 from harness.cost import Meter, free_memory
 from harness.errors import Diverged, HarnessError, describe
+from harness.failures import out_of_memory
 from harness.layout import find_result
 from harness.packs import alike, alone_because, cut
 from harness.records import TrialConfig, TrialResult
-from harness.run import Run, out_of_memory
+from harness.run import Run
 from harness.sessions import Alone, Session, Together
 from harness.train import random_state_kept, refusal, resolve_precision
 from harness.trainer_engine import run_trainer
@@ -153,7 +154,8 @@ class _Group:
         if index:
             for run in self._going:
                 with run.guarded():
-                    bases[id(run)] = run.merged(scratch / f"stage{index}")
+                    objective = run.stages[index - 1].stage.objective
+                    bases[id(run)] = run.merged(scratch / f"stage{index}", bases[id(run)], objective)
         self._each(lambda run: run.prepare(run.stages[index], bases[id(run)]))
         self._train()
         self._each(lambda run: run.trained(run.stages[index]))

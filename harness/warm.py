@@ -157,6 +157,13 @@ def sampled_from(base: BaseModel, device: str) -> list[Row]:
         return sampled_texts(fresh_model(base, {}, device), tokenizer_of(base))
 
 
+def named_model(name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Another model and its tokenizer, from `name` or `name@revision`."""
+    name, _, revision = name.partition("@")
+    base = resolved_model(name, revision, None)
+    return load_model(base, {}, device), tokenizer_of(base)
+
+
 @lru_cache(maxsize=32)
 def found_task(name: str, folders: tuple[Path, ...]) -> Task:
     """A task by name."""

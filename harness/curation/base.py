@@ -5,14 +5,26 @@ One file per choice; its stem is its name in study files.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from typing import TYPE_CHECKING
 
 from harness.plugins import Plugin, Row, StageSetup
 
+if TYPE_CHECKING:
+    from harness.objectives.base import Example
+
 
 class Curation(Plugin, ABC):
-    """Decides what the training rows look like."""
+    """Decides what the training rows look like, or which of their tokens carry loss; unless overridden, as they were."""
 
-    @abstractmethod
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The rows to train on; must not change those it was given."""
+        return rows
+
+    def tokens(self, examples: list[Example], setup: StageSetup) -> list[Example]:
+        """The same rows as tokens, with labels taken off (`IGNORED`) where nothing is to be learned.
+
+        Only beside objectives with `supervises_tokens`, whose examples are single sequences. An example that is left
+        without any label must be left out.
+        """
+        return examples

@@ -7,7 +7,7 @@ such a file declares its space and returns a `PeftConfig`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,10 @@ from harness.plugins import Plugin, StageSetup
 from harness.space import Scalar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from peft import PeftConfig
+    from torch import Tensor
     from torch.nn import Module
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class Method(Plugin, ABC):
-    """Decides which parameters of a model move, and how they are kept."""
+    """Decides which parameters of a model move, and how they are kept.
+
+    An object serves one stage of one trial, so that hooks may keep what `attach` found on it. What a hook draws at
+    random must be a function of the stage's seed and the step, so that a resumed trial goes on as it would have.
+    """
 
     mergeable: ClassVar[bool] = True
     """Whether `merge` gives a plain model with the same logits."""
@@ -39,6 +46,8 @@ class Method(Plugin, ABC):
     """Whether it leaves every weight of the base as it is, so that several trials can hold the same base."""
     alone: ClassVar[str] = "its trials cannot be stacked"
     """Why its trials cannot train together on one base (see `fused`); empty: they can."""
+    one_by_one: ClassVar[bool] = False
+    """Whether a step shows one example at a time, for methods that treat each example's gradient by itself."""
     same: ClassVar[tuple[str, ...]] = ()
     """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
 
@@ -74,8 +83,33 @@ class Method(Plugin, ABC):
         """An optimiser of its own, or None for the shared AdamW."""
         return None
 
+    def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
+        """A function that gives a term of the method's own to add to the loss (scalar), or None."""
+        return None
+
+    def before_step(self, model: PreTrainedModel, step: int) -> None:
+        """Called before the first forward pass of every step, `step` counting from 1."""
+
+    def after_backward(self, model: PreTrainedModel) -> None:
+        """Called after every backward pass of a step; with `one_by_one` after that of every single example."""
+
+    def before_update(self, model: PreTrainedModel, step: int) -> None:
+        """Called when a step's gradients are complete, before they are clipped (TRL's trainers: after)."""
+
     def after_step(self, model: PreTrainedModel, step: int) -> None:
-        """Called after every optimiser step, `step` counting from 1."""
+        """Called after every optimiser step, `step` counting from 1; the step's gradients are still there."""
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """How far each weight is from the base's, by the weight's name in the base, as functions of what is trained.
+
+        Only weights that the method can change; shapes are the base's. Called before the first step, and in each step
+        of a retention that asks for it. Empty: the method changes no weight of the base, or does not say how.
+        """
+        return {}
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write what was trained beside its base, for a method that is not mergeable."""
+        raise NotImplementedError
 
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
@@ -86,6 +120,17 @@ class Method(Plugin, ABC):
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """A plain model that a next stage can start from and plain `transformers` can load."""
         return model
+
+
+HOOKS = {
+    "optimizer": "brings an optimiser of its own",
+    "penalty": "adds a term to the loss",
+    "before_step": "acts on the whole model before every step",
+    "after_backward": "acts on the gradients of every pass",
+    "before_update": "acts on the gradients of every step",
+    "after_step": "acts on the whole model after every step",
+}
+"""What a method may override that trials training together cannot do, and what it then does."""
 
 
 class PeftMethod(Method, ABC):
@@ -116,3 +161,7 @@ class PeftMethod(Method, ABC):
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Fold the adapters into a copy of the base; a method that is not mergeable keeps them beside it."""
         return deepcopy(model).merge_and_unload() if self.mergeable else model
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """As PEFT does, for PEFT to load."""
+        model.save_pretrained(folder)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.plugins import Plugin, Row, Situation, StageSetup
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
     from transformers import PreTrainedModel, Trainer
 
@@ -103,6 +105,13 @@ class Objective(Plugin, ABC):
     needs_reference: ClassVar[bool] = False
     """Whether its loss compares with the base's own log-probabilities, which are computed once before training."""
 
+    supervises_tokens: ClassVar[bool] = False
+    """Whether its loss is a sum over tokens that carry loss, so that a curation may take the loss off some of them."""
+
+    leaves_policy: ClassVar[bool] = True
+    """Whether what it trains is the next stage's base. If not (a reward model), it writes that to a folder (`leave`),
+    later stages find the folder under the objective's name in `StageSetup.left`, and start from this stage's own base."""
+
     compares: ClassVar[bool] = False
     """Whether its loss of one example depends on the others of a forward pass, which must then not be cut into pieces."""
 
@@ -146,6 +155,10 @@ class Objective(Plugin, ABC):
     def items(self, examples: Sequence[Example]) -> int:
         """What the loss is a mean over in one optimiser step; by default its supervised tokens."""
         return sum(label != IGNORED for example in examples for s in example for label in s.labels[1:])
+
+    def leave(self, model: PreTrainedModel, setup: StageSetup, folder: Path) -> None:
+        """Write what was trained to a folder, for later stages; only where `leaves_policy` is False."""
+        raise NotImplementedError
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """A TRL or transformers trainer: the engine where `fuses` is False, else the reference that tests compare with."""

@@ -21,6 +21,7 @@ class ContinuedPretraining(Objective):
     summary = "next-token loss on whole texts, packed into full sequences"
     paper = "Gururangan et al. 2020, arXiv 2004.10964"
     fuses = True
+    supervises_tokens = True
     packs = True
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:

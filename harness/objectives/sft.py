@@ -19,6 +19,7 @@ class SupervisedFineTuning(Objective):
     summary = "next-token loss on the completions"
     paper = "Wei et al. 2021, arXiv 2109.01652"
     fuses = True
+    supervises_tokens = True
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One sequence per row; rows that a stage shorter than a pass will not reach are left out."""

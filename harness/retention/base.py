@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from harness.methods.base import Method
+
 
 class Retention(Plugin, ABC):
     """Decides how a stage keeps what the model knew before it."""
@@ -24,9 +26,19 @@ class Retention(Plugin, ABC):
         """The rows to train on, for example with old ones mixed in."""
         return rows
 
-    def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
-        """A function that gives the term to add to the loss (scalar), built before the first step; None for no term."""
+    def penalty(self, model: PreTrainedModel, method: Method, setup: StageSetup) -> Callable[[], Tensor] | None:
+        """A function that gives the term to add to the loss (scalar), built before the first step; None for no term.
+
+        Args:
+            model: The attached model; it has done no step yet.
+            method: What trains it; `method.deltas` says how far its weights are from the base's.
+            setup: The stage's.
+        """
         return None
 
     def finish(self, model: PreTrainedModel, setup: StageSetup) -> None:
-        """Change the trained weights in place, for example by interpolating towards the base."""
+        """Change the trained weights in place, for example by interpolating towards the base.
+
+        The model is plain: where this is overridden, the method's parameters were merged into it before. It needs a
+        method that is mergeable.
+        """

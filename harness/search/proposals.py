@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.records import canonical_json, derive_seed
 from harness.search.samplers.base import Sampler
-from harness.space import Choice, Float, Integer, Scalar, Space
+from harness.space import Choice, Distribution, Integer, Scalar, Space, Text
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -75,7 +75,9 @@ def _unseen(space: Space, seen: set[str], rng: random.Random) -> dict[str, Scala
     return rng.choice(left) if left else None
 
 
-def _points(distribution: Choice | Float | Integer) -> Sequence[Scalar]:
+def _points(distribution: Distribution) -> Sequence[Scalar]:
+    if isinstance(distribution, Text):
+        return [distribution.default]
     if isinstance(distribution, Choice):
         return list(dict.fromkeys(distribution.choices))
     if isinstance(distribution, Integer):
@@ -107,10 +109,12 @@ def _try(study: Study, sampler: Sampler, seed: int, distributions: Mapping[str, 
     return dict(trial.params)
 
 
-def optuna_distribution(distribution: Choice | Float | Integer) -> BaseDistribution:
+def optuna_distribution(distribution: Distribution) -> BaseDistribution:
     """The same range in Optuna's terms."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    if isinstance(distribution, Text):
+        return CategoricalDistribution([distribution.default])
     if isinstance(distribution, Choice):
         return CategoricalDistribution(distribution.choices)
     if isinstance(distribution, Integer):

@@ -87,7 +87,7 @@ def test_what_is_saved_loads_without_the_harness_and_gives_the_same_logits(case,
     wanted = logits(ready.model)
     plain = (tmp_path / "model").absolute()
 
-    save_model(plain, ready.model, ready.choices.method, ready.setup, base)
+    save_model(plain, ready, base)
 
     loader = AutoModelForCausalLM if ready.choices.method.mergeable else AutoPeftModelForCausalLM
     torch.testing.assert_close(logits(loader.from_pretrained(plain)), wanted, atol=1e-4, rtol=0)

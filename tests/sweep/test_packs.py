@@ -46,7 +46,19 @@ class _Base:
     """What a plug-in may be put in place of, one hook changed."""
 
     needs_training, alone, same, space, fuses = True, "", (), {}, True
-    optimizer, after_step, penalty, finish = Method.optimizer, Method.after_step, Retention.penalty, Retention.finish
+    optimizer, penalty, before_step, after_step = (
+        Method.optimizer,
+        Method.penalty,
+        Method.before_step,
+        Method.after_step,
+    )
+    after_backward, before_update = Method.after_backward, Method.before_update
+
+
+class _Held:
+    """The same of a retention."""
+
+    penalty, finish, space = Retention.penalty, Retention.finish, {}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +73,7 @@ class _Base:
     ],
 )
 def test_a_plug_in_that_acts_by_itself_runs_alone_whatever_its_name(monkeypatch, folder, change, reason):
-    changed = type("Changed", (_Base,), change)
+    changed = type("Changed", (_Base if folder != "retention" else _Held,), change)
     monkeypatch.setattr(packs, "load", lambda where, name: changed if where == folder else load(where, name))
     assert reason in alone_because(trial())
 

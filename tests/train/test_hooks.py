@@ -33,7 +33,7 @@ def with_penalty(scale):
     """The squared distance to where a stage began, as L2-SP has it."""
 
     def change(ready):
-        def penalty(self, model, setup):
+        def penalty(self, model, method, setup):
             start = [value.detach().clone() for value in model.parameters()]
             return lambda: scale * sum(((v - s) ** 2).sum() for v, s in zip(model.parameters(), start, strict=True))
 

@@ -1,0 +1,73 @@
+"""Recipes: named lists of stages, one YAML file each in `studies/recipes/`, that a family of a study may name.
+
+A recipe is what a paper does in several stages. Its file holds `summary`, `paper` and `stages` as a study's family has
+them; a family that says `recipe: NAME` has those stages, and may change parameters of a stage by its number under
+`params` (`{"1.learning_rate": 1.0e-4}`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import SpecError, one_of
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A list of stages with a name."""
+
+    summary: str
+    paper: str
+    stages: tuple[Mapping[str, Any], ...]
+
+
+def recipes(studies: Path) -> dict[str, Recipe]:
+    """The recipes beside a folder's studies, by name.
+
+    Raises:
+        SpecError: For a file that is no recipe.
+    """
+    return {path.stem: _read(path) for path in sorted((studies / "recipes").glob("*.yaml"))}
+
+
+def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
+    """A family that names a recipe as one that lists its stages.
+
+    Raises:
+        SpecError: For an unknown recipe, a key beside `recipe` and `params`, or a parameter of no stage.
+    """
+    known = recipes(studies)
+    name = str(family["recipe"])
+    if name not in known:
+        raise SpecError(one_of("recipe", name, list(known)))
+    if unknown := sorted(set(family) - {"recipe", "params"}):
+        raise SpecError(f"recipe {name}: " + one_of("key", unknown[0], ["params"]))
+    stages = [dict(stage) | {"params": dict(stage.get("params", {}))} for stage in known[name].stages]
+    for key, value in dict(family.get("params") or {}).items():
+        number, _, parameter = str(key).partition(".")
+        if not number.isdecimal() or int(number) >= len(stages) or not parameter:
+            raise SpecError(
+                f"recipe {name}: params must be named by stage, 0. to {len(stages) - 1}., but got {key!r}: "
+                "write for example 0.learning_rate"
+            )
+        stages[int(number)]["params"][parameter] = value
+    return {"stages": stages}
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path} must be readable YAML, but is not: " + " ".join(str(error).split())) from error
+    keys = {"summary", "paper", "stages"}
+    if not isinstance(data, dict) or set(data) != keys or not isinstance(data["stages"], list) or not data["stages"]:
+        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise SpecError(
+            f"{path} must hold summary, paper and a list of stages, but holds {found}: see studies/recipes/"
+        )
+    return Recipe(str(data["summary"]), str(data["paper"] or ""), tuple(data["stages"]))
