@@ -45,7 +45,7 @@ def training_rows(task: Task) -> list[Row]:
 
     For multiple choice the completion is the right choice; for generation it is the target behind the target delimiter;
     plain text has an empty prompt. A task with `metadata.preference` gives the chosen column as completion and adds
-    `rejected`. No examples are put before a prompt.
+    `rejected`; multiple choice adds `wrong`, the other choices after the same prompt. No examples are put before a prompt.
 
     Raises:
         SpecError: When there is no training split, it is empty, or a row does not fit the templates.
@@ -55,7 +55,8 @@ def training_rows(task: Task) -> list[Row]:
 
 def columns(task: Task) -> list[str]:
     """What every training row of a task has, beside `doc`."""
-    return ["prompt", "completion", *(["rejected"] if task.metadata.get("preference") else [])]
+    wrong = ["wrong"] if task.output_type == "multiple_choice" else []
+    return ["prompt", "completion", *(["rejected"] if task.metadata.get("preference") else []), *wrong]
 
 
 @lru_cache(maxsize=16)
@@ -78,6 +79,9 @@ def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Mapping[st
     else:
         prompt, completion = context, _delimited(built, prefix, _answer(built, doc))
     row = {"prompt": prompt, "completion": completion, "doc": dict(doc)}
+    if built.OUTPUT_TYPE == "multiple_choice":
+        others = [request.args[1] for request in requests if request.args[0] == prompt]
+        row["wrong"] = [choice for choice in dict.fromkeys(others) if choice != completion]
     if preference:
         chosen, rejected = (_delimited(built, prefix, _cell(doc, preference, key)) for key in ("chosen", "rejected"))
         row |= {"completion": chosen, "rejected": rejected}

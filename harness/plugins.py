@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 """A training row. `prompt` (carries no loss) and `completion` (carries loss) always; plain text has an empty prompt.
-Preference rows add `rejected`; any other column of the task's data stands under `doc`."""
+Preference rows add `rejected`, rows of multiple choice the other choices as `wrong`; any other column of the task's data
+stands under `doc`."""
 
 AXIS_FOLDER = {"method": "methods", "objective": "objectives", "retention": "retention", "curation": "curation"}
 AXES = tuple(AXIS_FOLDER.values())
