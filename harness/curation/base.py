@@ -6,7 +6,7 @@ One file per choice; its stem is its name in study files.
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.plugins import Plugin, Row, StageSetup
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 class Curation(Plugin, ABC):
     """Decides what the training rows look like, or which of their tokens carry loss; unless overridden, as they were."""
+
+    gives: ClassVar[tuple[str, ...]] = ()
+    """Columns of the rows that it makes, which the task's own rows need not have (`rejected`)."""
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The rows to train on; must not change those it was given."""
