@@ -87,6 +87,8 @@ class Batch:
     """Whether it is of its row's completion rather than its prompt; shape `(K, supervised)`."""
     rows: int
     """Sequences per trial."""
+    scores: Tensor
+    """Score of each sequence; shape `(K, rows)`."""
 
 
 def padding_id(setup: StageSetup) -> int:
@@ -129,4 +131,5 @@ def collate(members: Sequence[Sequence[Example]], padding: int, device: str) -> 
         ).to(device)
         for i in range(4)
     )
-    return Batch(torch.from_numpy(ids).to(device), lengths, position, target, sequence_of, completion, count)
+    scores = torch.tensor([[s.score for s in sequences] for sequences in rows], device=device)
+    return Batch(torch.from_numpy(ids).to(device), lengths, position, target, sequence_of, completion, count, scores)

@@ -148,6 +148,7 @@ class Session(ABC):
                 batch.rows,
                 torch.tensor(np.stack(sums), dtype=nats.dtype, device=nats.device) if sums else None,
                 self._losses(apart, []) if apart else None,
+                batch.scores,
             )
 
     def _look(self) -> None:
@@ -203,11 +204,11 @@ class Alone(Session):
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         own = method.optimizer(model, one.setup)
         self.optimizer = own or self._adamw(one)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]  # a kept state brings a step's own
         if own and one.optimizer_state:
             own.load_state_dict(one.optimizer_state)
         terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
         self.terms = [term for term in terms if term is not None]
-        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         one.facts |= facts(one) | {"optimizer": type(self.optimizer).__name__}
         model.train()
 

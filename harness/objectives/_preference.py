@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
 from harness.objectives._language_model import learnable, reached, tokenised
-from harness.objectives.base import IGNORED, Example, Objective, TokenSequence, TrainerParts
+from harness.objectives.base import IGNORED, Example, Objective, TokenLosses, TokenSequence, TrainerParts
 from harness.plugins import Row, StageSetup
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def each(setups: Sequence[StageSetup], name: str, like: Tensor) -> Tensor:
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values of sequences, shape (K, 2 pairs), as those of chosen and of rejected answers."""
     return values[:, ::2], values[:, 1::2]
+
+
+def imitation(losses: TokenLosses) -> Tensor:
+    """Mean next-token loss of the chosen sequences' supervised tokens, shape (K,)."""
+    chosen = (losses.sequence % 2 == 0) & (losses.sequence < losses.sequences)
+    return (losses.nats * chosen).sum(1) / chosen.sum(1)
 
 
 def padded(sequences: Sequence[TokenSequence], setup: StageSetup, prefix: str = "") -> dict[str, Tensor]:
@@ -128,3 +135,24 @@ def preference_trainer(
         processing_class=parts.setup.tokenizer,
         **options,
     )
+
+
+def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mapping[str, Any]) -> Trainer:
+    """TRL's CPO trainer, which knows several losses without a reference, on pairs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+    setup = parts.setup
+    arguments = CPOConfig(
+        **parts.arguments,
+        **options,
+        max_length=setup.params["max_length"],
+        gradient_checkpointing=False,
+        remove_unused_columns=False,
+    )
+
+    def batch(drawn: Sequence[Example]) -> dict[str, Tensor]:
+        chosen, rejected = zip(*drawn, strict=True)
+        return padded(chosen, setup, "chosen_") | padded(rejected, setup, "rejected_")
+
+    return preference_trainer(CPOTrainer, arguments, parts, examples, batch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.plugins import Plugin, Row, Situation, StageSetup
@@ -33,11 +33,13 @@ class TokenSequence:
     """The token's own id where it carries loss, else `IGNORED`; the first is never predicted."""
     prompt: int = 0
     """Leading tokens that are no part of the completion, whether or not they carry loss."""
+    score: float = 0.0
+    """How good the completion is, for objectives that compare with that."""
 
     def last(self, limit: int) -> TokenSequence:
         """Its last `limit` tokens."""
         cut = max(0, len(self.input_ids) - limit)
-        return TokenSequence(self.input_ids[cut:], self.labels[cut:], max(0, self.prompt - cut))
+        return replace(self, input_ids=self.input_ids[cut:], labels=self.labels[cut:], prompt=max(0, self.prompt - cut))
 
 
 Example = tuple[TokenSequence, ...]
@@ -60,6 +62,8 @@ class TokenLosses:
     """Summed log-probability of each sequence under the base, shape (K, sequences); None unless asked for."""
     apart: TokenLosses | None = None
     """The same of what `Objective.apart` shows, without gradient; None where it shows nothing."""
+    scores: Tensor | None = None
+    """Score of each sequence, shape (K, sequences)."""
 
     def log_probabilities(self) -> Tensor:
         """Summed log-probability of each sequence's completion, shape (K, sequences)."""
@@ -123,8 +127,9 @@ class Objective(Plugin, ABC):
 
     def skip(self, situation: Situation) -> str | None:
         """Rows without a column that it needs are nothing to train on."""
-        columns = situation.task_facts.get("columns")
-        missing = [name for name in self.needs if columns is not None and name not in columns]
+        columns, curation = situation.task_facts.get("columns"), situation.beside.get("curation")
+        given = getattr(curation, "gives", ())
+        missing = [name for name in self.needs if columns is not None and name not in (*columns, *given)]
         if not missing:
             return None
         return (

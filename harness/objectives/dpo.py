@@ -129,7 +129,7 @@ class DirectPreferenceOptimisation(PreferenceObjective):
     2402.00856), nca_pair (Chen et al. 2024, 2402.05369), bco_pair (Jung et al. 2024, 2404.04656; without its running
     mean of rewards), sppo_hard (Wu et al. 2024, 2405.00675), apo_zero and apo_down (D'Oosterlinck et al. 2024,
     2408.06266), discopop (Lu et al. 2024, 2406.08414), sigmoid_norm (sigmoid on means over tokens). TRL's `aot` types,
-    which sort a whole batch, and `sft`, which is an objective of its own, are left out. `label_smoothing` counts for
+    which sort a whole batch, and `sft` are objectives of their own. `label_smoothing` counts for
     robust, where it is the share of wrong labels, and for exo_pair, which needs it above 0.
     """
 

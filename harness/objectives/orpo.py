@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.objectives._preference import PreferenceObjective, each, padded, preference_trainer, split
+from harness.objectives._preference import PreferenceObjective, each, imitation, padded, preference_trainer, split
 from harness.objectives.base import Example, TokenLosses, TokenSequence, TrainerParts
 from harness.plugins import StageSetup
 from harness.space import Float
@@ -38,12 +38,10 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
         """Summed over pairs, shape (K,)."""
         from torch.nn.functional import logsigmoid
 
-        imitated = (losses.sequence % 2 == 0) & (losses.sequence < losses.sequences)
-        imitation = (losses.nats * imitated).sum(1) / imitated.sum(1)
         chosen, rejected = split(losses.log_probabilities() / losses.lengths())
         odds = chosen - rejected - (_log_complement(chosen) - _log_complement(rejected))
         weight = each(setups, "odds_weight", odds)
-        return imitation * (losses.sequences // 2) - (weight * logsigmoid(odds)).sum(1)
+        return imitation(losses) * (losses.sequences // 2) - (weight * logsigmoid(odds)).sum(1)
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's ORPO trainer on the same pairs."""

@@ -1,0 +1,82 @@
+"""AOT: preferences as a whole, comparing sorted log-ratios of a batch rather than answer with answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.errors import SpecError
+from harness.objectives._preference import PreferenceObjective, answers_of, each, padded, preference_trainer, split
+from harness.objectives.base import Example, TokenLosses, TrainerParts
+from harness.plugins import Row, StageSetup
+from harness.space import Choice, Float
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Trainer
+
+
+class AlignmentByOptimalTransport(PreferenceObjective):
+    """DPO's loss between quantiles of a forward pass.
+
+    `pairing` paired: the pairs' log-ratios of chosen to rejected answers, sorted, against the base's, sorted. Unpaired:
+    chosen answers' log-ratios to the base, sorted, against those of rejected answers, sorted.
+    """
+
+    summary = "DPO between the sorted log-ratios of a batch: preference as a whole"
+    paper = "Melnyk et al. 2024, arXiv 2406.05882"
+    compares = True
+    needs_reference = True
+    same = ("pairing",)
+    learning_rate_scale = 0.1  # as DPO
+    space = {
+        "pairing": Choice(("paired", "unpaired"), default="paired", searched=False),
+        "beta": Float(0.01, 0.5, default=0.1, log=True),
+        "label_smoothing": Float(0.0, 0.3, default=0.0, searched=False),
+    }
+
+    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
+        """One pair per row.
+
+        Raises:
+            SpecError: When a row has no rejected answer, or a forward pass has a single row, which sorts nothing.
+        """
+        if int(setup.params["batch_size"]) < 2:
+            raise SpecError("objective aot must have a batch_size of at least 2 to sort rows, but got 1: raise it")
+        return super().examples(rows, setup)
+
+    def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
+        """Summed over pairs, shape (K,)."""
+        from torch.nn.functional import logsigmoid
+
+        assert losses.reference is not None
+        if setups[0].params["pairing"] == "unpaired":
+            better, worse = split(losses.log_ratios())
+        else:
+            (chosen, rejected), (known, lesser) = split(losses.log_probabilities()), split(losses.reference)
+            better, worse = chosen - rejected, known - lesser
+        beta, wrong = (each(setups, name, better) for name in ("beta", "label_smoothing"))
+        margin = beta * (better.sort(1).values - worse.sort(1).values)
+        return -((1 - wrong) * logsigmoid(margin) + wrong * logsigmoid(-margin)).sum(1)
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """TRL's DPO trainer on the same pairs."""
+        from trl import DPOConfig, DPOTrainer
+
+        params, setup = parts.setup.params, parts.setup
+        arguments = DPOConfig(
+            **parts.arguments,
+            loss_type="aot" if params["pairing"] == "paired" else "aot_unpaired",
+            beta=params["beta"],
+            label_smoothing=params["label_smoothing"],
+            gradient_checkpointing=False,
+            remove_unused_columns=False,
+        )
+
+        def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
+            made = padded(answers_of(examples), setup)
+            del made["labels"]
+            return made
+
+        examples = self.examples(parts.rows, setup)
+        return preference_trainer(DPOTrainer, arguments, parts, examples, batch, ref_model=setup.load_base())
