@@ -151,7 +151,7 @@ def model_facts(base: BaseModel) -> dict[str, Any]:
 
     Returns:
         Its config, plus `parameters` (count, tied weights once), `linear_widths` (sorted in-features of its linear
-        layers) and `bytes` (of its weights on disk).
+        layers), `biases` (numbers in biases) and `bytes` (of its weights on disk).
 
     Raises:
         SpecError: When the config or a weight file cannot be read.
@@ -178,7 +178,13 @@ def model_facts(base: BaseModel) -> dict[str, Any]:
     }
     weight_bytes = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    return config | {"parameters": parameters, "linear_widths": sorted(widths), "bytes": weight_bytes}
+    biases = sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[2] == "bias" and len(shape) == 1)
+    return config | {
+        "parameters": parameters,
+        "linear_widths": sorted(widths),
+        "biases": biases,
+        "bytes": weight_bytes,
+    }
 
 
 def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
@@ -218,6 +224,9 @@ def load_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreT
     if "quantization_config" in options:
         arguments["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(base.source, **_revision(base), **arguments)
+    if getattr(model.config, "rescale_every", 0):
+        # For float16, RWKV halves weights in place when it turns to scoring, which adapters on them would not follow.
+        model.config.rescale_every = 0
     if "quantization_config" in options:
         return _never_repacked(model)
     return model.to(device)
