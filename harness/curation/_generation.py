@@ -1,0 +1,139 @@
+"""Texts that a model writes for the training data: seeded, the same for the same prompts, and kept by content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError, StorageError
+from harness.layout import write_atomically
+from harness.models import context_length
+from harness.plugins import StageSetup
+from harness.records import derive_seed, fingerprint
+from harness.space import weighted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PROMPTS = 32
+"""Prompts that are continued at once."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are drawn."""
+
+    tokens: int
+    """At most so many new ones."""
+    temperature: float = 1.0
+    """0 takes the likeliest token each time."""
+    stop: tuple[str, ...] = ()
+    """A text ends before the first of these."""
+
+
+def one_model(parameter: str, setup: StageSetup) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """The model that a `Text` parameter names, or the stage's base where it names none; its tokenizer; its identity.
+
+    Raises:
+        SpecError: When several are named.
+    """
+    named = weighted(str(setup.params[parameter]))
+    if not named:
+        return setup.load_base(), setup.tokenizer, setup.base
+    if len(named) > 1:
+        raise SpecError(f"{parameter} must name one model, but names {len(named)}: keep one")
+    model, tokenizer = setup.model_of(named[0][0])
+    return model, tokenizer, named[0][0]
+
+
+def continuations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], sampling: Sampling, seed: int
+) -> list[str]:
+    """What the model writes after each prompt; the random state is left as it was.
+
+    Args:
+        model: Continues; a prompt that does not fit its context loses its beginning.
+        tokenizer: Its tokenizer.
+        prompts: The beginnings.
+        sampling: How many tokens, and how they are drawn.
+        seed: Of the draws.
+    """
+    import torch
+
+    model.eval()
+    size = max(1, context_length(model.config, 1 << 20) - sampling.tokens)
+    ids = [tuple(tokenizer(prompt)["input_ids"][-size:]) or (_start(tokenizer),) for prompt in prompts]
+    found = [""] * len(ids)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        for number, places in enumerate(_batches(ids, bool(getattr(model, "_is_stateful", False)))):
+            torch.manual_seed(derive_seed("continuations", seed, number))
+            texts = _continued(model, tokenizer, [ids[place] for place in places], sampling)
+            for place, text in zip(places, texts, strict=True):
+                found[place] = _ended(text, sampling.stop)
+    return found
+
+
+def remembered(identity: str, question: Sequence[Any], setup: StageSetup, make: Callable[[], Any]) -> Any:
+    """What `make` gives (JSON), kept under `setup.cache` where the generator can be told by `identity`.
+
+    Args:
+        identity: Of the model that writes; empty where nothing tells what its weights are.
+        question: All else that the outcome depends on, as JSON.
+        setup: The stage's.
+        make: Writes it.
+    """
+    if setup.cache is None or not identity:
+        return make()
+    path = setup.cache / f"texts_{fingerprint([identity, list(question)])}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        pass  # not there yet, or not whole
+    made = make()
+    try:
+        write_atomically(path, json.dumps(made))
+    except StorageError:  # what can be computed again must not stop a trial
+        path.unlink(missing_ok=True)
+    return made
+
+
+def _start(tokenizer: PreTrainedTokenizerBase) -> int:
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return int(start or 0)
+
+
+def _batches(ids: Sequence[tuple[int, ...]], equal: bool) -> Iterator[list[int]]:
+    """Places of prompts of like length; of equal length where padding would be read as text (`equal`)."""
+    order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
+    while order:
+        size = PROMPTS
+        if equal:
+            size = sum(len(ids[place]) == len(ids[order[0]]) for place in order[:PROMPTS])
+        yield order[:size]
+        order = order[size:]
+
+
+def _continued(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[tuple[int, ...]], sampling: Sampling
+) -> list[str]:
+    """One batch, padded on the left."""
+    import torch
+
+    width = max(map(len, ids))
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _start(tokenizer)
+    padded = torch.tensor([[padding] * (width - len(own)) + list(own) for own in ids], device=model.device)
+    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in ids], device=model.device)
+    drawn: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature:
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    made = model.generate(padded, attention_mask=mask, max_new_tokens=sampling.tokens, pad_token_id=padding, **drawn)
+    texts: list[str] = tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+    return texts
+
+
+def _ended(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop strings in it."""
+    return text[: min((text.find(end) for end in stop if end in text), default=len(text))]

@@ -1,0 +1,30 @@
+"""Wrong answers for rows: what a task knows to be wrong, or else other rows' answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from harness.errors import SpecError
+from harness.plugins import Row
+
+
+def wrong_answers(rows: Sequence[Row], rng: random.Random) -> list[str]:
+    """A wrong answer for every row: one of its wrong choices, its rejected answer, or another answer of the task.
+
+    Raises:
+        SpecError: When all rows have the same answer.
+    """
+    answers = list(dict.fromkeys(row["completion"] for row in rows))
+    if len(answers) < 2 and not all(row.get("wrong") or row.get("rejected") for row in rows):
+        raise SpecError("wrong answers must be drawn from a task with different answers, but all of its are the same")
+    return [_wrong(row, answers, rng) for row in rows]
+
+
+def _wrong(row: Row, answers: Sequence[str], rng: random.Random) -> str:
+    if row.get("wrong"):
+        return str(rng.choice(row["wrong"]))
+    if row.get("rejected"):
+        return str(row["rejected"])
+    drawn = rng.randrange(len(answers) - 1)
+    return answers[drawn] if answers[drawn] != row["completion"] else answers[-1]

@@ -1,0 +1,36 @@
+"""Rows that ask whether an answer is right: what an evaluator of solutions is trained on."""
+
+from __future__ import annotations
+
+import random
+
+from harness.curation._refusals import first_reason, unmet, without_answers
+from harness.curation._wrong import wrong_answers
+from harness.curation.base import Curation
+from harness.plugins import Row, Situation, StageSetup
+from harness.space import Text
+
+
+class AnswerJudgement(Curation):
+    """Each row becomes two: its right answer, to be called correct, and a wrong one, to be called incorrect.
+
+    The paper judges solutions that the model sampled; here a wrong answer is one of the wrong choices, the rejected answer,
+    or another row's answer.
+    """
+
+    summary = "rows that ask whether a right or a wrong answer is correct"
+    paper = "Liu et al. 2023, arXiv 2310.10047"
+    space = {"judgement_question": Text("\nIs the answer correct or incorrect? It is")}
+
+    def skip(self, situation: Situation) -> str | None:
+        """It needs answers."""
+        return first_reason(without_answers(situation), unmet(situation))
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """Twice as many rows."""
+        question, wrong = str(setup.params["judgement_question"]), wrong_answers(rows, random.Random(setup.seed))
+        return [
+            {"prompt": row["prompt"] + answer + question, "completion": verdict}
+            for row, mistake in zip(rows, wrong, strict=True)
+            for answer, verdict in ((row["completion"], " correct"), (mistake, " incorrect"))
+        ]

@@ -1,0 +1,72 @@
+"""Counterfactual pairs: the base's own answers with and without a style prompt, as preferences without labels."""
+
+from __future__ import annotations
+
+from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._refusals import first_reason, unmet, without_answers
+from harness.curation.base import Curation
+from harness.errors import TrialFailure
+from harness.plugins import Row, Situation, StageSetup
+from harness.records import derive_seed
+from harness.space import Choice, Float, Integer, Text
+
+
+class CounterfactualPairs(Curation):
+    """The base answers each prompt with `style_prompt` in front and without; the prompt alone then gets the preference.
+
+    With `style_wanted` encourage the styled answer is the chosen one, with discourage the other. The rows' own answers
+    are not used. Pairs of equal or empty answers are dropped, and counted in the notes.
+    """
+
+    summary = "preference pairs: the base's answers with and without a style prompt"
+    paper = "Butcher 2024, arXiv 2401.09566"
+    gives = ("rejected",)
+    space = {
+        "style_prompt": Text("Answer politely and in one short sentence.\n"),
+        "style_wanted": Choice(("encourage", "discourage"), default="encourage", searched=False),
+        "style_model": Text(names="models"),
+        "style_tokens": Integer(1, 2048, default=48, log=True, searched=False),
+        "style_temperature": Float(0.0, 2.0, default=1.0, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """It is for objectives with preferences."""
+        objective = situation.beside.get("objective")
+        plain = objective is not None and "rejected" not in getattr(objective, "needs", ())
+        reason = "counterfactual pairs are preferences, which its objective does not use: use objective dpo"
+        unstyled = "style_prompt" in situation.params and not situation.params["style_prompt"]
+        return first_reason(
+            reason if plain else None,
+            "counterfactual pairs need a style_prompt to tell their answers apart" if unstyled else None,
+            without_answers(situation),
+            unmet(situation, self.gives),
+        )
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """Pairs.
+
+        Raises:
+            TrialFailure: When all pairs are of equal or empty answers.
+        """
+        params, prompts = setup.params, [row["prompt"] for row in rows]
+        model, tokenizer, identity = one_model("style_model", setup)
+        sampling = Sampling(int(params["style_tokens"]), float(params["style_temperature"]), ("\n\n",))
+        styled = [str(params["style_prompt"]) + prompt for prompt in prompts]
+        question = ["pairs", sampling.tokens, sampling.temperature, setup.seed, styled, prompts]
+
+        def write() -> list[list[str]]:
+            seeds = [derive_seed(setup.seed, "style", part) for part in ("with", "without")]
+            drawn = zip((styled, prompts), seeds, strict=True)
+            return [continuations(model, tokenizer, asked, sampling, seed) for asked, seed in drawn]
+
+        answers = remembered(identity, question, setup, write)
+        chosen, rejected = answers if params["style_wanted"] == "encourage" else reversed(answers)
+        kept = [
+            row | {"completion": better, "rejected": worse}
+            for row, better, worse in zip(rows, chosen, rejected, strict=True)
+            if better.strip() and worse.strip() and better != worse
+        ]
+        setup.note(f"{len(kept)} of {len(rows)} pairs of the model's answers differ and were kept")
+        if not kept:
+            raise TrialFailure("the model's answers with and without style_prompt must differ somewhere, but do not")
+        return kept

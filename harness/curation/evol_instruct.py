@@ -1,0 +1,103 @@
+"""Evol-instruct: a model rewrites prompts to be harder or rarer, and answers them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from typing import Any
+
+from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._novelty import Novelty, report
+from harness.curation._refusals import first_reason, unmet, without_answers
+from harness.curation.base import Curation
+from harness.measures.overlap import words
+from harness.plugins import Row, Situation, StageSetup
+from harness.records import derive_seed
+from harness.space import Float, Integer, Text
+
+OPERATIONS = (
+    "has one more condition",
+    "asks more deeply",
+    "is about something more particular",
+    "takes several steps of reasoning",
+    "is about something rarer of the same kind",
+)
+"""In depth (four), and in breadth."""
+LEAKED = ("given prompt", "rewritten prompt", "new prompt")
+"""What a rewriter says of its own work; such prompts are dropped, as in the paper."""
+
+
+class EvolInstruct(Curation):
+    """A model rewrites a share of the prompts, `evolutions` times over, and answers them; those rows join the task's own.
+
+    Each time one of five operations is drawn. A row is dropped where its prompt is empty, above `novelty_limit` ROUGE-L
+    with a known one, or talks of the rewriting, or where its answer has no words or is a short apology. Answers are the
+    model's own: how right they are is as good as the model is.
+    """
+
+    summary = "prompts that a model makes harder or rarer, and answers"
+    paper = "Xu et al. 2023 (WizardLM), arXiv 2304.12244"
+    space = {
+        "generator": Text(names="models"),
+        "evolved_share": Float(0.01, 1.0, default=0.5),
+        "evolutions": Integer(1, 4, default=1, searched=False),
+        "new_tokens": Integer(4, 2048, default=64, log=True, searched=False),
+        "new_temperature": Float(0.1, 2.0, default=0.7, searched=False),
+        "novelty_limit": Float(0.1, 1.0, default=0.9, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """It needs prompts and answers."""
+        return first_reason(without_answers(situation), unmet(situation))
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """The task's rows, then the evolved ones.
+
+        Raises:
+            TrialFailure: When no evolved row was kept.
+        """
+        count = max(1, round(float(setup.params["evolved_share"]) * len(rows)))
+        drawn = random.Random(setup.seed).sample(rows, count)
+        model, tokenizer, identity = one_model("generator", setup)
+        params = {name: setup.params[name] for name in self.space if name != "generator"}
+        question = ["evol_instruct", setup.seed, params, [row["prompt"] for row in drawn]]
+        found = remembered(identity, question, setup, lambda: _evolved(model, tokenizer, drawn, setup))
+        kept = [{"prompt": prompt, "completion": answer} for prompt, answer in found["kept"]]
+        report("evol-instruct", kept, Counter(found["dropped"]), setup)
+        return rows + kept
+
+
+def _evolved(model: Any, tokenizer: Any, rows: list[Row], setup: StageSetup) -> dict[str, Any]:
+    """Evolved rows as pairs, and how many were dropped for which reason."""
+    params, rng = setup.params, random.Random(derive_seed(setup.seed, "evol_instruct"))
+    sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
+    prompts = [row["prompt"] for row in rows]
+    novelty = Novelty(prompts, float(params["novelty_limit"]))
+    kept: list[list[str]] = []
+    dropped: Counter[str] = Counter()
+    for turn in range(int(params["evolutions"])):
+        asked = [f"{prompt}\n\nThe same, rewritten so that it {rng.choice(OPERATIONS)}:\n\n" for prompt in prompts]
+        written = continuations(model, tokenizer, asked, sampling, derive_seed(setup.seed, "evolve", turn))
+        evolved = [text.strip("\n") for text in written]
+        given = continuations(model, tokenizer, evolved, sampling, derive_seed(setup.seed, "answer", turn))
+        for place, (prompt, answer) in enumerate(zip(evolved, given, strict=True)):
+            if reason := _flaw(prompt, answer, novelty):
+                dropped[reason] += 1
+                continue  # the prompt before stays for the next turn
+            novelty.add(prompt)
+            kept.append([prompt, answer.rstrip()])
+            prompts[place] = prompt
+    return {"kept": kept, "dropped": dict(dropped)}
+
+
+def _flaw(prompt: str, answer: str, novelty: Novelty) -> str | None:
+    if not words(prompt):
+        return "without a prompt"
+    if any(leak in prompt.lower() for leak in LEAKED):
+        return "about the rewriting"
+    if not words(answer):
+        return "without an answer"
+    if re.search(r"\bsorry\b", answer.lower()) and len(words(answer)) < 80:
+        return "apologies"
+    return "too similar" if novelty.nearest(prompt) > novelty.limit else None

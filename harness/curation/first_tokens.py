@@ -1,0 +1,44 @@
+"""Prefix fine-tuning: loss on the first tokens of each answer only."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from harness.curation._refusals import first_reason, packed, without_token_loss
+from harness.curation.base import Curation
+from harness.objectives.base import IGNORED, Example
+from harness.plugins import Situation, StageSetup
+from harness.space import Float, Integer
+
+
+class FirstTokens(Curation):
+    """Answers are cut after `prefix_tokens` tokens, but for a share `whole_answers` of the rows.
+
+    The paper samples the answers from the model itself, without labels; here they are the task's own.
+    """
+
+    summary = "loss on the first tokens of each answer"
+    paper = "Ji et al. 2025, arXiv 2503.02875"
+    space = {
+        "prefix_tokens": Integer(1, 512, default=8, log=True),
+        "whole_answers": Float(0.0, 0.9, default=0.1, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """It needs a loss on tokens, and answers that begin where rows do."""
+        return first_reason(without_token_loss(situation), packed(situation))
+
+    def tokens(self, examples: list[Example], setup: StageSetup) -> list[Example]:
+        """The examples, shorter; a plain text's first predicted token is its second."""
+        wanted, count = int(setup.params["prefix_tokens"]), round(float(setup.params["whole_answers"]) * len(examples))
+        whole = set(random.Random(setup.seed).sample(range(len(examples)), count))
+        found: list[Example] = []
+        for index, (sequence,) in enumerate(examples):
+            end = max(sequence.prompt, 1) + wanted
+            if index not in whole and end < len(sequence.input_ids):
+                sequence = replace(sequence, input_ids=sequence.input_ids[:end], labels=sequence.labels[:end])
+            found.append((sequence,))
+        shortened = sum(new != old for new, old in zip(found, examples, strict=True))
+        setup.note(f"{shortened} of {len(examples)} answers were cut to their first {wanted} tokens")
+        return [example for example in found if any(label != IGNORED for label in example[0].labels[1:])]

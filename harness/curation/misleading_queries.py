@@ -1,0 +1,47 @@
+"""Prompts with a false hint: to tell them, to correct them, or to answer them all the same."""
+
+from __future__ import annotations
+
+import random
+
+from harness.curation._refusals import first_reason, unmet, without_answers
+from harness.curation._wrong import wrong_answers
+from harness.curation.base import Curation
+from harness.plugins import Row, Situation, StageSetup
+from harness.space import Choice, Text
+
+
+class MisleadingQueries(Curation):
+    """Puts a wrong answer in front of each prompt as a hint; `misleading_step` says what is learned from that.
+
+    identify: whether a prompt holds a false hint (each prompt with and without one); correct: the prompt without it;
+    answer: the right answer, with and without a hint. The paper has them as three stages in a row, with misleading
+    questions written by a large model; here the hint is one of the wrong choices, the rejected answer, or another row's.
+    """
+
+    summary = "prompts with a false hint, to be told, corrected or answered"
+    paper = "Li et al. 2025, arXiv 2504.11277"
+    space = {
+        "misleading_step": Choice(("identify", "correct", "answer"), default="answer", searched=False),
+        "misleading_hint": Text("Somebody says that the answer is"),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """It needs answers."""
+        return first_reason(without_answers(situation), unmet(situation))
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """Two rows of each, or one where the prompt is to be corrected."""
+        step, hint = str(setup.params["misleading_step"]), str(setup.params["misleading_hint"])
+        wrong = wrong_answers(rows, random.Random(setup.seed))
+        made: list[Row] = []
+        for row, mistake in zip(rows, wrong, strict=True):
+            misled = f"{hint}{mistake}.\n{row['prompt']}"
+            if step == "correct":
+                made.append({"prompt": f"{misled}\nWithout the false hint:", "completion": f" {row['prompt']}"})
+            elif step == "identify":
+                for prompt, verdict in ((row["prompt"], " no"), (misled, " yes")):
+                    made.append({"prompt": f"{prompt}\nIs there a false hint?", "completion": verdict})
+            else:
+                made += [row, {**row, "prompt": misled}]
+        return made

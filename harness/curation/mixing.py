@@ -1,0 +1,43 @@
+"""Mixing: rows of other tasks beside the task's own, in given shares."""
+
+from __future__ import annotations
+
+import random
+
+from harness.curation.base import Curation
+from harness.plugins import Row, Situation, StageSetup
+from harness.space import Float, Text, weighted
+
+
+class Mixing(Curation):
+    """All of the task's rows, and so many of the pools' that those make up `pool_share` of all rows.
+
+    The pools' weights share out their part; a pool that has too few rows repeats them, which is noted.
+    """
+
+    summary = "rows of other tasks mixed in"
+    paper = "Wang et al. 2023, arXiv 2312.10793"
+    requires = "other tasks to mix in"
+    space = {"pools": Text(names="tasks"), "pool_share": Float(0.01, 0.95, default=0.5)}
+
+    def skip(self, situation: Situation) -> str | None:
+        """There must be pools."""
+        if "pools" in situation.params and not situation.params["pools"]:
+            return "mixing needs tasks to mix in: name them in pools, for example pools: trec=2, my_task"
+        return None
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """Own rows first: the trainer shuffles."""
+        share = float(setup.params["pool_share"])
+        pools = weighted(str(setup.params["pools"]))
+        total = sum(weight for _, weight in pools)
+        mixed = list(rows)
+        for number, (name, weight) in enumerate(pools):
+            own = setup.rows_of(name)
+            count = round(len(rows) * share / (1 - share) * weight / total)
+            order = random.Random(f"{setup.seed} {number}").sample(range(len(own)), len(own))
+            mixed += [own[order[place % len(own)]] for place in range(count)]
+            name = name.partition("@")[0]
+            repeats = f", each {count / len(own):.1f} times" if count > len(own) else ""
+            setup.note(f"mixed in {count} rows of {name}{repeats}")
+        return mixed

@@ -1,0 +1,113 @@
+"""Self-instruct: a model writes new rows after examples of the task's."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._novelty import Novelty, report
+from harness.curation._refusals import first_reason, unmet, without_answers
+from harness.curation.base import Curation
+from harness.plugins import Row, Situation, StageSetup
+from harness.records import derive_seed
+from harness.space import Float, Integer, Text
+
+SEEDS = 512
+"""Rows that examples are drawn from, and new prompts compared with, at most."""
+ASK, ANSWER = "### Prompt:\n", "\n### Answer:\n"
+SHOWN, OWN = 6, 2
+"""Rows of the task, and earlier rows of its own, that the writer is shown."""
+ROUND = 32
+LABELS = 20
+"""A task of choices with at most so many different answers has no others."""
+
+
+class SelfInstruct(Curation):
+    """A model continues lists of the task's rows with new ones, which join the task's own.
+
+    Each list shows six rows of the task and two generated before. A row is dropped where no prompt and answer can be
+    read, where its prompt is above `novelty_limit` ROUGE-L with a known one, or where a task of choices has no such
+    answer. Writing ends at `new_rows` kept rows, or after four times as many were written.
+    """
+
+    summary = "new rows that a model writes after examples of the task's"
+    paper = "Wang et al. 2022, arXiv 2212.10560"
+    space = {
+        "generator": Text(names="models"),
+        "new_rows": Integer(1, 100_000, default=128, log=True),
+        "new_tokens": Integer(4, 2048, default=64, log=True, searched=False),
+        "new_temperature": Float(0.1, 2.0, default=0.7, searched=False),
+        "novelty_limit": Float(0.1, 1.0, default=0.7, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """It needs prompts and answers."""
+        return first_reason(without_answers(situation), unmet(situation))
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """The task's rows, then the new ones.
+
+        Raises:
+            TrialFailure: When no new row was kept.
+        """
+        shown = random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))
+        model, tokenizer, identity = one_model("generator", setup)
+        params = {name: setup.params[name] for name in self.space if name != "generator"}
+        question = ["self_instruct", setup.seed, params, [[row["prompt"], row["completion"]] for row in shown]]
+        found = remembered(identity, question, setup, lambda: _written(model, tokenizer, shown, setup))
+        kept = [{"prompt": prompt, "completion": answer} for prompt, answer in found["kept"]]
+        report("self-instruct", kept, Counter(found["dropped"]), setup)
+        return rows + kept
+
+
+def _written(model: Any, tokenizer: Any, seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
+    """New rows as pairs, and how many were dropped for which reason."""
+    params, rng = setup.params, random.Random(derive_seed(setup.seed, "self_instruct"))
+    wanted = int(params["new_rows"])
+    sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), (ASK.strip(),))
+    novelty = Novelty([row["prompt"] for row in seeds], float(params["novelty_limit"]))
+    answers = {row["completion"] for row in seeds}
+    labels = answers if len(answers) <= LABELS and all("wrong" in row for row in seeds) else None
+    kept: list[Row] = []
+    dropped: Counter[str] = Counter()
+    for start in range(0, 4 * wanted, ROUND):
+        size = min(ROUND, 4 * wanted - start)
+        lists = [_list(seeds, kept, rng) for _ in range(size)]
+        for text in continuations(model, tokenizer, lists, sampling, derive_seed(setup.seed, "write", start)):
+            if len(kept) == wanted:
+                break
+            row = _read(text, seeds[0])
+            if reason := _flaw(row, novelty, labels):
+                dropped[reason] += 1
+                continue
+            assert row is not None
+            novelty.add(row["prompt"])
+            kept.append(row)
+        if len(kept) == wanted:
+            break
+    return {"kept": [[row["prompt"], row["completion"]] for row in kept], "dropped": dict(dropped)}
+
+
+def _list(seeds: list[Row], kept: list[Row], rng: random.Random) -> str:
+    shown = rng.sample(seeds, min(SHOWN, len(seeds))) + rng.sample(kept, min(OWN, len(kept)))
+    rng.shuffle(shown)
+    return "".join(f"{ASK}{row['prompt']}{ANSWER}{row['completion']}\n\n" for row in shown) + ASK
+
+
+def _read(text: str, like: Row) -> Row | None:
+    """A row from what was written, its answer with the white space that the task's answers begin with."""
+    prompt, found, answer = text.partition(ANSWER)
+    if not found or not prompt.strip() or not answer.strip():
+        return None
+    space = like["completion"][: len(like["completion"]) - len(like["completion"].lstrip())]
+    return {"prompt": prompt, "completion": space + answer.strip()}
+
+
+def _flaw(row: Row | None, novelty: Novelty, labels: set[str] | None) -> str | None:
+    if row is None:
+        return "unreadable"
+    if labels is not None and row["completion"] not in labels:
+        return "without one of the task's answers"
+    return "too similar" if novelty.nearest(row["prompt"]) > novelty.limit else None

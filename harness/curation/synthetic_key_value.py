@@ -1,0 +1,75 @@
+"""Synthetic retrieval: made-up dictionaries of numbers, in one of which a key must be found."""
+
+from __future__ import annotations
+
+import random
+
+from harness.curation._refusals import unmet
+from harness.curation.base import Curation
+from harness.errors import SpecError
+from harness.plugins import Row, Situation, StageSetup
+from harness.space import Choice, Integer
+
+
+class SyntheticKeyValue(Curation):
+    """`kv_rows` rows, each with up to `kv_dictionaries` numbered dictionaries of `kv_keys` keys; all numbers differ.
+
+    They are trained on instead of the task's rows, or beside them (`kv_beside`). Where so many dictionaries do not fit
+    `max_length`, a row has as many as do. The paper has 350 rows with 85 dictionaries of 3 to 4 keys.
+    """
+
+    summary = "made-up dictionaries, in one of which a key must be found"
+    paper = "Xiong et al. 2024, arXiv 2406.19292"
+    space = {
+        "kv_rows": Integer(8, 100_000, default=350, log=True, searched=False),
+        "kv_dictionaries": Integer(2, 256, default=16, log=True),
+        "kv_keys": Integer(1, 16, default=3, searched=False),
+        "kv_digits": Integer(2, 8, default=4, searched=False),
+        "kv_beside": Choice((True, False), default=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """Its rows have prompts and answers, and nothing else."""
+        return unmet(situation)
+
+    def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
+        """The made-up rows, after the task's own where those stay.
+
+        Raises:
+            SpecError: When not even two dictionaries fit, or there are fewer numbers than a row needs.
+        """
+        params = setup.params
+        count, keys, digits = (int(params[name]) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
+        if 2 * count * keys > 9 * 10 ** (digits - 1):
+            raise SpecError(f"kv_digits must give {2 * count * keys} different numbers, but {digits} do not: raise it")
+        rng, fits = random.Random(setup.seed), count
+        made = [_row(rng, count, keys, digits) for _ in range(int(params["kv_rows"]))]
+        while not _fit(made, setup):
+            fits -= max(1, fits // 8)
+            if fits < 2:
+                raise SpecError(
+                    f"synthetic_key_value must fit max_length ({params['max_length']} tokens), but two dictionaries do "
+                    "not: lower kv_keys or kv_digits, or take a base with a longer context"
+                )
+            made = [_row(rng, fits, keys, digits) for _ in made]
+        setup.note(f"{len(made)} synthetic rows of {fits} dictionaries")
+        return [*rows, *made] if params["kv_beside"] else made
+
+
+def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
+    numbers = rng.sample(range(10 ** (digits - 1), 10**digits), 2 * count * keys)
+    pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+    lines = []
+    for number in range(count):
+        own = ", ".join(f"{key}: {value}" for key, value in pairs[number * keys : (number + 1) * keys])
+        lines.append(f"Dictionary [{number + 1}] {{{own}}}")
+    asked = rng.randrange(len(pairs))
+    key, value = pairs[asked]
+    prompt = "\n".join(lines) + f"\nThe value of key {key} and its dictionary:"
+    return {"prompt": prompt, "completion": f" {value} in Dictionary [{asked // keys + 1}]"}
+
+
+def _fit(rows: list[Row], setup: StageSetup) -> bool:
+    """Whether every row and its end token are within `max_length`."""
+    ids = setup.tokenizer([row["prompt"] + row["completion"] for row in rows])["input_ids"]
+    return max(map(len, ids)) < int(setup.params["max_length"])

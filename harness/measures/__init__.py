@@ -1,0 +1,1 @@
+"""Metrics and filters that lm-eval lacks, for a task's YAML to name."""
