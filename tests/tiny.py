@@ -173,7 +173,7 @@ def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5
 ROWS = [{"prompt": f"{number} {word}:", "completion": f" {word[::-1]}"} for number, word in enumerate(WORDS)]
 
 
-def attached(folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=None, generates=False):
+def attached(folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=None, generates=False, tasks=None):
     """A stage on a model folder, ready to train, and its notes."""
     base = resolve_model(str(folder))
     chosen = choices(one_stage)
@@ -194,6 +194,8 @@ def attached(folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=Non
         generates=generates,
         packed=chosen.objective.packs,
         note=notes.append,
+        rows=lambda: list(rows),
+        rows_of=lambda name: list((tasks or {})[name]),
     )
     from transformers import set_seed
 

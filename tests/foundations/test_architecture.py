@@ -31,8 +31,9 @@ RUNNING = [
         "data",
         "cost",
         "tokens",
+        "optimizer",
     },
-    {"attention", "batches", "optimizer", "supervised", "fused", "packs", "trees", "shortcuts", "scoring"},
+    {"attention", "batches", "supervised", "fused", "packs", "trees", "shortcuts", "scoring"},
     {
         "train",
         "trainer_engine",
