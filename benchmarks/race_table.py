@@ -27,20 +27,23 @@ def printed(lines: Sequence[Line]) -> str:
     parts = []
     for model, trials in dict.fromkeys((line["model"], line["trials"]) for line in lines):
         group = {way: line for (m, t, way), line in last.items() if (m, t) == (model, trials)}
-        eight = {way: line for (m, t, way), line in last.items() if (m, t) == (model, 8)}
-        parts.append(f"## {model}, {trials} trials\n\n{_ratios(model, trials, group, eight)}\n\n{_ways(group)}")
+        fewer = {way: line for (m, t, way), line in sorted(last.items()) if m == model and t < trials}
+        parts.append(f"## {model}, {trials} trials\n\n{_ratios(model, trials, group, fewer)}\n\n{_ways(group)}")
     return "\n\n".join(parts)
 
 
-def _ratios(model: str, trials: int, group: dict[str, Line], eight: dict[str, Line]) -> str:
-    """Baselines over figures. Command lines start anew for each trial, so eight of them stand for more, marked."""
+def _ratios(model: str, trials: int, group: dict[str, Line], fewer: dict[str, Line]) -> str:
+    """Baselines over figures. Command lines start anew for each trial, so a few of them stand for more, marked."""
     table = ["| against | baseline | figure | ratio | goal |", "|---|---|---|---|---|"]
     ours = group.get("harness") or group.get("harness_inline")
     for name, ways, goals in ROWS:
         found = [(group[way]["wall_s"], f"{way}") for way in ways if way in group]
         if not found:
-            scale = trials / 8
-            found = [(eight[w]["wall_s"] * scale, f"{scale:g} x 8 of {w}") for w in ways if w in eight and "cli" in w]
+            found = [
+                (fewer[w]["wall_s"] * (n := trials / fewer[w]["trials"]), f"{n:g} x {w} of {fewer[w]['trials']}")
+                for w in ways
+                if w in fewer and "cli" in w
+            ]
         if found and ours:
             table.append(_row(name, min(found), (ours["wall_s"], ours["way"]), goals.get(model)))
     peers = [group[way] for way in ("warm_confirmed", "warm_confirmed_bf16") if way in group]
