@@ -1,16 +1,24 @@
-"""Which linear layers an adapter is put on, for any architecture."""
+"""The linear layers that adapters are put on, for any architecture: which they are, how wide, and how far they moved."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
+    from harness.plugins import StageSetup
+
 ATTENTION = re.compile(r"(^|[._])(self_)?att(n|ention)([._]|$)", re.IGNORECASE)
+TRANSPOSED = ("gpt2", "openai-gpt")
+"""Model types whose linear layers keep their weights as (in, out)."""
 
 
 def linear_layers(model: PreTrainedModel, target: str) -> list[str]:
@@ -44,3 +52,66 @@ def uses_conv1d(model: PreTrainedModel) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def shape(layer: Module) -> tuple[int, int]:
+    """In-features and out-features of a linear layer; those in four bits pack their weights."""
+    from transformers.pytorch_utils import Conv1D
+
+    found: Any = layer
+    return tuple(found.weight.shape) if isinstance(layer, Conv1D) else (found.in_features, found.out_features)
+
+
+def shapes(model: PreTrainedModel, names: Iterable[str]) -> list[tuple[int, int]]:
+    """In-features and out-features of each of these layers."""
+    return [shape(model.get_submodule(name)) for name in names]
+
+
+def divisor(wanted: int, sizes: Iterable[int], setup: StageSetup, name: str) -> int:
+    """The largest number up to `wanted` that divides all sizes; a note says so where it is not `wanted`."""
+    common = math.gcd(*sizes)
+    found = next(size for size in range(min(wanted, common), 0, -1) if common % size == 0)
+    _note(setup, name, wanted, found, "the widths of the layers divide by no larger one")
+    return found
+
+
+def capped(wanted: int, most: int, setup: StageSetup, name: str) -> int:
+    """`wanted`, or `most` where that is less; a note says so."""
+    _note(setup, name, wanted, min(wanted, most), "the narrowest layer allows no more")
+    return min(wanted, most)
+
+
+def _note(setup: StageSetup, name: str, wanted: int, found: int, reason: str) -> None:
+    if found != wanted:
+        setup.note(f"{name} {wanted} was cut to {found}: {reason}")
+
+
+def changes(layers: Mapping[str, Any], biases: bool) -> dict[str, Tensor]:
+    """How far each adapted linear layer's weights are from its base's, found by what both make of the unit vectors.
+
+    Differentiable in what the adapter trains, and right for any adapter whose layers are linear in their input.
+
+    Args:
+        layers: PEFT's layers by name.
+        biases: Whether the adapter may move biases, too.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    found = {}
+    for name, layer in layers.items():
+        base, was = layer.get_base_layer(), layer.training
+        dtype = base.weight.dtype if base.weight.is_floating_point() else torch.float32
+        width, device = shape(base)[0], base.weight.device
+        rows = torch.cat(
+            [torch.zeros(1, width, dtype=dtype, device=device), torch.eye(width, dtype=dtype, device=device)]
+        )
+        layer.eval()  # dropout is no part of the weights
+        moved = layer(rows) - base(rows)
+        layer.train(was)
+        path = name.removeprefix("base_model.model.")
+        delta = moved[1:] - moved[0]
+        found[f"{path}.weight"] = delta if isinstance(base, Conv1D) else delta.T
+        if biases and base.bias is not None:
+            found[f"{path}.bias"] = moved[0]
+    return found

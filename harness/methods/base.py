@@ -36,8 +36,8 @@ class Method(Plugin, ABC):
 
     mergeable: ClassVar[bool] = True
     """Whether `merge` gives a plain model with the same logits."""
-    trains: ClassVar[str]
-    """Regular expression that the name of every trainable parameter matches, and of no other."""
+    trains: str
+    """Regular expression that the name of every trainable parameter matches, and of no other; `attach` may narrow it."""
     identity_at_start: ClassVar[bool] = True
     """Whether attaching it leaves the logits as they are before the first step."""
     needs_training: ClassVar[bool] = True
@@ -146,6 +146,9 @@ class PeftMethod(Method, ABC):
 
         return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
+    moves_biases: ClassVar[bool] = False
+    """Whether it may change the biases of the layers that it stands on."""
+
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model with PEFT."""
         from peft import get_peft_model
@@ -154,9 +157,20 @@ class PeftMethod(Method, ABC):
 
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """The same model with its adapters switched off."""
-        with model.disable_adapter():
-            yield model
+        """The same model with its adapters switched off; afterwards only what was trained before is trained again."""
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        try:
+            with model.disable_adapter():
+                yield model
+        finally:  # PEFT lets every parameter of the adapters move again
+            for parameter in model.parameters():
+                parameter.requires_grad_(id(parameter) in trained)
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """What its layers do to the unit vectors beside what the base's do; nothing where no weight stands for it."""
+        from harness.methods._linear import changes
+
+        return changes(self.layers(model), self.moves_biases) if self.mergeable and self.shares_base else {}
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Fold the adapters into a copy of the base; a method that is not mergeable keeps them beside it."""

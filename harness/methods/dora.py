@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.methods._linear import changes
 from harness.methods._stacking import stacked_lora
 from harness.methods.lora import Lora
+from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
+    from transformers import PreTrainedModel
 
     from harness.fused import Dropout, StackedForward
 
@@ -25,6 +29,10 @@ class Dora(Lora):
         """Products of stacked matrices, then the magnitudes."""
         return stacked_lora(layers, dropout, dora=True)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Weight decomposition on."""
         return {"use_dora": True}
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Directions and magnitudes together."""
+        return changes(self.layers(model), biases=False)

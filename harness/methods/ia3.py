@@ -22,6 +22,7 @@ class Ia3(PeftMethod):
     trains = r".*\.ia3_l\.default"
     shares_base = True
     alone = ""
+    moves_biases = True
     space = {"learning_rate": Float(1e-4, 1e-1, default=3e-3, log=True)}
 
     def skip(self, situation: Situation) -> str | None:

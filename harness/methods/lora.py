@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.methods._linear import linear_layers, uses_conv1d
-from harness.methods._stacking import stacked_lora
+from harness.methods._stacking import ADAPTER, stacked_lora
 from harness.methods.base import PeftMethod
 from harness.plugins import StageSetup
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel
 
@@ -37,11 +38,11 @@ class Lora(PeftMethod):
         "target": Choice(("all", "attention", "mlp"), default="all", searched=False),
     }
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """What a variant sets on top."""
         return {}
 
-    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward:
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
         """Products of stacked matrices."""
         return stacked_lora(layers, dropout)
 
@@ -50,12 +51,19 @@ class Lora(PeftMethod):
         from peft import LoraConfig
 
         params = setup.params
+        options = {"r": int(params["rank"]), **self.options(model, setup)}
         return LoraConfig(
-            r=int(params["rank"]),
             lora_alpha=float(params["alpha"]),
             lora_dropout=float(params["adapter_dropout"]),
             target_modules=linear_layers(model, str(params["target"])),
             fan_in_fan_out=uses_conv1d(model),
             task_type="CAUSAL_LM",
-            **self.options(),
+            **options,
         )
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The products of the factors."""
+        return {
+            f"{name.removeprefix('base_model.model.')}.weight": layer.get_delta_weight(ADAPTER)  # type: ignore[operator]
+            for name, layer in self.layers(model).items()
+        }

@@ -1,0 +1,50 @@
+"""Batches of training rows for methods whose factors start from what data say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.errors import SpecError
+from harness.objectives._language_model import learnable, tokenised
+from harness.objectives.base import TokenSequence
+from harness.plugins import Row, StageSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH = 8
+"""Rows of a batch."""
+
+
+def drawn(rows: Sequence[Row], count: int, setup: StageSetup) -> list[TokenSequence]:
+    """So many rows as tokens, the same for the same seed, each with something to learn.
+
+    Raises:
+        SpecError: When there is none.
+    """
+    chosen = random.Random(setup.seed).sample(rows, min(count, len(rows)))
+    found = [sequence for sequence in tokenised(chosen, setup, "calibration rows") if learnable(sequence)]
+    if not found:
+        raise SpecError("calibration needs at least one row with something to learn, but there is none: check the task")
+    return found
+
+
+def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = BATCH) -> list[dict[str, Tensor]]:
+    """`input_ids`, `attention_mask` and `labels` of batches, padded on the right."""
+    import torch
+
+    padding = setup.tokenizer.pad_token_id
+    found = []
+    for start in range(0, len(sequences), size):
+        part = sequences[start : start + size]
+        width = max(len(sequence.input_ids) for sequence in part)
+        columns = (
+            [[*s.input_ids, *[padding] * (width - len(s.input_ids))] for s in part],
+            [[1] * len(s.input_ids) + [0] * (width - len(s.input_ids)) for s in part],
+            [[*s.labels, *[-100] * (width - len(s.labels))] for s in part],
+        )
+        names = ("input_ids", "attention_mask", "labels")
+        found.append({k: torch.tensor(v, device=setup.device) for k, v in zip(names, columns, strict=True)})
+    return found

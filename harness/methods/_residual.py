@@ -1,0 +1,70 @@
+"""LoRA whose factors start as a part of the weights, which the frozen base then lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._stacking import ADAPTER
+from harness.methods.lora import Lora
+from harness.plugins import StageSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class ResidualLora(Lora):
+    """Trains `B A` beside `W - s B0 A0`: at the start, and with the first factors put back, it is the base."""
+
+    shares_base = False
+    alone = "what its factors take from the base differs from trial to trial"
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model with PEFT."""
+        return self.remember(super().attach(model, setup))
+
+    def remember(self, attached: PreTrainedModel) -> PreTrainedModel:
+        """Keep the factors as they start: with them the model is the base."""
+        self._start = {name: p.detach().clone() for name, p in attached.named_parameters() if p.requires_grad}
+        return attached
+
+    @contextmanager
+    def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The first factors put back for as long as it lasts."""
+        held = {name: model.get_parameter(name) for name in self._start}
+        now = {name: p.detach().clone() for name, p in held.items()}
+        try:
+            _put(held, self._start)
+            yield model
+        finally:
+            _put(held, now)
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The product of the factors less that of the first ones."""
+        found = {}
+        for name, layer in self.layers(model).items():
+            down, up = (self._start[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
+            first = layer.scaling[ADAPTER] * up @ down  # type: ignore[index, operator]
+            now = layer.get_delta_weight(ADAPTER)
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = now - (
+                first.T if layer.fan_in_fan_out else first
+            )
+        return found
+
+
+def fitting_rank(model: PreTrainedModel, setup: StageSetup, halved: bool = False) -> int:
+    """The rank asked for, or as many singular values as the narrowest layer has (`halved`: half of them)."""
+    names = linear_layers(model, str(setup.params["target"]))
+    most = min(min(sizes) for sizes in shapes(model, names))
+    return capped(int(setup.params["rank"]), most // 2 if halved else most, setup, "rank")
+
+
+def _put(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

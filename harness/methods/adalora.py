@@ -1,0 +1,74 @@
+"""AdaLoRA: LoRA in the form of a singular value decomposition, whose rank shrinks where it matters least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class AdaLora(LayerMethod):
+    """Starts with `start_ratio` times the rank, drops the singular values of least importance, and ends with `rank` on average.
+
+    Importance is gradient times value, smoothed.
+    """
+
+    summary = "low-rank updates whose ranks shrink to where they matter"
+    paper = "Zhang et al. 2023, arXiv 2303.10512"
+    kind = "AdaLoraConfig"
+    trains = r".*\.lora_[ABE]\.default"
+    alone = "it shares its ranks out among all layers"
+    space = {
+        "learning_rate": Float(1e-5, 5e-2, default=1e-3, log=True),
+        "rank": Integer(1, 256, default=8, log=True),
+        "start_ratio": Float(1.0, 4.0, default=1.5, searched=False),
+        "alpha": Float(1.0, 512.0, default=32.0, log=True, searched=False),
+        # shares of the steps with the full rank at the start, and with the last ranks at the end
+        "full_share": Float(0.0, 0.5, default=0.1, searched=False),
+        "final_share": Float(0.0, 0.9, default=0.5, searched=False),
+        "orthogonality": Float(0.0, 1.0, default=0.5, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """The schedule in steps; importance must be gathered in one step at least before ranks are final."""
+        params, steps = setup.params, max(4, setup.steps)
+        first = min(round(float(params["full_share"]) * steps), steps - 3)
+        last = min(round(float(params["final_share"]) * steps), steps - first - 2)
+        rank = int(params["rank"])
+        return {
+            "init_r": max(rank + 1, round(float(params["start_ratio"]) * rank)),
+            "target_r": rank,
+            "lora_alpha": float(params["alpha"]),
+            "tinit": first,
+            "tfinal": last,
+            "total_step": steps,
+            "deltaT": max(1, (steps - first - last) // 100),
+            "orth_reg_weight": float(params["orthogonality"]),
+        }
+
+    def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
+        """How far the factors are from orthonormal, as PEFT adds it where the model computes the loss."""
+        import torch
+
+        weight = float(setup.params["orthogonality"])
+        factors = [(p, ".lora_A." in n) for n, p in model.named_parameters() if ".lora_A." in n or ".lora_B." in n]
+
+        def term() -> Tensor:
+            squares = [p @ p.T if rows else p.T @ p for p, rows in factors]
+            norms = [torch.linalg.norm(s - torch.eye(len(s), device=s.device, dtype=s.dtype)) for s in squares]
+            return weight * torch.stack(norms).mean()
+
+        return term
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """Gather importance, and set singular values to zero that are over the step's budget."""
+        wrapped: Any = model
+        wrapped.base_model.update_and_allocate(step)

@@ -1,0 +1,40 @@
+"""AdaMSS: low-rank updates inside clusters of the weights' singular directions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class AdaMss(LayerMethod):
+    """Decomposes the weights, clusters the decomposed space, and trains a small update in each cluster."""
+
+    summary = "small updates inside clusters of the weights' singular directions"
+    paper = "Zheng et al. 2025, NeurIPS (AdaMSS), as in PEFT"
+    kind = "AdamssConfig"
+    trains = r".*\.adamss_[AB]\.default\.\d+"
+    takes_transposed = False
+    space = {
+        "learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True),
+        "decomposed": Integer(2, 1024, default=100, log=True, searched=False),
+        "subspaces": Integer(1, 32, default=5, log=True),
+        "rank": Integer(1, 16, default=1, log=True, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """Directions, clusters, and each cluster's rank."""
+        params = setup.params
+        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, str(params["target"]))))
+        return {
+            "r": capped(int(params["decomposed"]), most, setup, "decomposed"),
+            "num_subspaces": int(params["subspaces"]),
+            "subspace_rank": int(params["rank"]),
+        }

@@ -1,0 +1,36 @@
+"""BEFT: trained biases on the value projections, also where the base has none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Beft(LayerMethod):
+    """Adds a trained vector to what each layer gives. A base without biases cannot hold them, so they stay beside it."""
+
+    summary = "trained biases beside the base, also where it has none"
+    paper = "arXiv 2509.15974 (bias-efficient fine-tuning), as in PEFT"
+    kind = "BeftConfig"
+    trains = r".*\.beft_bias\.default"
+    takes_transposed = False
+    mergeable = False
+    space = {"learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True), "target": TARGET}
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model; PEFT warns that what has no bias cannot be merged."""
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected that the base layer has no bias")
+            return super().attach(model, setup)

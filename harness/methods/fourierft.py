@@ -1,0 +1,38 @@
+"""FourierFT: an update with few trained frequencies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class FourierFt(LayerMethod):
+    """Adds the inverse Fourier transform of a sparse spectrum, whose places are the same in every trial.
+
+    PEFT draws the spectrum at random; it starts at zero here, so that the model starts as the base.
+    """
+
+    summary = "trained coefficients at random frequencies of the update"
+    paper = "Gao et al. 2024, arXiv 2405.03003"
+    kind = "FourierFTConfig"
+    trains = r".*\.fourierft_spectrum\.default"
+    space = {
+        "learning_rate": Float(1e-4, 1.0, default=1e-2, log=True),
+        "frequencies": Integer(10, 20000, default=1000, log=True),
+        "scaling": Float(1.0, 1000.0, default=150.0, log=True, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """No more frequencies than the smallest layer has weights."""
+        names = linear_layers(model, str(setup.params["target"]))
+        most = min(inputs * outputs for inputs, outputs in shapes(model, names))
+        count = capped(int(setup.params["frequencies"]), most, setup, "frequencies")
+        return {"n_frequency": count, "scaling": float(setup.params["scaling"]), "init_weights": True}

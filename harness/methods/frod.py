@@ -1,0 +1,30 @@
+"""FRoD: trained singular values and sparse rotations in a basis that layers of a kind share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Frod(LayerMethod):
+    """Decomposes the weights of like layers together; trains the singular values and a sparse part of a rotation."""
+
+    summary = "trained singular values and sparse rotations in a shared basis"
+    paper = "FRoD 2026, doi.org/10.1609/aaai.v40i31.39813"
+    kind = "FrodConfig"
+    trains = r".*\.frod_lambda_(l|s_values)\.default"
+    space = {
+        "learning_rate": Float(1e-5, 2e-2, default=1e-4, log=True),
+        "rotated_share": Float(1e-3, 0.5, default=0.01, log=True),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """The share of a rotation that is trained."""
+        return {"sparse_rate": float(setup.params["rotated_share"]), "progressbar": False}

@@ -1,0 +1,73 @@
+"""KaSA: LoRA with learned singular values, on weights whose smallest singular values were dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import TRANSPOSED, capped, linear_layers, shapes
+from harness.methods.base import Method
+from harness.methods.lora import Lora
+from harness.plugins import Situation, StageSetup
+from harness.space import Float
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
+
+    from harness.fused import Dropout, StackedForward
+
+
+class Kasa(Lora):
+    """Trains `B diag(d) A`; penalties keep `d` small and the factors near orthonormal.
+
+    The base loses as many of its smallest singular values as the rank, so that it is not the base any more.
+    """
+
+    summary = "LoRA with learned singular values, on a base without its smallest ones"
+    paper = "Wang et al. 2024, arXiv 2412.06071"
+    trains = r".*\.(lora_[AB]\.default\.weight|lora_diag\.default)"
+    shares_base = False
+    alone = "it drops singular values of the base"
+    identity_at_start = False
+    space = Lora.space | {
+        # both as in the paper's reference configuration for GLUE
+        "singular_decay": Float(0.0, 1.0, default=1e-4, searched=False),
+        "orthogonality": Float(0.0, 1.0, default=1e-3, searched=False),
+    }
+    detached = Method.detached
+
+    def skip(self, situation: Situation) -> str | None:
+        """PEFT decomposes plain weights only."""
+        refused = situation.model_type in TRANSPOSED
+        return (
+            f"PEFT's KaSA takes no transposed linear layers, as those of a {situation.model_type} are"
+            if refused
+            else None
+        )
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """At least one singular value of each weight must stay."""
+        from peft import KasaConfig
+
+        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, str(setup.params["target"])))) - 1
+        config = KasaConfig(
+            beta=float(setup.params["singular_decay"]),
+            gamma=float(setup.params["orthogonality"]),
+        )
+        return {"r": capped(int(setup.params["rank"]), most, setup, "rank"), "kasa_config": config}
+
+    def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
+        """What PEFT leaves to the loop: both penalties, summed over layers."""
+        inner: Any = model
+        loss: Callable[[], Tensor] = inner.base_model._get_kasa_loss
+        return loss
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Not known: the base's weights are gone."""
+        return {}
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
+        """Its trials run alone."""
+        return None

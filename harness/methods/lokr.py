@@ -1,0 +1,35 @@
+"""LoKr: an update that is a Kronecker product, one factor of it low-rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LoKr(LayerMethod):
+    """Adds `C x (B A)`; where the second factor is no larger than its rank, it is kept whole."""
+
+    summary = "Kronecker product of a small matrix and a low-rank one"
+    paper = "Yeh et al. 2023, arXiv 2309.14859; rate of PEFT's benchmark"
+    kind = "LoKrConfig"
+    trains = r".*\.lokr_w[12](_[ab])?\.default"
+    takes_transposed = False
+    space = {
+        "learning_rate": Float(1e-4, 1e-1, default=3e-3, log=True),
+        "rank": Integer(1, 128, default=8, log=True),
+        "alpha": Float(1.0, 512.0, default=8.0, log=True, searched=False),
+        # out-features of the first factor; -1 is the closest to a square
+        "factor": Integer(-1, 64, default=-1, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """Rank, scale and the factors' shapes."""
+        params = setup.params
+        return {"r": int(params["rank"]), "alpha": float(params["alpha"]), "decompose_factor": int(params["factor"])}

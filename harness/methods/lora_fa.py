@@ -1,0 +1,51 @@
+"""LoRA-FA: LoRA whose inner factor stays as it was drawn, and whose outer one is steered to full tuning's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.methods.lora import Lora
+from harness.plugins import StageSetup
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from harness.fused import Dropout, StackedForward
+
+
+class LoraFa(Lora):
+    """Only `B` moves, with the gradient whose update of the weight is closest to that of full fine-tuning."""
+
+    summary = "LoRA with a frozen inner factor, so that fewer activations are kept"
+    paper = "Zhang et al. 2023, arXiv 2308.03303"
+    trains = r".*\.lora_B\.default\.weight"
+    alone = "it brings an optimiser of its own"
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Freeze the inner factors."""
+        attached = super().attach(model, setup)
+        for name, parameter in attached.named_parameters():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
+        return attached
+
+    def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
+        """PEFT's, which corrects the gradients."""
+        from peft.optimizers import create_lorafa_optimizer
+
+        params, wrapped = setup.params, cast(Any, model)
+        optimizer: Optimizer = create_lorafa_optimizer(
+            wrapped,
+            r=int(params["rank"]),
+            lora_alpha=params["alpha"],
+            lr=float(params["learning_rate"]),
+            weight_decay=float(params["weight_decay"]),
+        )
+        return optimizer
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
+        """Its trials run alone."""
+        return None

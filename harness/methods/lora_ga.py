@@ -1,0 +1,45 @@
+"""LoRA-GA: LoRA whose first step goes where full fine-tuning's would."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._calibration import batches, drawn
+from harness.methods._residual import ResidualLora, fitting_rank
+from harness.methods.lora import Lora
+from harness.plugins import StageSetup
+from harness.space import Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LoraGa(ResidualLora):
+    """Starts the factors from the singular vectors of the weights' gradients on calibration rows."""
+
+    summary = "LoRA that starts from the gradients of full fine-tuning"
+    paper = "Wang et al. 2024, arXiv 2407.05000"
+    space = Lora.space | {"calibration_rows": Integer(1, 4096, default=256, log=True, searched=False)}
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """The paper's directions and scale; two singular vectors are used for each rank."""
+        from peft import LoraGAConfig
+
+        rank = fitting_rank(model, setup, halved=True)
+        return {"r": rank, "init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()}
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Find gradients, decompose them, and wrap the model."""
+        from peft import get_peft_model
+        from peft.tuners.lora.loraga import preprocess_loraga
+
+        sequences = drawn(setup.rows(), int(setup.params["calibration_rows"]), setup)
+
+        def run() -> None:
+            for batch in batches(sequences, setup):
+                model(**batch, use_cache=False).loss.backward()
+
+        config = self.config(model, setup)
+        preprocess_loraga(model, config, run)
+        model.zero_grad(set_to_none=True)
+        return self.remember(get_peft_model(model, config))

@@ -1,0 +1,38 @@
+"""LoRA+: LoRA whose outer factor learns faster than its inner one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.lora import Lora
+from harness.plugins import StageSetup
+from harness.space import Float
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+
+class LoraPlus(Lora):
+    """AdamW with `rate_ratio` times the learning rate on `B`."""
+
+    summary = "LoRA with a higher learning rate on its outer factor"
+    paper = "Hayou et al. 2024, arXiv 2402.12354"
+    alone = "it brings an optimiser of its own"
+    space = Lora.space | {"rate_ratio": Float(1.0, 64.0, default=16.0, log=True)}
+
+    def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
+        """PEFT's grouping of the parameters."""
+        import torch
+        from peft.optimizers import create_loraplus_optimizer
+
+        found: Any = create_loraplus_optimizer(
+            model,
+            torch.optim.AdamW,
+            lr=float(setup.params["learning_rate"]),
+            loraplus_lr_ratio=float(setup.params["rate_ratio"]),
+            loraplus_weight_decay=float(setup.params["weight_decay"]),
+        )
+        found.param_groups[:] = [group for group in found.param_groups if group["params"]]
+        optimizer: Optimizer = found
+        return optimizer

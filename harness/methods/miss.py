@@ -1,0 +1,33 @@
+"""MiSS: one small matrix per layer, repeated over groups of its inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Miss(LayerMethod):
+    """Sums the inputs in groups and multiplies the sums by one trained matrix that starts at zero."""
+
+    summary = "one small matrix on grouped sums of a layer's inputs"
+    paper = "Kang et al. 2024, arXiv 2409.15371"
+    kind = "MissConfig"
+    trains = r".*\.miss_block\.default"
+    takes_transposed = False
+    space = {
+        "learning_rate": Float(1e-5, 2e-2, default=1e-4, log=True),
+        "rank": Integer(1, 256, default=64, log=True),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """The number of groups, which must divide the inputs."""
+        names = linear_layers(model, str(setup.params["target"]))
+        return {"r": divisor(int(setup.params["rank"]), [inputs for inputs, _ in shapes(model, names)], setup, "rank")}

@@ -1,0 +1,32 @@
+"""PVeRA: VeRA whose inner vector is a distribution that training samples from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PVera(LayerMethod):
+    """Trains means and variances of VeRA's inner vector; the means are what is merged."""
+
+    summary = "VeRA that samples its inner vector while it trains"
+    paper = "arXiv 2512.07703 (probabilistic VeRA); rate of PEFT's benchmark"
+    kind = "PveraConfig"
+    trains = r".*\.pvera_lambda_[bd]\.default"
+    alone = "it draws random numbers in every pass"
+    space = {
+        "learning_rate": Float(1e-4, 1e-1, default=3e-3, log=True),
+        "rank": Integer(4, 1024, default=256, log=True),
+        "start_scale": Float(1e-3, 1.0, default=0.1, log=True, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """Rank, and where the inner vector starts."""
+        return {"r": int(setup.params["rank"]), "d_initial": float(setup.params["start_scale"])}

@@ -1,0 +1,22 @@
+"""rsLoRA: LoRA whose update is scaled by the square root of its rank, so that higher ranks learn as fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.lora import Lora
+from harness.plugins import StageSetup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class RsLora(Lora):
+    """Scales by `alpha / sqrt(rank)`. RoRA (Liu et al. 2025, arXiv 2501.04315) proposes the same."""
+
+    summary = "LoRA scaled by alpha / sqrt(rank), which is also what RoRA proposes"
+    paper = "Kalajdzievski 2023, arXiv 2312.03732"
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """The other scale."""
+        return {"use_rslora": True}

@@ -1,0 +1,32 @@
+"""Super-tuning: the largest weights are trained, the others stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Choice, Float
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Supertuning(LayerMethod):
+    """Trains the given share of each layer's weights, those of largest magnitude or of smallest."""
+
+    summary = "trains the weights of largest or smallest magnitude"
+    paper = "arXiv 2607.09287 (super-tuning), as in PEFT"
+    kind = "SupertuningConfig"
+    trains = r".*\.supertuning_values\.default"
+    takes_transposed = False
+    space = {
+        "learning_rate": Float(1e-5, 2e-2, default=3e-4, log=True),
+        "trained_share": Float(1e-4, 0.5, default=0.01, log=True),
+        "largest": Choice((True, False), default=True, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """The share, as its complement."""
+        return {"sparsity": 1 - float(setup.params["trained_share"]), "select_top": bool(setup.params["largest"])}

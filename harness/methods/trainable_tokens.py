@@ -1,0 +1,61 @@
+"""Trainable tokens: the embeddings of the tokens that the task uses most, and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.base import PeftMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from peft import TrainableTokensConfig
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class TrainableTokens(PeftMethod):
+    """Trains the embeddings of the commonest tokens of the training rows; a tied output layer moves with them."""
+
+    summary = "trains the embeddings of the task's commonest tokens"
+    paper = "PEFT's trainable tokens, github.com/huggingface/peft"
+    trains = r".*\.trainable_tokens_delta\.default"
+    shares_base = True
+    alone = "which tokens it trains follows from each trial's rows"
+    space = {
+        "learning_rate": Float(1e-5, 1.0, default=1e-2, log=True),
+        "tokens": Integer(1, 100000, default=100, log=True),
+    }
+
+    def config(self, model: PreTrainedModel, setup: StageSetup) -> TrainableTokensConfig:
+        """The commonest tokens of prompts and completions, ties in the order of their ids."""
+        from peft import TrainableTokensConfig
+
+        texts = [row["prompt"] + row["completion"] for row in setup.rows()]
+        counts = Counter(token for ids in setup.tokenizer(texts)["input_ids"] for token in ids)
+        commonest = sorted(counts, key=lambda token: (-counts[token], token))[: int(setup.params["tokens"])]
+        return TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=commonest, target_modules=_embedding(model))
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The trained rows less those of the base, in a matrix of zeros."""
+        import torch
+
+        found = {}
+        for name, module in self.layers(model).items():
+            layer: Any = module
+            if layer.tied_adapter:  # the output layer, which moves with the embedding
+                continue
+            weight = layer.get_base_layer().weight
+            rows = torch.tensor(layer.token_indices["default"], device=weight.device)
+            moved = layer.trainable_tokens_delta["default"] - weight[rows]
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = torch.zeros_like(weight).index_copy(
+                0, rows, moved
+            )
+        return found
+
+
+def _embedding(model: PreTrainedModel) -> list[str]:
+    """Full name of the input embedding."""
+    wanted: Any = model.get_input_embeddings()
+    return [name for name, module in model.named_modules() if module is wanted]

@@ -1,0 +1,38 @@
+"""VB-LoRA: low-rank factors put together from a bank of vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class VbLora(LayerMethod):
+    """Each piece of a factor mixes the two best-rated vectors of a bank that all layers share."""
+
+    summary = "low-rank factors mixed from one bank of vectors"
+    paper = "Li et al. 2024, arXiv 2405.15179"
+    kind = "VBLoRAConfig"
+    trains = r".*vblora_(vector_bank|logits_[AB])\.default"
+    identity_at_start = False
+    space = {
+        "learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True),
+        "rank": Integer(1, 64, default=4, log=True, searched=False),
+        "vectors": Integer(4, 4096, default=256, log=True),
+        "vector_length": Integer(4, 1024, default=256, log=True, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """Vectors whose length divides all widths."""
+        names = linear_layers(model, str(setup.params["target"]))
+        sizes = [size for pair in shapes(model, names) for size in pair]
+        length = divisor(int(setup.params["vector_length"]), sizes, setup, "vector_length")
+        params = setup.params
+        return {"r": int(params["rank"]), "num_vectors": int(params["vectors"]), "vector_length": length}

@@ -1,0 +1,35 @@
+"""WaveFT: an update with few trained wavelet coefficients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class WaveFt(LayerMethod):
+    """Adds the inverse wavelet transform (Haar) of a sparse matrix, whose places are the same in every trial."""
+
+    summary = "trained wavelet coefficients of the update at random places"
+    paper = "arXiv 2505.12532 (wavelet fine-tuning), as in PEFT"
+    kind = "WaveFTConfig"
+    trains = r".*\.waveft_spectrum\.default"
+    space = {
+        "learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True),
+        "frequencies": Integer(10, 20000, default=2592, log=True),
+        "scaling": Float(1.0, 1000.0, default=25.0, log=True, searched=False),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """No more coefficients than the smallest layer has weights."""
+        names = linear_layers(model, str(setup.params["target"]))
+        most = min(inputs * outputs for inputs, outputs in shapes(model, names))
+        count = capped(int(setup.params["frequencies"]), most, setup, "frequencies")
+        return {"n_frequency": count, "scaling": float(setup.params["scaling"])}
