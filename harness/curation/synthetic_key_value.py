@@ -62,11 +62,11 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
     lines = []
     for number in range(count):
         own = ", ".join(f"{key}: {value}" for key, value in pairs[number * keys : (number + 1) * keys])
-        lines.append(f"Dictionary [{number + 1}] {{{own}}}")
+        lines.append(f"[{number + 1}] {{{own}}}")
     asked = rng.randrange(len(pairs))
     key, value = pairs[asked]
-    prompt = "\n".join(lines) + f"\nThe value of key {key} and its dictionary:"
-    return {"prompt": prompt, "completion": f" {value} in Dictionary [{asked // keys + 1}]"}
+    prompt = "\n".join(lines) + f"\nValue of key {key}:"
+    return {"prompt": prompt, "completion": f" {value} in [{asked // keys + 1}]"}
 
 
 def _fit(rows: list[Row], setup: StageSetup) -> bool:
