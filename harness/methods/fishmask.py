@@ -1,0 +1,72 @@
+"""FISH mask: the few weights with the largest Fisher information move."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._delta import DeltaMethod
+from harness.methods._linear import linear_layers
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from harness.methods._changes import Change
+
+
+class FishMask(DeltaMethod):
+    """Trains a fixed share of the blocks' linear weights: those whose squared gradient is largest in the mean over rows.
+
+    The gradient is that of a row's own answer (the empirical Fisher information), at the base, row by row.
+    """
+
+    summary = "trains the few weights with the largest Fisher information"
+    paper = "Sung et al. 2021, arXiv 2111.09839"
+    alone = "each trial's mask is its own"
+    trains = r".*\.parametrizations\.weight\.0\.values"
+    space = {
+        "learning_rate": Float(1e-5, 3e-2, default=2e-4, log=True),
+        "mask_share": Float(5e-4, 0.5, default=0.005, log=True),
+        "fisher_rows": Integer(8, 4096, default=1024, log=True, searched=False),
+    }
+
+    def changes(self, model: PreTrainedModel, setup: StageSetup) -> Mapping[str, Change]:
+        """A sparse change on each layer that has weights among the chosen."""
+        from harness.methods._changes import SparseChange
+
+        names = linear_layers(model, "all")
+        places = largest(self.information(model, names, setup), float(setup.params["mask_share"]))
+        shapes = [model.get_submodule(name).weight.shape for name in names]
+        found = zip(names, shapes, places, strict=True)
+        return {name: SparseChange(shape, chosen) for name, shape, chosen in found if len(chosen)}
+
+    def information(self, model: PreTrainedModel, names: list[str], setup: StageSetup) -> list[Tensor]:
+        """Summed squared gradients of each layer's weight."""
+        import torch
+
+        from harness.methods._calibration import drawn
+        from harness.methods._gradients import gradients
+
+        weights: list[Any] = [model.get_submodule(name).weight for name in names]
+        found = [torch.zeros_like(weight) for weight in weights]
+        rows = drawn(setup.rows(), int(setup.params["fisher_rows"]), setup)
+        for slopes in gradients(model, weights, rows):
+            for total, slope in zip(found, slopes, strict=True):
+                total.addcmul_(slope, slope)
+        return found
+
+
+def largest(values: list[Tensor], share: float) -> list[Tensor]:
+    """Of several tensors' entries together, the largest: where they stand in each tensor, flattened."""
+    import torch
+
+    sizes = [value.numel() for value in values]
+    chosen = (
+        torch.cat([value.flatten() for value in values]).topk(max(1, round(share * sum(sizes)))).indices.sort().values
+    )
+    ends = itertools.pairwise([0, *itertools.accumulate(sizes)])
+    return [chosen[(chosen >= start) & (chosen < end)] - start for start, end in ends]
