@@ -239,9 +239,10 @@ class Alone(Session):
         return torch.stack([term() for term in self.terms]).sum() if self.terms else None
 
     def begin(self) -> None:
-        """The method's own hook."""
+        """The method's own hook, and the retention's."""
         one = self.learners[0]
         one.choices.method.before_step(one.model, one.step + 1)
+        one.choices.retention.before_step(one.step + 1)
 
     def passed(self) -> None:
         """The method's own hook."""

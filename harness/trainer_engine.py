@@ -143,6 +143,7 @@ def _callback(one: Learner, penalty: _Penalty, paused: Callable[[], None]) -> An
     class Watcher(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             one.choices.method.before_step(model, state.global_step + 1)
+            one.choices.retention.before_step(state.global_step + 1)
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             one.choices.method.before_update(model, state.global_step + 1)

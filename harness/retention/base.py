@@ -7,7 +7,7 @@ or change the weights at the end; each is a no-op unless overridden.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from harness.plugins import Plugin, Row, StageSetup
@@ -36,9 +36,20 @@ class Retention(Plugin, ABC):
         """
         return None
 
+    def before_step(self, step: int) -> None:
+        """Called before the first forward pass of every step, `step` counting from 1, where there is a penalty."""
+
     def finish(self, model: PreTrainedModel, setup: StageSetup) -> None:
         """Change the trained weights in place, for example by interpolating towards the base.
 
         The model is plain: where this is overridden, the method's parameters were merged into it before. It needs a
         method that is mergeable.
         """
+
+    def path(self, model: PreTrainedModel, setup: StageSetup) -> Iterator[float]:
+        """Walk through other weights than those that `finish` left, to be scored as well.
+
+        Yields:
+            Where it is, while the model has the weights of that place; in the end the model is as `finish` left it.
+        """
+        return iter(())
