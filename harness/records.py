@@ -155,6 +155,16 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class PathPoint:
+    """Scores at one place of the way from the base's weights to the tuned ones."""
+
+    tuned_weight: float
+    """0 is the base, 1 the tuned model."""
+    scores: tuple[Score, ...]
+    """The task's own score first, then the off-target suite, as a record has them."""
+
+
+@dataclass(frozen=True)
 class CostRecord:
     """Everything a trial cost, failures included. Seconds are wall seconds on one monotonic clock."""
 
@@ -224,6 +234,8 @@ class TrialResult:
     provenance: Provenance = field(default_factory=Provenance)
     notes: tuple[str, ...] = ()
     """What a reader must know beside the score: train/test overlap, truncated rows, fallbacks."""
+    path: tuple[PathPoint, ...] = ()
+    """Scores of other weights than the final ones, where retention walks through some."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -304,6 +316,10 @@ def result_from_json(data: Mapping[str, Any]) -> TrialResult:
         cost=CostRecord(**data["cost"]),
         provenance=Provenance(**data["provenance"]),
         notes=tuple(data["notes"]),
+        path=tuple(
+            PathPoint(point["tuned_weight"], tuple(Score(**score) for score in point["scores"]))
+            for point in data.get("path", ())
+        ),
         schema_version=data["schema_version"],
     )
 

@@ -7,7 +7,7 @@ user's mistake (`SpecError`), a disk that refuses, and an interrupt go up.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from harness.machine import bf16_is_faster, peak_flops
 from harness.models import BaseModel, context_length
 from harness.plugins import Situation, StageSetup
 from harness.provenance import effective_settings, provenance, utc_now
-from harness.records import CurvePoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
+from harness.records import CurvePoint, PathPoint, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus, derive_seed
 from harness.retention.base import Retention
 from harness.train import Choices, Learner, Watch, choices, learner, refusal
 from harness.warm import (
@@ -77,6 +77,7 @@ class Run:
     curve: list[CurvePoint] = field(default_factory=list)
     evaluated: list[Evaluated] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    path: list[PathPoint] = field(default_factory=list)
     effective: dict[str, Any] = field(default_factory=lambda: {"stages": []})
     inherited: checkpoint.Progress | None = None
     resumed_from: Path | None = None
@@ -202,6 +203,15 @@ class Run:
             self._add_point(self.config.fidelity, self.steps_done, self.learner.losses.mean, evaluated.score.value)
         self.evaluated.append(evaluated)
 
+    def walk(self) -> Iterator[float]:
+        """Places that the last stage's retention has scored beside the final weights, while the model is there."""
+        if self.learner is not None and self.model is not None:
+            yield from self.learner.choices.retention.path(self.model, self.learner.setup)
+
+    def passed(self, place: float, outcomes: Sequence[Evaluated | Diverged]) -> None:
+        """Scores at a place of the walk."""
+        self.path.append(PathPoint(place, tuple(require_score(outcome).score for outcome in outcomes)))
+
     def merged(self, folder: Path, base: BaseModel, objective: str) -> BaseModel:
         """The next stage's base: what a finished stage made of `base`, or `base` again if it left something beside it."""
         one, after = self.trainee, BaseModel(self.config.pipeline.base_model, str(folder), is_temporary=True)
@@ -248,6 +258,7 @@ class Run:
             ),
             provenance=provenance(self.meter.device, self.started_at, self.effective),
             notes=tuple(dict.fromkeys(self.notes)),
+            path=tuple(self.path) if scored else (),
         )
 
     def write(self) -> TrialResult:

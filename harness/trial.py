@@ -302,6 +302,15 @@ class _Group:
                 if run.status is None:
                     with run.guarded():
                         run.scored(outcome)
+        for run in self._going:
+            self._walk(run, tasks)
+
+    def _walk(self, run: Run, tasks: Sequence[Task]) -> None:
+        """Score a trial at the other places that its retention names."""
+        with run.guarded(), run.meter.phase("evaluate"):
+            for place in run.walk():
+                assert run.model is not None
+                run.passed(place, [_evaluate([run], run.model, 1, task)[0] for task in tasks])
 
     def _evaluated(
         self, runs: Sequence[Run], model: PreTrainedModel, count: int, task: Task
