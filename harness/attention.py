@@ -189,9 +189,12 @@ def causal_attention(
 
     tokens, late = query.shape[2], getattr(module, _LATE, None)
     simple = attention_mask is None and not options.get("dropout") and key.shape[2] == tokens
-    if not simple or (late is None and (tokens > LONGEST or query.dtype != torch.bfloat16)):
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    if not simple or (late is None and (tokens > LONGEST or dtype != torch.bfloat16)):
         torchs: tuple[Tensor, None] = AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
         return torchs
+    # Rotations leave float32 behind under autocast, where torch's own kernel would turn it back, too.
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     asked = query.transpose(1, 2) * (options.get("scaling") or query.shape[3] ** -0.5)
     if late is None:
         return _attended(asked, key, value, _mask(tokens, query.dtype).expand(len(query), -1, -1)), None

@@ -90,3 +90,34 @@ def test_what_is_not_plain_attention_is_left_alone(world):
     one.model.config.sliding_window = 8
     with quick_attention(one.model, batch_of(dataclasses.replace(one))):
         assert one.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("save", [save_llama, save_gpt2])
+def test_autocast_takes_the_quick_way_where_rotations_leave_float32(save, tmp_path, monkeypatch):
+    """A Llama's queries are float32 under autocast; torch's kernel, slow in bfloat16, must not be called for them."""
+    one, _ = attached(save(tmp_path), stage("lora", batch_size=6), rows=LONG)
+    one.model.train()
+    batch = batch_of(one)
+
+    def nats():
+        with torch.autocast("cpu", torch.bfloat16):
+            return supervised_nats(one.model, batch).detach()
+
+    plain = nats()
+    calls = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or kernel(*a, **k)
+    )
+    nats()
+    assert len(calls) == 2, "the kernel was not seen where it must be called"
+    with quick_attention(one.model):
+        quick = nats()
+    assert len(calls) == 2
+    torch.testing.assert_close(quick, plain, atol=0.05, rtol=0)
+    assert not torch.equal(quick, nats_in_float32(one.model, batch))
+
+
+def nats_in_float32(model, batch):
+    with torch.no_grad():
+        return supervised_nats(model, batch)
