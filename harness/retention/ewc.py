@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ElasticWeightConsolidation(WeightPenalty):
     """Squared distances count by the diagonal of the base's Fisher information, estimated on rows of its corpus.
 
-    `fisher_labels` sampled draws the predicted tokens from the base itself, which is the Fisher information; empirical
+    `ewc_labels` sampled draws the predicted tokens from the base itself, which is the Fisher information; empirical
     takes the texts' own, which is cheaper to explain and biased. The estimate is a mean over tokens.
     """
 
@@ -27,14 +27,14 @@ class ElasticWeightConsolidation(WeightPenalty):
     requires = "a corpus of what the base knows, or texts sampled from it"
     space = {
         "ewc_strength": Float(1e-2, 1e6, default=1e3, log=True),
-        "fisher_rows": Integer(1, 4096, default=256, log=True, searched=False),
-        "fisher_labels": Choice(("sampled", "empirical"), default="sampled", searched=False),
+        "ewc_rows": Integer(1, 4096, default=256, log=True, searched=False),
+        "ewc_labels": Choice(("sampled", "empirical"), default="sampled", searched=False),
     }
 
     def importances(self, moved: Mapping[str, Tensor], setup: StageSetup) -> Mapping[str, Tensor]:
         """The base's Fisher information."""
-        texts = corpus_tokens(setup, int(setup.params["fisher_rows"]))
-        seed = derive_seed(setup.seed, "fisher") if setup.params["fisher_labels"] == "sampled" else None
+        texts = corpus_tokens(setup, int(setup.params["ewc_rows"]))
+        seed = derive_seed(setup.seed, "fisher") if setup.params["ewc_labels"] == "sampled" else None
         return diagonal_fisher(setup.load_base().eval(), moved.keys(), texts, seed)
 
     def strength(self, setup: StageSetup) -> float:

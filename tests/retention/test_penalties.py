@@ -21,7 +21,7 @@ from tests.train.pairs import shaken
 
 CORPUS = [{"prompt": "", "completion": f"old {number} text" + "s" * number} for number in range(12)]
 PENALTIES = ("l2_sp", "ewc", "hierarchical", "kl_to_base")
-QUICK = {"ewc": {"fisher_rows": 4}, "hierarchical": {"importance_steps": 3}}
+QUICK = {"ewc": {"ewc_rows": 4}, "hierarchical": {"importance_steps": 3}}
 
 
 def ready(folder, method="full", retention="l2_sp", **params):
@@ -80,7 +80,7 @@ def test_the_sampled_fisher_of_a_logistic_model():
 
 def test_ewc_weighs_squared_distances_by_the_fisher_information(world):
     """The gradients of one row's summed log-likelihood, from the model's own loss."""
-    one = shaken(ready(world.llama, retention="ewc", ewc_strength=5.0, fisher_rows=1, fisher_labels="empirical"))
+    one = shaken(ready(world.llama, retention="ewc", ewc_strength=5.0, ewc_rows=1, ewc_labels="empirical"))
     (text,) = corpus_tokens(one.setup, 1)
     base = load_model(resolve_model(str(world.llama)), {}, "cpu").eval()
     ids = torch.tensor([text])
