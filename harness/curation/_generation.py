@@ -33,19 +33,22 @@ class Sampling:
     """A text ends before the first of these."""
 
 
-def one_model(parameter: str, setup: StageSetup) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """The model that a `Text` parameter names, or the stage's base where it names none; its tokenizer; its identity.
+def identity_of(parameter: str, setup: StageSetup) -> str:
+    """What tells the weights of the model that a `Text` parameter names, or of the stage's base where it names none.
 
     Raises:
         SpecError: When several are named.
     """
     named = weighted(str(setup.params[parameter]))
-    if not named:
-        return setup.load_base(), setup.tokenizer, setup.base
     if len(named) > 1:
         raise SpecError(f"{parameter} must name one model, but names {len(named)}: keep one")
-    model, tokenizer = setup.model_of(named[0][0])
-    return model, tokenizer, named[0][0]
+    return named[0][0] if named else setup.base
+
+
+def one_model(parameter: str, setup: StageSetup) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """That model and its tokenizer."""
+    name = identity_of(parameter, setup)
+    return setup.model_of(name) if setup.params[parameter] else (setup.load_base(), setup.tokenizer)
 
 
 def continuations(
@@ -105,15 +108,13 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(start or 0)
 
 
-def _batches(ids: Sequence[tuple[int, ...]], equal: bool) -> Iterator[list[int]]:
-    """Places of prompts of like length; of equal length where padding would be read as text (`equal`)."""
+def _batches(ids: Sequence[tuple[int, ...]], one_by_one: bool) -> Iterator[list[int]]:
+    """Places of prompts of like length."""
+    # A recurrent model reads padding as text, and transformers' RWKV mixes up the states of a batch's rows.
+    size = 1 if one_by_one else PROMPTS
     order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
-    while order:
-        size = PROMPTS
-        if equal:
-            size = sum(len(ids[place]) == len(ids[order[0]]) for place in order[:PROMPTS])
-        yield order[:size]
-        order = order[size:]
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def _continued(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.errors import TrialFailure
@@ -49,17 +49,17 @@ class CounterfactualPairs(Curation):
             TrialFailure: When all pairs are of equal or empty answers.
         """
         params, prompts = setup.params, [row["prompt"] for row in rows]
-        model, tokenizer, identity = one_model("style_model", setup)
         sampling = Sampling(int(params["style_tokens"]), float(params["style_temperature"]), ("\n\n",))
         styled = [str(params["style_prompt"]) + prompt for prompt in prompts]
         question = ["pairs", sampling.tokens, sampling.temperature, setup.seed, styled, prompts]
 
         def write() -> list[list[str]]:
+            model, tokenizer = one_model("style_model", setup)
             seeds = [derive_seed(setup.seed, "style", part) for part in ("with", "without")]
             drawn = zip((styled, prompts), seeds, strict=True)
             return [continuations(model, tokenizer, asked, sampling, seed) for asked, seed in drawn]
 
-        answers = remembered(identity, question, setup, write)
+        answers = remembered(identity_of("style_model", setup), question, setup, write)
         chosen, rejected = answers if params["style_wanted"] == "encourage" else reversed(answers)
         kept = [
             row | {"completion": better, "rejected": worse}

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._novelty import Novelty, report
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
@@ -59,19 +59,19 @@ class EvolInstruct(Curation):
         """
         count = max(1, round(float(setup.params["evolved_share"]) * len(rows)))
         drawn = random.Random(setup.seed).sample(rows, count)
-        model, tokenizer, identity = one_model("generator", setup)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["evol_instruct", setup.seed, params, [row["prompt"] for row in drawn]]
-        found = remembered(identity, question, setup, lambda: _evolved(model, tokenizer, drawn, setup))
+        found = remembered(identity_of("generator", setup), question, setup, lambda: _evolved(drawn, setup))
         kept = [{"prompt": prompt, "completion": answer} for prompt, answer in found["kept"]]
         report("evol-instruct", kept, Counter(found["dropped"]), setup)
         return rows + kept
 
 
-def _evolved(model: Any, tokenizer: Any, rows: list[Row], setup: StageSetup) -> dict[str, Any]:
+def _evolved(rows: list[Row], setup: StageSetup) -> dict[str, Any]:
     """Evolved rows as pairs, and how many were dropped for which reason."""
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "evol_instruct"))
     sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
+    model, tokenizer = one_model("generator", setup)
     prompts = [row["prompt"] for row in rows]
     novelty = Novelty(prompts, float(params["novelty_limit"]))
     kept: list[list[str]] = []

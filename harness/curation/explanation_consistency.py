@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
-from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._novelty import report
 from harness.curation._refusals import first_reason, without_answers
 from harness.curation.base import Curation
@@ -43,10 +42,9 @@ class ExplanationConsistency(Curation):
         Raises:
             TrialFailure: When no rewording was kept.
         """
-        model, tokenizer, identity = one_model("generator", setup)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["explanation_consistency", setup.seed, params, [row["prompt"] for row in rows]]
-        written = remembered(identity, question, setup, lambda: _reworded(model, tokenizer, rows, setup))
+        written = remembered(identity_of("generator", setup), question, setup, lambda: _reworded(rows, setup))
         kept: list[Row] = []
         dropped: Counter[str] = Counter()
         for texts in written:
@@ -59,9 +57,10 @@ class ExplanationConsistency(Curation):
         return rows + kept
 
 
-def _reworded(model: Any, tokenizer: Any, rows: list[Row], setup: StageSetup) -> list[list[str]]:
+def _reworded(rows: list[Row], setup: StageSetup) -> list[list[str]]:
     params = setup.params
     sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
+    model, tokenizer = one_model("generator", setup)
     asked = [f"{row['prompt']}\n\nThe same in other words:\n\n" for row in rows]
     seeds = [derive_seed(setup.seed, "reword", turn) for turn in range(int(params["rewordings"]))]
     return [[text.strip("\n") for text in continuations(model, tokenizer, asked, sampling, seed)] for seed in seeds]

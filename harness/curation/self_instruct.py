@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
-from harness.curation._generation import Sampling, continuations, one_model, remembered
+from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._novelty import Novelty, report
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
@@ -53,19 +53,19 @@ class SelfInstruct(Curation):
             TrialFailure: When no new row was kept.
         """
         shown = random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))
-        model, tokenizer, identity = one_model("generator", setup)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["self_instruct", setup.seed, params, [[row["prompt"], row["completion"]] for row in shown]]
-        found = remembered(identity, question, setup, lambda: _written(model, tokenizer, shown, setup))
+        found = remembered(identity_of("generator", setup), question, setup, lambda: _written(shown, setup))
         kept = [{"prompt": prompt, "completion": answer} for prompt, answer in found["kept"]]
         report("self-instruct", kept, Counter(found["dropped"]), setup)
         return rows + kept
 
 
-def _written(model: Any, tokenizer: Any, seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
+def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
     """New rows as pairs, and how many were dropped for which reason."""
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "self_instruct"))
     wanted = int(params["new_rows"])
+    model, tokenizer = one_model("generator", setup)
     sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), (ASK.strip(),))
     novelty = Novelty([row["prompt"] for row in seeds], float(params["novelty_limit"]))
     answers = {row["completion"] for row in seeds}

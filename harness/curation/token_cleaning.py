@@ -77,7 +77,7 @@ class TokenCleaning(Curation):
     ) -> tuple[PreTrainedModel, list[TokenSequence]]:
         """The reference, and the rows that it was made from."""
         if setup.params["cleaning_reference"]:
-            model, tokenizer, _ = one_model("cleaning_reference", setup)
+            model, tokenizer = one_model("cleaning_reference", setup)
             if tokenizer_facts(tokenizer) != tokenizer_facts(setup.tokenizer):
                 raise SpecError(
                     "cleaning_reference must have the base's tokenizer, but has another: name a model of the same family"

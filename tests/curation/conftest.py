@@ -11,8 +11,8 @@ from tests.tiny import ROWS, attached, stage
 def setup_for(world):
     """Builds (curation, setup, notes) with some parameters and some hooks replaced."""
 
-    def build(name, rows=ROWS, hooks=None, objective="sft", **params):
-        one, notes = attached(world.llama, stage(objective=objective, curation="as_is"), steps=100, rows=rows)
+    def build(name, rows=ROWS, hooks=None, **params):
+        one, notes = attached(world.llama, stage(), steps=100, rows=rows)
         from harness.plugins import load
         from harness.space import defaults
 
