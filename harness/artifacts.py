@@ -1,13 +1,16 @@
-"""A tuned model on disk: a folder that plain transformers or PEFT loads, with its tokenizer and a model card."""
+"""A tuned model on disk: a folder that plain transformers, PEFT or `load_tuned` loads, with tokenizer and model card."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.models import BaseModel, model_facts
+from harness.errors import SpecError
+from harness.models import BaseModel, embedded_models, load_model, model_facts, resolve_model
+from harness.plugins import load
 from harness.records import Score, TrialResult
 
 if TYPE_CHECKING:
@@ -15,13 +18,16 @@ if TYPE_CHECKING:
 
     from harness.train import Learner
 
+TUNED = "tuned.json"
+"""What a method that cannot be merged needs to be put on its base again."""
+
 
 def save_model(folder: Path, one: Learner, base: BaseModel) -> None:
     """Write a tuned model and its tokenizer.
 
     A mergeable method leaves a whole model, in the dtype of the base's own weights; another an adapter beside its
-    base, whose location it names. If that base exists only for this trial (an earlier stage made it), it is kept in
-    `folder/base`.
+    base, whose location it names; `load_tuned` loads either. If that base exists only for this trial (an earlier stage
+    made it), it is kept in `folder/base`.
 
     Args:
         folder: Where to; replaced if it exists.
@@ -33,10 +39,42 @@ def save_model(folder: Path, one: Learner, base: BaseModel) -> None:
     if one.choices.method.mergeable:
         _save_whole(folder, one.plain(), base)
     else:
+        kept = str(_kept_base(base, folder))
         for config in getattr(one.model, "peft_config", {}).values():
-            config.base_model_name_or_path = str(_kept_base(base, folder))
+            config.base_model_name_or_path = kept
         one.choices.method.save(one.model, folder)
+        how = {
+            "method": type(one.choices.method).__module__.rpartition(".")[2],
+            "params": dict(one.setup.params),
+            "base": "base" if base.is_temporary else base.ref.name if base.ref.name in embedded_models() else kept,
+            "revision": "" if base.is_local else base.ref.revision,
+        }
+        (folder / TUNED).write_text(json.dumps(how, indent=1))
     one.setup.tokenizer.save_pretrained(folder)
+
+
+def load_tuned(folder: Path, device: str = "cpu") -> PreTrainedModel:
+    """A tuned model that `save_model` wrote, whole or beside its base, in eval mode.
+
+    Args:
+        folder: Where it was written to.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        SpecError: When there is none, or its base is gone.
+    """
+    if not (folder / TUNED).exists():
+        return load_model(resolve_model(str(folder.resolve())), {}, device)
+    try:
+        how = json.loads((folder / TUNED).read_text())
+        name, params, place, revision = (how[key] for key in ("method", "params", "base", "revision"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{folder / TUNED} must say how the model was tuned, but cannot be read: {error!r}") from error
+    source = str(folder.resolve() / "base") if place == "base" else place
+    method = load("methods", name)()
+    model = load_model(resolve_model(source, revision or None), method.load_options(params, device), device)
+    tuned: PreTrainedModel = method.restore(model, params, folder).eval()
+    return tuned
 
 
 def save_untouched(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:

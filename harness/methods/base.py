@@ -111,6 +111,10 @@ class Method(Plugin, ABC):
         """Write what was trained beside its base, for a method that is not mergeable."""
         raise NotImplementedError
 
+    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+        """What `save` wrote, put on a fresh copy of the base again; `params` are the stage's."""
+        raise NotImplementedError
+
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         """The model as it was before this method (adapters off). Methods that move the base itself cannot: they raise."""
@@ -179,3 +183,10 @@ class PeftMethod(Method, ABC):
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """As PEFT does, for PEFT to load."""
         model.save_pretrained(folder)
+
+    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+        """As PEFT does."""
+        from peft import PeftModel
+
+        tuned: PreTrainedModel = PeftModel.from_pretrained(model, str(folder))
+        return tuned

@@ -1,0 +1,82 @@
+"""Small modules that are added to a block's parts, and the hooks that call them.
+
+A hook finds its module on the part that it was called for, so that copies of a model call their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NAME = "adapter"
+"""Attribute of the part that holds the module."""
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+}
+
+
+class Added(nn.Module):
+    """A module that is no part of the base."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on = True
+
+
+class Adapter(Added):
+    """`scale * (U f(D x + d) + u)`; U and u start at zero.
+
+    Args:
+        width: Numbers per token.
+        bottleneck: Numbers per token in between.
+        activation: f.
+        scale: A fixed factor, or where a learned one starts.
+        learned: Whether it is learned.
+    """
+
+    def __init__(self, width: int, bottleneck: int, activation: str, scale: float = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+        self.activation = activation
+        self.scale: Tensor | float = nn.Parameter(torch.tensor([scale])) if learned else scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows of hidden states to what is added, shape (..., width)."""
+        inner = ACTIVATIONS[self.activation](self.down(x))
+        found: Tensor = self.up(inner) * self.scale
+        return found
+
+
+def put(part: nn.Module, module: nn.Module, parallel: bool) -> None:
+    """Let a part of a block have a module added: of its input where parallel, else of its output."""
+    device = next((p.device for p in part.parameters()), torch.device("cpu"))
+    part.add_module(NAME, module.to(device))
+    part.register_forward_hook(_beside if parallel else _behind, with_kwargs=True)
+
+
+def _behind(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:
+    """The part's output plus the module of that output."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    return _with(output, part.adapter(hidden)) if getattr(part.adapter, "on", True) else None
+
+
+def _beside(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:
+    """The part's output plus the module of the part's input."""
+    hidden = arguments[0] if arguments else options["hidden_states"]
+    return _with(output, part.adapter(hidden)) if getattr(part.adapter, "on", True) else None
+
+
+def _with(output: Any, added: Tensor) -> Any:
+    """A part's output, which may be the first of several things, with something added."""
+    if isinstance(output, tuple):
+        return (output[0] + added.to(output[0].dtype), *output[1:])
+    return output + added.to(output.dtype)
