@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.optimizer import decaying
 from harness.plugins import StageSetup
+from harness.records import derive_seed
 
 
 def groups(model: nn.Module, setup: StageSetup) -> list[dict[str, Any]]:
@@ -26,3 +29,102 @@ def groups(model: nn.Module, setup: StageSetup) -> list[dict[str, Any]]:
 def own_adamw(model: nn.Module, setup: StageSetup) -> torch.optim.Optimizer:
     """AdamW that counts steps for each parameter apart, for methods that let parameters rest."""
     return torch.optim.AdamW(groups(model, setup), fused=True)
+
+
+Projection = Callable[[Tensor, int, int], Tensor]
+"""(gradient of shape (m, n) with m <= n, number of the parameter, number of the period) to P of shape (rank, m)."""
+Update = Callable[[Tensor, Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+"""(gradient, P, P times it, Adam's direction of that, state) to the gradient's place in the step, shape (m, n)."""
+
+
+class LowRankAdam(torch.optim.Optimizer):
+    """AdamW whose moments of a matrix are kept in a space of few dimensions, where its gradient is projected.
+
+    A matrix is taken with its shorter side first. Other parameters have plain AdamW. Bias correction counts steps over
+    periods; moments are kept when the projection changes.
+
+    Args:
+        groups: As AdamW's; those with `low_rank` true hold matrices to project.
+        projection: Makes P at the start of every period.
+        update: Makes the step's direction.
+        period: Steps of a period.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], projection: Projection, update: Update, period: int) -> None:
+        super().__init__(groups, {"low_rank": False, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8})
+        self._projection, self._update, self._period = projection, update, period
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of what has a gradient."""
+        number = 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                number += 1
+                if p.grad is not None:
+                    state = self.state[p]
+                    state["step"] = state.get("step", 0) + 1
+                    direction = self._projected(p, number, group) if group["low_rank"] else _adam(p.grad, state, group)
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
+        return None if closure is None else closure()
+
+    def _projected(self, p: Tensor, number: int, group: dict[str, Any]) -> Tensor:
+        state, tall = self.state[p], p.shape[0] > p.shape[1]
+        assert p.grad is not None
+        gradient = p.grad.T if tall else p.grad
+        period, first = divmod(state["step"] - 1, self._period)
+        if first == 0:
+            state["projection"] = self._projection(gradient, number, period)
+        small = state["projection"] @ gradient
+        whole = self._update(gradient, state["projection"], small, _adam(small, state, group), state)
+        return whole.T if tall else whole
+
+
+def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    """Adam's direction: the first moment over the root of the second, each corrected for its start at zero."""
+    first, second = group["betas"]
+    if "exp_avg" not in state:
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    state["exp_avg"].lerp_(gradient, 1 - first)
+    state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    root = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
+    found: Tensor = state["exp_avg"] / (1 - first ** state["step"]) / root
+    return found
+
+
+def low_rank_adam(
+    model: nn.Module, setup: StageSetup, projected: Sequence[str], projection: Projection, update: Update
+) -> LowRankAdam:
+    """The optimiser with the stage's rates, projecting the weights of some layers for periods of `refresh_steps`."""
+    weights = {id(model.get_submodule(name).weight) for name in projected}
+    parts = [
+        group | {"params": held, "low_rank": low}
+        for group in groups(model, setup)
+        for low in (True, False)
+        if (held := [p for p in group["params"] if (id(p) in weights) is low])
+    ]
+    return LowRankAdam(parts, projection, update, int(setup.params["refresh_steps"]))
+
+
+def top_directions(gradient: Tensor, rank: int) -> Tensor:
+    """The first left singular vectors of a matrix as rows, shape (rank, m)."""
+    vectors: Tensor = torch.linalg.svd(gradient.float(), full_matrices=False).U[:, :rank]
+    return vectors.T.contiguous().to(gradient.dtype)
+
+
+def random_directions(gradient: Tensor, rank: int, *seed: str | int) -> Tensor:
+    """Gaussian rows of mean squared length 1 per rank, shape (rank, m): P G keeps norms in the mean."""
+    generator = torch.Generator().manual_seed(derive_seed(*seed))
+    drawn = torch.randn(rank, len(gradient), generator=generator) / math.sqrt(rank)
+    return drawn.to(gradient)
+
+
+def limited(update: Tensor, state: dict[str, Any], growth: float) -> Tensor:
+    """An update whose norm is at most `growth` times that of the one before."""
+    norm = update.norm()
+    if "norm" in state:
+        norm_limit = growth * state["norm"]
+        update = update * (norm_limit / norm.clamp(min=1e-12)).clamp(max=1.0)
+        norm = torch.minimum(norm, norm_limit)
+    state["norm"] = norm
+    return update

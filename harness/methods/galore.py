@@ -1,0 +1,46 @@
+"""GaLore: full fine-tuning with Adam's moments in the gradient's own few directions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import linear_layers
+from harness.methods.full import FullFineTuning
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+
+class Galore(FullFineTuning):
+    """Trains every weight; gradients of the blocks' linear weights are projected to their first singular directions.
+
+    The step there is Adam's in that space, projected back and scaled by `update_scale`.
+    """
+
+    summary = "full fine-tuning with optimiser state of low rank, in the gradients' own directions"
+    paper = "Zhao et al. 2024, arXiv 2403.03507"
+    alone = "its optimiser is its own"
+    space = {
+        "learning_rate": Float(1e-6, 1e-2, default=1e-4, log=True),
+        "projection_rank": Integer(1, 1024, default=128, log=True),
+        "update_scale": Float(0.05, 4.0, default=0.25, log=True, searched=False),
+        "refresh_steps": Integer(1, 1000, default=200, log=True, searched=False),
+    }
+
+    def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
+        """AdamW, projecting what is inside the blocks."""
+        from harness.methods._optimizers import low_rank_adam, top_directions
+
+        rank, scale = int(setup.params["projection_rank"]), float(setup.params["update_scale"])
+
+        def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: dict[str, Any]) -> Tensor:
+            return scale * (p.T @ direction)
+
+        def projection(gradient: Tensor, number: int, period: int) -> Tensor:
+            return top_directions(gradient, rank)
+
+        return low_rank_adam(model, setup, linear_layers(model, "all"), projection, update)
