@@ -173,8 +173,10 @@ def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5
 ROWS = [{"prompt": f"{number} {word}:", "completion": f" {word[::-1]}"} for number, word in enumerate(WORDS)]
 
 
-def attached(folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=None, generates=False, tasks=None):
-    """A stage on a model folder, ready to train, and its notes."""
+def attached(
+    folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=None, generates=False, tasks=None, **facts
+):
+    """A stage on a model folder, ready to train, and its notes; `facts` are further ones of its setup."""
     base = resolve_model(str(folder))
     chosen = choices(one_stage)
     model = load_model(base, chosen.method.load_options(dict(chosen.params), "cpu"), "cpu")
@@ -196,6 +198,7 @@ def attached(folder, one_stage, steps=2, rows=ROWS, corpus=(), seed=1, dtype=Non
         note=notes.append,
         rows=lambda: list(rows),
         rows_of=lambda name: list((tasks or {})[name]),
+        **facts,
     )
     from transformers import set_seed
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.methods._linear import TRANSPOSED, linear_layers, uses_conv1d
+from harness.methods._stacking import looped
 from harness.methods.base import PeftMethod
 from harness.plugins import Situation, StageSetup
 from harness.space import Choice
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch.nn import Module
     from transformers import PreTrainedModel
+
+    from harness.fused import Dropout, StackedForward
 
 TARGET = Choice(("all", "attention", "mlp"), default="all", searched=False)
 """Which linear layers, see `linear_layers`."""
@@ -22,26 +27,33 @@ TARGET = Choice(("all", "attention", "mlp"), default="all", searched=False)
 class LayerMethod(PeftMethod, ABC):
     """A kind of PEFT's that stands in the place of the chosen linear layers and leaves their weights as they are.
 
-    Its trials train together by mapping PEFT's own layer over them, so that whatever shapes or scales it must be equal.
+    Its trials train together by mapping PEFT's own layer over them, so that whatever shapes or scales it must be equal; a
+    layer that cannot be mapped is called once for each trial, whose settings may then differ.
     """
 
     kind: ClassVar[str]
     """Name of PEFT's configuration class."""
     takes_transposed: ClassVar[bool] = True
     """Whether it takes layers that keep their weights as (in, out)."""
+    maps: ClassVar[bool] = True
+    """Whether its layer can be mapped over trials (no random draws, no writing into slices, no custom gradients)."""
     shares_base = True
     alone = ""
 
     def __init_subclass__(cls) -> None:
-        """Trials that train together may differ in their learning rate, unless a class says more."""
+        """What trials that train together must have in common, unless a class says it."""
         if "same" not in vars(cls):
-            cls.same = tuple(name for name in cls.space if name != "learning_rate")
+            cls.same = tuple(name for name in cls.space if name != "learning_rate") if cls.maps else ("target",)
 
     def skip(self, situation: Situation) -> str | None:
         """Some kinds know plain linear layers only."""
         if situation.model_type not in TRANSPOSED or self.takes_transposed:
             return None
         return f"PEFT's {self.kind.removesuffix('Config')} takes no transposed linear layers, as those of a {situation.model_type} are"
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
+        """Mapped, or one after the other."""
+        return None if self.maps else looped(layers)
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """What is given to PEFT's configuration on top."""
@@ -57,3 +69,10 @@ class LayerMethod(PeftMethod, ABC):
             options["fan_in_fan_out"] = uses_conv1d(model)
         config: PeftConfig = kind(task_type="CAUSAL_LM", **options)
         return config
+
+
+def sparse_unchecked() -> None:
+    """Torch warns at the first sparse matrix until it is told whether to check them; PEFT's are made right."""
+    import torch
+
+    torch.sparse.check_sparse_tensor_invariants.disable()

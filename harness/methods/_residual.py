@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.methods._linear import capped, linear_layers, shapes
 from harness.methods._stacking import ADAPTER
@@ -45,13 +45,12 @@ class ResidualLora(Lora):
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The product of the factors less that of the first ones."""
         found = {}
-        for name, layer in self.layers(model).items():
+        for name, module in self.layers(model).items():
+            layer: Any = module
             down, up = (self._start[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
-            first = layer.scaling[ADAPTER] * up @ down  # type: ignore[index, operator]
-            now = layer.get_delta_weight(ADAPTER)
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = now - (
-                first.T if layer.fan_in_fan_out else first
-            )
+            first = layer.scaling[ADAPTER] * up @ down
+            moved = layer.get_delta_weight(ADAPTER) - (first.T if layer.fan_in_fan_out else first)
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = moved
         return found
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
     from harness.fused import Dropout, StackedForward
 
@@ -51,6 +52,26 @@ def stacked_lora(layers: Sequence[Any], dropout: Dropout, dora: bool = False) ->
             0.0 if base.bias is None else base.bias
         )
         return _like((plain + (magnitude - 1) * other + magnitude * torch.bmm(inner, up.mT)).to(plain.dtype), x)
+
+    return forward
+
+
+def looped(layers: Sequence[Module]) -> StackedForward:
+    """K layers one after the other on one trial's rows each, for layers that cannot be mapped, or hold what differs.
+
+    They may differ in shape: each takes its part of the padded parameters.
+    """
+    import torch
+    from torch.func import functional_call
+
+    shapes = [{name: p.shape for name, p in layer.named_parameters() if p.requires_grad} for layer in layers]
+
+    def forward(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        found = []
+        for k, (layer, own) in enumerate(zip(layers, shapes, strict=True)):
+            cut = {name: weights[name][k][tuple(slice(0, size) for size in shape)] for name, shape in own.items()}
+            found.append(functional_call(layer, cut, (x[k],)))
+        return torch.stack(found)
 
     return forward
 

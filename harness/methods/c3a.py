@@ -20,6 +20,7 @@ class C3a(LayerMethod):
     paper = "Chen et al. 2024, arXiv 2407.19342; rate of PEFT's benchmark"
     kind = "C3AConfig"
     trains = r".*\.c3a_kernel\.default"
+    maps = False
     takes_transposed = False
     space = {
         "learning_rate": Float(1e-3, 1.0, default=0.3, log=True),

@@ -23,6 +23,7 @@ class FourierFt(LayerMethod):
     paper = "Gao et al. 2024, arXiv 2405.03003"
     kind = "FourierFTConfig"
     trains = r".*\.fourierft_spectrum\.default"
+    maps = False
     space = {
         "learning_rate": Float(1e-4, 1.0, default=1e-2, log=True),
         "frequencies": Integer(10, 20000, default=1000, log=True),

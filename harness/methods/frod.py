@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.methods._peft import TARGET, LayerMethod
+from harness.methods._peft import TARGET, LayerMethod, sparse_unchecked
 from harness.plugins import StageSetup
 from harness.space import Float
 
@@ -19,6 +19,7 @@ class Frod(LayerMethod):
     paper = "FRoD 2026, doi.org/10.1609/aaai.v40i31.39813"
     kind = "FrodConfig"
     trains = r".*\.frod_lambda_(l|s_values)\.default"
+    maps = False
     space = {
         "learning_rate": Float(1e-5, 2e-2, default=1e-4, log=True),
         "rotated_share": Float(1e-3, 0.5, default=0.01, log=True),
@@ -28,3 +29,8 @@ class Frod(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The share of a rotation that is trained."""
         return {"sparse_rate": float(setup.params["rotated_share"]), "progressbar": False}
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model with PEFT, whose layers use sparse matrices."""
+        sparse_unchecked()
+        return super().attach(model, setup)

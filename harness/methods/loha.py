@@ -19,6 +19,7 @@ class LoHa(LayerMethod):
     paper = "Hyeon-Woo et al. 2021, arXiv 2108.06098"
     kind = "LoHaConfig"
     trains = r".*\.hada_w[12]_[ab]\.default"
+    maps = False
     takes_transposed = False
     space = {
         "learning_rate": Float(1e-5, 5e-2, default=1e-3, log=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.methods._peft import TARGET, LayerMethod
 from harness.plugins import StageSetup
@@ -19,6 +19,8 @@ class LoKr(LayerMethod):
     paper = "Yeh et al. 2023, arXiv 2309.14859; rate of PEFT's benchmark"
     kind = "LoKrConfig"
     trains = r".*\.lokr_w[12](_[ab])?\.default"
+    maps = False
+    same: ClassVar[tuple[str, ...]] = ("target", "rank", "factor")
     takes_transposed = False
     space = {
         "learning_rate": Float(1e-4, 1e-1, default=3e-3, log=True),

@@ -20,6 +20,7 @@ class Oft(LayerMethod):
     paper = "Qiu et al. 2023, arXiv 2306.07280"
     kind = "OFTConfig"
     trains = r".*\.oft_R\.default\.weight"
+    maps = False
     takes_transposed = False
     space = {
         "learning_rate": Float(1e-5, 5e-2, default=1e-4, log=True),

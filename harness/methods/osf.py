@@ -19,6 +19,7 @@ class Osf(LayerMethod):
     paper = "Nayak et al. 2025, arXiv 2504.07097; rate of PEFT's benchmark"
     kind = "OSFConfig"
     trains = r".*osf_svd_params\.default\.(U|S|V)_low"
+    alone = "PEFT projects its gradients where its parameters are"
     takes_transposed = False
     space = {
         "learning_rate": Float(1e-6, 3e-3, default=5e-5, log=True),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.methods.base import PeftMethod
-from harness.plugins import StageSetup
+from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer, Scalar
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ class PrefixTuning(PeftMethod):
         "learning_rate": Float(1e-4, 1e-1, default=1e-2, log=True),
         "virtual_tokens": Integer(1, 200, default=20, log=True),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """A model without attention has no keys and values."""
+        facts = situation.model_facts
+        heads = not facts or any(facts.get(name) for name in ("num_attention_heads", "n_head", "num_heads"))
+        return None if heads else f"a {situation.model_type} has no attention whose keys and values could be trained"
 
     def reserved(self, params: Mapping[str, Scalar]) -> int:
         """The virtual tokens come before the text."""

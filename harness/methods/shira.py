@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.methods._peft import TARGET, LayerMethod
+from harness.methods._peft import TARGET, LayerMethod, sparse_unchecked
 from harness.methods._residual import fitting_rank
 from harness.plugins import StageSetup
 from harness.space import Float, Integer
@@ -20,6 +20,7 @@ class Shira(LayerMethod):
     paper = "Bhardwaj et al. 2024, arXiv 2406.13175"
     kind = "ShiraConfig"
     trains = r".*\.shira_weight\.default"
+    maps = False
     takes_transposed = False
     space = {
         "learning_rate": Float(1e-5, 2e-2, default=3e-4, log=True),
@@ -30,3 +31,8 @@ class Shira(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """How many weights, and the seed of PEFT's benchmark for their places."""
         return {"r": fitting_rank(model, setup, halved=True), "random_seed": 42}
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model with PEFT, whose layers use sparse matrices."""
+        sparse_unchecked()
+        return super().attach(model, setup)

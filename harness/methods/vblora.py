@@ -20,6 +20,7 @@ class VbLora(LayerMethod):
     paper = "Li et al. 2024, arXiv 2405.15179"
     kind = "VBLoRAConfig"
     trains = r".*vblora_(vector_bank|logits_[AB])\.default"
+    maps = False
     identity_at_start = False
     space = {
         "learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True),

@@ -20,8 +20,9 @@ class WaveFt(LayerMethod):
     paper = "arXiv 2505.12532 (wavelet fine-tuning), as in PEFT"
     kind = "WaveFTConfig"
     trains = r".*\.waveft_spectrum\.default"
+    maps = False
     space = {
-        "learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True),
+        "learning_rate": Float(1e-5, 1e-1, default=1e-4, log=True),
         "frequencies": Integer(10, 20000, default=2592, log=True),
         "scaling": Float(1.0, 1000.0, default=25.0, log=True, searched=False),
         "target": TARGET,

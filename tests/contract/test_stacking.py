@@ -72,7 +72,7 @@ def test_together_is_alone(method, family, world):
     together = train(*learners())
     for mine, theirs in zip(together, alone, strict=True):
         assert len(mine) == 50
-        assert mine == pytest.approx(theirs, abs=1e-5)
+        assert mine == pytest.approx(theirs, abs=3e-5)  # of losses of 5: rounding over 50 steps
     assert alone[0] != pytest.approx(alone[1], abs=1e-3)
 
 

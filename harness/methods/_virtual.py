@@ -1,0 +1,74 @@
+"""What methods share that put trained embeddings before the text."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.base import PeftMethod
+from harness.plugins import Situation, StageSetup
+from harness.space import Scalar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class VirtualTokens(PeftMethod, ABC):
+    """Trained embeddings before every text; whoever asks the model for logits gets those of the text alone."""
+
+    mergeable = False
+    shares_base = True
+    alone = "its virtual tokens are not part of a layer"
+    identity_at_start = False
+
+    def __init__(self) -> None:
+        """Nothing is before the text yet."""
+        self._calls = {"before": False}
+
+    def skip(self, situation: Situation) -> str | None:
+        """Trainers of TRL's expect logits for the virtual tokens, too."""
+        objective: Any = situation.beside.get("objective")
+        if objective is None or objective.fuses:
+            return None
+        return "its virtual tokens have no logits here, which the objective's trainer of TRL's expects"
+
+    def reserved(self, params: Mapping[str, Scalar]) -> int:
+        """The virtual tokens come before the text."""
+        return int(params["virtual_tokens"])
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """Their number; PEFT asks for heads and layers, which embeddings have no use for."""
+        embedding: Any = model.get_input_embeddings()
+        return {
+            "task_type": "CAUSAL_LM",
+            "num_virtual_tokens": int(setup.params["virtual_tokens"]),
+            "token_dim": embedding.weight.shape[1],
+            "num_transformer_submodules": 1,
+            "num_attention_heads": 1,
+            "num_layers": 1,
+        }
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model with PEFT, and leave the virtual tokens out of what the output layer is given."""
+        attached = super().attach(model, setup)
+        count, calls = int(setup.params["virtual_tokens"]), self._calls
+
+        def note(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            whole = named.get("labels") is None and not named.get("logits_to_keep")
+            calls["before"] = whole and named.get("inputs_embeds") is not None
+
+        def cut(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return (arguments[0][:, count:], *arguments[1:]) if calls["before"] else None
+
+        model.register_forward_pre_hook(note, with_kwargs=True)
+        model.get_output_embeddings().register_forward_pre_hook(cut)
+        return attached
+
+    @contextmanager
+    def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The model without virtual tokens; PEFT then calls it past the hooks that notice them."""
+        self._calls["before"] = False
+        with super().detached(model) as bare:
+            yield bare

@@ -1,0 +1,49 @@
+"""LLaMA-Adapter: trained tokens that the upper layers attend to through a gate that starts closed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.methods.base import PeftMethod
+from harness.plugins import Situation, StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from peft import AdaptionPromptConfig
+    from torch.nn import Module
+    from transformers import PreTrainedModel
+
+
+class AdaptionPrompt(PeftMethod):
+    """Adds to the attention of each upper layer what a second attention to trained tokens gives, times a gate."""
+
+    summary = "trained tokens behind gates in the attention of the upper layers"
+    paper = "Zhang et al. 2023, arXiv 2303.16199; rate of PEFT's benchmark"
+    mergeable = False
+    shares_base = True
+    alone = "its tokens are not part of a layer that takes rows"
+    trains = r".*\.adaption_(prompt|gate)"
+    space = {
+        "learning_rate": Float(1e-4, 1e-1, default=5e-3, log=True),
+        "prompt_tokens": Integer(1, 200, default=10, log=True),
+        "upper_layers": Integer(1, 200, default=30, log=True, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """PEFT must know the attention of this architecture."""
+        from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG as KNOWN
+
+        known = not situation.model_type or situation.model_type in KNOWN
+        return None if known else f"PEFT does not know the attention of a {situation.model_type}"
+
+    def config(self, model: PreTrainedModel, setup: StageSetup) -> AdaptionPromptConfig:
+        """No more layers than there are."""
+        from peft import AdaptionPromptConfig
+
+        layers = min(int(setup.params["upper_layers"]), model.config.get_text_config().num_hidden_layers)
+        tokens = int(setup.params["prompt_tokens"])
+        return AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=tokens, adapter_layers=layers)
+
+    def layers(self, model: PreTrainedModel) -> dict[str, Module]:
+        """None that stand for rows."""
+        return {}

@@ -1,0 +1,36 @@
+"""P-tuning: embeddings before every text that a small network makes of others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._virtual import VirtualTokens
+from harness.plugins import StageSetup
+from harness.space import Choice, Float, Integer
+
+if TYPE_CHECKING:
+    from peft import PromptEncoderConfig
+    from transformers import PreTrainedModel
+
+
+class PTuning(VirtualTokens):
+    """Trains virtual tokens and the network that they pass through."""
+
+    summary = "embeddings before every text, made by a trained network"
+    paper = "Liu et al. 2021, arXiv 2103.10385; rate of PEFT's benchmark"
+    trains = r"prompt_encoder\.default\.(embedding|(mlp|lstm)_head)\..*"
+    space = {
+        "learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True),
+        "virtual_tokens": Integer(1, 200, default=20, log=True),
+        "encoder": Choice(("MLP", "LSTM"), default="MLP", searched=False),
+        "encoder_width": Integer(8, 4096, default=128, log=True, searched=False),
+    }
+
+    def config(self, model: PreTrainedModel, setup: StageSetup) -> PromptEncoderConfig:
+        """The virtual tokens and their network."""
+        from peft import PromptEncoderConfig
+
+        kind: Any = setup.params["encoder"]
+        width = int(setup.params["encoder_width"])
+        options = self.options(model, setup)
+        return PromptEncoderConfig(encoder_reparameterization_type=kind, encoder_hidden_size=width, **options)
