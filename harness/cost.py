@@ -158,7 +158,14 @@ class Tally:
             self.supervised_tokens += sum(label != IGNORED for label in sequence.labels[1:])
 
     def add(self, inputs: Mapping[str, Any]) -> None:
-        """Count a batch of tensors: every attention mask in it, and every labels tensor."""
+        """Count a batch of tensors: every attention mask in it, and every labels tensor; or prompts and sampled answers."""
+        if "prompt_mask" in inputs:
+            answers = inputs["completion_mask"].sum(-1)
+            lengths = inputs["prompt_mask"].sum(-1) + answers
+            self.tokens += int(lengths.sum())
+            self.squared_lengths += int((lengths * lengths).sum())
+            self.supervised_tokens += int(answers.sum())
+            return
         for name, tensor in inputs.items():
             if name.endswith("attention_mask"):
                 lengths = tensor.sum(-1)

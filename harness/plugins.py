@@ -47,6 +47,8 @@ class Situation:
     """The stage's choices by axis (`method`, `objective`, `retention`, `curation`); empty where no stage is asked about."""
     params: Mapping[str, Scalar] = field(default_factory=dict)
     """The stage's parameters as far as they are known."""
+    left: tuple[str, ...] | None = None
+    """Objectives of earlier stages that leave something beside the policy; None where no pipeline is asked about."""
 
     def of(self, stage: Stage) -> Situation:
         """The same where a stage's plug-ins ask what stands beside them; another task's rows are not looked at."""

@@ -202,6 +202,9 @@ class Run:
         if not self.evaluated and self.learner is not None:
             self._add_point(self.config.fidelity, self.steps_done, self.learner.losses.mean, evaluated.score.value)
         self.evaluated.append(evaluated)
+        if evaluated.seconds_per_item is not None:
+            latency = self.effective.setdefault("generation_s_per_item", {})
+            latency[evaluated.score.task] = round(evaluated.seconds_per_item, 6)
 
     def walk(self) -> Iterator[float]:
         """Places that the last stage's retention has scored beside the final weights, while the model is there."""
@@ -220,7 +223,7 @@ class Run:
                 one.plain().save_pretrained(folder)
                 one.setup.tokenizer.save_pretrained(folder)
             else:
-                one.choices.objective.leave(one.model, one.setup, folder)
+                one.choices.objective.leave(one.plain(), one.setup, folder)
                 self.left[objective], after = folder, base
         self.model = self.learner = None
         del one
@@ -364,6 +367,8 @@ class Run:
         """Pause at the wanted fractions of the whole pipeline's steps; the last point reuses the final evaluation."""
         total = sum(round(self.config.steps * stage.share) for stage in self.config.pipeline.stages)
         wanted = {max(1, round(fraction * total)) - self.steps_done for fraction in self.config.evaluation.fractions}
+        if not ready.chosen.objective.leaves_policy:
+            wanted = set()  # what it trains is not what the task is asked of
         points = frozenset(step for step in wanted if 0 < step <= ready.stop_at - ready.is_last)
         return Watch(ready.stop_at, points, self.meter, Tally(), self.workspace.time_limit_s)
 

@@ -2,7 +2,7 @@
 
 The same file scores the task and renders its training rows, so prompts cannot drift apart. What lm-eval has no field for
 stands under `metadata`: `chance` (score of guessing), `licence`, `description`, `preference: {chosen, rejected}` (columns),
-`pieces: {column, max_chars}` (cuts long texts).
+`score` (column), `reward` (what a sampled answer is worth), `pieces: {column, max_chars}` (cuts long texts).
 
 Code: a user's `!function` tags and `unsafe_code` run only once the user has allowed the files' hashes
 (`taskfile.require_permission`). Tags of lm-eval's built-in tasks are installed package code and run as such, unless the
@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
+from harness.measures.base import checked, measure, register
 from harness.records import TaskRef, fingerprint
 from harness.rows import Generated, Part, Source, cut, locate, split_parts
+from harness.sampling import generation_settings, repeats_of, sampling_notes
 from harness.spec import expand
 from harness.taskfile import CodeReference, TaskFile, file_sha256, read_task_file, require_permission
 
@@ -51,7 +53,7 @@ class Task:
     name: str
     ref: TaskRef
     config: Mapping[str, Any]
-    """lm-eval's configuration without data locations, splits and few-shot settings; one metric, greedy generation."""
+    """lm-eval's configuration without data locations, splits and few-shot settings; one metric, filled in."""
     output_type: str
     metric: str
     higher_is_better: bool
@@ -140,7 +142,7 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     for key in _UNSUPPORTED:
         if raw.get(key):
             raise SpecError(f"{where}: {key} is not supported, but is set: choose a task with plain templates")
-    metadata = dict(raw.get("metadata") or {})
+    metadata = dict(_resolve(raw.get("metadata") or {}))
     parts = split_parts(raw.get("training_split"), raw.get("validation_split"), raw.get("test_split"), where)
     resolved = {key: _resolve(value) for key, value in raw.items()}
     source = _source(resolved, metadata, file.path.parent, where)
@@ -169,12 +171,15 @@ def _source(resolved: Mapping[str, Any], metadata: Mapping[str, Any], folder: Pa
 
 
 def _config(resolved: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """What lm-eval needs beside the rows: one metric, no sampling, no examples before the prompt."""
+    """What lm-eval needs beside the rows: one metric, no examples before the prompt, samples where the file says so."""
     config = {key: value for key, value in resolved.items() if key not in (*_PLACES, *_UNUSED, "process_docs")}
     config |= {"task": name, "output_type": resolved.get("output_type", "generate_until")}
     config["metric_list"] = [_metric(config, where)]
     if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = _greedy(config)
+        config["generation_kwargs"], config["repeats"] = generation_settings(config), repeats_of(resolved, where)
+    ours = measure(_metric_name(config["metric_list"][0]))
+    if ours and ours.every_sample and not config.get("filter_list"):
+        config["filter_list"] = [{"name": "all", "filter": [{"function": "take_first_k", "k": config["repeats"]}]}]
     return config
 
 
@@ -191,11 +196,10 @@ def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         AGGREGATION_REGISTRY,
         DEFAULT_METRIC_REGISTRY,
         METRIC_REGISTRY,
-        get_metric,
         is_higher_better,
     )
 
-    get_metric("acc")  # fills the registries
+    register()
     kind = config["output_type"]
     if kind not in DEFAULT_METRIC_REGISTRY:
         raise SpecError(f"{where}: " + one_of("output_type", str(kind), list(DEFAULT_METRIC_REGISTRY)))
@@ -208,6 +212,8 @@ def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise SpecError(f"{where}: metric {name} must say higher_is_better: true or false, but does not: add it")
     if own:
         entry.setdefault("aggregation", "mean")
+    else:
+        checked(entry, config, where)
     aggregation = entry.get("aggregation")
     if isinstance(aggregation, str) and aggregation not in AGGREGATION_REGISTRY:
         raise SpecError(f"{where}: " + one_of("aggregation", aggregation, [str(k) for k in AGGREGATION_REGISTRY]))
@@ -217,14 +223,6 @@ def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _metric_name(entry: Mapping[str, Any]) -> str:
     named = entry.get("metric")
     return str(named.__name__ if callable(named) else named)
-
-
-def _greedy(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Generation settings without sampling: twin trials must score the same."""
-    given = dict(config.get("generation_kwargs") or {})
-    given.setdefault("until", [config.get("fewshot_delimiter", "\n\n")])
-    kept = {key: value for key, value in given.items() if key not in ("top_p", "top_k", "min_p", "typical_p")}
-    return kept | {"do_sample": False, "temperature": 0.0}
 
 
 def _chance(metadata: Mapping[str, Any], where: str) -> float | None:
@@ -250,8 +248,7 @@ def _notes(raw: Mapping[str, Any], parts: Mapping[str, Part], metric: str) -> tu
         notes.append(f"of several filters, the first counts: {raw['filter_list'][0].get('name')}")
     if raw.get("num_fewshot"):
         notes.append(f"scored without the {raw['num_fewshot']} examples that its prompt may hold elsewhere")
-    if (raw.get("generation_kwargs") or {}).get("do_sample") or raw.get("repeats", 1) != 1:
-        notes.append("generates greedily and once, though its file samples")
+    notes += sampling_notes(raw, metric) if raw.get("output_type", "generate_until") == "generate_until" else []
     return tuple(notes)
 
 
@@ -348,6 +345,15 @@ _METADATA = {
         "properties": {"chosen": {"type": "string"}, "rejected": {"type": "string"}},
         "required": ["chosen", "rejected"],
         "additionalProperties": False,
+    },
+    "score": {"type": "string", "description": "Column with an answer's score in [0, 1], for objectives of scores."},
+    "reward": {
+        "description": "What a sampled answer is worth: exact_match, numeric, {regex: ...}, !function module.name, or "
+        "the objective of an earlier stage that trains a reward model.",
+        "anyOf": [
+            {"type": "string"},
+            {"type": "object", "properties": {"regex": {"type": "string"}}, "required": ["regex"]},
+        ],
     },
     "pieces": {
         "type": "object",

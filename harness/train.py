@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.batches import step_order
@@ -59,8 +59,10 @@ def choices(stage: Stage) -> Choices:
 def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
     """The reason why a pipeline cannot work in a situation, or None."""
     stages = [choices(stage) for stage in pipeline.stages]
+    left: tuple[str, ...] = ()
     for stage, chosen in zip(pipeline.stages, stages, strict=True):
-        there = situation.of(stage)
+        there = replace(situation.of(stage), left=left)
+        left += () if chosen.objective.leaves_policy else (stage.objective,)
         for plugin in (chosen.method, chosen.objective, chosen.retention, chosen.curation):
             if (reason := plugin.skip(there)) is not None:
                 return reason

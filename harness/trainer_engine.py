@@ -72,11 +72,12 @@ def run_trainer(one: Learner, paused: Callable[[], None], resume_from: Path | No
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except (Diverged, TimedOut) as failure:
         one.failure = failure
-    original = model.__dict__.pop("_original_forward", None)
-    if original is not None:  # accelerate's autocast around `forward`
-        model.forward = original
+    for wrapped in (model, trainer.model):  # accelerate's autocast around `forward`
+        original = wrapped.__dict__.pop("_original_forward", None)
+        if original is not None:
+            wrapped.forward = original
     model.eval()
-    one.facts |= _facts(trainer)
+    one.facts |= _facts(trainer) | one.choices.objective.observed(trainer, one.setup)
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
@@ -165,7 +166,7 @@ def _callback(one: Learner, penalty: _Penalty, paused: Callable[[], None]) -> An
             losses.steps += 1
             penalty.added = 0.0
             if state.global_step in watch.score_at:
-                with random_state_kept(), _without_autocast(model):
+                with random_state_kept(), _without_autocast(one.trainer.model):
                     paused()
                 if one.failure is not None:
                     raise one.failure

@@ -162,8 +162,18 @@ class Objective(Plugin, ABC):
         return sum(label != IGNORED for example in examples for s in example for label in s.labels[1:])
 
     def leave(self, model: PreTrainedModel, setup: StageSetup, folder: Path) -> None:
-        """Write what was trained to a folder, for later stages; only where `leaves_policy` is False."""
+        """Write what was trained to a folder, for later stages; only where `leaves_policy` is False.
+
+        Args:
+            model: What was trained, merged into a plain model.
+            setup: The stage's.
+            folder: Where to; to be made.
+        """
         raise NotImplementedError
+
+    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
+        """What a trainer of TRL's has seen beside losses, for the record; called once, when it has ended."""
+        return {}
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """A TRL or transformers trainer: the engine where `fuses` is False, else the reference that tests compare with."""

@@ -8,18 +8,20 @@ import sys
 from harness.errors import SpecError
 from harness.plugins import Row, StageSetup
 from harness.retention.base import Retention
-from harness.space import Float
+from harness.space import Float, Text, weighted
 
 
 class Replay(Retention):
-    """Mixes in corpus rows until they make up `replay_share` of the tokens of a pass over the data.
+    """Mixes in old rows until they make up `replay_share` of the tokens of a pass over the data.
 
-    Where the stage is shorter than one pass, the task's rows are cut first, so that the share holds for what is seen.
+    They are texts of the base's corpus, or the training rows of the tasks that `replay_from` names, each of which gets
+    its weight's part of the tokens. Where the stage is shorter than one pass, the task's rows are cut first, so that the
+    share holds for what is seen.
     """
 
     summary = "mixes rows of what the base knows into the training rows"
     paper = "share of 1 to 5%: Bethune et al. 2025, arXiv 2502.06042"
-    space = {"replay_share": Float(0.0, 0.9, default=0.05)}
+    space = {"replay_share": Float(0.0, 0.9, default=0.05), "replay_from": Text(names="tasks")}
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The task's rows and corpus rows, task rows first: the trainer shuffles."""
@@ -27,24 +29,43 @@ class Replay(Retention):
         if share == 0.0:
             return rows
         rng = random.Random(setup.seed)
-        task, old = rng.sample(rows, len(rows)), setup.corpus()
-        if not old:
-            raise SpecError("replay needs rows of what the base model knows, but its corpus is empty: name another")
-        old = rng.sample(old, len(old))
-        task_lengths, old_lengths = _lengths(task, setup), _lengths(old, setup)
-        seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
+        task, sources = rng.sample(rows, len(rows)), _sources(setup)
+        sources = [(rng.sample(old, len(old)), weight) for old, weight in sources]
+        task_lengths, old_lengths = _lengths(task, setup), [_lengths(old, setup) for old, _ in sources]
         # r replayed rows among n with mean lengths a (task) and b (old): r b = share (r b + (n - r) a)
-        a, b = sum(task_lengths) / len(task), sum(old_lengths) / len(old)
+        a, b = sum(task_lengths) / len(task), _mean_length(old_lengths, [weight for _, weight in sources])
         row_share = share * a / (b - share * b + share * a)
+        seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
         by_tokens = seen * int(setup.params["max_length"]) * (1 - share) / a  # a sequence holds as many rows as fit
         shown = by_tokens if setup.packed else seen * (1 - row_share)
         kept = min(len(task), max(1, round(shown)))
         budget = sum(task_lengths[:kept]) * share / (1 - share)
-        chosen, total = _fill(old_lengths, budget)
-        if len(chosen) > len(old):
-            setup.note(f"replay repeats its {len(old)} corpus rows {len(chosen) / len(old):.1f} times")
+        replayed: list[Row] = []
+        total = 0
+        for (old, weight), lengths in zip(sources, old_lengths, strict=True):
+            chosen, tokens = _fill(lengths, budget * weight)
+            if len(chosen) > len(old):
+                setup.note(f"replay repeats its {len(old)} corpus rows {len(chosen) / len(old):.1f} times")
+            replayed += [old[index] for index in chosen]
+            total += tokens
         setup.note(f"replayed share of tokens: {total / (total + sum(task_lengths[:kept])):.4f}")
-        return task[:kept] + [old[index] for index in chosen]
+        return task[:kept] + replayed
+
+
+def _sources(setup: StageSetup) -> list[tuple[list[Row], float]]:
+    """Rows to replay, and each kind's part of the replayed tokens."""
+    named = weighted(str(setup.params["replay_from"]))
+    if not named:
+        if not (old := setup.corpus()):
+            raise SpecError("replay needs rows of what the base model knows, but its corpus is empty: name another")
+        return [(old, 1.0)]
+    whole = sum(weight for _, weight in named)
+    return [(setup.rows_of(name), weight / whole) for name, weight in named]
+
+
+def _mean_length(lengths: list[list[int]], weights: list[float]) -> float:
+    """Tokens per row of a mixture in which each kind has its part of the tokens."""
+    return 1 / sum(weight * len(kind) / sum(kind) for kind, weight in zip(lengths, weights, strict=True))
 
 
 def _fill(lengths: list[int], budget: float) -> tuple[list[int], int]:

@@ -1,0 +1,186 @@
+"""What the objectives that sample answers share: TRL's trainers on the task's prompts, rewarded as `_rewards` says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.objectives._rewards import Rewards, reward_problem, rewards_for
+from harness.objectives.base import Objective, TrainerParts
+from harness.plugins import Row, Situation, StageSetup
+from harness.space import Distribution, Float, Integer, defaults
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+SAMPLING: dict[str, Distribution] = {
+    "generations": Integer(2, 64, default=4, log=True),
+    "completion_tokens": Integer(1, 8192, default=64, log=True, searched=False),
+    "sampling_temperature": Float(0.1, 2.0, default=1.0, searched=False),
+}
+"""`generations` answers to each of the batch's rows, of at most `completion_tokens` tokens."""
+
+
+@dataclass
+class _Seen:
+    """Rewards as TRL asks for them, batch by batch."""
+
+    rewards: Rewards
+    rows: Sequence[Row]
+    generations: int
+    means: list[float] = field(default_factory=list)
+    groups: int = 0
+    without_signal: int = 0
+    """Groups whose answers are all worth the same, from which nothing is learned."""
+    __name__ = "reward"
+
+    def __call__(self, completions: Sequence[str], row: Sequence[int], **rest: Any) -> list[float]:
+        found = self.rewards([self.rows[number] for number in row], completions)
+        groups = [found[start : start + self.generations] for start in range(0, len(found), self.generations)]
+        self.means.append(sum(found) / len(found))
+        self.groups += len(groups)
+        self.without_signal += sum(max(group) - min(group) < 1e-9 for group in groups)
+        return found
+
+
+class ReinforcementObjective(Objective, ABC):
+    """Answers are sampled from the model, rewarded, and made likelier the more they are worth beside their group's.
+
+    Answers are used for one step, so that ratios of new to old probabilities are 1 and clipping them would do nothing.
+    TRL prints losses near 0: what is learned shows in the rewards.
+    """
+
+    requires = "rewards: metadata.reward in the task, or an earlier stage that trains a reward model"
+    learning_rate_scale = 0.25  # 5e-5 for LoRA, between the 1e-5 and 1e-4 that are in use
+
+    def __init__(self) -> None:
+        self._seen: _Seen | None = None
+
+    @abstractmethod
+    def kinds(self) -> tuple[Any, Any]:
+        """TRL's trainer and its configuration."""
+
+    def options(self, setup: StageSetup) -> dict[str, Any]:
+        """What the configuration has beside what all have."""
+        return {}
+
+    def skip(self, situation: Situation) -> str | None:
+        """There must be prompts, rewards, and no virtual tokens, which TRL does not sample with."""
+        facts, method = situation.task_facts, situation.beside.get("method")
+        if facts.get("output_type") == "loglikelihood_rolling":
+            return "its objective answers prompts, but the task's rows are plain texts"
+        if method is not None and _virtual_tokens(method, situation):
+            return "its objective samples from the model's weights, without the virtual tokens of its method"
+        if "metadata" in facts and (problem := reward_problem(facts["metadata"].get("reward"), situation.left)):
+            return problem
+        return super().skip(situation)
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """TRL's, on the model without PEFT's wrapper, which TRL would give a second adapter.
+
+        Raises:
+            SpecError: When a row has no prompt, no answer fits beside it, or nothing says what an answer is worth.
+        """
+        setup, params = parts.setup, parts.setup.params
+        size, generations, tokens = (int(params[n]) for n in ("batch_size", "generations", "completion_tokens"))
+        room = int(params["max_length"]) - tokens
+        if room < 1:
+            raise SpecError(
+                f"completion_tokens must be below max_length or the model's context ({params['max_length']}), but got "
+                f"{tokens}: lower it"
+            )
+        if not all(row["prompt"] for row in parts.rows):
+            raise SpecError("every row must have a prompt to be answered, but one has none: train without plain texts")
+        self._seen = _Seen(rewards_for(setup, parts.rows), parts.rows, generations)
+        kind, configuration = self.kinds()
+        arguments = configuration(
+            **dict(parts.arguments) | {"per_device_train_batch_size": size * generations},
+            num_generations=generations,
+            max_completion_length=tokens,
+            temperature=float(params["sampling_temperature"]),
+            beta=0.0,
+            gradient_checkpointing=False,
+            disable_dropout=False,
+            **self.options(setup),
+        )
+        inner = _inner(parts)
+        inner._hf_peft_config_loaded = True  # else transformers refuses a quantised model: it does not see the adapters
+        trainer = _quiet(kind, room)(
+            model=inner,
+            reward_funcs=[self._seen],
+            args=arguments,
+            train_dataset=_prompts(parts.rows, size * int(params["gradient_accumulation"])),
+            processing_class=setup.tokenizer,
+        )
+        del inner._hf_peft_config_loaded
+        if weight := float(params["kl_weight"]):
+            _compare(trainer, setup, weight)
+        return trainer
+
+    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
+        """Rewards of the first and the last tenth of the steps, and groups without signal; notes say the same."""
+        trainer.model.__dict__.pop("forward", None)  # TRL's, which a copy of the model would share with it
+        seen = self._seen
+        if seen is None or not seen.means:
+            return {}
+        tenth = max(1, len(seen.means) // 10)
+        first, last = (sum(part) / tenth for part in (seen.means[:tenth], seen.means[-tenth:]))
+        share = seen.without_signal / seen.groups
+        setup.note(f"mean reward: {first:.4g} in the first steps, {last:.4g} in the last")
+        setup.note(
+            f"all answers of a group were worth the same in {share:.0%} of {seen.groups} groups"
+            + (", so rewards taught nothing: choose a reward that tells answers apart" if share == 1 else "")
+        )
+        return {"reward_first": first, "reward_last": last, "groups_without_signal": share}
+
+
+def _virtual_tokens(method: Any, situation: Situation) -> int:
+    found = method().reserved(defaults(method.space) | dict(situation.params))
+    return int(found)
+
+
+def _prompts(rows: Sequence[Row], least: int) -> Any:
+    """The rows' prompts and numbers, over again until there are enough for a step."""
+    from datasets import Dataset
+
+    numbers = list(range(len(rows))) * -(-least // len(rows))
+    return Dataset.from_dict({"prompt": [rows[number]["prompt"] for number in numbers], "row": numbers})
+
+
+def _inner(parts: TrainerParts) -> Any:
+    """The model that the method's layers are in."""
+    model: Any = parts.model
+    if not hasattr(model, "get_base_model"):
+        return model
+    if getattr(model.active_peft_config, "is_prompt_learning", False):
+        raise SpecError(
+            "this objective samples from the model's weights, but its method adds virtual tokens: use another method"
+        )
+    return model.get_base_model()
+
+
+def _compare(trainer: Any, setup: StageSetup, weight: float) -> None:
+    """Penalise divergence from the stage's own base; TRL would load a model of the policy's name."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    reference = setup.load_base().eval().requires_grad_(False)
+    add_fused_lm_head(reference, temperature=trainer.temperature)
+    trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+    trainer.beta = weight
+
+
+def _quiet(kind: Any, room: int) -> Any:
+    """TRL's trainer without its report to the hub, and with prompts that lose their beginning where they are too long."""
+
+    class Quiet(kind):  # type: ignore[misc]
+        def _tokenize_prompts(self, *arguments: Any) -> Any:
+            ids, *rest = super()._tokenize_prompts(*arguments)
+            return ([one[-room:] for one in ids], *rest)
+
+        def _send_telemetry(self) -> None:
+            pass
+
+    return Quiet

@@ -1,0 +1,151 @@
+"""What an answer is worth: rules that a task names in `metadata.reward`, its own function, or a model left by a stage."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.objectives._language_model import tokenised
+from harness.plugins import Row, StageSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rule = Callable[[Row, str], float]
+"""What an answer to a row is worth."""
+Rewards = Callable[[Sequence[Row], Sequence[str]], list[float]]
+"""What each of several answers is worth, given its row."""
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+TOKENS = 1 << 12
+"""Tokens of one forward pass of a reward model, padding included."""
+
+
+def reward_problem(reward: Any, left: Sequence[str] | None) -> str | None:
+    """Why nothing can be rewarded so, or None.
+
+    Args:
+        reward: What the task says under `metadata.reward`; None where it says nothing.
+        left: Objectives of earlier stages that left a model beside the policy; None where that is not known.
+    """
+    if reward is None:
+        if left is None or len(left) == 1:
+            return None
+        return "rewards need metadata.reward in the task, or one earlier stage that trains a reward model"
+    if callable(reward) or (isinstance(reward, str) and (reward in RULES or left is None or reward in left)):
+        return None
+    if isinstance(reward, Mapping) and set(reward) == {"regex"}:
+        return None
+    known = ", ".join([*RULES, "{regex: ...}", "!function module.name", *(left or ())])
+    return f"metadata.reward must be one of {known}, but is {reward!r}"
+
+
+def rewards_for(setup: StageSetup, rows: Sequence[Row]) -> Rewards:
+    """What the stage's answers are worth.
+
+    Raises:
+        SpecError: When the task names no reward that there is, or its rows do not fit it.
+    """
+    reward = setup.task_metadata.get("reward")
+    if problem := reward_problem(reward, list(setup.left)):
+        raise SpecError(f"{problem}: correct the task file, or put a stage that trains a reward model before this one")
+    name = next(iter(setup.left), "") if reward is None else reward
+    if isinstance(name, str) and name in setup.left:
+        return _judge(setup.left[name], setup)
+    rule = _rule(reward)
+    for row in rows:
+        if isinstance(reward, str) and not rule(row, row["completion"]) > 0:
+            raise SpecError(
+                f"metadata.reward {reward!r} must reward a row's own answer, but does not reward "
+                f"{row['completion'][:40]!r}: choose another rule, or correct the rows"
+            )
+    return lambda asked, answers: [float(rule(row, answer)) for row, answer in zip(asked, answers, strict=True)]
+
+
+def _rule(reward: Any) -> Rule:
+    if isinstance(reward, Mapping):
+        return _captures(str(reward["regex"]))
+    if callable(reward):
+        return lambda row, answer: reward(row.get("doc", {}), answer)
+    return RULES[str(reward)]
+
+
+def _exact(row: Row, answer: str) -> float:
+    return float(answer.strip() == row["completion"].strip())
+
+
+def _numeric(row: Row, answer: str) -> float:
+    found, wanted = _last_number(answer), _last_number(row["completion"])
+    return float(found is not None and wanted is not None and math.isclose(found, wanted, rel_tol=1e-6))
+
+
+def _last_number(text: str) -> float | None:
+    found = NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def _captures(pattern: str) -> Rule:
+    """What the pattern captures in the answer must be what it captures in the row's own, or else all of that."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise SpecError(
+            f"metadata.reward.regex must be a regular expression, but is {pattern!r} ({error}): correct it"
+        ) from error
+
+    def captured(text: str) -> str | None:
+        found = compiled.search(text)
+        return None if found is None else (found[1] if compiled.groups else found[0]).strip()
+
+    def rule(row: Row, answer: str) -> float:
+        wanted = captured(row["completion"])
+        return float(captured(answer) == (row["completion"].strip() if wanted is None else wanted))
+
+    return rule
+
+
+RULES: Mapping[str, Rule] = {"exact_match": _exact, "numeric": _numeric}
+
+
+def _judge(folder: Path, setup: StageSetup) -> Rewards:
+    """The scalar that a sequence classifier gives to the last token of prompt and answer."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(setup.device).eval()
+    quiet = StageSetup(**{**vars(setup), "note": lambda text: None})
+
+    def rewards(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+        texts = [
+            list(sequence.input_ids)
+            for sequence in tokenised(
+                [dict(row) | {"completion": a} for row, a in zip(rows, answers, strict=True)], quiet
+            )
+        ]
+        size = max(1, TOKENS // max(map(len, texts)))
+        found: list[float] = []
+        with torch.no_grad():
+            for start in range(0, len(texts), size):
+                found += last_token_scores(model, texts[start : start + size], setup.device).tolist()
+        return found
+
+    return rewards
+
+
+def last_token_scores(model: Any, texts: Sequence[Sequence[int]], device: str) -> Tensor:
+    """What a sequence classifier with one label says of each text's last token, shape (texts,).
+
+    Not left to the classifier itself, which looks for padding: where that is the end token, it takes the token before.
+    """
+    import torch
+
+    width = max(map(len, texts))
+    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
+    last = torch.tensor([len(text) - 1 for text in texts], device=device)
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    scores: Tensor = model.score(hidden[torch.arange(len(texts), device=device), last])[:, 0]
+    return scores.float()

@@ -1,0 +1,132 @@
+"""Distillation: predict each token of the answers as a teacher does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.objectives._language_model import reached, sequences
+from harness.objectives._preference import padded, preference_trainer
+from harness.objectives.base import IGNORED, Example, Objective, TrainerParts
+from harness.plugins import Row, Situation, StageSetup
+from harness.space import Choice, Float, Text, weighted
+from harness.tokens import tokenizer_facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Trainer
+
+
+class Distillation(Objective):
+    """The divergence of the model's predictions from a teacher's, a mean over the tokens of the rows' own answers.
+
+    `divergence` forward weighs tokens by the teacher's probabilities, reverse by the model's; jensen_shannon is the mean
+    of both models' divergences from their mixture. Both sides' logits are divided by `distillation_temperature`, and the
+    divergence multiplied by its square, which keeps the size of gradients. Under gradient accumulation, it is a mean of
+    the batches' means.
+    """
+
+    summary = "predict the answers' tokens as a teacher does"
+    paper = "Hinton et al. 2015, arXiv 1503.02531; reverse and Jensen-Shannon: Agarwal et al. 2023, arXiv 2306.13649"
+    requires = "a teacher with the same tokenizer"
+    space = {
+        "teacher": Text(names="models"),
+        "divergence": Choice(("forward", "reverse", "jensen_shannon"), default="forward", searched=False),
+        "distillation_temperature": Float(0.5, 10.0, default=1.0, log=True),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """There must be a teacher."""
+        if not str(situation.params.get("teacher", "a model")).strip():
+            return "its objective learns from a teacher, but the parameter teacher names none: name a model"
+        return super().skip(situation)
+
+    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
+        """One sequence per row, as supervised fine-tuning has it."""
+        return [(sequence,) for sequence in sequences(reached(rows, setup), setup)]
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """Transformers' own trainer, with this loss.
+
+        Raises:
+            SpecError: When there is not one teacher, or it has another tokenizer.
+        """
+        from transformers import TrainingArguments
+
+        setup = parts.setup
+        teacher = _teacher(setup)
+        temperature, kind = float(setup.params["distillation_temperature"]), str(setup.params["divergence"])
+
+        def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
+            made = padded([sequence for (sequence,) in examples], setup)
+            return {name: made[name] for name in ("input_ids", "attention_mask", "labels")}
+
+        def loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+            import torch
+
+            ids, wanted = inputs["input_ids"], inputs["labels"][:, 1:] != IGNORED
+            with torch.no_grad():
+                known = _logits(teacher, ids)[wanted]
+            own = _logits(model, ids)[wanted]
+            width = min(known.shape[-1], own.shape[-1])  # tables may be padded beyond the tokenizer's tokens
+            found = divergence(known[:, :width] / temperature, own[:, :width] / temperature, kind)
+            return temperature**2 * found.mean()
+
+        arguments = TrainingArguments(**parts.arguments, remove_unused_columns=False)
+        examples = self.examples(parts.rows, setup)
+        return preference_trainer(_trainer(loss), arguments, parts, examples, batch)
+
+
+def divergence(teacher: Tensor, student: Tensor, kind: str) -> Tensor:
+    """Between predictions, in nats, shape (tokens,).
+
+    Args:
+        teacher: Logits, shape (tokens, vocabulary).
+        student: Likewise.
+        kind: `forward`: KL(teacher, student); `reverse`: KL(student, teacher); `jensen_shannon`.
+    """
+    import math
+
+    import torch
+
+    p, q = teacher.float().log_softmax(-1), student.float().log_softmax(-1)
+    if kind == "jensen_shannon":
+        mixed = torch.logaddexp(p, q) - math.log(2)
+        return 0.5 * (_kl(p, mixed) + _kl(q, mixed))
+    return _kl(p, q) if kind == "forward" else _kl(q, p)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    """Of each next token, shape (rows, tokens - 1, vocabulary); virtual tokens, where there are any, come first."""
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1]
+    return logits
+
+
+def _teacher(setup: StageSetup) -> Any:
+    names = weighted(str(setup.params["teacher"]))
+    if len(names) != 1:
+        raise SpecError(f"teacher must name one model, but names {len(names)}: name the one to learn from")
+    model, tokenizer = setup.model_of(names[0][0])
+    if tokenizer_facts(tokenizer) != tokenizer_facts(setup.tokenizer):
+        raise SpecError(
+            f"a teacher must have the model's own tokenizer, but {names[0][0].partition('@')[0]!r} has another: name a "
+            "model of the same family"
+        )
+    return model.to(setup.device).eval().requires_grad_(False)
+
+
+def _trainer(loss: Any) -> Any:
+    """Transformers' trainer with a loss that is a mean."""
+    from transformers import Trainer
+
+    class MeanTrainer(Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+            self.model_accepts_loss_kwargs = False  # else means of batches would be added up
+            return (loss(model, inputs), {}) if return_outputs else loss(model, inputs)
+
+    return MeanTrainer

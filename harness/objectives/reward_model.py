@@ -1,0 +1,148 @@
+"""Reward model: a scalar head that gives chosen answers more than rejected ones, for a later stage to be rewarded by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.objectives._preference import PreferenceObjective, answers_of, padded, preference_trainer
+from harness.objectives.base import Example, TrainerParts
+from harness.plugins import Situation, StageSetup
+from harness.space import Float
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Linear, Module
+    from transformers import PreTrainedModel, Trainer
+
+
+class RewardModel(PreferenceObjective):
+    """Minus the log of a sigmoid of the difference of rewards of chosen and rejected answers (Bradley and Terry).
+
+    The reward is a linear function, zero at the start, of the last layer's state at the answer's last token. What is left
+    is a sequence classifier with one label that plain transformers load; the next stage starts from this stage's base.
+    """
+
+    summary = "train a reward on pairs; the next stage can be rewarded by it"
+    paper = "Ouyang et al. 2022, arXiv 2203.02155; Stiennon et al. 2020, arXiv 2009.01325"
+    fuses = False
+    leaves_policy = False
+    learning_rate_scale = 0.5  # 1e-5 for full tuning: Ouyang et al. took 9e-6
+    space = {"head_learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True, searched=False)}
+
+    def __init__(self) -> None:
+        self._head: Linear | None = None
+        self._right: list[float] = []
+
+    def skip(self, situation: Situation) -> str | None:
+        """The model must be one that transformers can make a classifier of, and the method one that can be merged."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+
+        method = situation.beside.get("method")
+        if situation.model_type and situation.model_type not in KNOWN:
+            return f"transformers has no sequence classifier for a {situation.model_type}, as which rewards are kept"
+        if method is not None and not getattr(method, "mergeable", True):
+            return "its objective leaves a plain model, but its method cannot be merged into one"
+        return super().skip(situation)
+
+    def trainer(self, parts: TrainerParts) -> Trainer:
+        """Transformers' own trainer, with this loss."""
+        import torch
+        from transformers import TrainingArguments
+
+        setup, width = parts.setup, parts.model.get_input_embeddings().weight.shape[1]
+        width = getattr(parts.model.config.get_text_config(), "hidden_size", width)
+        self._head = torch.nn.Linear(width, 1, bias=False).to(setup.device)
+        torch.nn.init.zeros_(self._head.weight)
+
+        def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
+            made = padded(answers_of(examples), setup)
+            return {name: made[name] for name in ("input_ids", "attention_mask")}
+
+        arguments = TrainingArguments(**parts.arguments, remove_unused_columns=False)
+        kind = _trainer(float(setup.params["head_learning_rate"]), self._right)
+        scored: Any = _scored(parts.model, self._head)
+        return preference_trainer(
+            kind, arguments, replace(parts, model=scored), self.examples(parts.rows, setup), batch
+        )
+
+    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
+        """How often the chosen answer got more, in the first and the last tenth of the batches."""
+        if not self._right:
+            return {}
+        tenth = max(1, len(self._right) // 10)
+        first, last = (sum(part) / tenth for part in (self._right[:tenth], self._right[-tenth:]))
+        setup.note(f"pairs that the reward model ranks right: {first:.0%} in the first steps, {last:.0%} in the last")
+        return {"ranked_right_first": first, "ranked_right_last": last}
+
+    def leave(self, model: PreTrainedModel, setup: StageSetup, folder: Path) -> None:
+        """A sequence classifier with one label, and the tokenizer."""
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        assert self._head is not None
+        config = deepcopy(model.config)
+        config.num_labels = 1
+        config.get_text_config().pad_token_id = setup.tokenizer.pad_token_id
+        classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        classifier.base_model.load_state_dict(model.base_model.state_dict())
+        with torch.no_grad():
+            classifier.score.weight.copy_(self._head.weight)
+        classifier.save_pretrained(folder)
+        setup.tokenizer.save_pretrained(folder)
+
+
+def _scored(policy: Any, head: Linear) -> Module:
+    """A module that gives the reward of each sequence's last token, shape (sequences,)."""
+    import torch
+
+    class Scored(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy, self.head = policy, head
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            kept: list[Tensor] = []
+
+            def keep(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+                kept.append(arguments[0])
+                return (arguments[0][:, :1],)  # logits are not asked for
+
+            hook = policy.get_output_embeddings().register_forward_pre_hook(keep)
+            try:
+                policy(input_ids=input_ids, use_cache=False)
+            finally:
+                hook.remove()
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            states = kept[0][rows, attention_mask.sum(1) - 1]
+            rewards: Tensor = head(states.to(head.weight.dtype))[:, 0]
+            return rewards
+
+    return Scored()
+
+
+def _trainer(head_rate: float, right: list[float]) -> Any:
+    """Transformers' trainer with the loss of pairs, and a learning rate of its own for the head."""
+    from torch.nn.functional import logsigmoid
+    from transformers import Trainer
+
+    class PairTrainer(Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+            chosen, rejected = model(**inputs).chunk(2)
+            right.append(float((chosen > rejected).float().mean()))
+            loss = -logsigmoid(chosen - rejected).mean()
+            return (loss, {}) if return_outputs else loss
+
+        def create_optimizer(self, *arguments: Any) -> Any:
+            head = self.model.head.weight
+            head.requires_grad_(False)
+            optimizer = super().create_optimizer(*arguments)
+            head.requires_grad_(True)
+            if all(parameter is not head for group in optimizer.param_groups for parameter in group["params"]):
+                optimizer.add_param_group({"params": [head], "lr": head_rate, "weight_decay": 0.0})
+            return optimizer
+
+    return PairTrainer

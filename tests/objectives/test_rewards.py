@@ -1,0 +1,244 @@
+"""Rewards, reward models, and what is learned from them: rules by hand, what is left, RLHF from end to end."""
+
+import math
+import string
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from harness.errors import SpecError
+from harness.layout import Layout
+from harness.objectives._rewards import last_token_scores, rewards_for
+from harness.packs import alone_because
+from harness.plugins import Situation, load
+from harness.records import TrialStatus
+from harness.taskfile import ALLOW_CODE, file_sha256
+from harness.tasks import find_task
+from harness.train import refusal
+from harness.trial import Workspace, run_trial
+from tests.tiny import ROWS, attached, config, logits, stage, train
+from tests.train.pairs import ROWS as PAIRS
+
+
+def worth(reward, target, *answers):
+    rows = [{"prompt": "q", "completion": target, "doc": {"key": 3}}]
+    setup = SimpleNamespace(task_metadata={"reward": reward}, left={})
+    return rewards_for(setup, rows)(rows * len(answers), answers)
+
+
+def test_rules_by_hand():
+    assert worth("exact_match", " blue", "blue", " blue\n", "Blue", "blue.") == [1, 1, 0, 0]
+    assert worth("numeric", " 1,234.5", "so 2 and 1234.5", "1234.6", "none", "1.2345e3") == [1, 0, 0, 1]
+    assert worth("numeric", "-4", "-4", "4", "4 - 8 is -4.0") == [1, 0, 1]
+    pattern = {"regex": r"#### (\w+)"}
+    assert worth(pattern, "so #### yes", "#### yes", "thus #### no", "yes") == [1, 0, 0]
+    assert worth(pattern, " yes", "#### yes", "yes") == [1, 0]
+    assert worth({"regex": r"[ab]+"}, "abba", "is abba here", "ab") == [1, 0]
+    assert worth(lambda doc, answer: doc["key"] * len(answer), "", "ab", "") == [6, 0]
+
+
+def test_rewards_that_cannot_be_are_refused():
+    with pytest.raises(SpecError, match=r"must be one of exact_match, numeric, .*, but is 'exactmatch': correct"):
+        worth("exactmatch", "a", "a")
+    with pytest.raises(SpecError, match=r"rewards need metadata.reward in the task, or one earlier stage"):
+        worth(None, "a", "a")
+    with pytest.raises(SpecError, match=r"must be a regular expression, but is '\('"):
+        worth({"regex": "("}, "a", "a")
+    with pytest.raises(SpecError, match=r"'numeric' must reward a row's own answer, but does not reward 'four'"):
+        worth("numeric", "four", "4")
+
+
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+def test_what_has_no_prompt_or_reward_is_refused_when_planning(objective):
+    plugin = load("objectives", objective)()
+    facts = {"output_type": "generate_until", "metadata": {}}
+    assert "rewards need metadata.reward" in plugin.skip(Situation(task_facts=facts, left=()))
+    assert plugin.skip(Situation(task_facts=facts, left=("reward_model",))) is None
+    assert plugin.skip(Situation(task_facts=facts | {"metadata": {"reward": "numeric"}}, left=())) is None
+    assert "must be one of" in plugin.skip(Situation(task_facts=facts | {"metadata": {"reward": 1}}, left=()))
+    assert "plain texts" in plugin.skip(Situation(task_facts={"output_type": "loglikelihood_rolling"}))
+    prefix, lora = load("methods", "prefix_tuning"), load("methods", "lora")
+    assert "virtual tokens" in plugin.skip(Situation(beside={"method": prefix}))
+    assert plugin.skip(Situation(beside={"method": lora})) is None
+    assert plugin.skip(Situation()) is None
+
+
+def test_a_tasks_own_reward_runs_only_when_its_code_is_allowed(world, tmp_path, monkeypatch):
+    raw = yaml.safe_load((world.tasks / "echo.yaml").read_text())
+    raw["dataset_kwargs"]["data_files"] = {
+        k: str(world.tasks / v) for k, v in raw["dataset_kwargs"]["data_files"].items()
+    }
+    text = yaml.safe_dump(raw | {"task": "own"}).replace("version: 1", "version: 1\n  reward: !function judge.length")
+    (tmp_path / "own.yaml").write_text(text)
+    (tmp_path / "judge.py").write_text("def length(doc, answer):\n    return len(answer) + doc['number']\n")
+    with pytest.raises(SpecError, match=r"must not run code unless you allow it, but !function .*judge\.py"):
+        find_task("own", (tmp_path,))
+    hashes = [file_sha256(tmp_path / name) for name in ("own.yaml", "judge.py")]
+    monkeypatch.setenv(ALLOW_CODE, ",".join(hashes))
+    task = find_task("own", (tmp_path,))
+    assert task.metadata["reward"]({"number": 2}, "abc") == 5
+    (tmp_path / "judge.py").write_text("def length(doc, answer):\n    return 0\n")
+    monkeypatch.setenv(ALLOW_CODE, ",".join([hashes[0], file_sha256(tmp_path / "judge.py")]))
+    assert find_task("own", (tmp_path,)).ref.fingerprint != task.ref.fingerprint
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_reward_model_is_left_as_a_classifier_and_its_loss_is_of_pairs(method, family, tmp_path, world):
+    """The loss of a batch, from the rewards that plain transformers gives the same texts."""
+    from transformers import AutoModelForSequenceClassification
+
+    made = stage(method, "reward_model", learning_rate=1e-4, head_learning_rate=0.1)
+    one, _ = attached(getattr(world, family), made, 6, PAIRS)
+    (curve,) = train(one)
+    assert curve[0] == pytest.approx(math.log(2), abs=1e-6)
+    objective = one.choices.objective
+    objective.leave(one.plain(), one.setup, tmp_path)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = one.trainer.data_collator([{"pair": number} for number in range(4)])
+    with torch.no_grad():
+        chosen, rejected = classifier(**batch).logits[:, 0].chunk(2)
+        one.trainer.model.eval()
+        ours = one.trainer.compute_loss(one.trainer.model, batch).item()
+        texts = [ids[: mask.sum()].tolist() for ids, mask in zip(*batch.values(), strict=True)]
+        scores = last_token_scores(classifier, texts, "cpu")
+    assert (chosen - rejected).abs().min() > 1e-4
+    assert ours == pytest.approx(sum(math.log1p(math.exp(-d)) for d in (chosen - rejected).tolist()) / 4, abs=1e-5)
+    torch.testing.assert_close(scores, torch.cat([chosen, rejected]), atol=1e-5, rtol=0)
+
+
+def test_a_reward_model_learns_to_tell_answers_apart(world):
+    made = stage("full", "reward_model", learning_rate=1e-3, head_learning_rate=1e-2, batch_size=8)
+    one, notes = attached(world.llama, made, 40, PAIRS)
+    (curve,) = train(one)
+    assert sum(curve[-4:]) / 4 < 0.3
+    assert one.facts["ranked_right_last"] > 0.9
+    assert any("ranks right" in note for note in notes)
+
+
+def test_a_reward_model_must_be_followed_and_merged(world):
+    plugin, lora = load("objectives", "reward_model")(), load("methods", "lora")
+    assert "no sequence classifier for a rwkv" in plugin.skip(Situation(model_type="rwkv"))
+    assert "cannot be merged" in plugin.skip(Situation(beside={"method": load("methods", "prefix_tuning")}))
+    assert plugin.skip(Situation(model_type="llama", beside={"method": lora})) is None
+    alone = config(world, stage("lora", "reward_model", learning_rate=1e-4), task="manners")
+    assert "another stage must follow it" in refusal(alone.pipeline, Situation())
+
+
+def letters(doc, answer):
+    """Share of small letters, of which a random model writes a tenth."""
+    return sum(character in string.ascii_lowercase for character in answer) / max(1, len(answer))
+
+
+SAMPLED = {"batch_size": 4, "generations": 4, "completion_tokens": 8}
+
+
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+def test_what_is_rewarded_becomes_likelier(objective, world):
+    sizes = {"batch_size": 4, "generations": 16, "completion_tokens": 2, "kl_weight": 0.0}
+    made = stage("full", objective, learning_rate=7e-4, schedule="constant", **sizes)
+    one, notes = attached(world.llama, made, 40, ROWS, task_metadata={"reward": letters})
+    train(one)
+    assert one.failure is None
+    # means of 256 answers of two letters at first and at last: .08 before, with a standard error below .03
+    assert one.facts["reward_last"] > one.facts["reward_first"] + 0.1
+    assert any(note.startswith("mean reward: 0.") for note in notes)
+    assert 40 * 64 <= one.watch.tally.supervised_tokens <= 40 * 64 * 2
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "qlora"])
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+def test_what_is_kept_is_what_was_trained(objective, method, world):
+    """TRL replaces the model's `forward`, which a copy would share with the original."""
+    made = stage(method, objective, learning_rate=3e-4, kl_weight=0.1, **SAMPLED)
+    one, _ = attached(world.llama, made, 3, ROWS, task_metadata={"reward": letters})
+    before = logits(one.model)
+    trains = {name for name, p in one.model.named_parameters() if p.requires_grad}
+    train(one)
+    assert {name for name, p in one.model.named_parameters() if p.requires_grad} == trains
+    wanted = logits(one.model)
+    assert not torch.allclose(wanted, before, atol=1e-4)
+    plain = one.plain()
+    with torch.no_grad():
+        for parameter in one.model.parameters():
+            if parameter.requires_grad and method != "full":
+                parameter.zero_()
+    torch.testing.assert_close(logits(plain), wanted, atol=1e-4, rtol=0)
+
+
+def test_the_same_seed_samples_the_same_answers(world):
+    def curve():
+        made = stage("lora", "grpo", learning_rate=1e-3, **SAMPLED)
+        one, _ = attached(world.llama, made, 4, ROWS, task_metadata={"reward": letters})
+        train(one)
+        return [entry["reward"] for entry in one.trainer.state.log_history if "reward" in entry]
+
+    assert curve() == curve()
+
+
+def test_groups_without_signal_are_told(world):
+    made = stage("lora", "grpo", learning_rate=1e-3, **SAMPLED)
+    one, notes = attached(world.llama, made, 2, ROWS, task_metadata={"reward": lambda doc, answer: 1.0})
+    train(one)
+    assert one.facts["groups_without_signal"] == 1.0
+    assert "all answers of a group were worth the same in 100% of 8 groups, so rewards taught nothing" in notes[-1]
+
+
+def test_what_cannot_be_sampled_is_refused(world):
+    def made(method="lora", rows=ROWS, **params):
+        one = stage(method, "rloo", learning_rate=1e-3, **SAMPLED | params)
+        attached(world.llama, one, 2, rows, task_metadata={"reward": letters})
+
+    with pytest.raises(SpecError, match=r"completion_tokens must be below .* context \(96\), but got 96: lower it"):
+        made(completion_tokens=96)
+    with pytest.raises(SpecError, match="every row must have a prompt to be answered, but one has none"):
+        made(rows=[*ROWS, {"prompt": "", "completion": "text"}])
+    with pytest.raises(SpecError, match="its method adds virtual tokens: use another method"):
+        made("prefix_tuning")
+
+
+def test_long_prompts_lose_their_beginning(world):
+    rows = [{"prompt": "x" * 200 + ":", "completion": " a"}]
+    made = stage("lora", "rloo", learning_rate=1e-3, **SAMPLED)
+    one, _ = attached(world.llama, made, 1, rows, task_metadata={"reward": letters})
+    ids, *_ = one.trainer._tokenize_prompts([rows[0]["prompt"]])
+    assert [len(each) for each in ids] == [96 - 8]
+    train(one)
+    assert one.failure is None
+
+
+def test_rlhf_in_three_stages(tmp_path, world):
+    """Imitation, then a reward model that leaves the policy alone, then answers that it rewards."""
+    stages = (
+        stage("lora", "sft", share=0.25),
+        stage("full", "reward_model", learning_rate=1e-3, share=0.5),
+        stage("lora", "rloo", learning_rate=2e-3, share=0.25, **SAMPLED),
+    )
+    trial = config(world, *stages, steps=16, task="manners", fractions=(0.5, 1.0))
+    assert "stages" in alone_because(trial)
+    result = run_trial(trial, Workspace(Layout(tmp_path), (world.tasks,), device="cpu", keep_model=True))
+    assert result.status is TrialStatus.COMPLETE, result.reason
+    sft, judge, policy = result.provenance.effective["stages"]
+    assert (sft["steps"], judge["steps"], policy["steps"]) == (4, 8, 4)
+    assert judge["ranked_right_last"] >= 0.5
+    assert {"reward_first", "reward_last", "groups_without_signal"} <= set(policy)
+    assert any("mean reward" in note for note in result.notes)
+    assert [point.fraction for point in result.curve] == [1.0]
+
+
+def test_a_reward_model_of_an_earlier_stage_judges_as_it_was_trained(tmp_path, world):
+    one, _ = attached(world.llama, stage("full", "reward_model", learning_rate=1e-3, batch_size=8), 20, PAIRS)
+    train(one)
+    one.choices.objective.leave(one.plain(), one.setup, tmp_path)
+    setup = replace(one.setup, left={"reward_model": tmp_path})
+    given = rewards_for(setup, PAIRS)
+    chosen, rejected = (given(PAIRS, [row[name] for row in PAIRS]) for name in ("completion", "rejected"))
+    batch = one.trainer.data_collator([{"pair": number} for number in range(len(PAIRS))])
+    with torch.no_grad():
+        wanted = one.trainer.model.eval()(**batch)
+    # examples leave out pairs that a short stage does not reach, so compare as sets
+    found = sorted([*chosen, *rejected])
+    assert [min(abs(w - f) for f in found) for w in wanted.tolist()] == pytest.approx([0] * len(wanted), abs=1e-4)
