@@ -111,7 +111,11 @@ class Session(ABC):
             pieces = self._pieces(drawn)
             for piece in pieces:
                 losses = self._losses(piece, seeds if number == 0 else [])
-                loss = objective.loss(losses, [one.setup for one in self.learners]) / items
+                parts_of = items
+                if self.learners[0].choices.method.one_by_one:  # no example's share may depend on the others' lengths
+                    parts_of = torch.tensor([objective.items(part.examples) for part in piece], device=device)
+                    parts_of *= len(examples[0])
+                loss = objective.loss(losses, [one.setup for one in self.learners]) / parts_of
                 term = self.penalty()
                 (loss.sum() if term is None else loss.sum() + term / (passes * len(pieces))).backward()
                 self.passed()

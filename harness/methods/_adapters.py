@@ -6,7 +6,7 @@ A hook finds its module on the part that it was called for, so that copies of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,11 +56,79 @@ class Adapter(Added):
         return found
 
 
+class GatedAdapter(Adapter):
+    """An adapter whose sum is weighed, token by token, by `sigmoid(w x + b)`, x being the input of the part before it."""
+
+    def __init__(self, width: int, bottleneck: int, activation: str) -> None:
+        super().__init__(width, bottleneck, activation)
+        self.gate = _gate(width)
+
+    def gated(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is added to the part's output y."""
+        found: Tensor = torch.sigmoid(self.gate(x)) * self(y)
+        return found
+
+
+class GatedLora(Added):
+    """`sigmoid(w x + b) alpha / rank B A x`, token by token, beside a linear layer; B starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
+        self.gate, self.scale = _gate(inputs), alpha / rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows of inputs to what is added to the layer's outputs."""
+        found: Tensor = torch.sigmoid(self.gate(x)) * self.up(self.down(x)) * self.scale
+        return found
+
+
+class Fusion(Added):
+    """Attention over what several adapters would add: `sum_n softmax_n(Q y . K z_n) V z_n`, z_n being the n-th's sum.
+
+    V starts as the identity. While `only` is a number, that adapter's sum alone is added.
+    """
+
+    def __init__(self, width: int, sources: Sequence[Adapter]) -> None:
+        super().__init__()
+        self.sources = nn.ModuleList(sources)
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=n < 2) for n in range(3))
+        nn.init.eye_(self.value.weight)
+        self.only: int | None = None
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The part's output, shape (..., width), to what is added to it."""
+        if self.only is not None:
+            alone: Tensor = self.sources[self.only](y)
+            return alone
+        z = torch.stack([source(y) for source in self.sources], -2)  # (..., sources, width)
+        scores = torch.einsum("...w,...nw->...n", self.query(y), self.key(z)).softmax(-1)
+        return torch.einsum("...n,...nw->...w", scores, self.value(z))
+
+
+def _gate(width: int) -> nn.Linear:
+    """A gate that starts at a half."""
+    gate = nn.Linear(width, 1)
+    nn.init.zeros_(gate.weight)
+    nn.init.zeros_(gate.bias)
+    return gate
+
+
 def put(part: nn.Module, module: nn.Module, parallel: bool) -> None:
     """Let a part of a block have a module added: of its input where parallel, else of its output."""
     device = next((p.device for p in part.parameters()), torch.device("cpu"))
     part.add_module(NAME, module.to(device))
-    part.register_forward_hook(_beside if parallel else _behind, with_kwargs=True)
+    gated = isinstance(module, GatedAdapter)
+    part.register_forward_hook(_gated if gated else _beside if parallel else _behind, with_kwargs=True)
+
+
+def _gated(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:
+    """The part's output plus the module of that output, weighed by the part's input."""
+    hidden = arguments[0] if arguments else options["hidden_states"]
+    before = output[0] if isinstance(output, tuple) else output
+    return _with(output, part.adapter.gated(hidden, before)) if part.adapter.on else None
 
 
 def _behind(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:

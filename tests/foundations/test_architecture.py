@@ -31,6 +31,9 @@ RUNNING = [
         "data",
         "cost",
         "tokens",
+        "measures",
+        "sampling",
+        "sandbox",
         "optimizer",
     },
     {"attention", "batches", "supervised", "fused", "packs", "trees", "shortcuts", "scoring"},
@@ -68,11 +71,12 @@ OWNERS = {
     "duckdb": {"store", "export"},
     "submitit": {"runners"},
     "optuna": {"search", "export"},
-    "lm_eval": {"tasks", "templates", "data", "evaluate", "answers"},
+    "lm_eval": {"measures", "tasks", "templates", "data", "evaluate", "answers"},
     "trl": {"objectives"},
     "peft": {"methods", "warm"},
     "seaborn": {"report"},
     "bitsandbytes": {"methods"},
+    "opacus": {"methods"},
     "click": {"cli", "terminal"},
 }
 

@@ -15,7 +15,7 @@ from harness.layout import Layout
 from harness.models import embedded_models, load_model, resolve_model
 from harness.plugins import Situation, load
 from harness.trial import Workspace, run_trial
-from tests.tiny import attached, config, logits, save_tokenizer, stage, trained
+from tests.tiny import attached, config, logits, save_tokenizer, stage, train, trained
 
 SERIAL = ["adapter_pfeiffer", "adapter_houlsby"]
 PLAIN = [*SERIAL, "adapter_parallel"]
@@ -213,3 +213,170 @@ def test_what_was_damaged_is_said(damage, world, tmp_path):
         SpecError, match=r"tuned\.json must say how" if damage == "json" else "must hold the 8 parameters"
     ):
         load_tuned(tmp_path)
+
+
+# Prefixes beside modules
+
+
+def test_mam_is_prefix_tuning_and_a_parallel_adapter(world):
+    """With no prefix to speak of it is the adapter; with a silent adapter it is PEFT's prefix tuning."""
+    mam = attached(world.llama, stage("mam", virtual_tokens=5))[0].model
+    prefix = attached(world.llama, stage("prefix_tuning", virtual_tokens=5))[0].model
+    torch.testing.assert_close(logits(mam), logits(prefix))  # adapters start silent
+    torch.manual_seed(1)
+    drawn = torch.randn_like(mam.prompt_encoder.default.embedding.weight)
+    for model in (mam, prefix):
+        model.prompt_encoder.default.embedding.weight.data.copy_(drawn)
+    silent = logits(mam)
+    torch.testing.assert_close(silent, logits(prefix))
+    shaken(mam)
+    assert not torch.allclose(logits(mam), silent, atol=1e-2)
+    alone = attached(world.llama, stage("adapter_parallel"))[0].model
+    own = {name.removeprefix("base_model."): value for name, value in mam.named_parameters()}
+    for name, value in alone.named_parameters():
+        value.data.copy_(own[name])
+    with mam.disable_adapter():  # PEFT's prefix off, the adapters on
+        torch.testing.assert_close(logits(mam), logits(alone))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_unipelt_gates_each_of_its_three_parts(family, world):
+    """Every gate shut: with its bias at -100 nothing is left but an empty prefix, which takes attention still."""
+    ready, _ = attached(getattr(world, family), stage("unipelt", virtual_tokens=4, rank=2))
+    model = ready.model
+    torch.manual_seed(3)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data.copy_(0.1 * torch.randn_like(p))
+    loud = logits(model)
+    empty = attached(getattr(world, family), stage("prefix_tuning", virtual_tokens=4))[0].model
+    gates = [p for name, p in model.named_parameters() if name.endswith(("gate.bias", "prefix_gates"))]
+    # LoRA at q and v, or at the one product of both; an adapter; and the prefix of all layers
+    assert len(gates) == 2 * (2 if family == "gpt2" else 3) + 1
+    shut = {id(gate): gate.detach().clone() for gate in gates}
+    for gate in gates:
+        gate.data.fill_(-100.0)
+    torch.testing.assert_close(logits(model), logits(empty), atol=1e-5, rtol=0)
+    for gate in gates:  # each of them opens something
+        gate.data.copy_(shut[id(gate)])
+        assert not torch.allclose(logits(model), logits(empty), atol=1e-4)
+        gate.data.fill_(-100.0)
+    assert not torch.allclose(loud, logits(model), atol=1e-3)
+
+
+def test_unipelts_lora_is_its_formula_and_sees_no_later_token(world):
+    ready, _ = attached(world.llama, stage("unipelt", rank=2, alpha=6.0))
+    shaken(ready.model)
+    layer = ready.model.get_submodule("base_model.model.layers.0.self_attn.q_proj")
+    x, own = torch.randn(3, 5, 64), layer.adapter
+    gate = 1 / (1 + torch.exp(-(x @ own.gate.weight.T + own.gate.bias)))
+    wanted = x @ layer.weight.T + gate * 6.0 / 2 * (x @ own.down.weight.T @ own.up.weight.T)
+    torch.testing.assert_close(layer(x), wanted, atol=1e-5, rtol=1e-5)
+    ids = torch.arange(5, 25).view(1, 20)
+    other = ids.clone()
+    other[0, 12:] = 3
+    with torch.no_grad():
+        one, two = (ready.model(input_ids=i, attention_mask=torch.ones_like(i)).logits[0, :12] for i in (ids, other))
+    torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["mam", "unipelt"])
+def test_a_prefix_and_modules_are_kept_together(name, world, tmp_path):
+    ready = trained(world.gpt2, stage(name, learning_rate=1e-2), 3)
+    save_model(tmp_path, ready, resolve_model(str(world.gpt2)))
+    torch.testing.assert_close(logits(load_tuned(tmp_path)), logits(ready.model), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["mam", "unipelt"])
+def test_a_prefix_needs_attention(name):
+    facts = {"attention_hidden_size": 32}
+    assert "no attention" in load("methods", name)().skip(Situation(model_type="rwkv", model_facts=facts))
+
+
+# Fusion
+
+TASKS = {
+    "vowels": [{"prompt": f"{i}:", "completion": " aeiou"} for i in range(8)],
+    "digits": [{"prompt": f"{i}:", "completion": " 12345"} for i in range(8)],
+}
+FUSED = {"fusion_sources": "vowels, digits@3f", "source_steps": 100, "source_learning_rate": 1e-2}
+NAMED = {"vowels": TASKS["vowels"], "digits@3f": TASKS["digits"]}
+
+
+@pytest.fixture(scope="module")
+def fused(world):
+    return attached(world.llama, stage("adapter_fusion", **FUSED), tasks=NAMED)
+
+
+def nats(model, ready, text):
+    ids = torch.tensor([ready.setup.tokenizer("3:" + text)["input_ids"]])
+    labels = ids.clone()
+    labels[:, :2] = -100
+    with torch.no_grad():
+        return model(input_ids=ids, labels=labels).loss.item()
+
+
+def test_each_source_learns_its_own_task_and_not_the_others(world, fused):
+    """Alone, an adapter tells its task's text better than the base does, by more than the other one does."""
+    ready, notes = fused
+    base = load_model(resolve_model(str(world.llama)), {}, "cpu")
+    fusions = [module for module in ready.model.modules() if type(module).__name__ == "Fusion"]
+    losses = []
+    for index in range(2):
+        for fusion in fusions:
+            fusion.only = index
+        losses.append([nats(ready.model, ready, text) for text in (" aeiou", " 12345")])
+    for fusion in fusions:
+        fusion.only = None
+    before = [nats(base, ready, text) for text in (" aeiou", " 12345")]
+    assert losses[0][0] < before[0] - 0.5
+    assert losses[1][1] < before[1] - 0.5
+    assert losses[0][0] < losses[1][0]
+    assert losses[1][1] < losses[0][1]
+    assert [note.partition(" ended")[0] for note in notes] == ["the adapter of vowels", "the adapter of digits"]
+
+
+def test_fusion_is_attention_over_what_the_sources_add(fused):
+    ready, _ = fused
+    shaken(ready.model)
+    part, y = ready.model.get_submodule("model.layers.0.mlp"), torch.randn(7, 64)
+    own, state = part.adapter, part.adapter.state_dict()
+
+    def source(n):
+        down, d, up, u = (state[f"sources.{n}.{p}"] for p in ("down.weight", "down.bias", "up.weight", "up.bias"))
+        return torch.relu(y @ down.T + d) @ up.T + u
+
+    query = y @ state["query.weight"].T + state["query.bias"]
+    keys = [source(n) @ state["key.weight"].T + state["key.bias"] for n in range(2)]
+    scores = torch.stack([(query * key).sum(-1) for key in keys], -1).softmax(-1)
+    wanted = sum(scores[:, n : n + 1] * (source(n) @ state["value.weight"].T) for n in range(2))
+    torch.testing.assert_close(own(y), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_stage_trains_the_mixing_alone_and_is_loaded_again(world, tmp_path):
+    ready, _ = attached(world.llama, stage("adapter_fusion", **FUSED | {"learning_rate": 1e-2}), tasks=NAMED)
+    before = {name: value.detach().clone() for name, value in ready.model.named_parameters()}
+    train(ready)
+    moved = {name for name, value in ready.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.split(".adapter.")[1].split(".")[0] in ("query", "key", "value") for name in moved)
+    save_model(tmp_path, ready, resolve_model(str(world.llama)))
+    torch.testing.assert_close(logits(load_tuned(tmp_path)), logits(ready.model), atol=1e-6, rtol=0)
+
+
+def test_the_penalty_is_the_distance_of_values_to_the_identity(world):
+    ready, _ = attached(world.llama, stage("adapter_fusion", **FUSED | {"source_steps": 1}), tasks=NAMED)
+    term = ready.choices.method.penalty(ready.model, ready.setup)
+    assert term().item() == 0.0
+    ready.model.get_submodule("model.layers.0.mlp").adapter.value.weight.data[0, 3] += 2.0
+    assert term().item() == pytest.approx(0.01 * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "two tasks or more"), ("trec", "two tasks or more"), ("trec, trec", "two"), ("a=0.5, b", "without weights")],
+)
+def test_sources_that_do_not_fit_are_refused(text, said):
+    method = load("methods", "adapter_fusion")()
+    assert said in method.skip(Situation(model_type="llama", params={"fusion_sources": text}))
+    assert method.skip(Situation(model_type="llama", params={"fusion_sources": "a, b"})) is None

@@ -1,0 +1,59 @@
+"""Very large dropout in front of the output layer."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._blocks import exactly
+from harness.methods.base import Method
+from harness.plugins import StageSetup
+from harness.space import Choice, Float
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "head_dropout"
+
+
+class HighDropout(Method):
+    """Drops most of the last hidden state while training: the whole model or its output layer moves.
+
+    Where the output layer is tied to the embeddings, these move with it.
+    """
+
+    summary = "fine-tuning with most of the last hidden state dropped"
+    paper = "Zhang and Bottou 2024, arXiv 2403.00946"
+    trains = r".*"
+    space = {
+        "learning_rate": Float(1e-6, 3e-3, default=5e-5, log=True),
+        "head_dropout": Float(0.5, 0.95, default=0.9),
+        "trained_part": Choice(("all", "head"), default="all", searched=False),
+    }
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Let the chosen part move, and put dropout before the output layer."""
+        from torch import nn
+
+        head = model.get_output_embeddings()
+        model.requires_grad_(setup.params["trained_part"] == "all")
+        head.requires_grad_(True)
+        self.trains = exactly(name for name, p in model.named_parameters() if p.requires_grad)
+        head.add_module(NAME, nn.Dropout(float(setup.params["head_dropout"])))
+        head.register_forward_pre_hook(_drop)
+        return model
+
+    def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """A copy without the dropout, which only training has."""
+        copy = deepcopy(model)
+        head = copy.get_output_embeddings()
+        delattr(head, NAME)
+        for key, hook in list(head._forward_pre_hooks.items()):
+            if hook is _drop:
+                del head._forward_pre_hooks[key]
+        return copy
+
+
+def _drop(head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Dropout on the hidden states that the output layer is given."""
+    return (getattr(head, NAME)(arguments[0]), *arguments[1:])
