@@ -1,8 +1,9 @@
 """Checkpoints at rungs: a trial that stops early leaves what its continuation needs to go on bit for bit.
 
 A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), the state of an optimiser that the
-method brings, or what a trainer of TRL's writes of its own state, and the learning curve so far. A full-fidelity trial's folder lists the rungs
-below it (`Layout.rungs`), so that a continuation finds the highest one without knowing the scheduler.
+method brings, what the method's hooks keep, or what a trainer of TRL's writes of its own state, and the learning curve
+so far. A full-fidelity trial's folder lists the rungs below it (`Layout.rungs`), so that a continuation finds the highest
+one without knowing the scheduler.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from harness.train import Learner
 
 WEIGHTS, MOMENTS, OPTIMIZER = "moved.safetensors", "moments.safetensors", "optimizer.pt"
+METHOD = "method.safetensors"
 PROGRESS = "progress.json"
 
 
@@ -55,6 +57,8 @@ def save(folder: Path, one: Learner, progress: Progress) -> None:
     building.mkdir(parents=True)
     moved = {name: p.detach().cpu().contiguous() for name, p in _moving(one)}
     save_file(moved, building / WEIGHTS)
+    if state := one.choices.method.state(one.model):
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, building / METHOD)
     if one.trainer is None:
         save_file(
             {f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)},
@@ -98,6 +102,8 @@ def restore(folder: Path, one: Learner) -> Progress:
     with torch.no_grad():
         for name, parameter in _moving(one):
             parameter.copy_(saved[name])
+    if (folder / METHOD).exists():
+        one.choices.method.load_state(one.model, load_file(folder / METHOD, device=one.setup.device))
     progress = read_progress(folder)
     if one.trainer is None:
         moments = load_file(folder / MOMENTS, device=one.setup.device)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.methods._linear import TRANSPOSED, linear_layers, uses_conv1d
@@ -69,6 +71,14 @@ class LayerMethod(PeftMethod, ABC):
             options["fan_in_fan_out"] = uses_conv1d(model)
         config: PeftConfig = kind(task_type="CAUSAL_LM", **options)
         return config
+
+
+@contextmanager
+def unwarned(message: str) -> Iterator[None]:
+    """Keep a library from warning of what is known and right."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def sparse_unchecked() -> None:

@@ -12,6 +12,8 @@ from harness.plugins import Situation, StageSetup
 from harness.space import Scalar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
 
@@ -53,7 +55,18 @@ class VirtualTokens(PeftMethod, ABC):
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model with PEFT, and leave the virtual tokens out of what the output layer is given."""
         attached = super().attach(model, setup)
-        count, calls = int(setup.params["virtual_tokens"]), self._calls
+        self._align(model, int(setup.params["virtual_tokens"]))
+        return attached
+
+    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+        """As PEFT does, with the output layer as in training."""
+        tuned = super().restore(model, params, folder)
+        self._align(model, int(params["virtual_tokens"]))
+        return tuned
+
+    def _align(self, model: PreTrainedModel, count: int) -> None:
+        """Hand the output layer the text's positions only, where virtual tokens come before them."""
+        calls = self._calls
 
         def note(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             whole = named.get("labels") is None and not named.get("logits_to_keep")
@@ -64,7 +77,6 @@ class VirtualTokens(PeftMethod, ABC):
 
         model.register_forward_pre_hook(note, with_kwargs=True)
         model.get_output_embeddings().register_forward_pre_hook(cut)
-        return attached
 
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:

@@ -72,3 +72,27 @@ class AdaLora(LayerMethod):
         """Gather importance, and set singular values to zero that are over the step's budget."""
         wrapped: Any = model
         wrapped.base_model.update_and_allocate(step)
+
+    def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Importance so far, and which singular values are left."""
+        import torch
+
+        wrapped: Any = model
+        allocator, pattern = wrapped.base_model.rankallocator, wrapped.peft_config["default"].rank_pattern or {}
+        kept = {f"importance/{name}": value for name, value in allocator.exp_avg_ipt.items()}
+        kept |= {f"uncertainty/{name}": value for name, value in allocator.exp_avg_unc.items()}
+        return kept | {f"left/{name}": torch.tensor(rows) for name, rows in pattern.items()}
+
+    def load_state(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Put them back."""
+        wrapped: Any = model
+        allocator, pattern = wrapped.base_model.rankallocator, {}
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            if kind == "importance":
+                allocator.exp_avg_ipt[name], allocator.ipt[name] = value, value
+            elif kind == "uncertainty":
+                allocator.exp_avg_unc[name] = value
+            else:
+                pattern[name] = value.tolist()
+        wrapped.peft_config["default"].rank_pattern = pattern or None

@@ -47,7 +47,9 @@ class Method(Plugin, ABC):
     alone: ClassVar[str] = "its trials cannot be stacked"
     """Why its trials cannot train together on one base (see `fused`); empty: they can."""
     one_by_one: ClassVar[bool] = False
-    """Whether a step shows one example at a time, for methods that treat each example's gradient by itself."""
+    """Whether a step shows one example at a time, for methods that treat each example's gradient by itself.
+
+    The loss is then the mean over a step's examples of each one's own mean over what the objective counts."""
     same: ClassVar[tuple[str, ...]] = ()
     """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
 
@@ -98,6 +100,13 @@ class Method(Plugin, ABC):
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
         """Called after every optimiser step, `step` counting from 1; the step's gradients are still there."""
+
+    def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """What its hooks keep beside the parameters that move, for a trial that goes on from a checkpoint."""
+        return {}
+
+    def load_state(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Take up what `state` gave; called on a freshly attached model, and not where it gave nothing."""
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """How far each weight is from the base's, by the weight's name in the base, as functions of what is trained.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.methods._peft import TARGET, LayerMethod
+from harness.methods._peft import TARGET, LayerMethod, unwarned
 from harness.plugins import StageSetup
 from harness.space import Float
 
@@ -29,8 +29,5 @@ class Beft(LayerMethod):
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model; PEFT warns that what has no bias cannot be merged."""
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected that the base layer has no bias")
+        with unwarned("Detected that the base layer has no bias"):
             return super().attach(model, setup)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.methods._calibration import batches, drawn
+from harness.methods._peft import unwarned
 from harness.methods._residual import fitting_rank
 from harness.methods.lora import Lora
 from harness.plugins import StageSetup
@@ -44,7 +45,8 @@ class Eva(Lora):
         from peft import get_peft_model, initialize_lora_eva_weights
 
         sequences = drawn(setup.rows(), int(setup.params["calibration_rows"]), setup)
-        wrapped: Any = get_peft_model(model, self.config(model, setup))
+        with unwarned("lora with eva initialization"):  # of memory that its own search for components would take
+            wrapped: Any = get_peft_model(model, self.config(model, setup))
         layers = self.layers(wrapped)
         found = _components(wrapped, layers, batches(sequences, setup))
         rank = int(wrapped.peft_config["default"].r)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.methods._peft import unwarned
 from harness.methods.base import PeftMethod
 from harness.plugins import StageSetup
 from harness.space import Float
@@ -32,10 +33,7 @@ class LnTuning(PeftMethod):
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model; PEFT warns of every norm that it is no linear layer."""
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Unsupported layer type")
+        with unwarned("Unsupported layer type"):
             return super().attach(model, setup)
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.methods._calibration import batches, drawn
+from harness.methods._peft import unwarned
 from harness.methods._residual import ResidualLora, fitting_rank
 from harness.methods.lora import Lora
 from harness.plugins import StageSetup
@@ -40,6 +41,7 @@ class LoraGa(ResidualLora):
                 model(**batch, use_cache=False).loss.backward()
 
         config = self.config(model, setup)
-        preprocess_loraga(model, config, run)
+        with unwarned("Full backward hook is firing"):  # of the first layers, whose inputs need no gradient
+            preprocess_loraga(model, config, run)
         model.zero_grad(set_to_none=True)
         return self.remember(get_peft_model(model, config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from harness.methods._peft import unwarned
 from harness.methods.base import PeftMethod
 from harness.plugins import StageSetup
 from harness.space import Float, Integer
@@ -36,6 +37,16 @@ class TrainableTokens(PeftMethod):
         counts = Counter(token for ids in setup.tokenizer(texts)["input_ids"] for token in ids)
         commonest = sorted(counts, key=lambda token: (-counts[token], token))[: int(setup.params["tokens"])]
         return TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=commonest, target_modules=_embedding(model))
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model; PEFT warns of tied layers, which it does tie."""
+        with unwarned("Model has `tie_word_embeddings=True`"):
+            return super().attach(model, setup)
+
+    def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Likewise."""
+        with unwarned("Model has `tie_word_embeddings=True`"):
+            return super().merge(model, setup)
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The trained rows less those of the base, in a matrix of zeros."""
