@@ -1,112 +1,84 @@
-"""How many numbers each of the harness's own methods trains, from the dimensions of a model alone.
+"""How many numbers each of the harness's own methods trains, derived from its description and the models' dimensions.
 
-A method maps to a function of the base model and the stage's parameters.
+Each entry is a function of a model's `Sizes` and the learner, whose `choices.params` hold the method's hyperparameters.
 """
 
 from collections.abc import Callable
 
 
-def linear(model):
-    """(in, out) of every linear layer inside the blocks of a tiny Llama, GPT-2 or RWKV; layer by layer."""
-    config, width = model.config, model.config.hidden_size
-    inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", None) or 4 * width
-    square, up, down = (width, width), (width, inner), (inner, width)
-    layers = {
-        "llama": [square] * 4 + [up, up, down],
-        "gpt2": [(width, 3 * width), square, up, down],
-        "rwkv": [square] * 5 + [up, down],
-    }[config.model_type]
-    return [layers] * config.num_hidden_layers
+def parameter(learner, name):
+    return learner.choices.params[name]
 
 
-def weights(model):
-    return sum(i * o for layer in linear(model) for i, o in layer)
+def weights(sizes):
+    return sizes.each(lambda inputs, outputs: inputs * outputs)
 
 
-def everything(model, params):
-    return sum(p.numel() for p in model.parameters())
+def everything(sizes, learner):
+    return sizes.parameters
 
 
-def biases(model, params):
-    """GPT-2: one per output of a linear layer, and of two norms in a layer and one at the end. RWKV: those of norms."""
-    width, layers = model.config.hidden_size, model.config.num_hidden_layers
-    if model.config.model_type == "gpt2":
-        return sum(o for layer in linear(model) for _, o in layer) + (2 * layers + 1) * width
-    assert model.config.model_type == "rwkv"  # two norms in a layer, one before the first, one behind the last
-    return (2 * layers + 2) * width
+def biases(sizes, learner):
+    """One for each output of a linear layer where layers have them; those of norms. RWKV has them in norms alone."""
+    assert sizes.biases or sizes.family == "rwkv"
+    layers = sizes.each(lambda inputs, outputs: outputs) if sizes.biases else 0
+    return layers + sizes.norms * sizes.hidden
 
 
-def of_layers(model, count):
-    """All numbers of `count` layers that are alike."""
-    width, kind = model.config.hidden_size, model.config.model_type
-    matrices = sum(i * o for i, o in linear(model)[0])
-    outputs = sum(o for _, o in linear(model)[0])
-    rest = {"llama": 2 * width, "gpt2": outputs + 4 * width, "rwkv": (4 + 2 + 3 + 2) * width}[kind]
-    # RWKV: four vectors of two norms, two of decay, three and two that mix tokens; its first layer has a norm more
-    return count * (matrices + rest)
+def layer_freezing(sizes, learner):
+    """A quarter of two layers is one, of four too: the last one, which has two norms and no third."""
+    count = max(1, round(parameter(learner, "trained_share") * sizes.layers))
+    assert count < sizes.layers
+    assert parameter(learner, "trained_end") == "last"
+    matrices = sum(inputs * outputs for inputs, outputs in sizes.block)
+    outputs = sum(outputs for _, outputs in sizes.block)
+    # RWKV: weights and biases of two norms; decay and start of attention; three mixtures there, two in the other part
+    rest = {"llama": 2 * sizes.hidden, "gpt2": outputs + 4 * sizes.hidden, "rwkv": (4 + 2 + 3 + 2) * sizes.hidden}
+    return count * (matrices + rest[sizes.family])
 
 
-def layer_freezing(model, params):
-    count = max(1, round(params["trained_share"] * model.config.num_hidden_layers))
-    first = params["trained_end"] == "first" or count == model.config.num_hidden_layers
-    extra = 2 * model.config.hidden_size if model.config.model_type == "rwkv" and first else 0
-    return of_layers(model, count) + extra
-
-
-def adapter(width, inner):
+def bottleneck(width, inner):
+    """Two matrices and their biases."""
     return width * inner + inner + inner * width + width
 
 
-def serial(per_layer):
-    def count(model, params):
-        width = model.config.hidden_size
-        return model.config.num_hidden_layers * per_layer * adapter(width, max(1, width // params["reduction"]))
+def serial(places):
+    """So many adapters in each block."""
+
+    def count(sizes, learner):
+        return sizes.layers * places * bottleneck(sizes.hidden, sizes.hidden // parameter(learner, "reduction"))
 
     return count
 
 
-def parallel(model, params):
-    own = adapter(model.config.hidden_size, params["bottleneck"]) + bool(params["learned_scale"])
-    return model.config.num_hidden_layers * own
+def parallel(sizes, learner):
+    own = bottleneck(sizes.hidden, parameter(learner, "bottleneck")) + parameter(learner, "learned_scale")
+    return sizes.layers * own
 
 
-def prefix(model, params):
-    """A key and a value for each virtual token, head of keys and layer."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = heads * config.hidden_size // config.num_attention_heads
-    return params["virtual_tokens"] * config.num_hidden_layers * 2 * width
+def prefix(sizes, learner):
+    """A key and a value for each virtual token and layer."""
+    return parameter(learner, "virtual_tokens") * sizes.layers * 2 * sizes.hidden
 
 
-def unipelt(model, params):
-    config, width = model.config, model.config.hidden_size
-    rank = params["rank"]
-    # LoRA of queries and values, each with a gate of its own: apart in a Llama, one product of three in a GPT-2
-    pairs = {"llama": [(width, width)] * 2, "gpt2": [(width, 3 * width)]}[config.model_type]
-    lora = sum(rank * (i + o) + i + 1 for i, o in pairs)
-    gated = adapter(width, max(1, width // params["reduction"])) + width + 1
-    return config.num_hidden_layers * (lora + gated + 1) + prefix(model, params)
+def unipelt(sizes, learner):
+    """Each part, and for each a gate: a vector and a number, or for a layer's prefix a number."""
+    rank, width = parameter(learner, "rank"), sizes.hidden
+    # queries and values: apart in a Llama, one product of three in a GPT-2
+    pairs = {"llama": [(width, width)] * 2, "gpt2": [(width, 3 * width)]}[sizes.family]
+    lora = sum(rank * (inputs + outputs) + inputs + 1 for inputs, outputs in pairs)
+    adapter = bottleneck(width, width // parameter(learner, "reduction")) + width + 1
+    return sizes.layers * (lora + adapter + 1) + prefix(sizes, learner)
 
 
-def fusion(model, params):
-    width = model.config.hidden_size
-    return model.config.num_hidden_layers * (3 * width * width + 2 * width)
+def fusion(sizes, learner):
+    """Query, key and value of each block, the first two with biases."""
+    return sizes.layers * (3 * sizes.hidden**2 + 2 * sizes.hidden)
 
 
-def sora(model, params):
-    return sum(params["rank"] * (i + o + 1) for layer in linear(model) for i, o in layer)
-
-
-def diff_pruning(model, params):
-    return 2 * weights(model) + sum(len(layer) for layer in linear(model))
-
-
-def dp_lora(model, params):
-    return sum(params["rank"] * (i + o) for layer in linear(model) for i, o in layer)
-
-
-def high_dropout(model, params):
-    return everything(model, params) if params["trained_part"] == "all" else model.lm_head.weight.numel()
+def high_dropout(sizes, learner):
+    assert parameter(learner, "trained_part") == "all"
+    return sizes.parameters
 
 
 COUNTS: dict[str, Callable] = {
@@ -116,17 +88,19 @@ COUNTS: dict[str, Callable] = {
     "adapter_pfeiffer": serial(1),
     "apollo": everything,
     "bitfit": biases,
-    "diff_pruning": diff_pruning,
-    "dp_lora": dp_lora,
+    # the difference and its gate's logit for each weight, one more for each matrix
+    "diff_pruning": lambda sizes, learner: 2 * weights(sizes) + len(sizes.linears),
+    "dp_lora": lambda sizes, learner: sizes.each(lambda i, o: parameter(learner, "rank") * (i + o)),
     "far": everything,
-    "fishmask": lambda model, params: round(params["mask_share"] * weights(model)),
+    "fishmask": lambda sizes, learner: round(parameter(learner, "mask_share") * weights(sizes)),
     "galore": everything,
     "high_dropout": high_dropout,
-    "intrinsic_dimension": lambda model, params: params["dimension"],
+    "intrinsic_dimension": lambda sizes, learner: parameter(learner, "dimension"),
     "layer_freezing": layer_freezing,
     "lisa": everything,
-    "mam": lambda model, params: parallel(model, params) + prefix(model, params),
-    "sora": sora,
+    "mam": lambda sizes, learner: parallel(sizes, learner) + prefix(sizes, learner),
+    # both factors, and a gate for each rank
+    "sora": lambda sizes, learner: sizes.each(lambda i, o: parameter(learner, "rank") * (i + o + 1)),
     "spider": everything,
     "unipelt": unipelt,
 }
