@@ -7,12 +7,14 @@ members. Requests are encoded and laid out once per process for each task and to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import SpecError
+from harness.records import derive_seed
+from harness.sampling import SAMPLING
 from harness.scoring import LOGITS, TOKENS, Members, score
 from harness.templates import hide_bars
 from harness.trees import Ask, Plan
@@ -44,7 +46,7 @@ def answers(
 
     Returns:
         A pair (log-likelihood in nats, whether the model would have said it) for each continuation, a log-likelihood for
-        each whole text, or a generated text.
+        each whole text, or a list of generated texts, as many as the task asks for (`repeats`).
 
     Raises:
         SpecError: When a request does not fit the models' context, or has nothing to score.
@@ -190,8 +192,12 @@ def _generated(
         max_length=longest,
     )
     lm.count = members.count
+    repeats = int(built.config.repeats or 1)
     try:
-        return [lm.texts_of(member, built.instances) if is_finite else None for member, is_finite in enumerate(finite)]
+        return [
+            lm.texts_of(member, built.instances, repeats) if is_finite else None
+            for member, is_finite in enumerate(finite)
+        ]
     except AssertionError as error:
         raise SpecError(
             f"task {built.config.task} must fit the model's context of {longest} tokens, but does not ({error}): "
@@ -205,6 +211,8 @@ def _prompts_at_once(
     """Prompts of a member whose cache, and logits where a model computes them at every position, fit."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
+    if recurrent(members.model):
+        return 1
     prompt, options = max((instance.args for instance in built.instances), key=lambda args: len(args[0]))
     size = min(longest, len(tokenizer.encode(prompt)) + int(normalize_gen_kwargs(options)["max_gen_toks"]))
     most = TOKENS // (members.count * size)
@@ -225,14 +233,16 @@ def _generator_class() -> type[LM]:
     class Generator(HFLM):  # type: ignore[misc]
         count = 1
 
-        def texts_of(self, member: int, requests: Sequence[Any]) -> list[str]:
-            """A member's texts; batches are continued when the first member asks, for all of them."""
+        def texts_of(self, member: int, requests: Sequence[Any], repeats: int) -> list[list[str]]:
+            """A member's texts of each request; batches are continued when the first member asks, for all of them."""
             if not hasattr(self, "batches"):
                 self.batches: list[Tensor] = []
                 self.known: dict[str, list[int]] = {}
             self.member, self.turn = member, 0
-            texts: list[str] = self.generate_until(requests, disable_tqdm=True)
-            return texts
+            drawn: list[list[str]] = []
+            for self.repeat in range(repeats):
+                drawn.append(self.generate_until(requests, disable_tqdm=True))
+            return [list(texts) for texts in zip(*drawn, strict=True)]
 
         def tok_encode(self, string: str, *arguments: Any, **options: Any) -> list[int]:
             if arguments or options:
@@ -245,22 +255,69 @@ def _generator_class() -> type[LM]:
             self, context: Tensor, max_length: int, stop: list[str], attention_mask: Tensor, **options: Any
         ) -> Tensor:
             if self.turn == len(self.batches):
-                if not options.get("do_sample"):
-                    options = {key: value for key, value in options.items() if key != "temperature"}
+                prompts = [
+                    ids[own.bool()].tolist() for ids, own in zip(context.cpu(), attention_mask.cpu(), strict=True)
+                ]
+                seeds = [derive_seed("answer", self.repeat, *ids) for ids in prompts] * self.count
                 produced = self.model.generate(
                     input_ids=context.repeat(self.count, 1),
                     attention_mask=attention_mask.repeat(self.count, 1),
                     max_length=max_length,
                     stopping_criteria=_stops(self.tokenizer, stop, context.shape[1]),
                     pad_token_id=self.tokenizer.pad_token_id,
-                    use_cache=True,
-                    **options,
+                    use_cache=self.count == 1 or not recurrent(self.model),
+                    **_drawn(options, seeds, context.shape[1]),
                 )
                 self.batches.append(produced.view(self.count, len(context), -1))
             self.turn += 1
             return self.batches[self.turn - 1][self.member]
 
     return Generator
+
+
+def recurrent(model: Any) -> bool:
+    """Whether a model keeps a state rather than what it read.
+
+    Such a model reads padding as text, and transformers' RWKV mixes up the states of a batch's rows.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(getattr(plain, "_is_stateful", False))
+
+
+def _drawn(options: Mapping[str, Any], seeds: Sequence[int], prompt: int) -> dict[str, Any]:
+    """Options of a generation that draws nothing by itself, see `seeded`."""
+    kept = {key: value for key, value in options.items() if key not in SAMPLING} | {"do_sample": False}
+    return kept | ({"logits_processor": seeded(options, seeds, prompt)} if options.get("do_sample") else {})
+
+
+def seeded(options: Mapping[str, Any], seeds: Sequence[int], prompt: int) -> Any:
+    """Sampling as a logits processor for greedy generation: noise makes the likeliest token a drawn one.
+
+    The largest of logits plus standard Gumbel noise is a draw from their softmax. A row's noise is a function of its seed
+    and the position, so a text is the same whatever else is in its batch, and models are compared on the same draws.
+
+    Args:
+        options: `temperature`, and `top_k`, `top_p`, `min_p`, `typical_p` where they are wanted.
+        seeds: Of each row.
+        prompt: Tokens before the first new one.
+    """
+    import torch
+    from transformers import LogitsProcessor, LogitsProcessorList
+    from transformers.generation import logits_process
+
+    class Noise(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            draw, uniform = torch.Generator(), torch.empty(scores.shape)
+            for row, seed in zip(uniform, seeds, strict=True):
+                draw.manual_seed(derive_seed("token", seed, input_ids.shape[1] - prompt))
+                row.uniform_(1e-20, 1.0, generator=draw)
+            return scores.float() - (-uniform.log()).log().to(scores.device)
+
+    warpers = [("top_k", "TopKLogitsWarper"), ("top_p", "TopPLogitsWarper")]
+    warpers += [("min_p", "MinPLogitsWarper"), ("typical_p", "TypicalLogitsWarper")]
+    chain = [logits_process.TemperatureLogitsWarper(float(options.get("temperature", 1.0)))]
+    chain += [getattr(logits_process, kind)(options[name]) for name, kind in warpers if options.get(name)]
+    return LogitsProcessorList([*chain, Noise()])
 
 
 def _stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt: int) -> Any:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 from harness.answers import answers
 from harness.errors import Diverged
 from harness.layout import write_atomically
+from harness.measures.base import measure
 from harness.records import Score, fingerprint
 from harness.scoring import Members
 from harness.tasks import Task
@@ -55,6 +57,9 @@ class Evaluated:
 
     score: Score
     items: tuple[ItemOutcome, ...]
+    seconds_per_item: float | None = field(default=None, compare=False)
+    """Wall seconds of generating an item's answers, in batches; where models are side by side, a model's share. None for
+    tasks that generate nothing."""
 
 
 def evaluate(
@@ -118,9 +123,14 @@ def _evaluated(
     built = lm_eval_task(task, split, limit)
     built.build_all_requests()
     comparable = comparability(task, tokenizer)
+    start = time.perf_counter()
     with scoring_mode(members.model):
         given = answers(members, tokenizer, built, batch_size)
-    return [_outcome(built, task, (split, comparable), one) for one in given]
+    seconds = (time.perf_counter() - start) / (members.count * len(_items(built)))
+    found = [_outcome(built, task, (split, comparable), one) for one in given]
+    if built.OUTPUT_TYPE != "generate_until":
+        return found
+    return [one if isinstance(one, Diverged) else replace(one, seconds_per_item=seconds) for one in found]
 
 
 @contextmanager
@@ -180,7 +190,7 @@ def _outcome(
     if given is None:
         return diverged
     for instance, answer in zip(built.instances, given, strict=True):
-        instance.resps, instance.filtered_resps = [answer], {}
+        instance.resps, instance.filtered_resps = answer if isinstance(answer, list) else [answer], {}
     built.apply_filters()
     kept = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
     filtered = [[request.filtered_resps[kept] for request in item.requests] for item in _items(built)]
@@ -214,6 +224,8 @@ def _aggregated(built: ConfigurableTask, metric: str, values: list[Any]) -> Any:
 
 
 def _item_value(metric: str, value: Any) -> float:
+    if ours := measure(metric):
+        return ours.value(value)
     if metric in _PER_BYTE:
         log_likelihood, count = value
         if not count:

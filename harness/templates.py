@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
+from harness.measures.base import Answered, measure, register, settings_of
 from harness.rows import hash_order
 from harness.tasks import Task
 
@@ -124,6 +125,7 @@ def _task_class() -> type[ConfigurableTask]:
     from lm_eval.api.task import ConfigurableTask
 
     _quieten()
+    register()
 
     class RenderedTask(ConfigurableTask):  # type: ignore[misc]
         def download(self, *args: Any, **kwargs: Any) -> None:
@@ -133,6 +135,14 @@ def _task_class() -> type[ConfigurableTask]:
         def fewshot_docs(self) -> None:
             return None
 
+        def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+            entry = self.config.metric_list[0]
+            ours = None if callable(self.config.process_results) else measure(str(entry["metric"]))
+            if ours is None:
+                found: dict[str, Any] = super().process_results(doc, results)
+                return found
+            return {entry["metric"]: ours.item(_answered(self, doc, results, settings_of(entry, self.config.task)))}
+
         def build_all_requests(self, **options: Any) -> None:
             if getattr(self, "_instances", None) is None:
                 super().build_all_requests(**options)
@@ -140,6 +150,17 @@ def _task_class() -> type[ConfigurableTask]:
                 instance.resps, instance.filtered_resps = [], {}
 
     return RenderedTask
+
+
+def _answered(
+    built: ConfigurableTask, doc: Mapping[str, Any], results: Sequence[Any], settings: Mapping[str, Any]
+) -> Answered:
+    """An item with its answers, for a metric of ours."""
+    if built.OUTPUT_TYPE != "multiple_choice":
+        return Answered(doc, results, (), -1, settings)
+    choices = tuple(map(str, built.doc_to_choice(doc)))
+    nats = [float(value) for value, _ in results[: len(choices)]]
+    return Answered(doc, nats, choices, gold_index(built, doc), settings)
 
 
 @cache

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from harness.errors import TrialFailure
-from harness.measures.overlap import rouge_l, words
+from harness.measures._overlap import rouge_l, words
 from harness.plugins import Row, StageSetup
 
 

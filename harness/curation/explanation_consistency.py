@@ -8,7 +8,7 @@ from harness.curation._generation import Sampling, continuations, identity_of, o
 from harness.curation._novelty import report
 from harness.curation._refusals import first_reason, without_answers
 from harness.curation.base import Curation
-from harness.measures.overlap import rouge_l, words
+from harness.measures._overlap import rouge_l, words
 from harness.plugins import Row, Situation, StageSetup
 from harness.records import derive_seed
 from harness.space import Float, Integer, Text

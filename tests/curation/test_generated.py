@@ -11,7 +11,7 @@ from harness.curation import evol_instruct, explanation_consistency, self_instru
 from harness.curation._generation import Sampling, continuations
 from harness.curation._novelty import Novelty
 from harness.errors import SpecError, TrialFailure
-from harness.measures.overlap import rouge_l, words
+from harness.measures._overlap import rouge_l, words
 from harness.models import load_model, load_tokenizer, resolve_model
 from harness.plugins import Situation, load
 from tests.curation.test_tokens import setup_with, shaken

@@ -15,8 +15,8 @@ import pytest
 from harness.answers import answers
 from harness.errors import Diverged
 from harness.evaluate import Evaluated, evaluate, evaluate_together, scoring_mode
-from harness.models import load_tokenizer, resolve_model
-from harness.plugins import load, names
+from harness.models import load_tokenizer, model_facts, resolve_model
+from harness.plugins import Situation, load, names
 from harness.scoring import Members
 from harness.tasks import Task, find_task
 from harness.templates import lm_eval_task
@@ -152,6 +152,9 @@ def test_every_method_that_stacks_is_scored_like_alone(world: Any, base: str, me
 
     from harness.fused import Stack
 
+    facts = model_facts(resolve_model(str(getattr(world, base))))
+    if reason := load("methods", method)().skip(Situation("cpu", facts["model_type"], facts)):
+        pytest.skip(reason)
     models, methods = [], []
     for seed in range(3):
         learner, _ = attached(getattr(world, base), stage(method=method), seed=seed)

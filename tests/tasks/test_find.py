@@ -189,8 +189,24 @@ def test_notes_say_what_a_reader_must_know(tmp_path: Path) -> None:
     sampled = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "until": ["\n"]}
     write_task(tmp_path, GENERATE | {"metric_list": several, "generation_kwargs": sampled, "num_fewshot": 3})
     task = find_task("mine", (tmp_path,))
-    assert [note.split()[0] for note in task.notes] == ["validation", "of", "scored", "generates"]
-    assert task.config["generation_kwargs"] == {"until": ["\n"], "do_sample": False, "temperature": 0.0}
+    assert [note.split()[0] for note in task.notes] == ["validation", "of", "scored", "samples"]
+    assert task.config["generation_kwargs"] == sampled
+
+
+def test_answers_are_drawn_only_where_the_file_says_so(tmp_path: Path) -> None:
+    greedy = {"until": ["\n"], "do_sample": False, "temperature": 0.0}
+    for given in ({"temperature": 0.7, "top_k": 3}, {"do_sample": True, "temperature": 0.0}):
+        write_task(tmp_path, GENERATE | {"generation_kwargs": given | {"until": ["\n"]}, "repeats": 4})
+        task = find_task("mine", (tmp_path,))
+        assert (task.config["generation_kwargs"], task.config["repeats"]) == (greedy, 1)
+        assert task.notes[-1] == "generates once, though its file repeats: a greedy answer is always the same"
+    write_task(tmp_path, GENERATE | {"generation_kwargs": {"do_sample": True}, "repeats": 4})
+    task = find_task("mine", (tmp_path,))
+    assert (task.config["generation_kwargs"]["temperature"], task.config["repeats"]) == (1.0, 4)
+    assert task.notes[-1].startswith("of 4 answers the first counts: name a filter")
+    write_task(tmp_path, GENERATE | {"repeats": 0})
+    with pytest.raises(SpecError, match="repeats must be a number of answers, but is 0"):
+        find_task("mine", (tmp_path,))
 
 
 def test_the_schema_accepts_what_is_accepted() -> None:

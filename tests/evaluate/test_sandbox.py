@@ -1,0 +1,90 @@
+"""What a program that a model wrote can and cannot do; each program checks itself that the attempt failed as it should."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import sandbox
+from harness.errors import SpecError
+from harness.sandbox import Limits, passes, refusal
+
+
+@pytest.fixture(autouse=True)
+def can_run() -> None:
+    if reason := refusal():
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def attempt(code: str, error: str) -> str:
+    """A program that ends well if `code` raises `error`."""
+    return f"try:\n    {code}\nexcept {error}:\n    pass\nelse:\n    raise SystemExit('it worked')\n"
+
+
+FORBIDDEN = {
+    "connect": attempt("import socket; socket.create_connection(('127.0.0.1', 9), timeout=2)", "OSError"),
+    "any network": "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']",
+    "read files": attempt("open('/etc/passwd')", "FileNotFoundError"),
+    "see folders": "import os\nassert set(os.listdir('/')) <= {'usr', 'lib', 'lib64', 'tmp', 'root', 'opt', 'home'}",
+    "write Python": attempt("import os; open(os.__file__, 'a')", "OSError"),
+    "fork": attempt("import os; os.fork()", "PermissionError"),
+    "start a program": attempt("import subprocess, sys; subprocess.run([sys.executable, '-c', ''])", "PermissionError"),
+    "leave by chroot": attempt("import os; os.chroot('/tmp')", "PermissionError"),
+    "use much memory": attempt("'x' * (1 << 30)", "MemoryError"),
+    "keep capabilities": (
+        "import ctypes\nhad = (ctypes.c_uint32 * 6)(*[7] * 6)\n"
+        "assert ctypes.CDLL(None).capget((ctypes.c_uint32 * 2)(0x20080522, 0), had) == 0 and list(had) == [0] * 6"
+    ),
+    "know secrets": "import os\nassert 'PATH' in os.environ and 'A_SECRET' not in os.environ",
+}
+
+
+@pytest.mark.parametrize("what", list(FORBIDDEN))
+def test_it_cannot(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "x")
+    assert passes([FORBIDDEN[what]], Limits(memory_mb=256)) == [True]
+
+
+def test_it_can_compute_and_write_a_little() -> None:
+    program = (
+        "import collections, itertools, math, re, typing\nopen('/tmp/a', 'w').write('x')\nassert math.isqrt(9) == 3"
+    )
+    assert passes([program, "print('x' * 1000000)"]) == [True, True]
+
+
+def test_only_a_program_that_gets_to_its_end_passes() -> None:
+    early = [
+        "import os; os._exit(0)",
+        "raise SystemExit(0)",
+        "assert False",
+        "this is no Python",
+        "open('/tmp/a','wb').write(b'x' * (2 << 20))",
+    ]
+    assert passes([*early, "pass"]) == [False] * len(early) + [True]
+
+
+def test_time_is_limited() -> None:
+    start = time.monotonic()
+    assert passes(["while True: pass", "import time; time.sleep(60)"], Limits(seconds=1)) == [False, False]
+    assert time.monotonic() - start < 20
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    passes(["open('/tmp/a', 'w').write('x')", "while True: pass"], Limits(seconds=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sandbox_that_does_not_start_is_no_failed_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_UNSHARE", ("--no-such-option",))
+    with pytest.raises(RuntimeError, match="unrecognized option"):
+        passes(["pass"])
+    sandbox.refusal.cache_clear()
+    with pytest.raises(SpecError, match="must run in a sandbox, but this machine does not let it start"):
+        passes(["pass"])
+    sandbox.refusal.cache_clear()
