@@ -104,3 +104,6 @@ COUNTS: dict[str, Callable] = {
     "spider": everything,
     "unipelt": unipelt,
 }
+
+GIVEN = {"adapter_fusion": {"fusion_sources": "low, high", "source_steps": 2}}
+"""Parameters that a method cannot do without."""

@@ -25,9 +25,10 @@ from harness.scoring import Members, score
 from harness.sessions import Alone
 from harness.trees import Ask, Plan
 from tests.contract.counts_native import COUNTS as NATIVE
+from tests.contract.counts_native import GIVEN
 from tests.contract.counts_peft import COUNTS as PEFT
 from tests.contract.sizes import SIZES
-from tests.tiny import attached, logits, save_tokenizer, stage, train
+from tests.tiny import ROWS, attached, logits, save_tokenizer, stage, train
 
 METHODS = [name for name in names("methods") if load("methods", name).needs_training]
 CASES = [(name, family) for name in METHODS for family in SIZES]
@@ -92,8 +93,14 @@ def own_loss(one):
     return total
 
 
+def ready(name, folder):
+    """A method attached, with what it cannot do without."""
+    tasks = {"low": ROWS, "high": [row | {"completion": row["completion"].upper()} for row in ROWS]}
+    return attached(folder, stage(name, **GIVEN.get(name, {})), tasks=tasks)[0]
+
+
 def build(name, folder):
-    one, _ = attached(folder, stage(name))
+    one = ready(name, folder)
     method, model = one.choices.method, one.model
     bare = load_model(resolve_model(str(folder)), method.load_options(dict(one.choices.params), "cpu"), "cpu")
     start = logits(model)
@@ -242,7 +249,7 @@ def test_the_same_seed_gives_the_same_bits(name, after):
         one = after(name, "gpt2")
     if isinstance(one, str):
         pytest.skip(one)
-    other, _ = attached(one.folder, stage(name))
+    other = ready(name, one.folder)
     train(other)
     twins = dict(other.model.named_parameters())
     assert all(torch.equal(value, twins[key]) for key, value in one.model.named_parameters())
