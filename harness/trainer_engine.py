@@ -57,9 +57,10 @@ def run_trainer(one: Learner, paused: Callable[[], None], resume_from: Path | No
         paused: Called after the steps of `watch.score_at`.
         resume_from: Folder that `save_state` wrote, whose weights are in the model already.
     """
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, set_seed
 
     trainer, model = one.trainer, one.model
+    set_seed(one.setup.seed)  # whatever was drawn since it was made; a checkpoint brings its own state
     method = one.choices.method
     terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
     penalty = _Penalty([term for term in terms if term is not None])

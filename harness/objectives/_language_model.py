@@ -101,14 +101,15 @@ def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSe
     return found
 
 
-def sft_trainer(parts: TrainerParts, examples: Sequence[Example]) -> Trainer:
-    """TRL's SFT trainer on sequences that are ready as they are."""
+def sft_trainer(parts: TrainerParts, examples: Sequence[Example], **options: Any) -> Trainer:
+    """TRL's SFT trainer on sequences that are ready as they are; `options` are its configuration's."""
     from datasets import Dataset
     from trl import SFTConfig
 
     columns = {name: [list(getattr(s, name)) for (s,) in examples] for name in ("input_ids", "labels")}
     arguments = SFTConfig(
         **parts.arguments,
+        **options,
         max_length=None,
         packing=False,
         gradient_checkpointing=False,

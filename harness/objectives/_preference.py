@@ -112,8 +112,14 @@ def preference_trainer(
         examples: The pairs.
         batch: Makes a batch of some of them, in TRL's own names.
         options: What else the class takes.
+
+    Raises:
+        SpecError: When there is nothing to learn.
     """
     from datasets import Dataset
+
+    if not examples:
+        raise SpecError("training needs at least one row with something to learn, but there is none: check the task")
 
     class Ready(kind):  # type: ignore[misc]
         """TRL's trainer without its own tokenising, and without its report to the hub."""

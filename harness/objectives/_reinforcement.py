@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class ReinforcementObjective(Objective, ABC):
             beta=0.0,
             gradient_checkpointing=False,
             disable_dropout=False,
+            shuffle_dataset=False,
             **self.options(setup),
         )
         inner = _inner(parts)
@@ -112,7 +114,7 @@ class ReinforcementObjective(Objective, ABC):
             model=inner,
             reward_funcs=[self._seen],
             args=arguments,
-            train_dataset=_prompts(parts.rows, size * int(params["gradient_accumulation"])),
+            train_dataset=_prompts(parts.rows, setup.steps * size * int(params["gradient_accumulation"]), setup.seed),
             processing_class=setup.tokenizer,
         )
         del inner._hf_peft_config_loaded
@@ -134,7 +136,7 @@ class ReinforcementObjective(Objective, ABC):
             f"all answers of a group were worth the same in {share:.0%} of {seen.groups} groups"
             + (", so rewards taught nothing: choose a reward that tells answers apart" if share == 1 else "")
         )
-        return {"reward_first": first, "reward_last": last, "groups_without_signal": share}
+        return {"rows": len(seen.rows), "reward_first": first, "reward_last": last, "groups_without_signal": share}
 
 
 def _virtual_tokens(method: Any, situation: Situation) -> int:
@@ -142,11 +144,16 @@ def _virtual_tokens(method: Any, situation: Situation) -> int:
     return int(found)
 
 
-def _prompts(rows: Sequence[Row], least: int) -> Any:
-    """The rows' prompts and numbers, over again until there are enough for a step."""
+def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Any:
+    """Prompts and numbers of the rows of all steps, in shuffled passes.
+
+    TRL shuffles by itself, but starts anew where a trial goes on.
+    """
     from datasets import Dataset
 
-    numbers = list(range(len(rows))) * -(-least // len(rows))
+    draw, numbers = random.Random(seed), list[int]()
+    while len(numbers) < wanted:
+        numbers += draw.sample(range(len(rows)), len(rows))
     return Dataset.from_dict({"prompt": [rows[number]["prompt"] for number in numbers], "row": numbers})
 
 

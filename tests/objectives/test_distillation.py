@@ -1,6 +1,7 @@
 """Distillation: divergences by hand and against TRL's, what is learned, and what is refused."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -58,7 +59,9 @@ def test_divergences_by_hand():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_of_a_batch_is_trls(kind, temperature, world, teacher):
     """TRL's does not multiply by the temperature's square."""
-    from trl.experimental.gkd import GKDTrainer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is experimental
+        from trl.experimental.gkd import GKDTrainer
 
     one = ready(world, teacher, divergence=kind, distillation_temperature=temperature)
     batch = one.trainer.data_collator([{"pair": number} for number in range(4)])

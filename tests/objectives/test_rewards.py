@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from harness import checkpoint
 from harness.errors import SpecError
 from harness.layout import Layout
 from harness.objectives._rewards import last_token_scores, rewards_for
@@ -18,6 +19,7 @@ from harness.records import TrialStatus
 from harness.taskfile import ALLOW_CODE, file_sha256
 from harness.tasks import find_task
 from harness.train import refusal
+from harness.trainer_engine import run_trainer
 from harness.trial import Workspace, run_trial
 from tests.tiny import ROWS, attached, config, logits, stage, train
 from tests.train.pairs import ROWS as PAIRS
@@ -242,3 +244,24 @@ def test_a_reward_model_of_an_earlier_stage_judges_as_it_was_trained(tmp_path, w
     # examples leave out pairs that a short stage does not reach, so compare as sets
     found = sorted([*chosen, *rejected])
     assert [min(abs(w - f) for f in found) for w in wanted.tolist()] == pytest.approx([0] * len(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_continuation_samples_what_the_whole_would_have(family, tmp_path, world):
+    made = stage("lora", "rloo", learning_rate=1e-3, **SAMPLED)
+
+    def until(step):
+        one, _ = attached(getattr(world, family), made, 4, ROWS, task_metadata={"reward": letters})
+        return replace(one, watch=replace(one.watch, stop_at=step))
+
+    def rewards(one):
+        return [entry["reward"] for entry in one.trainer.state.log_history if "reward" in entry]
+
+    whole, first, second = until(4), until(2), until(4)
+    train(whole)
+    train(first)
+    checkpoint.save(tmp_path / "rung", first, checkpoint.Progress("", 2, (), (0.0, 0), 0.0, 0, 0.0))
+    checkpoint.restore(tmp_path / "rung", second)
+    run_trainer(second, lambda: None, tmp_path / "rung")
+    assert rewards(whole)[:2] == rewards(first)
+    assert rewards(whole) == rewards(second)
