@@ -14,7 +14,7 @@ from harness.left_out import LEFT_OUT
 from harness.plugins import AXES, load, names
 from harness.recipes import recipes
 
-FOLDERS = (*AXES, "search/samplers", "search/schedulers", "surrogates", "report/sections")
+FOLDERS = (*AXES, "measures", "search/samplers", "search/schedulers", "surrogates", "report/sections")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
 
 def _plugin_entry(folder: str, name: str) -> Entry:
     plugin = load(folder, name)
-    space = {key: f"{value} default {value.default}" for key, value in plugin.space.items()}
+    space = {key: f"{value} default {value.default}" for key, value in getattr(plugin, "space", {}).items()}
     merges = plugin.mergeable if folder == "methods" else None
     return Entry(name, plugin.summary, plugin.paper, space, merges, getattr(plugin, "requires", ""))
 
