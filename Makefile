@@ -5,6 +5,7 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 # One thread per process: trials run side by side, and threads that share cores lose many times over.
 export OMP_NUM_THREADS ?= 1
+TESTS_AT_ONCE ?= 2
 
 .PHONY: demo test check lint clean
 demo: $(VENV)/installed
@@ -12,7 +13,7 @@ demo: $(VENV)/installed
 	HF_HUB_OFFLINE=1 harness recommend --task my_task --score-base
 
 test: $(VENV)/installed
-	HF_HUB_OFFLINE=1 pytest
+	HF_HUB_OFFLINE=1 pytest --numprocesses $(TESTS_AT_ONCE) --dist loadgroup
 
 lint: $(VENV)/installed
 	ruff format --check .

@@ -13,6 +13,15 @@ for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_P
     os.environ.setdefault(name, value)
 
 
+def pytest_collection_modifyitems(items):
+    """Where tests run side by side, a file stays with one process; so does everything that looks at the one Slurm."""
+    together = {"cluster": "slurm", "cli": "slurm", "e2e": "e2e"}
+    for item in items:
+        if item.path.name != "test_stacking.py":  # many, slow, and alike in nothing but two tiny models
+            group = together.get(item.path.parent.name, item.path.as_posix())
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data; CI must have it, elsewhere its tests are skipped."""
