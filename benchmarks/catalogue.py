@@ -26,7 +26,7 @@ from harness.setting import Site, resolve
 from harness.spec import load_study
 from harness.tasks import task_folders
 
-TASK, MODEL, STEPS, TRIALS, LIMIT = "my_task", "tiny-1m", 100, 12, 100
+TASK, MODEL, STEPS, TRIALS, LIMIT = "tb_newfacts", "tiny-1m", 100, 12, 200
 REFERENCE = "full"
 PROJECT = Path(__file__).parents[1]
 
