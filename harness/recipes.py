@@ -1,8 +1,8 @@
 """Recipes: named lists of stages, one YAML file each in `studies/recipes/`, that a family of a study may name.
 
 A recipe is what a paper does in several stages. Its file holds `summary`, `paper` and `stages` as a study's family has
-them; a family that says `recipe: NAME` has those stages, and may change parameters of a stage by its number under
-`params` (`{"1.learning_rate": 1.0e-4}`).
+them; a family that says `recipe: NAME` has those stages. By a stage's number it may change parameters under `params`
+(`{1.learning_rate: 1.0e-4}`) and give other training rows under `data` (`{0: my_documents}`).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
     """A family that names a recipe as one that lists its stages.
 
     Raises:
-        SpecError: For an unknown recipe, a key beside `recipe` and `params`, or a parameter of no stage.
+        SpecError: For an unknown recipe or key, or a parameter or data of no stage.
     """
     known = recipes(studies)
     name = str(family["recipe"])
     if name not in known:
         raise SpecError(one_of("recipe", name, list(known)))
-    if unknown := sorted(set(family) - {"recipe", "params"}):
-        raise SpecError(f"recipe {name}: " + one_of("key", unknown[0], ["params"]))
+    if unknown := sorted(set(family) - {"recipe", "params", "data"}):
+        raise SpecError(f"recipe {name}: " + one_of("key", unknown[0], ["params", "data"]))
     stages = [dict(stage) | {"params": dict(stage.get("params", {}))} for stage in known[name].stages]
     for key, value in dict(family.get("params") or {}).items():
         number, _, parameter = str(key).partition(".")
@@ -56,6 +56,13 @@ def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
                 "write for example 0.learning_rate"
             )
         stages[int(number)]["params"][parameter] = value
+    for key, task in dict(family.get("data") or {}).items():
+        if not str(key).isdecimal() or int(key) >= len(stages):
+            raise SpecError(
+                f"recipe {name}: data must be named by stage, 0 to {len(stages) - 1}, but got {key!r}: write for example "
+                "0: my_documents"
+            )
+        stages[int(key)]["data"] = str(task)
     return {"stages": stages}
 
 
