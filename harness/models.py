@@ -178,7 +178,7 @@ def model_facts(base: BaseModel) -> dict[str, Any]:
     }
     weight_bytes = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    biases = sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[2] == "bias" and len(shape) == 1)
+    biases = sum(shape[0] for name, shape in shapes.items() if name.rpartition(".")[2] == "bias" and len(shape) == 1)
     return config | {
         "parameters": parameters,
         "linear_widths": sorted(widths),
