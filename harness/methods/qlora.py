@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.methods._linear import TRANSPOSED
 from harness.methods.lora import Lora
 from harness.plugins import Situation, StageSetup
 from harness.space import Choice, Scalar
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 BLOCK = 64
@@ -44,6 +46,11 @@ class QLora(Lora):
                 bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
             )
         }
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """In the shapes of the base's weights: quantised layers are never transposed."""
+        turned = model.config.model_type in TRANSPOSED
+        return {name: delta.T if turned else delta for name, delta in super().deltas(model).items()}
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Merge into a full-precision copy of the base that holds the *dequantised* weights: the model that was trained.

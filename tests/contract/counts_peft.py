@@ -210,6 +210,8 @@ COUNTS = {
     "hira": lora,
     "hra": inner_only,
     "ia3": ia3,
+    # a share for each factor's shortcut
+    "ir_qlora": lora_and(lambda i, o, learner: 2),
     "kasa": lora_and(lambda i, o, learner: rank(learner)),
     "krona": krona,
     "ln_tuning": norms,
@@ -236,7 +238,11 @@ COUNTS = {
     "prompt_tuning": virtual,
     "psoft": psoft,
     "pvera": lambda sizes, learner: sizes.each(lambda i, o: 2 * rank(learner) + o),
+    # one column for 32 inputs
+    "qalora": lambda sizes, learner: sizes.each(lambda i, o: rank(learner) * (i // 32 + o)),
     "qlora": lora,
+    "qlora_int8": lora,
+    "qlora_8bit_moments": lora,
     "randlora": randlora,
     "road": road,
     "rslora": lora,

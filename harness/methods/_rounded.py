@@ -1,0 +1,70 @@
+"""LoRA on a base whose weights are rounded to few bits as the method wants them, and factors that are made of less."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._linear import linear_layers
+from harness.methods._stacking import ADAPTER
+from harness.methods.base import Method
+from harness.methods.lora import Lora
+from harness.plugins import StageSetup
+from harness.space import Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Linear, Module
+    from transformers import PreTrainedModel
+
+    from harness.fused import Dropout, StackedForward
+
+SLICE = 1 << 22
+"""Weights that are rounded at once."""
+
+
+class RoundedLora(Lora, ABC):
+    """Rounds the weights of the chosen layers and keeps the rounded values in full precision.
+
+    What rounding costs in quality is there; the memory that packed weights would save is not.
+    """
+
+    trains = r".*\.lora_[AB]\.default\.parametrizations\.weight\.(original|0\.share)"
+    shares_base = False
+    alone = "it rounds the base's weights"
+    identity_at_start = False
+    detached = Method.detached
+
+    @abstractmethod
+    def rounded(self, rows: Tensor, params: Mapping[str, Scalar]) -> Tensor:
+        """Rounded weights, shape (rows, in-features)."""
+
+    @abstractmethod
+    def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
+        """Make the weights of LoRA's factors functions of what is trained."""
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Round, wrap with PEFT, and shape the factors."""
+        import torch
+        from transformers.pytorch_utils import Conv1D
+
+        with torch.no_grad():
+            for name in linear_layers(model, str(setup.params["target"])):
+                layer: Any = model.get_submodule(name)
+                weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+                for part in weight.split(max(1, SLICE // weight.shape[1])):
+                    part.copy_(self.rounded(part.float().contiguous(), setup.params))
+        attached = super().attach(model, setup)
+        for module in self.layers(attached).values():
+            wrapped: Any = module
+            self.shape_factors(wrapped.lora_A[ADAPTER], wrapped.lora_B[ADAPTER], setup.params)
+        return attached
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Not known: the base's weights are gone."""
+        return {}
+
+    def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
+        """Its trials run alone."""
+        return None

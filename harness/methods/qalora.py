@@ -1,0 +1,67 @@
+"""QA-LoRA: LoRA that sees the means of groups of inputs, so that it merges into a quantised base without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._rounded import RoundedLora
+from harness.methods.lora import Lora
+from harness.plugins import Situation
+from harness.space import Choice, Integer, Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Linear
+
+
+class QaLora(RoundedLora):
+    """Rounds each group of inputs to a grid of its own, and adds to all weights of a group the same.
+
+    What is merged is a shift of each group's grid, so that the merged model has as few bits as the base.
+    """
+
+    summary = "LoRA on means of input groups, which merges into a base rounded by groups"
+    paper = "Xu et al. 2023, arXiv 2309.14717"
+    trains = r".*\.(lora_A\.default\.parametrizations\.weight\.original|lora_B\.default\.weight)"
+    space = Lora.space | {
+        "bits": Choice((2, 3, 4, 8), default=4, searched=False),
+        "group": Integer(2, 256, default=32, log=True, searched=False),
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """Groups must fill the inputs."""
+        size = int(situation.params.get("group", 32))
+        widths = [width for width in situation.model_facts.get("linear_widths", ()) if width % size]
+        return (
+            f"groups of {size} inputs do not fill layers of width {widths}: set group to a divisor" if widths else None
+        )
+
+    def rounded(self, rows: Tensor, params: Mapping[str, Scalar]) -> Tensor:
+        """The nearest of `2^bits` values evenly from each group's smallest to its largest."""
+        groups = rows.unflatten(1, (-1, int(params["group"])))
+        low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+        step = ((high - low) / (2 ** int(params["bits"]) - 1)).clamp(min=1e-12)
+        return (((groups - low) / step).round() * step + low).flatten(1)
+
+    def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
+        """One column of the inner factor for each group; means are scaled by the number of groups, as the paper has it."""
+        import math
+
+        from torch import nn
+        from torch.nn.utils.parametrize import register_parametrization
+
+        size = int(params["group"])
+
+        class Grouped(nn.Module):
+            def forward(self, columns: Tensor) -> Tensor:
+                wide: Tensor = columns.repeat_interleave(size, dim=1) * (columns.shape[1] / size)
+                return wide
+
+            def right_inverse(self, weight: Tensor) -> Tensor:
+                first: Tensor = weight[:, ::size].contiguous()
+                return first
+
+        register_parametrization(inner, "weight", Grouped(), unsafe=True)
+        original: Any = inner.parametrizations.weight.original  # type: ignore[union-attr]
+        nn.init.kaiming_uniform_(original, a=math.sqrt(5))

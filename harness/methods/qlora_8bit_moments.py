@@ -1,0 +1,41 @@
+"""QLoRA with small moments: in eight bits, or moved to the CPU where a GPU's memory is short, as its paper has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.qlora import QLora
+from harness.plugins import Situation, StageSetup
+from harness.space import Choice
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+KINDS = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit", "paged_adamw_32bit": "PagedAdamW32bit"}
+
+
+class QLora8bitMoments(QLora):
+    """AdamW of bitsandbytes'. Moments of small tensors (below 4,096 numbers) stay in 32 bits."""
+
+    summary = "QLoRA with eight-bit or paged moments"
+    alone = "it brings an optimiser of its own"
+    space = QLora.space | {"adapter_optimizer": Choice(tuple(KINDS), default="adamw_8bit", searched=False)}
+
+    def skip(self, situation: Situation) -> str | None:
+        """Without a GPU there is nothing to page, and bitsandbytes would not."""
+        paged = str(situation.params.get("adapter_optimizer", "")).startswith("paged")
+        refused = "bitsandbytes pages moments on a GPU only: set adapter_optimizer to adamw_8bit"
+        return refused if paged and situation.device == "cpu" else super().skip(situation)
+
+    def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
+        """One for all of LoRA's factors, which all decay."""
+        from bitsandbytes import optim
+
+        params = setup.params
+        kind: Any = getattr(optim, KINDS[str(params["adapter_optimizer"])])
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer: Optimizer = kind(
+            trained, lr=float(params["learning_rate"]), weight_decay=float(params["weight_decay"])
+        )
+        return optimizer

@@ -1,0 +1,41 @@
+"""LoRA on a base that computes in eight-bit integers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.methods.lora import Lora
+from harness.space import Float, Scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class QLoraInt8(Lora):
+    """Quantises weights by rows and inputs by tokens.
+
+    With a threshold above 0, features in which any token of a batch exceeds it stay in 16 bits, as the paper has it; then
+    a row's score depends on the rows beside it.
+    No plain weights compute what an eight-bit layer does, since inputs are rounded, too: the adapter stays beside it.
+    """
+
+    summary = "LoRA on a base quantised to eight bits"
+    paper = "Dettmers et al. 2022, arXiv 2208.07339"
+    mergeable = False
+    same = (*Lora.same, "outlier_threshold")
+    space = Lora.space | {"outlier_threshold": Float(0.0, 100.0, default=0.0, searched=False)}
+
+    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+        """Quantise while loading; bitsandbytes would say at every layer that it computes in 16 bits."""
+        import logging
+
+        from transformers import BitsAndBytesConfig
+
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        threshold = float(params["outlier_threshold"])
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)}
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """None: what it trains is not merged."""
+        return {}
