@@ -23,6 +23,8 @@ SAMPLING: dict[str, Distribution] = {
     "sampling_temperature": Float(0.1, 2.0, default=1.0, searched=False),
 }
 """`generations` answers to each of the batch's rows, of at most `completion_tokens` tokens."""
+READS_PADDING = ("rwkv",)
+"""Recurrent models that take no attention mask."""
 
 
 @dataclass
@@ -69,10 +71,14 @@ class ReinforcementObjective(Objective, ABC):
         return {}
 
     def skip(self, situation: Situation) -> str | None:
-        """There must be prompts, rewards, and no virtual tokens, which TRL does not sample with."""
+        """There must be prompts, rewards, attention that skips padding, and no virtual tokens: TRL samples without them."""
         facts, method = situation.task_facts, situation.beside.get("method")
         if facts.get("output_type") == "loglikelihood_rolling":
             return "its objective answers prompts, but the task's rows are plain texts"
+        if situation.model_type in READS_PADDING:
+            return (
+                f"its objective samples answers to prompts padded in front, but a {situation.model_type} reads padding"
+            )
         if method is not None and _virtual_tokens(method, situation):
             return "its objective samples from the model's weights, without the virtual tokens of its method"
         if "metadata" in facts and (problem := reward_problem(facts["metadata"].get("reward"), situation.left)):

@@ -63,11 +63,11 @@ class RewardModel(PreferenceObjective):
             return {name: made[name] for name in ("input_ids", "attention_mask")}
 
         arguments = TrainingArguments(**parts.arguments, remove_unused_columns=False)
-        kind = _trainer(float(setup.params["head_learning_rate"]), self._right)
         scored: Any = _scored(parts.model, self._head)
-        return preference_trainer(
-            kind, arguments, replace(parts, model=scored), self.examples(parts.rows, setup), batch
-        )
+        examples = self.examples(parts.rows, setup)
+        trainer = preference_trainer(_trainer(self._right), arguments, replace(parts, model=scored), examples, batch)
+        trainer.add_callback(_head_steps(trainer, self._head, float(setup.params["head_learning_rate"])))
+        return trainer
 
     def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
         """How often the chosen answer got more, in the first and the last tenth of the batches."""
@@ -124,8 +124,8 @@ def _scored(policy: Any, head: Linear) -> Module:
     return Scored()
 
 
-def _trainer(head_rate: float, right: list[float]) -> Any:
-    """Transformers' trainer with the loss of pairs, and a learning rate of its own for the head."""
+def _trainer(right: list[float]) -> Any:
+    """Transformers' trainer with the loss of pairs; its optimiser, which may be the method's own, has not the head."""
     from torch.nn.functional import logsigmoid
     from transformers import Trainer
 
@@ -141,8 +141,23 @@ def _trainer(head_rate: float, right: list[float]) -> Any:
             head.requires_grad_(False)
             optimizer = super().create_optimizer(*arguments)
             head.requires_grad_(True)
-            if all(parameter is not head for group in optimizer.param_groups for parameter in group["params"]):
-                optimizer.add_param_group({"params": [head], "lr": head_rate, "weight_decay": 0.0})
             return optimizer
 
     return PairTrainer
+
+
+def _head_steps(trainer: Any, head: Linear, rate: float) -> Any:
+    """A callback that moves the head by AdamW at its own rate, on the schedule of the rest."""
+    import torch
+    from transformers import TrainerCallback
+
+    optimizer = torch.optim.AdamW([head.weight], lr=rate, weight_decay=0.0)
+
+    class HeadSteps(TrainerCallback):  # type: ignore[misc]
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            schedule = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
+            optimizer.param_groups[0]["lr"] = rate * schedule.lr_lambdas[0](schedule.last_epoch)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return HeadSteps()

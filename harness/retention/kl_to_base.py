@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from harness.methods.base import Method
+from harness.methods.base import Method, PeftMethod
 from harness.plugins import StageSetup
 from harness.records import derive_seed
 from harness.retention._corpus import corpus_tokens
@@ -49,7 +49,9 @@ class DivergenceFromBase(Retention):
 
         params = setup.params
         texts = corpus_tokens(setup, self.pool)
-        copy = setup.load_base().eval() if type(method).detached is Method.detached else None
+        # Only PEFT's own switch leaves alone what the step's loss still needs for its gradients.
+        switched = getattr(type(method), "detached", None) is PeftMethod.detached
+        copy = None if switched else setup.load_base().eval()
 
         def term() -> Tensor:
             rng = random.Random(derive_seed(setup.seed, "divergence", self._step))

@@ -3,6 +3,7 @@
 import math
 import string
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +63,7 @@ def test_what_has_no_prompt_or_reward_is_refused_when_planning(objective):
     assert plugin.skip(Situation(task_facts=facts | {"metadata": {"reward": "numeric"}}, left=())) is None
     assert "must be one of" in plugin.skip(Situation(task_facts=facts | {"metadata": {"reward": 1}}, left=()))
     assert "plain texts" in plugin.skip(Situation(task_facts={"output_type": "loglikelihood_rolling"}))
+    assert "reads padding" in plugin.skip(Situation(model_type="rwkv"))
     prefix, lora = load("methods", "prefix_tuning"), load("methods", "lora")
     assert "virtual tokens" in plugin.skip(Situation(beside={"method": prefix}))
     assert plugin.skip(Situation(beside={"method": lora})) is None
@@ -265,3 +267,30 @@ def test_a_continuation_samples_what_the_whole_would_have(family, tmp_path, worl
     run_trainer(second, lambda: None, tmp_path / "rung")
     assert rewards(whole)[:2] == rewards(first)
     assert rewards(whole) == rewards(second)
+
+
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_divergence_is_from_the_stages_own_base(method, objective, world):
+    """Nothing before the first step, something after it."""
+    made = stage(method, objective, learning_rate=7e-4, kl_weight=0.1, warmup_share=0.0, **SAMPLED)
+    one, _ = attached(world.llama, made, 4, ROWS, task_metadata={"reward": letters})
+    train(one)
+    found = [entry["kl"] for entry in one.trainer.state.log_history if "kl" in entry]
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert abs(found[-1]) > 1e-5
+
+
+def test_the_head_follows_the_schedule_at_its_own_rate(world):
+    """Cosine over three steps: Adam's first step moves each weight by the rate, the later ones by at most 3/4 and 1/4."""
+    made = {"schedule": "cosine", "warmup_share": 0.0, "learning_rate": 1e-6, "head_learning_rate": 0.01}
+    one, _ = attached(world.llama, stage("full", "reward_model", **made), 3, PAIRS)
+    heads = []
+    one.choices.method.after_step = lambda model, step: heads.append(
+        one.choices.objective._head.weight.detach().clone()
+    )
+    train(one)
+    heads.append(one.choices.objective._head.weight.detach())
+    moves = [float((b - a).abs().max()) for a, b in pairwise(heads)]
+    assert float(heads[-1].abs().max()) <= 0.01 * (1 + 3 / 4 + 1 / 4) * 1.05
+    assert max(moves) == pytest.approx(0.01 * 3 / 4, rel=0.3)

@@ -127,7 +127,7 @@ def test_divergence_by_hand():
     assert divergence(base, own, "reverse").item() == pytest.approx(reverse, abs=1e-6)
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
+@pytest.mark.parametrize("method", ["full", "lora", "pissa", "prefix_tuning"])
 def test_kl_to_base_is_that_of_every_row_by_itself(method, world):
     """Nothing at the start, unless virtual tokens take attention; later that of the rows one by one, unpadded."""
     one = ready(world.llama, method, "kl_to_base", kl_strength=2.0, kl_rows=12)
@@ -204,3 +204,9 @@ def test_a_trial(retention, method, tmp_path, world):
     place = Workspace(Layout(tmp_path), (world.tasks,), device="cpu", corpora={str(world.llama): "text"})
     result = run_trial(trial, place)
     assert result.status is TrialStatus.COMPLETE, result.reason
+
+
+def test_switching_the_method_off_leaves_the_steps_gradients_alone(world):
+    """PiSSA is switched off by putting its first factors back in place."""
+    one = trained(world.llama, stage("pissa", retention="kl_to_base"), 2, corpus=CORPUS)
+    assert one.failure is None
