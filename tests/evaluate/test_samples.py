@@ -237,3 +237,15 @@ def test_seconds_are_no_part_of_what_two_evaluations_share(task: Any, tokenizer:
     first, again = (evaluate(copy.deepcopy(model), tokenizer, task(), "test", None) for _ in range(2))
     assert first == again
     assert first.seconds_per_item != again.seconds_per_item
+
+
+def test_a_trials_record_says_how_long_generation_took(world: Any, tmp_path: Path) -> None:
+    from harness.layout import Layout
+    from harness.trial import Workspace, run_trial
+    from tests.tiny import config, stage
+
+    plan = config(world, stage(), task="echo", off_target=("colour",), steps=2, fractions=(1.0,))
+    result = run_trial(plan, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    latency = result.provenance.effective["generation_s_per_item"]
+    assert set(latency) == {"echo"}  # nothing is generated for choices
+    assert 0 < latency["echo"] * 8 <= result.cost.seconds["evaluate"]
