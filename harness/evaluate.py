@@ -57,7 +57,7 @@ class Evaluated:
 
     score: Score
     items: tuple[ItemOutcome, ...]
-    seconds_per_item: float | None = field(default=None, compare=False)
+    latency_s: float | None = field(default=None, compare=False)
     """Wall seconds of generating an item's answers, in batches; where models are side by side, a model's share. None for
     tasks that generate nothing."""
 
@@ -130,7 +130,7 @@ def _evaluated(
     found = [_outcome(built, task, (split, comparable), one) for one in given]
     if built.OUTPUT_TYPE != "generate_until":
         return found
-    return [one if isinstance(one, Diverged) else replace(one, seconds_per_item=seconds) for one in found]
+    return [one if isinstance(one, Diverged) else replace(one, latency_s=seconds) for one in found]
 
 
 @contextmanager

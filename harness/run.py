@@ -90,6 +90,8 @@ class Run:
     model: PreTrainedModel | None = None
     trained_with: int = 1
     solo_equivalent_s: float | None = None
+    opened: bool = False
+    """Whether all that it names was found and may be put together; what is wrong then is wrong with this trial only."""
     status: TrialStatus | None = None
     """How it ended; None while it goes on."""
     reason: str = ""
@@ -117,6 +119,9 @@ class Run:
         if isinstance(error, TrialFailure):
             self.status, self.reason = TrialStatus(error.status), str(error)
             return
+        if isinstance(error, SpecError) and self.opened:  # the study goes on: other choices may do
+            self.status, self.reason = TrialStatus.CRASHED, str(error)
+            return
         self.status, self.reason = status_of(error), describe(error)
         text = "".join(traceback.format_exception(error))
         write_atomically(self.workspace.layout.traceback(self.config.key), text)
@@ -134,6 +139,7 @@ class Run:
             self.target = self.task(self.config.task)
             self.notes += self.target.notes
             self.stages = self._stages()
+        self.opened = True
 
     def prepare(self, ready: Ready, base: BaseModel) -> None:
         """Attach a stage's method to a model and make its learner, at the highest rung that left a checkpoint."""
@@ -202,9 +208,6 @@ class Run:
         if not self.evaluated and self.learner is not None:
             self._add_point(self.config.fidelity, self.steps_done, self.learner.losses.mean, evaluated.score.value)
         self.evaluated.append(evaluated)
-        if evaluated.seconds_per_item is not None:
-            latency = self.effective.setdefault("generation_s_per_item", {})
-            latency[evaluated.score.task] = round(evaluated.seconds_per_item, 6)
 
     def walk(self) -> Iterator[float]:
         """Places that the last stage's retention has scored beside the final weights, while the model is there."""
@@ -242,11 +245,11 @@ class Run:
 
     def result(self) -> TrialResult:
         """The record."""
-        status, work = self.status or TrialStatus.COMPLETE, self.workspace
+        status, work, meter = self.status or TrialStatus.COMPLETE, self.workspace, self.meter
         scored = status.has_scores
-        self.effective |= {"device": self.meter.device, "threads": work.threads}
-        self.effective["peak_memory_from"] = self.meter.peak_memory_from
-        cost = cost_record(self.meter, self.tally, self.size, work.prices, work.threads)
+        self.effective |= {"device": meter.device, "threads": work.threads, "peak_memory_from": meter.peak_memory_from}
+        self.effective["latency_s"] = {one.score.task: one.latency_s for one in self.evaluated if one.latency_s}
+        cost = cost_record(meter, self.tally, self.size, work.prices, work.threads)
         return TrialResult(
             config=self.config,
             status=status,

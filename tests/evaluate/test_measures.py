@@ -293,8 +293,8 @@ def test_rules_and_consistency_through_lm_eval(tmp_path: Path, token_after: Any,
         found = evaluate(sure, tokenizer, find_task("mine", (tmp_path,)), "test", None)
         assert found.score.value == pytest.approx(value)  # 'ok' has two characters: too many in two of four rows
         assert found.score.higher_is_better
-        assert found.seconds_per_item is not None
-        assert found.seconds_per_item > 0
+        assert found.latency_s is not None
+        assert found.latency_s > 0
 
 
 def test_a_cluster_is_chosen_by_hand() -> None:

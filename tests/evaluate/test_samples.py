@@ -236,7 +236,7 @@ def test_seconds_are_no_part_of_what_two_evaluations_share(task: Any, tokenizer:
     model = make_model()
     first, again = (evaluate(copy.deepcopy(model), tokenizer, task(), "test", None) for _ in range(2))
     assert first == again
-    assert first.seconds_per_item != again.seconds_per_item
+    assert first.latency_s != again.latency_s
 
 
 def test_a_trials_record_says_how_long_generation_took(world: Any, tmp_path: Path) -> None:
@@ -246,6 +246,6 @@ def test_a_trials_record_says_how_long_generation_took(world: Any, tmp_path: Pat
 
     plan = config(world, stage(), task="echo", off_target=("colour",), steps=2, fractions=(1.0,))
     result = run_trial(plan, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
-    latency = result.provenance.effective["generation_s_per_item"]
+    latency = result.provenance.effective["latency_s"]
     assert set(latency) == {"echo"}  # nothing is generated for choices
     assert 0 < latency["echo"] * 8 <= result.cost.seconds["evaluate"]
