@@ -1,8 +1,8 @@
 """Trials: trained, scored, and written down, whatever happens; those that are alike train and are scored together.
 
 `run_trial` is a pure function of its configuration; the record beside it is the truth that everything else derives
-from. A failure is a record too, with its cause, its cost and no score; only a user's mistake (`SpecError`) and an
-interrupt leave without one.
+from. A failure is a record too, with its cause, its cost and no score; only what the configuration names and is not there
+or cannot be put together (`SpecError`), a disk that refuses and an interrupt leave without one.
 
 Costs are of this job alone: a trial that went on from a checkpoint names what it inherited under
 `provenance.effective["inherited"]`, so that the sum over records is what was really spent. What trials do together is
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from harness.calibration import Solo, calibrate, differ
 from harness.cost import Meter, free_memory
-from harness.errors import Diverged, HarnessError, describe
+from harness.errors import Diverged, StorageError, describe
 from harness.failures import out_of_memory
 from harness.layout import find_result
 from harness.packs import alike, alone_because, cut
@@ -181,7 +181,7 @@ class _Group:
                 for run in runs:
                     stack.enter_context(run.meter.phase(phase, 1 / len(runs)))
                 yield
-        except (HarnessError, _Apart):
+        except (StorageError, _Apart):
             raise
         except Exception as error:
             if len(runs) > 1:

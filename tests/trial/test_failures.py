@@ -193,3 +193,14 @@ def test_an_interrupt_leaves_no_record(world, workspace, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_trial(config(world), workspace)
     assert not list(workspace.layout.results.rglob("record.json"))
+
+
+def test_a_choice_that_turns_out_not_to_fit_is_that_trials_record(world, workspace):
+    """32 dictionaries of 16 keys need 1,024 numbers, and two digits give 90: another trial's choice may do."""
+    impossible = stage("lora", curation="synthetic_key_value", kv_dictionaries=32, kv_keys=16, kv_digits=2)
+    result = run_trial(config(world, impossible), workspace)
+    assert result.status == "crashed"
+    assert result.reason == "kv_digits must give 1024 different numbers, but 2 do not: raise it"
+    assert result.scores == ()
+    assert recorded(workspace, result)
+    assert not workspace.layout.traceback(result.config.key).exists()
