@@ -42,7 +42,8 @@ class QaLora(RoundedLora):
         groups = rows.unflatten(1, (-1, int(params["group"])))
         low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
         step = ((high - low) / (2 ** int(params["bits"]) - 1)).clamp(min=1e-12)
-        return (((groups - low) / step).round() * step + low).flatten(1)
+        found: Tensor = ((groups - low) / step).round() * step + low
+        return found.flatten(1)
 
     def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
         """One column of the inner factor for each group; means are scaled by the number of groups, as the paper has it."""
