@@ -88,12 +88,13 @@ def train_briefly(
     model.requires_grad_(True).eval()  # without dropout: what it is compared with has none either
     for start in range(0, len(order), batch):
         drawn = [sequences[index] for index in order[start : start + batch]]
-        nats = _nats(model, drawn)
-        counted = torch.zeros_like(nats)
-        for row, sequence in enumerate(drawn):
-            for place, label in enumerate(sequence.labels[1:]):
-                counted[row, place] = label != IGNORED
-        ((nats * counted).sum() / counted.sum().clamp(min=1)).backward()
+        total = sum(label != IGNORED for sequence in drawn for label in sequence.labels[1:])
+        for places in _batches([len(s.input_ids) for s in drawn], int(model.config.vocab_size)):
+            piece = [drawn[place] for place in places]
+            nats = _nats(model, piece)
+            counted = [[float(label != IGNORED) for label in s.labels[1:]] for s in piece]
+            weights = [own + [0.0] * (nats.shape[1] - len(own)) for own in counted]
+            ((nats * torch.tensor(weights, device=nats.device)).sum() / max(1, total)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

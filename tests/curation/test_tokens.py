@@ -203,3 +203,25 @@ def test_first_tokens_refuses_packed_rows():
     beside = {"objective": load("objectives", "continued_pretraining")}
     assert "joins rows" in load("curation", "first_tokens")().skip(Situation(beside=beside))
     assert load("curation", "perplexity_mask")().skip(Situation(beside=beside)) is None
+
+
+def test_the_inner_training_is_a_step_of_adamw_on_the_labelled_tokens(setup_for, examples_of, monkeypatch):
+    """One step on all rows, whole or piece by piece: what torch's AdamW makes of transformers' own loss."""
+    from harness.curation import _likelihoods
+
+    _, setup, _ = setup_for("as_is")
+    sequences = [sequence for (sequence,) in examples_of(setup)]
+    base = setup.load_base().requires_grad_(True)
+    optimizer = torch.optim.AdamW(base.parameters(), lr=1e-3, weight_decay=0.0)
+    tokens = sum(label != IGNORED for s in sequences for label in s.labels[1:])
+    for s in sequences:
+        loss = base(input_ids=torch.tensor([s.input_ids]), labels=torch.tensor([s.labels])).loss
+        (loss * sum(label != IGNORED for label in s.labels[1:]) / tokens).backward()
+    torch.nn.utils.clip_grad_norm_(base.parameters(), 1.0)
+    optimizer.step()
+    for logits in (_likelihoods.LOGITS, 1):
+        monkeypatch.setattr(_likelihoods, "LOGITS", logits)
+        model = setup.load_base()
+        _likelihoods.train_briefly(model, sequences, 1e-3, seed=3)
+        for mine, theirs in zip(model.parameters(), base.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=0)
