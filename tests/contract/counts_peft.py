@@ -199,6 +199,7 @@ COUNTS = {
     "c3a": c3a,
     "cartridge": lambda sizes, learner: keys_and_values(sizes, learner, frozen=1),
     "corda": lora,
+    "cpt": virtual,
     "deft": lora,
     "delora": lora_and(lambda i, o, learner: 1),
     "dora": lora_and(lambda i, o, learner: o),
