@@ -194,9 +194,10 @@ def test_soras_gates_are_thresholded_by_rate_times_penalty(world):
 # Intrinsic dimension
 
 
-def test_the_fast_transform_is_the_hadamard_matrix():
-    x = torch.randn(16, dtype=torch.float64)
-    torch.testing.assert_close(walsh_hadamard(x), torch.tensor(hadamard(16), dtype=torch.float64) @ x)
+@pytest.mark.parametrize("size", [1, 2, 16, 256, 1024])
+def test_the_fast_transform_is_the_hadamard_matrix(size):
+    x = torch.randn(size, dtype=torch.float64)
+    torch.testing.assert_close(walsh_hadamard(x), torch.tensor(hadamard(size), dtype=torch.float64) @ x)
 
 
 def test_the_projection_is_fastfood_and_keeps_norms_in_the_mean():
