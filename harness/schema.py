@@ -48,6 +48,8 @@ RECORD = """{
 "scores":[{"task":"VARCHAR","split":"VARCHAR","metric":"VARCHAR","value":"DOUBLE","stderr":"DOUBLE","n":"BIGINT",
   "higher_is_better":"BOOLEAN","comparability":"VARCHAR","chance":"DOUBLE"}],
 "curve":[{"fraction":"DOUBLE","step":"BIGINT","train_seconds":"DOUBLE","tokens":"BIGINT","loss":"DOUBLE","score":"DOUBLE"}],
+"path":[{"tuned_weight":"DOUBLE","scores":[{"task":"VARCHAR","split":"VARCHAR","metric":"VARCHAR","value":"DOUBLE",
+  "stderr":"DOUBLE","n":"BIGINT","higher_is_better":"BOOLEAN","comparability":"VARCHAR","chance":"DOUBLE"}]}],
 "cost":{"seconds":"JSON","cpu_s":"DOUBLE","gpu_s":"DOUBLE","peak_memory_bytes":"BIGINT","tokens":"BIGINT",
   "supervised_tokens":"BIGINT","flops":"DOUBLE","energy_j":"DOUBLE","money":"DOUBLE","trainable_params":"BIGINT",
   "total_params":"BIGINT","artifact_bytes":"BIGINT","solo_equivalent_s":"DOUBLE","trained_with":"BIGINT","utilisation":"DOUBLE"},
@@ -146,6 +148,26 @@ TABLES = (
             "s.",
         ),
         "(SELECT key, unnest(r.curve) AS s FROM records)",
+    ),
+    Table(
+        "paths",
+        "One row per trial, place on the way from base to tuned weights, and task; only where retention walked it.",
+        _columns(
+            """
+            key VARCHAR | The trial. | key
+            tuned_weight DOUBLE | 0 is the base, 1 the tuned model. | p.tuned_weight
+            task VARCHAR | What was scored.
+            split VARCHAR | On which split.
+            metric VARCHAR | By which metric.
+            value DOUBLE | The score, in the metric's own unit and direction.
+            stderr DOUBLE | Standard error over items.
+            n BIGINT | Items scored.
+            higher_is_better BOOLEAN | False for losses and perplexities.
+            comparability VARCHAR | Scores with different keys are never ranked against each other.
+            """,
+            "s.",
+        ),
+        "(SELECT key, p, unnest(p.scores) AS s FROM (SELECT key, unnest(r.path) AS p FROM records))",
     ),
     Table(
         "costs",

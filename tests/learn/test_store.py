@@ -14,7 +14,7 @@ import pytest
 
 from harness.errors import StorageError
 from harness.layout import Layout
-from harness.records import CostRecord, CurvePoint, ModelRef, Provenance, Score, Stage, TaskRef
+from harness.records import CostRecord, CurvePoint, ModelRef, PathPoint, Provenance, Score, Stage, TaskRef
 from harness.schema import RECORD, TABLES, VIEWS, schema_text
 from harness.store import connect, ingest
 from tests.learn.fabricate import Fabricated, fabricate, study_spec
@@ -304,6 +304,7 @@ def test_of_a_thousand_records_none_is_lost(layout: Layout) -> None:
         (("config", "task"), TaskRef),
         (("scores",), Score),
         (("curve",), CurvePoint),
+        (("path",), PathPoint),
         (("cost",), CostRecord),
         (("provenance",), Provenance),
     ],

@@ -12,6 +12,7 @@ from harness.packs import alone_because
 from harness.plugins import Situation, load
 from harness.records import TrialStatus, result_from_json, to_json
 from harness.retention._merging import dropped, elected, trimmed
+from harness.store import connect, ingest
 from harness.trial import Workspace, run_trial
 from tests.tiny import attached, config, save_llama, stage
 
@@ -157,3 +158,16 @@ def test_records_from_before_there_were_paths_are_read(tmp_path, world):
     data = to_json(written)
     assert data.pop("path") == []
     assert result_from_json(data) == written
+
+
+def test_the_way_is_in_the_database(tmp_path, world):
+    place = Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+    made = stage("full", retention="interpolation", path_points=2)
+    walked = run_trial(config(world, made, steps=2, off_target=("text",)), place)
+    run_trial(config(world, stage("none"), steps=0), place)
+    ingest(place.layout)
+    with connect(place.layout) as connection:
+        found = connection.execute("SELECT tuned_weight, task, value FROM paths ORDER BY 1, 2").fetchall()
+    wanted = [(point.tuned_weight, score.task, score.value) for point in walked.path for score in point.scores]
+    assert found == sorted(wanted)
+    assert len(found) == 4
