@@ -134,13 +134,22 @@ def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:
 
 
 def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
-    """A list of names, each with the fingerprint or revision of what it names."""
+    """A list of names, each with the fingerprint or revision of what it names.
+
+    Raises:
+        SpecError: For an unknown name, or a task without training rows.
+    """
     from harness.models import resolve_model
     from harness.tasks import find_task
 
     pinned = []
     for name, weight in weighted(text.default):
-        tag = find_task(name, folders).ref.fingerprint if text.names == "tasks" else resolve_model(name).ref.revision
+        if text.names == "tasks":
+            task = find_task(name, folders)
+            task.split("train")
+            tag = task.ref.fingerprint
+        else:
+            tag = resolve_model(name).ref.revision
         pinned.append(f"{name}@{tag}={weight:g}")
     return ",".join(pinned)
 

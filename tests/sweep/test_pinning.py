@@ -1,9 +1,17 @@
-"""What determines a trial's outcome without being named in its stages is in its key: the corpus that is replayed."""
+"""What determines a trial's outcome without being in its stages is in its key: corpora, and what texts name."""
 
+import shutil
 from dataclasses import replace
 
+import pytest
+import yaml
+
+from harness.errors import SpecError
 from harness.models import resolve_model
-from harness.setting import with_corpus
+from harness.records import ModelRef
+from harness.setting import Site, resolve, with_corpus
+from harness.spec import load_study
+from harness.tasks import find_task
 
 
 def test_another_corpus_is_another_reference(world, tmp_path):
@@ -16,3 +24,52 @@ def test_another_corpus_is_another_reference(world, tmp_path):
     assert references[0] == references[2]
     assert references[0] != references[1]
     assert with_corpus(base, ()) == base.ref
+
+
+def planned(world, folder, stage):
+    """The params of a study's only stage as planning leaves them."""
+    study = {
+        "name": "s",
+        "question": "q",
+        "base_models": [str(world.llama)],
+        "tasks": ["colour"],
+        "families": {"f": stage},
+        "budget": {"trials": 1, "steps": 1},
+    }
+    path = folder / "s.yaml"
+    path.write_text(yaml.safe_dump(study))
+    family = resolve(load_study(path), Site(task_folders=(folder,))).families["f"]
+    return family.pipeline(ModelRef("", ""), {}).stages[0].params
+
+
+def test_tasks_that_a_text_names_are_pinned_to_their_rows(world, tmp_path):
+    shutil.copytree(world.tasks, tmp_path, dirs_exist_ok=True)
+    stage = {"method": "full", "curation": "mixing", "params": {"pools": "echo=2, text"}}
+    before = planned(world, tmp_path, stage)["pools"]
+    tags = [find_task(name, (tmp_path,)).ref.fingerprint for name in ("echo", "text")]
+    assert before == f"echo@{tags[0]}=2,text@{tags[1]}=1"
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"word": "red", "number": 99, "answer": 1, "text": "new"}\n')
+    assert planned(world, tmp_path, stage)["pools"] != before
+
+
+def test_models_that_a_text_names_are_pinned_to_their_content(world, tmp_path):
+    shutil.copytree(world.tasks, tmp_path, dirs_exist_ok=True)
+    stage = {"method": "full", "objective": "distillation", "params": {"teacher": "tiny-1m"}}
+    assert planned(world, tmp_path, stage)["teacher"] == f"tiny-1m@{resolve_model('tiny-1m').ref.revision}=1"
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("nothing", "task must be one of those known, but got 'nothing'"),
+        ("held", "task held must have a train split"),
+    ],
+)
+def test_a_named_task_that_is_not_there_or_has_no_rows_is_refused(named, message, world, tmp_path):
+    shutil.copytree(world.tasks, tmp_path, dirs_exist_ok=True)
+    held = yaml.safe_load((tmp_path / "echo.yaml").read_text()) | {"task": "held"}
+    del held["training_split"], held["dataset_kwargs"]["data_files"]["train"]
+    (tmp_path / "held.yaml").write_text(yaml.safe_dump(held))
+    with pytest.raises(SpecError, match=message):
+        planned(world, tmp_path, {"method": "full", "curation": "mixing", "params": {"pools": named}})
