@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def _judge(folder: Path, setup: StageSetup) -> Rewards:
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(setup.device).eval()
-    quiet = StageSetup(**{**vars(setup), "note": lambda text: None})
+    quiet = replace(setup, note=lambda text: None)
 
     def rewards(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         texts = [
