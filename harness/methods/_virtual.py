@@ -66,7 +66,11 @@ class VirtualTokens(PeftMethod, ABC):
 
     def _align(self, model: PreTrainedModel, count: int) -> None:
         """Hand the output layer the text's positions only, where virtual tokens come before them."""
+        import warnings
+
         calls = self._calls
+        # said at every generated token: positions follow from what is before them, virtual tokens included
+        warnings.filterwarnings("ignore", message="Position ids are not supported")
 
         def note(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             whole = named.get("labels") is None and not named.get("logits_to_keep")

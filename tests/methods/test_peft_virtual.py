@@ -1,0 +1,80 @@
+"""Virtual tokens before the text: nobody who asks the model sees them, in training, scoring, generating or after loading."""
+
+import pytest
+import torch
+
+from harness.artifacts import load_tuned, save_model
+from harness.models import load_model, resolve_model
+from harness.plugins import Situation, load
+from tests.tiny import ROWS, attached, logits, stage, trained
+
+METHODS = ["prompt_tuning", "p_tuning", "cpt", "prefix_tuning", "cartridge"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", METHODS)
+def test_text_is_generated_as_the_logits_say(world, name, family):
+    model = trained(getattr(world, family), stage(name, learning_rate=0.05), steps=3).model.eval()
+    ids = torch.tensor([[5, 9, 30, 31, 7]])
+    with torch.no_grad():
+        found = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None
+        )
+        for _ in range(5):
+            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert found.tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loaded_one_answers_as_the_trained_one_does(world, name, tmp_path):
+    one = trained(world.llama, stage(name, learning_rate=0.05), steps=3)
+    save_model(tmp_path / "model", one, resolve_model(str(world.llama)))
+    torch.testing.assert_close(logits(load_tuned(tmp_path / "model")), logits(one.model), atol=1e-5, rtol=0)
+
+
+def test_prompts_by_hand(world):
+    """The logits are those of the base, given the trained embeddings and then the text's."""
+    one = trained(world.llama, stage("prompt_tuning", virtual_tokens=3, learning_rate=0.05), steps=3)
+    base = load_model(resolve_model(str(world.llama)), {}, "cpu")
+    ids = torch.arange(5, 45).reshape(2, 20)
+    prompt = one.model.prompt_encoder["default"].embedding.weight.detach()
+    with torch.no_grad():
+        text = base.get_input_embeddings()(ids)
+        wanted = base(inputs_embeds=torch.cat([prompt.expand(2, -1, -1), text], dim=1)).logits[:, 3:]
+    torch.testing.assert_close(logits(one.model), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_prompt_starts_as_words_of_the_vocabulary(world):
+    one, _ = attached(world.llama, stage("prompt_tuning", virtual_tokens=5))
+    words = one.model.get_input_embeddings().weight
+    for row in one.model.prompt_encoder["default"].embedding.weight:
+        assert any(torch.equal(row, word) for word in words)
+
+
+def test_a_cartridge_starts_as_the_text_that_it_holds(world):
+    """In front of `xyz`, keys and values of the first rows give what the rows in front of it would."""
+    one, _ = attached(world.llama, stage("cartridge", virtual_tokens=7))
+    base = load_model(resolve_model(str(world.llama)), {}, "cpu")
+    tokens = [t for row in ROWS for t in one.setup.tokenizer(row["prompt"] + row["completion"])["input_ids"]][:7]
+    text = torch.tensor([[60, 61, 62]])
+    with torch.no_grad():
+        wanted = base(input_ids=torch.cat([torch.tensor([tokens]), text], dim=1)).logits[:, 7:]
+        found = one.model.eval()(input_ids=text).logits
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_cpt_moves_what_was_asked_and_leaves_the_answers(world):
+    one = trained(world.llama, stage("cpt", virtual_tokens=12, learning_rate=0.05), steps=3)
+    config, encoder = one.model.peft_config["default"], one.model.prompt_encoder["default"]
+    moved = encoder.delta_embedding.weight.detach().norm(dim=1) > 0
+    # `0 red:` and ` der`, then the first of `1 blue:`
+    assert config.cpt_tokens_type_mask == [2] * 6 + [4] * 4 + [6] * 2
+    assert moved.tolist() == [True] * 6 + [False] * 4 + [True] * 2
+
+
+def test_trainers_that_want_logits_for_virtual_tokens_are_refused():
+    fused, other = (load("objectives", name) for name in ("sft", "reward_model"))
+    for name in ("prompt_tuning", "p_tuning", "cpt"):
+        method = load("methods", name)()
+        assert method.skip(Situation(beside={"objective": fused})) is None
+        assert "TRL" in method.skip(Situation(beside={"objective": other}))
