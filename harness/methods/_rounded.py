@@ -61,9 +61,7 @@ class RoundedLora(Lora, ABC):
             self.shape_factors(wrapped.lora_A[ADAPTER], wrapped.lora_B[ADAPTER], setup.params)
         return attached
 
-    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """Not known: the base's weights are gone."""
-        return {}
+    deltas = Method.deltas  # not known: the base's weights are gone
 
     def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
         """Its trials run alone."""

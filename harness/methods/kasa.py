@@ -64,9 +64,7 @@ class Kasa(Lora):
         loss: Callable[[], Tensor] = inner.base_model._get_kasa_loss
         return loss
 
-    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """Not known: the base's weights are gone."""
-        return {}
+    deltas = Method.deltas  # not known: the base's weights are gone
 
     def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
         """Its trials run alone."""

@@ -11,7 +11,6 @@ from harness.plugins import Situation, StageSetup
 from harness.space import Choice, Integer
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -43,6 +42,4 @@ class Loftq(Lora):
         config = {"loftq_bits": bits, "loftq_iter": alternations}
         return {"r": fitting_rank(model, setup), "init_lora_weights": "loftq", "loftq_config": config}
 
-    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """Not known: the base's weights are gone."""
-        return {}
+    deltas = Method.deltas  # not known: the base's weights are gone

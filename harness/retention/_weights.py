@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
-from harness.methods.base import Method
+from harness.methods.base import Method, PeftMethod
 from harness.plugins import Situation, StageSetup
 from harness.retention.base import Retention
 
@@ -27,7 +27,8 @@ class WeightPenalty(Retention, ABC):
             return None
         if not method.needs_training:
             return "its retention holds weights back, but its method trains none"
-        if method.shares_base and (method.deltas is Method.deltas or not method.mergeable):
+        beside = method.shares_base or issubclass(method, PeftMethod)  # what it trains is none of the base's own weights
+        if beside and (method.deltas is Method.deltas or not method.mergeable):
             return "its retention holds the base's weights back, but its method does not say how far it moves them"
         return None
 

@@ -179,7 +179,8 @@ def test_a_strong_penalty_keeps_weights_or_predictions_nearer(retention, world):
 def test_what_moves_no_weight_is_refused(world):
     prefix, lora, full, none = (load("methods", name) for name in ("prefix_tuning", "lora", "full", "none"))
     l2_sp = load("retention", "l2_sp")()
-    assert "does not say how far" in l2_sp.skip(Situation(beside={"method": prefix}))
+    for method in (prefix, load("methods", "kasa"), load("methods", "ir_qlora")):
+        assert "does not say how far" in l2_sp.skip(Situation(beside={"method": method}))
     assert "trains none" in l2_sp.skip(Situation(beside={"method": none}))
     assert [l2_sp.skip(Situation(beside={"method": m})) for m in (lora, full)] == [None, None]
     assert l2_sp.skip(Situation()) is None
