@@ -49,6 +49,27 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
     "layer_replication": ("PEFT merges it wrong (logits off by .23)", "Kim et al. 2023, arXiv 2312.15166"),
     "lamb_8bit": ("behaves as AdamW in bitsandbytes", "You et al. 2019, arXiv 1904.00962"),
     "lars_8bit": ("behaves as SGD in bitsandbytes", "You et al. 2017, arXiv 1708.03888"),
+    "gspo": (
+        "answers serve one step here, so that its clipping by sequences does nothing; grpo has its gradient",
+        "Zheng et al. 2025, arXiv 2507.18071",
+    ),
+    "online_dpo": ("needs a judge in the loop; rloo and grpo learn from rewards", "Guo et al. 2024, arXiv 2402.04792"),
+    "on_policy_distillation": (
+        "the teacher would have to score sampled answers at every step; distillation is on the task's rows",
+        "Agarwal et al. 2023, arXiv 2306.13649",
+    ),
+    "comparative_prefix_tuning": (
+        "its pairs of prefixes are for source code only",
+        "Jiang et al. 2025, arXiv 2503.09020",
+    ),
+    "solution_evaluator": (
+        "a filter cannot score solutions with a trained judge; cluster_vote ranks them by agreement",
+        "Liu et al. 2023, arXiv 2310.10047",
+    ),
+    "explanation_follow_ups": (
+        "related questions and explanations are written by a large model; explanation_consistency rewords prompts",
+        "Chen et al. 2024, arXiv 2401.13986",
+    ),
     "vision_methods": (
         "Vision-Flan, Point-PEFT and their kin tune models that see; this harness tunes language models",
         "",
