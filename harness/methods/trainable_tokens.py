@@ -39,14 +39,18 @@ class TrainableTokens(PeftMethod):
         return TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=commonest, target_modules=_embedding(model))
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Wrap the model; PEFT warns of tied layers, which it does tie."""
+        """Wrap the model; PEFT warns of tied layers, which it does tie, and which nobody may tie again."""
         with unwarned("Model has `tie_word_embeddings=True`"):
-            return super().attach(model, setup)
+            attached = super().attach(model, setup)
+        model.__dict__["tie_weights"] = _tied_already
+        return attached
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Likewise."""
+        """Likewise; what is merged can be tied as before."""
         with unwarned("Model has `tie_word_embeddings=True`"):
-            return super().merge(model, setup)
+            merged = super().merge(model, setup)
+        merged.__dict__.pop("tie_weights", None)
+        return merged
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The trained rows less those of the base, in a matrix of zeros."""
@@ -64,6 +68,10 @@ class TrainableTokens(PeftMethod):
                 0, rows, moved
             )
         return found
+
+
+def _tied_already(*arguments: Any, **options: Any) -> None:
+    """In the place of `tie_weights`."""
 
 
 def _embedding(model: PreTrainedModel) -> list[str]:

@@ -82,6 +82,7 @@ def high_dropout(sizes, learner):
 
 
 COUNTS: dict[str, Callable] = {
+    "full": lambda sizes, learner: sizes.parameters,
     "adapter_fusion": fusion,
     "adapter_houlsby": serial(2),
     "adapter_parallel": parallel,
@@ -99,6 +100,8 @@ COUNTS: dict[str, Callable] = {
     "layer_freezing": layer_freezing,
     "lisa": everything,
     "mam": lambda sizes, learner: parallel(sizes, learner) + prefix(sizes, learner),
+    # every weight, and an embedding for each virtual token
+    "promot": lambda sizes, learner: sizes.parameters + parameter(learner, "virtual_tokens") * sizes.hidden,
     # both factors, and a gate for each rank
     "sora": lambda sizes, learner: sizes.each(lambda i, o: parameter(learner, "rank") * (i + o + 1)),
     "spider": everything,

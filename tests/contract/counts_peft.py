@@ -35,13 +35,12 @@ def inner_only(sizes, learner):
 def eva(sizes, learner):
     """LoRA's, with each layer's own rank; ranks add up to those of LoRA."""
     config = learner.model.peft_config["default"]
-    ranks = dict.fromkeys(config.target_modules, config.r)
     layers = {
         name.removeprefix("base_model.model."): layer
         for name, layer in learner.choices.method.layers(learner.model).items()
     }
     own = {name: config.rank_pattern.get(name, config.r) for name in layers}
-    assert sum(own.values()) == config.r * len(sizes.linears), ranks
+    assert sum(own.values()) == config.r * len(sizes.linears)
     order = [own[name] for name in layers]
     return sum(r * (inputs + outputs) for r, (inputs, outputs) in zip(order, sizes.linears, strict=True))
 
