@@ -294,7 +294,9 @@ class _Group:
             methods = [run.trainee.choices.method for run in runs if run.learner is not None]
             model, count = stack.enter_context(stacked(models, methods))
             tasks = [runs[0].target, *(runs[0].task(ref) for ref in runs[0].config.evaluation.off_target)]
-            found = [_evaluate(runs, model, count, task) for task in tasks]
+            found = [_evaluate(runs, model, count, tasks[0])]
+            other = stack.enter_context(_elsewhere(runs, model))
+            found += [_evaluate(runs, other, count, task) for task in tasks[1:]]
         if any(run.status is not None for run in runs):
             return
         for outcomes in found:
@@ -336,6 +338,17 @@ def _session(runs: Sequence[Run]) -> Session:
         return Together(learners)
     except CannotStack as reason:
         raise _Apart(str(reason)) from reason
+
+
+@contextmanager
+def _elsewhere(runs: Sequence[Run], model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """What tasks other than the trials' own are asked of; a method that has a say in it runs alone."""
+    one = runs[0].learner
+    if one is None or one.merged:
+        yield model
+    else:
+        with one.choices.method.elsewhere(model) as other:
+            yield other
 
 
 def _evaluate(runs: Sequence[Run], model: PreTrainedModel, count: int, task: Task) -> list[Evaluated | Diverged]:

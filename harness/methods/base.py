@@ -130,6 +130,11 @@ class Method(Plugin, ABC):
         raise NotImplementedError(f"{type(self).__module__} moves the base's own weights")
         yield model
 
+    @contextmanager
+    def elsewhere(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """What tasks other than the trial's own are asked of, in the final scores: the model itself unless overridden."""
+        yield model
+
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """A plain model that a next stage can start from and plain `transformers` can load."""
         return model
@@ -142,6 +147,7 @@ HOOKS = {
     "after_backward": "acts on the gradients of every pass",
     "before_update": "acts on the gradients of every step",
     "after_step": "acts on the whole model after every step",
+    "elsewhere": "is not what other tasks are asked of",
 }
 """What a method may override that trials training together cannot do, and what it then does."""
 

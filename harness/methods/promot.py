@@ -1,0 +1,93 @@
+"""ProMoT: a soft prompt takes up the task's format first, then the weights learn with that prompt in front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._partial import PartialMethod
+from harness.methods.base import Method
+from harness.methods.prompt_tuning import PromptTuning
+from harness.plugins import StageSetup
+from harness.space import Float, Scalar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+PROMPT = "prompt_encoder."
+"""What names of the prompt's parameters begin with."""
+WEIGHTS = "model"
+"""Folder of the tuned weights, which plain transformers loads for questions without the prompt."""
+
+
+class ProMoT(PartialMethod, PromptTuning):
+    """Trains the prompt in the first `prompt_share` of the steps, all weights of the base in the rest.
+
+    The task is asked with the prompt, everything else without it. One schedule of the learning rate spans both phases.
+    What is kept is the tuned weights in a folder of their own, and beside them the prompt, as PEFT loads both.
+    """
+
+    summary = "trains a soft prompt, then every weight behind it; other tasks are asked without the prompt"
+    paper = "Wang et al. 2022, arXiv 2211.00635; rates as for prompt tuning and full fine-tuning"
+    shares_base = False
+    detached = Method.detached  # what is left without the prompt is not the base
+    space = {
+        "learning_rate": Float(1e-6, 3e-3, default=2e-5, log=True),
+        "prompt_rate_ratio": Float(1.0, 1e4, default=50.0, log=True, searched=False),
+        "prompt_share": Float(0.05, 0.95, default=0.5),
+    } | {name: PromptTuning.space[name] for name in ("virtual_tokens", "start")}
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Put the prompt before the text; neither of the two phases is ever without a step, but of a single one."""
+        wanted = round(float(setup.params["prompt_share"]) * setup.steps)
+        self.prompt_steps = max(1, min(wanted, setup.steps - 1))
+        setup.note(
+            f"the prompt trained in the first {self.prompt_steps} of {setup.steps} steps, the weights in the rest"
+        )
+        return PartialMethod.attach(self, PromptTuning.attach(self, model, setup), setup)
+
+    def movable(self, model: PreTrainedModel, setup: StageSetup) -> Iterable[str]:
+        """Every parameter, each in its phase."""
+        return {name for name, _ in model.named_parameters()}
+
+    def resting(self, model: PreTrainedModel, step: int) -> set[str]:
+        """The weights in the first phase, the prompt in the second."""
+        second = step > self.prompt_steps
+        return {name for name, _ in model.named_parameters() if name.startswith(PROMPT) is second}
+
+    def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
+        """AdamW with `prompt_rate_ratio` times the learning rate on the prompt; what rests keeps its moments."""
+        import torch
+
+        from harness.methods._optimizers import groups
+
+        prompt = {id(p) for name, p in model.named_parameters() if name.startswith(PROMPT)}
+        parts: list[dict[str, Any]] = [
+            group | {"params": held, "lr": group["lr"] * factor}
+            for group in groups(model, setup)
+            for mine, factor in ((False, 1.0), (True, float(setup.params["prompt_rate_ratio"])))
+            if (held := [p for p in group["params"] if (id(p) in prompt) is mine])
+        ]
+        return torch.optim.AdamW(parts, fused=True)
+
+    @contextmanager
+    def elsewhere(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The weights without the prompt."""
+        yield model.get_base_model()
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """The weights as a model of its own, with its tokenizer; and the prompt, whose base that model is."""
+        model.get_base_model().save_pretrained(folder / WEIGHTS)
+        self.setup.tokenizer.save_pretrained(folder / WEIGHTS)
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = str(folder.resolve() / WEIGHTS)
+        super().save(model, folder)
+
+    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+        """The weights into the base, then the prompt before them."""
+        model.load_state_dict(type(model).from_pretrained(folder / WEIGHTS).state_dict())
+        return super().restore(model, params, folder)
