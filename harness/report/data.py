@@ -49,6 +49,12 @@ SELECT DISTINCT u.key, u.fraction, u.step, u.tokens, u.loss, u.score,
   u.train_seconds * CASE WHEN c.train_s > 0 THEN c.solo_train_s / c.train_s ELSE 1 END AS train_seconds
 FROM curves u JOIN members m USING (key) JOIN costs c USING (key) WHERE m.study = ? ORDER BY u.key, u.step"""
 
+_PATHS = """
+SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.fidelity, t.stages, p.tuned_weight,
+  p.task = t.task AS is_target, p.task AS scored, p.split, p.metric, p.value, p.higher_is_better, p.comparability
+FROM members m JOIN trials t USING (key) JOIN paths p USING (key)
+WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key, p.tuned_weight"""
+
 
 @dataclass(frozen=True)
 class StudyData:
@@ -67,6 +73,8 @@ class StudyData:
     """One row per member and evaluated task, with the base model's comparable score where there is one."""
     curves: DataFrame
     """One row per trial and point of its learning curve."""
+    paths: DataFrame
+    """One row per member, place on the way from base to tuned weights, and task; only where retention walked it."""
     stops: Sequence[Stop] = ()
     """Families that gave up before their budget was used."""
     lost: Mapping[str, float] = field(default_factory=dict)
@@ -112,7 +120,9 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
         )
     content = _read(folder / "study.json")
     with connect(layout) as connection:
-        trials, scores, curves = (connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES))
+        trials, scores, curves, paths = (
+            connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES, _PATHS)
+        )
     return StudyData(
         study,
         content.get("study", content),
@@ -121,6 +131,7 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
         trials,
         scores,
         curves,
+        paths,
         stops=read_stops(layout, study),
         lost=lost_seconds(layout, study),
     )

@@ -3,6 +3,8 @@
 A trial's score is base + headroom x quality(family) x bump(log learning rate) + noise; forgetting grows with the
 learning rate and with the family's grip on the weights. `World` holds these numbers, so a test can ask what is true.
 Trials of the method lora trained together, `GAIN` times faster than alone; all others alone, with a reason.
+Trials of the retention interpolation have eleven places on the way from base to tuned weights: what is learned comes
+early on it, what is forgotten late.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.layout import Layout
@@ -21,6 +23,7 @@ from harness.records import (
     CurvePoint,
     Evaluation,
     ModelRef,
+    PathPoint,
     Pipeline,
     Provenance,
     Score,
@@ -258,7 +261,23 @@ class _Maker:
             for f in ((1.0,) if is_base else (0.25, 0.5, 1.0))
         )
         cost = _cost(truth, is_base, together if fused else 1)
-        return TrialResult(config, TrialStatus.COMPLETE, "", tuple(scores), curve, cost, provenance)
+        result = TrialResult(config, TrialStatus.COMPLETE, "", tuple(scores), curve, cost, provenance)
+        return self._walked(result, values) if config.pipeline.stages[-1].retention == "interpolation" else result
+
+    def _walked(self, tuned: TrialResult, values: Mapping[str, Scalar]) -> TrialResult:
+        """What interpolation makes of a trial's tuned weights."""
+
+        def at(weight: float) -> tuple[Score, ...]:
+            found = []
+            for score in tuned.scores:
+                is_target = score.task == tuned.config.task.name
+                start = self.world.base(score.task) if is_target else 0.9 if score.higher_is_better else 5.0
+                share = 1 - (1 - weight) ** 2 if is_target else weight**2
+                found.append(replace(score, value=start + share * (score.value - start)))
+            return tuple(found)
+
+        path = tuple(PathPoint(place / 10, at(place / 10)) for place in range(11))
+        return replace(tuned, scores=at(float(values["tuned_weight"])), path=path)
 
 
 def task_facts(world: World, task: str) -> dict[str, float | str]:

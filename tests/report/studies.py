@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.layout import Layout
+from harness.space import Float
 from harness.spec import Family, FamilyStage, StageSpec, StudySpec
 from harness.store import ingest
-from tests.learn.fabricate import LEARNING_RATE, World, fabricate, study_spec
+from tests.learn.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec
 
 METHODS = ("full", "lora", "dora", "ia3", "prefix_tuning", "qlora")
 RETENTION = ("none", "replay")
@@ -63,6 +64,21 @@ def write_small(folder: Path, world: World | None = None) -> Layout:
     """Two tasks, three families, five seeds: the study `made_up`."""
     layout = layout_in(folder)
     fabricate(layout, study_spec(tasks=2, trials=4, seeds=5), world=world)
+    ingest(layout)
+    return layout
+
+
+def write_walked(folder: Path) -> Layout:
+    """The same with a fourth family, whose trials stay somewhere between base and tuned weights; all are confirmed."""
+    layout = layout_in(folder)
+    spec = study_spec(tasks=2, trials=4, seeds=5)
+    four = {name: {"method": "full"} for name in (*spec.families, "full_between")}
+    spec = StudySpec.model_validate(
+        spec.model_dump(mode="json") | {"families": four, "confirm": {"finalists": 4, "seeds": 5}}
+    )
+    space = {"learning_rate": LEARNING_RATE, "tuned_weight": Float(0.0, 1.0, default=0.5)}
+    between = FamilyStage(StageSpec(method="full", retention="interpolation"), space, 1.0)
+    fabricate(layout, spec, FAMILIES | {"full_between": Family("full_between", (between,))})
     ingest(layout)
     return layout
 

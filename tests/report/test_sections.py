@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from harness.plugins import load, names
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html
 from harness.report.page import FOLDER
-from tests.report.studies import failing_world, keep_members, large_spec, write_large, write_small
+from tests.report.studies import failing_world, keep_members, large_spec, write_large, write_small, write_walked
 
 SECTIONS = names(FOLDER)
 
@@ -46,7 +48,7 @@ def not_run(folder: Path) -> Layout:
 
 
 def normal(folder: Path) -> Layout:
-    layout = write_small(folder)
+    layout = write_walked(folder)
     backtest(layout)
     return layout
 
@@ -165,8 +167,6 @@ def test_versions_that_differ_inside_a_comparison_are_flagged(tmp_path: Path) ->
 
 
 def test_the_forecast_stands_beside_what_happened(small: Layout, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     study = load_study_data(small, "made_up")
     assert "No forecast was kept" in shown("cost", study)
     search = study.ran[(study.ran["role"] == "search") & (study.ran["family"] == "lora")]
@@ -179,3 +179,47 @@ def test_the_forecast_stands_beside_what_happened(small: Layout, tmp_path: Path)
     assert '<td class="number">0.50</td>' in text  # took half of what was forecast
     assert '<td class="number">1.00</td>' in text
     assert "<td>formula</td>" in text
+
+
+def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
+    """Only what is scored in percent counts as forgetting; a trial's final scores are those of the place it kept."""
+    from tests.report.studies import change_records
+
+    def scores(record: dict[str, Any], task: float, facts: float, perplexity: float) -> list[dict[str, Any]]:
+        values = (task, facts, perplexity)
+        return [score | {"value": value} for score, value in zip(record["scores"], values, strict=True)]
+
+    def change(record: dict[str, Any]) -> None:
+        if record.get("path"):
+            places = {0.0: (0.2, 0.9, 5.0), 0.5: (0.55, 0.85, 9.0), 1.0: (0.6, 0.5, 90.0)}
+            record["path"] = [{"tuned_weight": w, "scores": scores(record, *v)} for w, v in places.items()]
+            record["scores"] = scores(record, 0.5, 0.875, 7.0)
+            record["config"]["pipeline"]["stages"][0]["params"]["tuned_weight"] = 0.25
+
+    layout = write_walked(tmp_path)
+    change_records(layout, change)
+    study = load_study_data(layout, "made_up")
+    text = shown("weight_path", study)
+    # 2 tasks, 5 repetitions; the search's trials of a rate that diverged have no way
+    cells = ["20.0 %", "60.0 %", "+40.0 points", "0.25", "50.0 %", "+2.5 points"]
+    row = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+    searched = study.trials[(study.trials["role"] == "search") & (study.trials["family"] == "full_between")]
+    complete = int((searched["status"] == "complete").sum())
+    assert complete > 0
+    assert text.count(f"<td>full_between</td><td>repetition 0</td>{row}") == 2
+    assert text.count(row) == 2 * 5 + complete
+    assert text.count("<svg") == 2
+    assert "Forgetting is that of facts." in text
+
+
+def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData]) -> None:
+    section = load(FOLDER, "weight_path")
+    assert section().render(studies["three_sizes"]) is None
+    assert "interpolation" in section.nothing
+    # a way on which nothing but the task was scored shows no forgetting
+    study = studies["normal"]
+    assert section().render(replace(study, paths=study.paths[study.paths["is_target"]])) is None
+    # losses stand in where nothing is scored in percent; more of one is lost
+    text = section().render(replace(study, paths=study.paths[study.paths["scored"] != "facts"])) or ""
+    assert "Forgetting is that of stories_perplexity." in text
+    assert "mean forgetting (perplexity)" in text
