@@ -49,10 +49,6 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
     "layer_replication": ("PEFT merges it wrong (logits off by .23)", "Kim et al. 2023, arXiv 2312.15166"),
     "lamb_8bit": ("behaves as AdamW in bitsandbytes", "You et al. 2019, arXiv 1904.00962"),
     "lars_8bit": ("behaves as SGD in bitsandbytes", "You et al. 2017, arXiv 1708.03888"),
-    "boft": (
-        "its butterfly factors need a CUDA extension compiled at run time; without it PEFT gives OFT, which is here",
-        "Liu et al. 2023, arXiv 2311.06243",
-    ),
     "lily": (
         "PEFT's router averages over a batch, so that a score depends on its neighbours",
         "Zhong et al. 2024, arXiv 2407.09946",
@@ -60,14 +56,6 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
     "shadow": (
         "PEFT computes its auxiliary loss from labels inside the model, and its last block never trained here",
         "",
-    ),
-    "poly": (
-        "wants a task's number with every row, but a trial trains one task",
-        "Ponti et al. 2022, arXiv 2202.13914",
-    ),
-    "multitask_prompt_tuning": (
-        "wants a task's number with every row, but a trial trains one task",
-        "Wang et al. 2023, arXiv 2303.02861",
     ),
     "x_lora": (
         "mixes adapters that were trained before; adapter_fusion trains its own",

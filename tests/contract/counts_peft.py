@@ -89,6 +89,18 @@ def oft(sizes, learner):
     return sizes.each(lambda inputs, outputs: inputs // size * size * (size - 1) // 2)
 
 
+def boft(sizes, learner):
+    """A square matrix for each block of inputs, of which half acts; a scale for each output."""
+    size = block(sizes, learner, both=False)
+    return sizes.each(lambda inputs, outputs: inputs * size + outputs)
+
+
+def poly(sizes, learner):
+    """Each skill's LoRA, and its logit in each layer."""
+    skills = int(parameter(learner, "skills"))
+    return skills * (lora(sizes, learner) + len(sizes.linears))
+
+
 def c3a(sizes, learner):
     """One number for each block row, block column and shift."""
     size = block(sizes, learner, both=True)
@@ -195,6 +207,7 @@ COUNTS = {
     "adamss": adamss,
     "adaption_prompt": adaption_prompt,
     "beft": lambda sizes, learner: sizes.each(lambda i, o: o),
+    "boft": boft,
     "c3a": c3a,
     "cartridge": lambda sizes, learner: keys_and_values(sizes, learner, frozen=1),
     "corda": lora,
@@ -228,12 +241,17 @@ COUNTS = {
     "miss": lambda sizes, learner: sizes.each(lambda i, o: rank(learner) * o),
     # a variance for each of the inner factor's outputs, a weight for each of eight samples
     "monteclora": lora_and(lambda i, o, learner: rank(learner) + int(parameter(learner, "samples"))),
+    # the prompt, a number for each of its tokens and one for each dimension
+    "multitask_prompt_tuning": lambda sizes, learner: (
+        virtual(sizes, learner) + int(parameter(learner, "virtual_tokens")) + sizes.hidden
+    ),
     "oft": oft,
     "olora": lora,
     "osf": osf,
     "p_tuning": p_tuning,
     "peanut": lambda sizes, learner: sizes.each(lambda i, o: rank(learner) * 2 * o),
     "pissa": lora,
+    "poly": poly,
     "prefix_tuning": keys_and_values,
     "prompt_tuning": virtual,
     "psoft": psoft,

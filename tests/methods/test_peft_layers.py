@@ -30,6 +30,37 @@ def test_rotations_keep_singular_values(moved, name):
     torch.testing.assert_close(torch.linalg.svdvals(weight + delta), torch.linalg.svdvals(weight), atol=1e-4, rtol=0)
 
 
+def test_boft_rotates_inputs_and_scales_outputs(moved):
+    """`S W R`: rows keep their angles, but unlike with a rotation alone not their lengths."""
+    _, weight, delta = moved("boft", steps=10)
+    now, was = ((w @ w.T).double() for w in (weight + delta, weight))
+    scale = (now.diagonal() / was.diagonal()).sqrt()
+    assert (scale - 1).abs().max() > 1e-2
+    torch.testing.assert_close(now, scale[:, None] * was * scale, atol=1e-5, rtol=0)
+    turned = (weight + delta) / scale[:, None].float()
+    assert (turned - weight).abs().max() > 1e-3
+
+
+def test_poly_adds_a_product_of_average_factors(moved):
+    """Skills weigh by the sigmoid of their logits; at first B is zero, so that four ranks are all there is."""
+    layer, _, delta = moved("poly", rank=4, skills=3)
+    weights = 1 / (1 + (-layer.poly_router["default"].module_logits.detach()[0]).exp())
+    down, up = (
+        sum(w * f for w, f in zip(weights, factor["default"].detach()[0], strict=True)) / weights.sum()
+        for factor in (layer.poly_lora_A, layer.poly_lora_B)
+    )
+    assert weights.std() > 1e-4
+    assert delta.abs().max() > 1e-4
+    torch.testing.assert_close(delta, (down @ up).T / 4, atol=1e-6, rtol=0)
+
+
+def test_poly_draws_its_mixture_in_training(moved):
+    layer, _, _ = moved("poly")
+    x = torch.ones(1, 1, 64)
+    drawn, settled = ({float(layer.train(mode)(x).detach().sum()) for _ in range(3)} for mode in (True, False))
+    assert (len(drawn), len(settled)) == (3, 1)
+
+
 def test_loha_is_a_product_of_products(moved):
     """alpha 16 of rank 4: times 4."""
     layer, _, delta = moved("loha", rank=4, alpha=16.0)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harness.artifacts import load_tuned, save_model
 from harness.models import load_model, resolve_model
 from harness.plugins import Situation, load
 from tests.tiny import ROWS, attached, logits, stage, trained
 
-METHODS = ["prompt_tuning", "p_tuning", "cpt", "prefix_tuning", "cartridge"]
+METHODS = ["prompt_tuning", "multitask_prompt_tuning", "p_tuning", "cpt", "prefix_tuning", "cartridge"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -42,6 +43,19 @@ def test_prompts_by_hand(world):
         text = base.get_input_embeddings()(ids)
         wanted = base(inputs_embeds=torch.cat([prompt.expand(2, -1, -1), text], dim=1)).logits[:, 3:]
     torch.testing.assert_close(logits(one.model), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_task_s_prompt_is_the_shared_one_times_an_outer_product(world, tmp_path):
+    """Which is how it is kept: PEFT loads it as a plain prompt."""
+    one = trained(world.llama, stage("multitask_prompt_tuning", virtual_tokens=3, learning_rate=0.1), steps=3)
+    encoder = one.model.prompt_encoder["default"]
+    column, row = encoder.prefix_task_cols.detach()[0], encoder.prefix_task_rows.detach()[0]
+    assert (column.shape, row.shape) == ((3, 1), (1, 64))
+    wanted = encoder.embedding.weight.detach() * column * row
+    save_model(tmp_path / "model", one, resolve_model(str(world.llama)))
+    (kept,) = load_file(tmp_path / "model" / "adapter_model.safetensors").values()
+    assert wanted.abs().max() > 1e-2
+    torch.testing.assert_close(kept, wanted)
 
 
 def test_a_prompt_starts_as_words_of_the_vocabulary(world):

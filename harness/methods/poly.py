@@ -1,0 +1,79 @@
+"""Poly: a LoRA whose factors are a task's mixture of several skills' factors."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from harness.methods._peft import TARGET, LayerMethod
+from harness.plugins import StageSetup
+from harness.space import Float, Integer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class Poly(LayerMethod):
+    """Adds `A B / r` to each layer, A and B being averages of the skills', weighed by the task's trained logits.
+
+    The weights are `w_s / sum w`, w being drawn in training for each row and layer from a relaxed Bernoulli
+    distribution of these logits, and their sigmoid afterwards. A trial trains one task, so that no skills are shared:
+    what remains is a LoRA of rank r that trains as a random mixture, and that can be merged.
+    """
+
+    summary = "LoRA of factors that are a random mixture of several skills' while it trains; one task only"
+    paper = "Ponti et al. 2022, arXiv 2202.13914"
+    kind = "PolyConfig"
+    trains = r".*\.(poly_lora_[AB]\.default|poly_router\.default\.module_logits)"
+    alone = "it draws random numbers in every pass"
+    takes_transposed = False
+    space = {
+        "learning_rate": Float(1e-5, 5e-2, default=1e-3, log=True),
+        "rank": Integer(1, 128, default=4, log=True),
+        "skills": Integer(2, 64, default=8, log=True),
+        "target": TARGET,
+    }
+
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+        """One task; factors of one piece."""
+        return super().options(model, setup) | {"n_tasks": 1, "n_skills": int(setup.params["skills"]), "n_splits": 1}
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model, and tell its layers with every row that it is of the only task."""
+        attached = super().attach(model, setup)
+        for layer in self.layers(attached).values():
+            layer.register_forward_pre_hook(_only_task, with_kwargs=True)
+        return attached
+
+    def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """`A B / r` of each layer, with the weights that it has after training."""
+        import torch
+
+        found = {}
+        for name, layer in self.layers(model).items():
+            poly: Any = layer
+            weights = torch.sigmoid(poly.poly_router["default"].module_logits[0])
+            down, up = (
+                torch.einsum("s,sij->ij", weights / weights.sum(), factor["default"][0])
+                for factor in (poly.poly_lora_A, poly.poly_lora_B)
+            )
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = (down @ up).T / poly.r["default"]
+        return found
+
+    def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """A copy of the base that the deltas are added to, which PEFT does not offer."""
+        import torch
+
+        wrapped: Any = deepcopy(model)
+        plain: PreTrainedModel = wrapped.unload()
+        with torch.no_grad():
+            for name, delta in self.deltas(model).items():
+                plain.get_parameter(name).add_(delta)
+        return plain
+
+
+def _only_task(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Number 0 for every row."""
+    rows = arguments[0]
+    return arguments, options | {"task_ids": rows.new_zeros(len(rows), dtype=int)}
