@@ -13,6 +13,7 @@ for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_P
     os.environ.setdefault(name, value)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items):
     """Where tests run side by side, a file stays with one process; so does everything that looks at the one Slurm."""
     together = {"cluster": "slurm", "cli": "slurm", "e2e": "e2e"}
