@@ -27,7 +27,7 @@ class WeightPenalty(Retention, ABC):
             return None
         if not method.needs_training:
             return "its retention holds weights back, but its method trains none"
-        beside = method.shares_base or issubclass(method, PeftMethod)  # what it trains is none of the base's own weights
+        beside = method.shares_base or issubclass(method, PeftMethod)  # it trains none of the base's own weights
         if beside and (method.deltas is Method.deltas or not method.mergeable):
             return "its retention holds the base's weights back, but its method does not say how far it moves them"
         return None
