@@ -101,9 +101,14 @@ def _short_last_layer(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
 
 
 def _last_layer(model: PreTrainedModel) -> tuple[Module, Module] | None:
-    """Attention and feed-forward part of the last layer, where it has just these two under their usual names."""
+    """Attention and feed-forward part of the last layer, where it has just these two under their usual names.
+
+    None, too, where a method reads that layer at every position.
+    """
     from torch.nn import ModuleList
 
+    if getattr(model, "reads_last_layer", False):
+        return None
     stacks = [module for module in model.modules() if isinstance(module, ModuleList) and len(module)]
     if not stacks or draws_numbers(model):  # fewer positions would draw other random numbers
         return None

@@ -57,10 +57,6 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
         "PEFT computes its auxiliary loss from labels inside the model, and its last block never trained here",
         "",
     ),
-    "x_lora": (
-        "mixes adapters that were trained before; adapter_fusion trains its own",
-        "Buehler and Buehler 2024, arXiv 2402.07148",
-    ),
     "arrow": ("routes among adapters that were trained before", "Ostapenko et al. 2024, arXiv 2405.11157"),
     "lora_bias": ("cannot be merged into a base without biases", ""),
     "gspo": (

@@ -63,9 +63,11 @@ class Places:
 
 
 def last_layer(model: Any) -> Any:
-    """A model's last decoder layer, or None where it cannot be told."""
+    """A model's last decoder layer, or None where it cannot be told, or where a method reads it at every position."""
     from torch.nn import ModuleList
 
+    if getattr(model, "reads_last_layer", False):
+        return None
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = [module for module in model.modules() if isinstance(module, ModuleList) and len(module) == count]
     return stacks[0][-1] if len(stacks) == 1 else None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
 from harness.methods._added import ModuleMethod
 from harness.methods._blocks import blocks, hidden_width
+from harness.methods._sources import SPACE, all_of, train_sources, unfit
 from harness.plugins import Situation, StageSetup
-from harness.records import derive_seed
 from harness.space import Choice, Float, Integer, Scalar, Text, weighted
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.methods._adapters import Fusion
-
-FEWEST = 2
 
 
 class AdapterFusion(ModuleMethod):
@@ -40,8 +37,7 @@ class AdapterFusion(ModuleMethod):
     space = {
         "learning_rate": Float(1e-6, 1e-2, default=5e-5, log=True),
         "fusion_sources": Text(names="tasks"),
-        "source_steps": Integer(1, 100_000, default=200, log=True, searched=False),
-        "source_learning_rate": Float(1e-5, 3e-2, default=1e-3, log=True, searched=False),
+        **SPACE,
         "reduction": Integer(2, 64, default=16, log=True),
         "activation": Choice(("relu", "gelu", "silu"), default="relu", searched=False),
         "fusion_penalty": Float(0.0, 1.0, default=0.01, searched=False),
@@ -49,7 +45,9 @@ class AdapterFusion(ModuleMethod):
 
     def skip(self, situation: Situation) -> str | None:
         """Two tasks or more must be named."""
-        if "fusion_sources" in situation.params and (reason := _unfit(str(situation.params["fusion_sources"]))):
+        if "fusion_sources" in situation.params and (
+            reason := unfit(str(situation.params["fusion_sources"]), "fusion_sources")
+        ):
             return reason
         return super().skip(situation)
 
@@ -62,7 +60,7 @@ class AdapterFusion(ModuleMethod):
         from harness.methods._adapters import Adapter, Fusion, put
 
         text = str(params["fusion_sources"])
-        if reason := _unfit(text):
+        if reason := unfit(text, "fusion_sources"):
             raise SpecError(f"method adapter_fusion: {reason}")
         width, activation = hidden_width(model), str(params["activation"])
         bottleneck = max(1, width // int(params["reduction"]))
@@ -74,12 +72,7 @@ class AdapterFusion(ModuleMethod):
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Freeze the base, train the sources, freeze them."""
         model = super().attach(model, setup)
-        names = [name for name, _ in weighted(str(setup.params["fusion_sources"]))]
-        for index, name in enumerate(names):
-            loss = train_source(model, _fusions(model), index, name, setup)
-            setup.note(f"the adapter of {name.partition('@')[0]} ended with a loss of {loss:.3f}")
-        for fusion in _fusions(model):
-            fusion.sources.requires_grad_(False)
+        train_sources(model, _fusions(model), "fusion_sources", setup)
         return model
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor]:
@@ -92,50 +85,7 @@ class AdapterFusion(ModuleMethod):
         )
 
 
-def train_source(model: PreTrainedModel, fusions: list[Fusion], index: int, name: str, setup: StageSetup) -> float:
-    """Train one source's adapters on its task's rows with AdamW; returns the last step's loss in nats per token.
-
-    Raises:
-        SpecError: When the task has nothing to train on.
-    """
-    import torch
-
-    from harness.methods._calibration import batches, drawn
-
-    size, rows = int(setup.params["batch_size"]), setup.rows_of(name)
-    steps, order = int(setup.params["source_steps"]), random.Random(derive_seed(setup.seed, "source", index))
-    examples = drawn(rows, min(len(rows), steps * size), setup)
-    moving = [p for fusion in fusions for p in fusion.sources[index].parameters()]
-    optimizer = torch.optim.AdamW(moving, lr=float(setup.params["source_learning_rate"]), weight_decay=0.0)
-    model.train()
-    for fusion in fusions:
-        fusion.only = index
-    loss = torch.zeros(())
-    for _ in range(steps):
-        (batch,) = batches(order.sample(examples, min(size, len(examples))), setup, size)
-        loss = model(**batch).loss
-        for p, slope in zip(moving, torch.autograd.grad(loss, moving), strict=True):
-            p.grad = slope
-        torch.nn.utils.clip_grad_norm_(moving, 1.0)
-        optimizer.step()
-    optimizer.zero_grad()
-    for fusion in fusions:
-        fusion.only = None
-    model.eval()
-    return float(loss.detach())
-
-
 def _fusions(model: PreTrainedModel) -> list[Fusion]:
     from harness.methods._adapters import Fusion
 
-    return [module for module in model.modules() if isinstance(module, Fusion)]
-
-
-def _unfit(text: str) -> str | None:
-    """Why these cannot be its sources, or None."""
-    named = weighted(text)
-    if len({name for name, _ in named}) < FEWEST:
-        return f"fusion_sources must name two tasks or more, but got {text!r}: name them in the study"
-    if any(weight != 1.0 for _, weight in named):
-        return f"fusion_sources must name tasks without weights, which fusion learns, but got {text!r}: leave them out"
-    return None
+    return all_of(model, Fusion)

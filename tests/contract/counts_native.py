@@ -106,7 +106,14 @@ COUNTS: dict[str, Callable] = {
     "sora": lambda sizes, learner: sizes.each(lambda i, o: parameter(learner, "rank") * (i + o + 1)),
     "spider": everything,
     "unipelt": unipelt,
+    # for each linear layer and expert a vector and a number
+    "x_lora": lambda sizes, learner: (
+        len(sizes.linears) * len(GIVEN["x_lora"]["expert_tasks"].split(",")) * (sizes.hidden + 1)
+    ),
 }
 
-GIVEN = {"adapter_fusion": {"fusion_sources": "low, high", "source_steps": 2}}
+GIVEN = {
+    "adapter_fusion": {"fusion_sources": "low, high", "source_steps": 2},
+    "x_lora": {"expert_tasks": "low, high", "source_steps": 2},
+}
 """Parameters that a method cannot do without."""

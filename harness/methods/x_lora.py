@@ -1,0 +1,82 @@
+"""X-LoRA: LoRAs that were trained on other tasks, mixed for each token and layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError
+from harness.methods._added import ModuleMethod
+from harness.methods._linear import linear_layers, shapes
+from harness.methods._peft import TARGET
+from harness.methods._sources import SPACE, all_of, train_sources, unfit
+from harness.plugins import Situation, StageSetup
+from harness.space import Float, Integer, Scalar, Text, weighted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class XLora(ModuleMethod):
+    """Trains a LoRA on each of `expert_tasks`, other tasks, then freezes them and trains a router over them.
+
+    Every text is read twice: by the base, whose last hidden state of each token gives the weights of the experts in each
+    layer by a linear map and a softmax, then with the experts so weighed. The experts are trained while the method is
+    attached, each alone, for `source_steps` steps of the stage's batch size; what that takes is part of loading.
+    """
+
+    summary = "learns to mix LoRAs, token by token, that it first trains on other tasks"
+    paper = "Buehler and Buehler 2024, arXiv 2402.07148"
+    requires = "two or more other tasks"
+    identity_at_start = False
+    alone = "its experts are trained on other tasks first"
+    trains = r".*\.router\.head\.(weight|bias)"
+    kept = r".*\.(router\.head|adapter\.sources\.\d+\.(down|up))\.(weight|bias)"
+    space = {
+        "learning_rate": Float(1e-5, 3e-2, default=1e-3, log=True),
+        "expert_tasks": Text(names="tasks"),
+        **SPACE,
+        "rank": Integer(1, 128, default=8, log=True),
+        "alpha": Float(1.0, 512.0, default=16.0, log=True, searched=False),
+        "router_temperature": Float(0.1, 10.0, default=1.0, log=True, searched=False),
+        "target": TARGET,
+    }
+
+    def skip(self, situation: Situation) -> str | None:
+        """Two tasks or more must be named; each reading keeps keys and values of its own."""
+        if "expert_tasks" in situation.params and (
+            reason := unfit(str(situation.params["expert_tasks"]), "expert_tasks")
+        ):
+            return reason
+        facts = situation.model_facts
+        if facts and not any(facts.get(name) for name in ("num_attention_heads", "n_head", "num_heads")):
+            return f"a {situation.model_type} has no attention, whose keys and values each reading keeps for itself"
+        return super().skip(situation)
+
+    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+        """Fresh experts beside the chosen linear layers, and a router; all of it trainable.
+
+        Raises:
+            SpecError: When fewer than two tasks are named.
+        """
+        from harness.methods._experts import put_experts
+
+        text = str(params["expert_tasks"])
+        if reason := unfit(text, "expert_tasks"):
+            raise SpecError(f"method x_lora: {reason}")
+        whole: Any = model
+        names = linear_layers(model, str(params["target"]))
+        own = [name.removeprefix(f"{whole.base_model_prefix}.") for name in names]
+        made = {"temperature": float(params["router_temperature"])} | {n: float(params[n]) for n in ("rank", "alpha")}
+        put_experts(whole.base_model, dict(zip(own, shapes(model, names), strict=True)), len(weighted(text)), made)
+        whole.reads_last_layer = True  # so that nobody cuts it short
+        whole.supports_gradient_checkpointing = False  # a pass computed again would find the weights of a later one
+        return model
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Freeze the base, train the experts, freeze them."""
+        from harness.methods._experts import Experts
+
+        model = super().attach(model, setup)
+        train_sources(model, all_of(model, Experts), "expert_tasks", setup)
+        return model
