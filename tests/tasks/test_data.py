@@ -77,7 +77,10 @@ def test_training_rows_are_the_strings_that_lm_eval_scores(tmp_path: Path, case:
 def test_rows_of_choices_know_the_wrong_ones(tmp_path: Path) -> None:
     write_task(tmp_path, CHOICE | {"doc_to_choice": ["no", "yes", "maybe"]}, train=ROWS[:30], test=ROWS[30:])
     rows = training_rows(find_task("mine", (tmp_path,)))
-    assert {(row["completion"], *row["wrong"]) for row in rows} == {(" no", " yes", " maybe"), (" yes", " no", " maybe")}
+    assert {(row["completion"], *row["wrong"]) for row in rows} == {
+        (" no", " yes", " maybe"),
+        (" yes", " no", " maybe"),
+    }
 
 
 @pytest.mark.parametrize(
