@@ -63,9 +63,15 @@ def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
 
 def _plugin_entry(folder: str, name: str) -> Entry:
     plugin = load(folder, name)
-    space = {key: f"{value} default {value.default}" for key, value in getattr(plugin, "space", {}).items()}
+    space = {
+        key: f"{value} default {value.default if value.default != '' else 'none'}"
+        for key, value in getattr(plugin, "space", {}).items()
+    }
     merges = plugin.mergeable if folder == "methods" else None
-    return Entry(name, plugin.summary, plugin.paper, space, merges, getattr(plugin, "requires", ""))
+    needs = [getattr(plugin, "requires", "")]
+    needs += ["preference rows"] if "rejected" in getattr(plugin, "needs", ()) else []
+    needs += ["the base as a reference"] if getattr(plugin, "needs_reference", False) else []
+    return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)))
 
 
 def _task_entries(root: Path) -> list[Entry]:

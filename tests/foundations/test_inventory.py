@@ -1,0 +1,55 @@
+"""What there is, as `harness list` tells it."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.inventory import inventory, inventory_text
+from harness.left_out import LEFT_OUT
+from harness.plugins import AXES, names
+
+ROOT = Path(__file__).parents[2]
+
+
+def entry(kind, name):
+    return next(one for one in inventory(ROOT, kind)[kind] if one.name == name)
+
+
+@pytest.mark.parametrize("kind", AXES)
+def test_every_file_is_listed(kind):
+    assert [one.name for one in inventory(ROOT, kind)[kind]] == list(names(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "merges", "needs"),
+    [
+        ("methods", "bitfit", True, "layers with biases"),
+        ("methods", "loftq", True, "a GPU"),
+        ("methods", "prefix_tuning", False, ""),
+        ("objectives", "dpo", None, "preference rows, the base as a reference"),
+        ("objectives", "orpo", None, "preference rows"),
+        ("objectives", "sft", None, ""),
+    ],
+)
+def test_it_says_whether_a_choice_merges_and_what_it_needs(kind, name, merges, needs):
+    one = entry(kind, name)
+    assert (one.merges, one.requires) == (merges, needs)
+
+
+def test_one_kind_is_shown_with_its_spaces():
+    text = inventory_text(inventory(ROOT, "objectives"))
+    assert "\n      needs preference rows, the base as a reference\n" in text
+    assert "\n      teacher                names of models, each with =weight if wanted default none\n" in text
+    assert "learning_rate" not in inventory_text(inventory(ROOT, None))
+
+
+def test_recipes_are_listed_with_their_papers():
+    assert {one.name for one in inventory(ROOT, "recipes")["recipes"]} == {
+        path.stem for path in (ROOT / "studies" / "recipes").glob("*.yaml")
+    }
+
+
+def test_what_is_left_out_is_not_there_and_has_a_reason():
+    there = {name for kind in (*AXES, "measures") for name in names(kind)}
+    assert set(LEFT_OUT) & there == set()
+    assert all(len(reason) > 20 for reason, _ in LEFT_OUT.values())
