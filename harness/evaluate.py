@@ -254,7 +254,7 @@ def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) 
 
 
 def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric."""
+    """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing."""
     from lm_eval import __version__
 
     template = getattr(tokenizer, "chat_template", None)
@@ -266,6 +266,9 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
         task.ref.fingerprint,
         task.metric,
     ]
+    settings = task.config.get("generation_kwargs") or {}
+    if settings.get("do_sample"):  # before answers were drawn, such tasks were scored on the likeliest ones
+        identity.append([settings, task.config["repeats"]])
     return fingerprint(identity)
 
 

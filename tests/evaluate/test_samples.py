@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.answers import answers, seeded
-from harness.evaluate import evaluate, evaluate_together, scoring_mode
+from harness.evaluate import comparability, evaluate, evaluate_together, scoring_mode
 from harness.models import load_model, load_tokenizer, resolve_model
 from harness.scoring import Members
 from harness.tasks import Task, find_task
@@ -249,3 +250,13 @@ def test_a_trials_record_says_how_long_generation_took(world: Any, tmp_path: Pat
     latency = result.provenance.effective["latency_s"]
     assert set(latency) == {"echo"}  # nothing is generated for choices
     assert 0 < latency["echo"] * 8 <= result.cost.seconds["evaluate"]
+
+
+def test_scores_of_drawn_answers_are_not_compared_with_those_of_likeliest_ones(task, tokenizer):
+    """A built-in task's fingerprint is that of its file, which was scored greedily before."""
+    drawn = task()
+    greedy = replace(drawn, config=dict(drawn.config) | {"generation_kwargs": {"do_sample": False}, "repeats": 1})
+    assert greedy.ref == drawn.ref
+    assert comparability(greedy, tokenizer) != comparability(drawn, tokenizer)
+    thrice = replace(drawn, config=dict(drawn.config) | {"repeats": drawn.config["repeats"] + 2})
+    assert comparability(thrice, tokenizer) != comparability(drawn, tokenizer)
