@@ -162,3 +162,18 @@ def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mappi
         return padded(chosen, setup, "chosen_") | padded(rejected, setup, "rejected_")
 
     return preference_trainer(CPOTrainer, arguments, parts, examples, batch)
+
+
+def dpo_trainer(parts: TrainerParts, examples: Sequence[Example], **own: Any) -> Trainer:
+    """TRL's DPO trainer on the same pairs, beside the base; `own` goes into its configuration."""
+    from trl import DPOConfig, DPOTrainer
+
+    setup = parts.setup
+    arguments = DPOConfig(**parts.arguments, **own, gradient_checkpointing=False, remove_unused_columns=False)
+
+    def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
+        made = padded(answers_of(examples), setup)
+        del made["labels"]
+        return made
+
+    return preference_trainer(DPOTrainer, arguments, parts, examples, batch, ref_model=setup.load_base())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
-from harness.objectives._preference import PreferenceObjective, answers_of, each, padded, preference_trainer, split
+from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import Example, TokenLosses, TrainerParts
 from harness.plugins import Row, StageSetup
 from harness.space import Choice, Float
@@ -61,22 +61,7 @@ class AlignmentByOptimalTransport(PreferenceObjective):
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's DPO trainer on the same pairs."""
-        from trl import DPOConfig, DPOTrainer
-
-        params, setup = parts.setup.params, parts.setup
-        arguments = DPOConfig(
-            **parts.arguments,
-            loss_type="aot" if params["pairing"] == "paired" else "aot_unpaired",
-            beta=params["beta"],
-            label_smoothing=params["label_smoothing"],
-            gradient_checkpointing=False,
-            remove_unused_columns=False,
-        )
-
-        def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-            made = padded(answers_of(examples), setup)
-            del made["labels"]
-            return made
-
-        examples = self.examples(parts.rows, setup)
-        return preference_trainer(DPOTrainer, arguments, parts, examples, batch, ref_model=setup.load_base())
+        params = parts.setup.params
+        own = {name: params[name] for name in ("beta", "label_smoothing")}
+        own["loss_type"] = "aot" if params["pairing"] == "paired" else "aot_unpaired"
+        return dpo_trainer(parts, self.examples(parts.rows, parts.setup), **own)

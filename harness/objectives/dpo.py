@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
-from harness.objectives._preference import PreferenceObjective, answers_of, each, padded, preference_trainer, split
+from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import Example, TokenLosses, TrainerParts
 from harness.plugins import Row, StageSetup
 from harness.space import Choice, Float
@@ -165,21 +165,5 @@ class DirectPreferenceOptimisation(PreferenceObjective):
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's DPO trainer on the same pairs."""
-        from trl import DPOConfig, DPOTrainer
-
-        params, setup = parts.setup.params, parts.setup
-        arguments = DPOConfig(
-            **parts.arguments,
-            **{name: params[name] for name in self.space},
-            discopop_tau=DISCOPOP_TEMPERATURE,
-            gradient_checkpointing=False,
-            remove_unused_columns=False,
-        )
-
-        def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-            made = padded(answers_of(examples), setup)
-            del made["labels"]
-            return made
-
-        examples = self.examples(parts.rows, setup)
-        return preference_trainer(DPOTrainer, arguments, parts, examples, batch, ref_model=setup.load_base())
+        own = {name: parts.setup.params[name] for name in self.space}
+        return dpo_trainer(parts, self.examples(parts.rows, parts.setup), **own, discopop_tau=DISCOPOP_TEMPERATURE)
