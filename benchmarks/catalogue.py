@@ -23,10 +23,12 @@ from harness.layout import Layout, iterate_results
 from harness.plugins import load, names
 from harness.records import TrialResult, fingerprint
 from harness.setting import Site, resolve
+from harness.space import Text
 from harness.spec import load_study
 from harness.tasks import task_folders
 
 TASK, MODEL, STEPS, TRIALS, LIMIT = "tb_sort", "tiny-1m", 200, 12, 200
+SOURCES = "tb_sort, tb_reverse"
 REFERENCE = "full"
 
 
@@ -62,6 +64,12 @@ class Line:
         return f"| {' | '.join(cells)} |"
 
 
+def family(method: str) -> dict[str, object]:
+    """The method in its own space; where it asks for tasks to train adapters on first, this one and another."""
+    named = {name: SOURCES for name, values in load("methods", method).space.items() if isinstance(values, Text)}
+    return {"method": method} | ({"params": named} if named else {})
+
+
 def study(methods: list[str]) -> dict[str, object]:
     """One family per method, every one with the same budget."""
     return {
@@ -69,7 +77,7 @@ def study(methods: list[str]) -> dict[str, object]:
         "question": "Does every method learn?",
         "base_models": [MODEL],
         "tasks": [TASK],
-        "families": {name: {"method": name} for name in methods},
+        "families": {name: family(name) for name in methods},
         "budget": {"trials": TRIALS, "steps": STEPS},
         "search": {"sampler": "tpe", "limit": LIMIT, "off_target": False, "fractions": [1.0]},
         "seed": 1,
@@ -142,7 +150,8 @@ def table(folder: Path) -> str:
     gain = found[REFERENCE].score - base
     head = [
         f"Base `{MODEL}`, task `{TASK}` (base score {base:.3f}), {TRIALS} trials of {STEPS} steps of 16 rows per method, "
-        f"TPE, best score on {LIMIT} validation items. Seconds: training of one trial alone, one thread, median.",
+        f"TPE, best score on {LIMIT} validation items. Seconds: training of one trial alone, one thread, median. "
+        f"Methods that mix adapters of other tasks first train one each on {SOURCES.replace(', ', ' and ')}, beyond that budget.",
         "",
         "| method | best | share of full tuning's gain | trained parameters | seconds | trials | failed | best settings |",
         "|---|---|---|---|---|---|---|---|",
