@@ -28,7 +28,7 @@ from harness.spec import load_study
 from harness.tasks import task_folders
 
 TASK, MODEL, STEPS, TRIALS, LIMIT = "tb_sort", "tiny-1m", 200, 12, 200
-SOURCES = "tb_sort, tb_reverse"
+SOURCES = "tb_sort, tb_instruct"
 REFERENCE = "full"
 
 
@@ -104,10 +104,12 @@ def run(folder: Path, methods: list[str]) -> None:
 def refused(folder: Path, method: str) -> bool:
     """Whether planning refuses a method here; the reason is kept for the table."""
     site = Site(Layout(folder / "results"), task_folders(folder))
+    reason = folder / f"{method}.refused"
+    reason.unlink(missing_ok=True)
     try:
         resolve(load_study(write(folder, [method])), site)
     except SpecError as error:
-        (folder / f"{method}.refused").write_text(str(error).partition(", but ")[2] or str(error))
+        reason.write_text(str(error))
         return True
     return False
 
