@@ -49,10 +49,6 @@ LEFT_OUT: dict[str, tuple[str, str]] = {
     "layer_replication": ("PEFT merges it wrong (logits off by .23)", "Kim et al. 2023, arXiv 2312.15166"),
     "lamb_8bit": ("behaves as AdamW in bitsandbytes", "You et al. 2019, arXiv 1904.00962"),
     "lars_8bit": ("behaves as SGD in bitsandbytes", "You et al. 2017, arXiv 1708.03888"),
-    "lily": (
-        "PEFT's router averages over a batch, so that a score depends on its neighbours",
-        "Zhong et al. 2024, arXiv 2407.09946",
-    ),
     "shadow": (
         "PEFT computes its auxiliary loss from labels inside the model, and its last block never trained here",
         "",

@@ -81,6 +81,15 @@ def high_dropout(sizes, learner):
     return sizes.parameters
 
 
+def lily(sizes, learner):
+    """Of each kind of layer an inner factor for every two and all outer factors once; of each layer a router."""
+    rank, outer = parameter(learner, "rank"), parameter(learner, "up_factors")
+    assert parameter(learner, "shared_by") == 2
+    assert sizes.layers % 2 == 0
+    kinds = sum(sizes.layers // 2 * rank * inputs + outer * rank * outputs for inputs, outputs in sizes.block)
+    return kinds + len(sizes.linears) * rank * outer
+
+
 COUNTS: dict[str, Callable] = {
     "full": lambda sizes, learner: sizes.parameters,
     "adapter_fusion": fusion,
@@ -98,6 +107,7 @@ COUNTS: dict[str, Callable] = {
     "high_dropout": high_dropout,
     "intrinsic_dimension": lambda sizes, learner: parameter(learner, "dimension"),
     "layer_freezing": layer_freezing,
+    "lily": lily,
     "lisa": everything,
     "mam": lambda sizes, learner: parallel(sizes, learner) + prefix(sizes, learner),
     # every weight, and an embedding for each virtual token
