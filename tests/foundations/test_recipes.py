@@ -49,7 +49,7 @@ def test_it_says_what_it_is(name):
     recipe = recipes(STUDIES)[name]
     assert 0 < len(recipe.summary) <= 100
     assert "arXiv" in recipe.paper
-    assert len(recipe.stages) > 1
+    assert recipe.stages
 
 
 @pytest.mark.parametrize("name", NAMES)
