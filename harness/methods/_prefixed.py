@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from harness.methods._added import ModuleMethod
-from harness.methods.prefix_tuning import PrefixTuning
+from harness.methods.prefix_tuning import PrefixTuning, draw_keys
 from harness.plugins import Situation
 from harness.space import Scalar
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PrefixedMethod(ModuleMethod):
-    """Modules in the blocks, and keys and values of virtual tokens, which start at zero, before the text's own."""
+    """Modules in the blocks, and keys and values of virtual tokens before the text's own, which start as prefix tuning's."""
 
     identity_at_start = False
     alone = "its virtual tokens are not part of a layer"
@@ -43,6 +43,7 @@ def with_prefix(model: PreTrainedModel, tokens: int) -> PreTrainedModel:
     trained = [p for p in model.parameters() if p.requires_grad]
     options = {"task_type": "CAUSAL_LM", "num_virtual_tokens": tokens, "init_weights": "zero"}
     wrapped: PreTrainedModel = get_peft_model(model, PrefixTuningConfig(**options))
+    draw_keys(wrapped)
     for parameter in trained:
         parameter.requires_grad_(True)
     return wrapped

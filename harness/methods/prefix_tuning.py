@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.methods.base import PeftMethod
 from harness.plugins import Situation, StageSetup
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class PrefixTuning(PeftMethod):
     """Trains the keys and values of virtual tokens; the model stays as it is.
 
-    They start at zero: random ones, drawn for large models, drown what a small model attends to. Even at zero they
-    take attention from the text, so the logits move before the first step.
+    Values start at zero, so that nothing random drowns what a small model attends to; keys are drawn, because tokens
+    that start alike have the same gradients and stay alike for good. Even values of zero take attention from the text,
+    so the logits move before the first step.
     """
 
     summary = "learned keys and values in front of every layer's own"
@@ -50,3 +51,19 @@ class PrefixTuning(PeftMethod):
 
         tokens = int(setup.params["virtual_tokens"])
         return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, init_weights="zero")
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Wrap the model with PEFT, and draw the keys."""
+        attached = super().attach(model, setup)
+        draw_keys(attached)
+        return attached
+
+
+def draw_keys(model: PreTrainedModel) -> None:
+    """Draw the keys of a prefix of PEFT's from the standard normal distribution; values stay at zero."""
+    from torch import nn
+
+    prefixed: Any = model
+    made = prefixed.peft_config["default"]
+    rows = prefixed.prompt_encoder["default"].embedding.weight.data
+    nn.init.normal_(rows.view(made.num_virtual_tokens, made.num_layers, 2, made.token_dim)[:, :, 0])

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from harness.artifacts import load_tuned, save_model
 from harness.models import load_model, resolve_model
 from harness.plugins import Situation, load
-from tests.tiny import ROWS, attached, logits, stage, trained
+from tests.tiny import ROWS, attached, logits, stage, train, trained
 
 METHODS = ["prompt_tuning", "multitask_prompt_tuning", "p_tuning", "cpt", "prefix_tuning", "cartridge"]
 
@@ -63,6 +63,21 @@ def test_a_prompt_starts_as_words_of_the_vocabulary(world):
     words = one.model.get_input_embeddings().weight
     for row in one.model.prompt_encoder["default"].embedding.weight:
         assert any(torch.equal(row, word) for word in words)
+
+
+@pytest.mark.parametrize("name", ["prefix_tuning", "mam", "unipelt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_tokens_of_a_prefix_do_not_stay_alike(world, name, family):
+    """Keys start as standard normal numbers, values at zero; 64 features in each of two layers."""
+    one, _ = attached(getattr(world, family), stage(name, virtual_tokens=6, learning_rate=0.05), steps=3)
+    prefix = one.model.prompt_encoder["default"].embedding.weight
+    keys, values = prefix.detach().clone().view(6, 2, 2, 64).unbind(2)
+    assert (float(keys.mean()), float(keys.std())) == pytest.approx((0.0, 1.0), abs=0.15)
+    assert not values.any()
+    train(one)
+    learned = prefix.detach().view(6, 2, 2, 64)[:, :, 1]
+    for layer in range(2):  # tokens with the same key would have the same gradient, so that all rows were one
+        assert torch.linalg.matrix_rank(learned[:, layer], tol=1e-3) == 6
 
 
 def test_a_cartridge_starts_as_the_text_that_it_holds(world):
