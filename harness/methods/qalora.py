@@ -1,4 +1,4 @@
-"""QA-LoRA: LoRA that sees the means of groups of inputs, so that it merges into a quantised base without loss."""
+"""QA-LoRA: LoRA that sees the sums of groups of inputs, so that it merges into a quantised base without loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QaLora(RoundedLora):
     What is merged is a shift of each group's grid, so that the merged model has as few bits as the base.
     """
 
-    summary = "LoRA on means of input groups, which merges into a base rounded by groups"
+    summary = "LoRA on sums of input groups, which merges into a base rounded by groups"
     paper = "Xu et al. 2023, arXiv 2309.14717"
     trains = r".*\.(lora_A\.default\.parametrizations\.weight\.original|lora_B\.default\.weight)"
     space = Lora.space | {
@@ -46,7 +46,7 @@ class QaLora(RoundedLora):
         return found.flatten(1)
 
     def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
-        """One column of the inner factor for each group; means are scaled by the number of groups, as the paper has it."""
+        """One column of the inner factor for each group of inputs, whose sum it sees."""
         import math
 
         from torch import nn
@@ -56,7 +56,7 @@ class QaLora(RoundedLora):
 
         class Grouped(nn.Module):
             def forward(self, columns: Tensor) -> Tensor:
-                wide: Tensor = columns.repeat_interleave(size, dim=1) * (columns.shape[1] / size)
+                wide: Tensor = columns.repeat_interleave(size, dim=1)
                 return wide
 
             def right_inverse(self, weight: Tensor) -> Tensor:

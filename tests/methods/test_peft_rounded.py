@@ -87,6 +87,19 @@ def test_qalora_merges_into_shifts_of_the_grids(world):
     assert (moved.amax(2) - moved.amin(2)).max() < 1e-6
 
 
+def test_qaloras_inner_factor_sees_the_sums_of_groups(world):
+    """Algorithm 1 of the paper: the mean of each group times the group's size."""
+    one = trained(world.llama, stage("qalora", rank=3, alpha=6.0, group=16, learning_rate=1e-2), steps=3)
+    layer = one.model.get_submodule("base_model.model." + NAME)
+    inner = layer.lora_A.default.parametrizations.weight.original.detach()
+    assert inner.shape == (3, 4)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    sums = torch.stack([x[:, start : start + 16].sum(1) for start in range(0, 64, 16)], 1)
+    with torch.no_grad():
+        wanted = x @ layer.base_layer.weight.T + 6.0 / 3 * sums @ inner.T @ layer.lora_B.default.weight.T
+        torch.testing.assert_close(layer(x), wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_groups_that_do_not_fill_the_inputs_are_refused():
     facts = {"linear_widths": [48, 64]}
     assert "[48]" in load("methods", "qalora")().skip(Situation(model_facts=facts, params={"group": 32}))
