@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.methods._blocks import blocks, unknown_blocks
 from harness.methods._linear import uses_conv1d
 from harness.methods._resting import MOVES, RestingMethod
+from harness.optimizer import learning_rate
 from harness.plugins import Situation, StageSetup
 from harness.space import Float
 
@@ -20,7 +21,8 @@ class Far(RestingMethod):
     """Trains everything for a share of the steps, then freezes the nodes of each feed-forward layer that moved least.
 
     A node is an output of a linear layer: its weights and its bias. How far it moved is the L1 distance of its weights
-    to where the stage began. All that is not in a feed-forward part goes on training.
+    to where the stage began. All that is not in a feed-forward part goes on training. A first step at a learning rate of
+    0, as warm-up has it, moves nothing and is never the last of the priming.
     """
 
     summary = "full fine-tuning that soon freezes the feed-forward nodes that learn least"
@@ -40,12 +42,15 @@ class Far(RestingMethod):
         model = super().attach(model, setup)
         self._starts = [layer.weight.detach().clone() for layer in feed_forward_layers(model)]
         self._transposed = uses_conv1d(model)
+        least = 1 if learning_rate(setup.params, 0, setup.steps) else 2
+        self._primed = max(least, round(float(setup.params["priming_share"]) * setup.steps))
+        setup.note(f"the nodes to freeze are chosen after {self._primed} of {setup.steps} steps")
         return model
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
         """At the end of priming, choose."""
         super().after_step(model, step)
-        if step == max(1, round(float(self.setup.params["priming_share"]) * self.setup.steps)):
+        if step == self._primed:
             for layer, start in zip(feed_forward_layers(model), self._starts, strict=True):
                 self._choose(layer, start)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.methods._linear import linear_layers
+from harness.methods._linear import linear_layers, shapes
 from harness.methods.full import FullFineTuning
 from harness.plugins import StageSetup
 from harness.space import Float, Integer
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Galore(FullFineTuning):
     """Trains every weight; gradients of the blocks' linear weights are projected to their first singular directions.
 
-    The step there is Adam's in that space, projected back and scaled by `update_scale`.
+    The step there is Adam's in that space, projected back and scaled by `update_scale`. A layer has no more directions
+    than its shorter side; where that is less than `projection_rank`, a note says so.
     """
 
     summary = "full fine-tuning with optimiser state of low rank, in the gradients' own directions"
@@ -36,6 +37,12 @@ class Galore(FullFineTuning):
         from harness.methods._optimizers import low_rank_adam, top_directions
 
         rank, scale = int(setup.params["projection_rank"]), float(setup.params["update_scale"])
+        names = linear_layers(model, "all")
+        if narrow := sum(min(sizes) < rank for sizes in shapes(model, names)):
+            setup.note(
+                f"projection_rank {rank} was cut to the width of {narrow} of {len(names)} linear layers, which have no "
+                "more directions"
+            )
 
         def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: dict[str, Any]) -> Tensor:
             return scale * (p.T @ direction)
@@ -43,4 +50,4 @@ class Galore(FullFineTuning):
         def projection(gradient: Tensor, number: int, period: int) -> Tensor:
             return top_directions(gradient, rank)
 
-        return low_rank_adam(model, setup, linear_layers(model, "all"), projection, update)
+        return low_rank_adam(model, setup, names, projection, update)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.methods._linear import linear_layers
 from harness.methods._resting import MOVES, RestingMethod
+from harness.plugins import StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ IMPORTANCE = "importance"
 class Spider(RestingMethod):
     """Trains the linear weights whose importance to the task most exceeds that to the base; the rest is trained fully.
 
-    A port to text of a method for models of images and text. Importance to the base is the weight's magnitude at the
-    time, importance to the task the sum of its absolute gradients, each as a z-score over its matrix. Every
+    A port to text of a method for models of images and text. Importance to the base is the weight's magnitude before the
+    first step, importance to the task the sum of its absolute gradients, each as a z-score over its matrix. Every
     `refresh_steps` steps the share `selected_share` of each matrix with the largest difference is chosen; before the
     first choice every weight moves.
     """
@@ -32,6 +33,12 @@ class Spider(RestingMethod):
         "selected_share": Float(0.05, 0.95, default=0.5),
         "refresh_steps": Integer(1, 1000, default=10, log=True, searched=False),
     }
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Let every parameter move, and remember the base's weights."""
+        model = super().attach(model, setup)
+        self._known = [weight.detach().clone() for weight in _weights(model)]
+        return model
 
     def before_update(self, model: PreTrainedModel, step: int) -> None:
         """Add up absolute gradients, of what rests too."""
@@ -46,12 +53,11 @@ class Spider(RestingMethod):
         """Choose anew after every period."""
         super().after_step(model, step)
         if step % int(self.setup.params["refresh_steps"]) == 0:
-            for weight in _weights(model):
+            share = float(self.setup.params["selected_share"])
+            for weight, known in zip(_weights(model), self._known, strict=True):
                 state = self.state(weight)
                 if IMPORTANCE in state:
-                    state[MOVES] = selected(
-                        weight.detach(), state[IMPORTANCE], float(self.setup.params["selected_share"])
-                    )
+                    state[MOVES] = selected(known, state[IMPORTANCE], share)
 
 
 def selected(weight: Tensor, importance: Tensor, share: float) -> Tensor:

@@ -167,14 +167,26 @@ def test_the_moments_of_a_projected_matrix_are_small(world):
     assert sizes == sorted(2 * (4 * [2 * 4 * 64 + 4 * 64] + 3 * [2 * 4 * 128 + 4 * 64]))
 
 
+def test_a_rank_above_a_layers_width_is_noted(world):
+    """All of the 14 layers have a side of 64."""
+    for rank, wanted in ((64, []), (65, ["projection_rank 65 was cut to the width of 14 of 14 linear layers"])):
+        ready, notes = attached(world.llama, stage("galore", projection_rank=rank), 1)
+        train(ready)
+        assert [note.partition(", which")[0] for note in notes if "rank" in note] == wanted
+
+
 # FAR
 
 
+@pytest.mark.parametrize(("priming", "warmup"), [(0.2, 0.0), (0.05, 0.2)])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_far_freezes_the_nodes_that_moved_least_in_priming(family, world):
-    """Two of ten steps prime; a quarter of the nodes of each feed-forward layer go on."""
-    one_stage = stage("far", retained_nodes=0.25, priming_share=0.2, learning_rate=3e-3, weight_decay=0.1, **STEADY)
-    ready, _ = attached(getattr(world, family), one_stage, 10)
+def test_far_freezes_the_nodes_that_moved_least_in_priming(family, priming, warmup, world):
+    """Two of ten steps prime, since at a rate of 0 nothing moves; a quarter of each feed-forward layer's nodes go on."""
+    usual = {"learning_rate": 3e-3, "weight_decay": 0.1, "schedule": "constant", "warmup_share": warmup}
+    ready, notes = attached(
+        getattr(world, family), stage("far", retained_nodes=0.25, priming_share=priming, **usual), 10
+    )
+    assert notes == ["the nodes to freeze are chosen after 2 of 10 steps"]
     start, primed = ([], [])
     start += [(layer.weight.detach().clone()) for layer in feed_forward_layers(ready.model)]
     after = ready.choices.method.after_step
@@ -221,7 +233,7 @@ def test_spider_moves_what_the_summed_gradients_chose(world):
     ready, _ = attached(world.llama, one_stage, 3)
     name = "model.layers.0.mlp.up_proj.weight"
     weight = ready.model.get_parameter(name)
-    summed, at = torch.zeros_like(weight), []
+    known, summed, at = weight.detach().clone(), torch.zeros_like(weight), []
     before, after = ready.choices.method.before_update, ready.choices.method.after_step
 
     def look(model, step):
@@ -235,7 +247,8 @@ def test_spider_moves_what_the_summed_gradients_chose(world):
 
     ready.choices.method.before_update, ready.choices.method.after_step = look, look_after
     train(ready)
-    chosen = selected(at[1], summed, 0.3).bool()
+    chosen = selected(known, summed, 0.3).bool()
+    assert not torch.equal(chosen, selected(at[1], summed, 0.3).bool())  # by the base's weights, not those of now
     assert chosen.sum() == round(0.3 * weight.numel())
     moved = at[2] != at[1]
     assert not moved[~chosen].any()
