@@ -46,6 +46,8 @@ class IntrinsicDimension(DeltaMethod):
         generator = torch.Generator().manual_seed(derive_seed(setup.seed, "intrinsic_dimension"))
         found: dict[str, Change] = {}
         for name in linear_layers(model, "all"):
+            if not name.startswith(f"{root}."):  # some OPTs have two more, before and behind the blocks
+                continue
             shape, index = model.get_submodule(name).weight.shape, int(name.removeprefix(f"{root}.").partition(".")[0])
             held = model.get_parameter("intrinsic_values"), model.get_parameter("intrinsic_factors")
             found[name] = FastfoodChange(shape, *held, index, generator)

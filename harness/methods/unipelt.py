@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.methods._blocks import blocks, hidden_width
 from harness.methods._linear import linear_layers, shape
 from harness.methods._prefixed import PrefixedMethod, with_prefix
+from harness.plugins import Situation
 from harness.space import Choice, Float, Integer, Scalar
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Unipelt(PrefixedMethod):
         "reduction": Integer(2, 64, default=16, log=True),
         "activation": Choice(("relu", "gelu", "silu"), default="relu", searched=False),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """An adapter's gate looks at the input of a feed-forward part, which must be one module."""
+        if situation.model_type == "opt":
+            return "the feed-forward part of an opt is not one module whose input a gate could look at"
+        return super().skip(situation)
 
     def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
         """LoRA and adapters in the blocks, then the prefix around."""

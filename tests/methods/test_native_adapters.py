@@ -111,7 +111,9 @@ def test_an_adapter_adds_its_formula_to_the_part(name, family, world, others):
 
 
 def test_a_parallel_adapter_cannot_stand_beside_two_layers():
-    assert load("methods", "adapter_parallel")().skip(Situation(model_type="opt"))
+    for name in ("adapter_parallel", "mam", "unipelt"):
+        assert "not one module" in load("methods", name)().skip(Situation(model_type="opt"))
+        assert load("methods", name)().skip(Situation(model_type="llama")) is None
 
 
 def test_a_learned_scale_starts_where_it_is_told_and_moves(world):

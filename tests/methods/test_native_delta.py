@@ -7,12 +7,13 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 from torch.nn.functional import cross_entropy
+from transformers import OPTConfig, OPTForCausalLM
 
 from harness.methods._changes import FastfoodChange, MaskedChange, walsh_hadamard
 from harness.methods._delta import placed
 from harness.models import load_model, resolve_model
 from harness.objectives.base import IGNORED
-from tests.tiny import ROWS, attached, logits, stage, train, trained
+from tests.tiny import ROWS, attached, logits, save_tokenizer, stage, train, trained
 
 STEADY = {"schedule": "constant", "warmup_share": 0.0}
 NAMES = ["fishmask", "diff_pruning", "sora", "intrinsic_dimension"]
@@ -211,6 +212,20 @@ def test_the_projection_is_fastfood_and_keeps_norms_in_the_mean():
         torch.testing.assert_close(change.value().flatten(), 2 * matrix[:21, :5] @ shared, atol=1e-4, rtol=1e-4)
         norms.append(float(matrix[:21, 0].norm() ** 2))
     assert sum(norms) / len(norms) == pytest.approx(1.0, abs=0.1)
+
+
+def test_intrinsic_leaves_what_is_outside_the_blocks(tmp_path):
+    """An OPT whose embeddings are narrower than its layers has two linear layers more: six in each of two blocks move."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "num_hidden_layers": 2}
+    config = OPTConfig(
+        vocab_size=258, num_attention_heads=4, max_position_embeddings=96, bos_token_id=0, eos_token_id=0, **sizes
+    )
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    ready, _ = attached(tmp_path, stage("intrinsic_dimension", dimension=300), 1)
+    moved = ready.choices.method.layers(ready.model)
+    assert len(moved) == 12
+    assert all(name.startswith("model.decoder.layers.") for name in moved)
 
 
 def test_intrinsic_trains_its_dimension_and_moves_all_layers(world):
