@@ -24,7 +24,8 @@ class DiffPruning(DeltaMethod):
 
     z is the product of a variable for each weight and one for each matrix (structured diff pruning). One draw of z
     serves all passes of a step; scoring uses z without noise, so that most of the difference is exactly zero once the
-    penalty has closed it. What share is left is noted at the end of the stage.
+    penalty has closed it. What share is left is noted at the end of the stage: the paper then keeps only the largest to
+    reach a share set before, and trains those on, which is left out here.
     """
 
     summary = "trains a sparse difference to every linear weight"

@@ -33,5 +33,8 @@ class GraLora(LayerMethod):
         names = linear_layers(model, str(setup.params["target"]))
         sizes = [size for pair in shapes(model, names) for size in pair]
         grid = divisor(int(setup.params["grid"]), sizes, setup, "grid")
-        rank = int(setup.params["rank"]) // grid * grid
+        wanted = int(setup.params["rank"])
+        rank = wanted // grid * grid
+        if rank != wanted:
+            setup.note(f"rank {wanted} was cut to {rank}, which the grid divides")
         return {"r": rank, "alpha": float(setup.params["alpha"]), "gralora_k": grid}

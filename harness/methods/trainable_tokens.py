@@ -35,7 +35,10 @@ class TrainableTokens(PeftMethod):
 
         texts = [row["prompt"] + row["completion"] for row in setup.rows()]
         counts = Counter(token for ids in setup.tokenizer(texts)["input_ids"] for token in ids)
-        commonest = sorted(counts, key=lambda token: (-counts[token], token))[: int(setup.params["tokens"])]
+        wanted = int(setup.params["tokens"])
+        commonest = sorted(counts, key=lambda token: (-counts[token], token))[:wanted]
+        if len(commonest) < wanted:
+            setup.note(f"tokens {wanted} was cut to {len(commonest)}: the training rows have no more")
         return TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=commonest, target_modules=_embedding(model))
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

@@ -145,6 +145,10 @@ def test_sizes_that_do_not_fit_are_cut_and_noted(world):
     assert notes == ["block 48 was cut to 32: the widths of the layers divide by no larger one"]
     _, notes = attached(world.llama, stage("waveft", frequencies=20000))
     assert notes == ["frequencies 20000 was cut to 4096: the narrowest layer allows no more"]
+    _, notes = attached(world.llama, stage("gralora", rank=7, grid=4))
+    assert notes == ["rank 7 was cut to 4, which the grid divides"]
+    _, notes = attached(world.llama, stage("adaption_prompt", upper_layers=3))
+    assert notes == ["upper_layers 3 was cut to 2: the model has no more layers"]
 
 
 def test_transposed_layers_are_refused_where_peft_does_not_take_them():

@@ -198,3 +198,5 @@ def test_trainable_tokens_are_the_commonest(world):
     counts = {character: "".join(texts).count(character) for character in set("".join(texts))}
     first, second = sorted(counts, key=counts.get, reverse=True)[:2]
     assert kept == [one.setup.tokenizer(character)["input_ids"][0] for character in (first, second)]
+    _, notes = attached(world.llama, stage("trainable_tokens", tokens=1000))
+    assert notes == [f"tokens 1000 was cut to {len(counts)}: the training rows have no more"]
