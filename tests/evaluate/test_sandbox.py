@@ -34,8 +34,25 @@ FORBIDDEN = {
     "write Python": attempt("import os; open(os.__file__, 'a')", "OSError"),
     "fork": attempt("import os; os.fork()", "PermissionError"),
     "start a program": attempt("import subprocess, sys; subprocess.run([sys.executable, '-c', ''])", "PermissionError"),
+    "start a thread": attempt("import threading; threading.Thread(target=print).start()", "RuntimeError"),
+    # fork by its number, and by that of the x32 interface; clone3, which says EINVAL (22) where it is let through
+    "call the kernel to start processes": (
+        "import ctypes, os, platform\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "calls = [(57,), (0x40000000 + 57,)] if platform.machine() == 'x86_64' else []\n"
+        "for call in [*calls, (435, None, 0)]:\n"
+        "    if (done := libc.syscall(*call)) == 0:\n"
+        "        os._exit(0)\n"
+        "    assert (done, ctypes.get_errno()) == (-1, 1), call"
+    ),
     "leave by chroot": attempt("import os; os.chroot('/tmp')", "PermissionError"),
     "use much memory": attempt("'x' * (1 << 30)", "MemoryError"),
+    "fill the disk": attempt("for n in range(40): open(f'/tmp/{n}', 'wb').write(bytes(1 << 20))", "OSError"),
+    "open many files": attempt("kept = [open('/tmp/a', 'w') for _ in range(40)]", "OSError"),
+    "see processes": "import os\nassert os.getpid() == 1",
+    "have more than its limits": (
+        "import resource\nassert resource.getrlimit(resource.RLIMIT_CPU) == (5, 5)\n"
+        "assert resource.getrlimit(resource.RLIMIT_AS) == (256 << 20, 256 << 20)"
+    ),
     "keep capabilities": (
         "import ctypes\nhad = (ctypes.c_uint32 * 6)(*[7] * 6)\n"
         "assert ctypes.CDLL(None).capget((ctypes.c_uint32 * 2)(0x20080522, 0), had) == 0 and list(had) == [0] * 6"
