@@ -49,11 +49,13 @@ class Situation:
     """The stage's parameters as far as they are known."""
     left: tuple[str, ...] | None = None
     """Objectives of earlier stages that leave something beside the policy; None where no pipeline is asked about."""
+    facts_of: Callable[[str], dict[str, Any]] = lambda name: {}
+    """The same facts of another task, by the name that a parameter holds; empty where they are not known."""
 
     def of(self, stage: Stage) -> Situation:
-        """The same where a stage's plug-ins ask what stands beside them; another task's rows are not looked at."""
+        """The same where a stage's plug-ins ask what stands beside them; `task_facts` are those of the stage's rows."""
         chosen = {axis: load(folder, getattr(stage, axis)) for axis, folder in AXIS_FOLDER.items()}
-        facts = {} if stage.data else self.task_facts
+        facts = self.facts_of(stage.data) if stage.data else self.task_facts
         return replace(self, task_facts=facts, beside=chosen, params=dict(stage.params))
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ def resolve(study: StudySpec, site: Site) -> Setting:
             "models.json": {model.ref.name: features.model_facts(model) for model in models},
         },
     )
-    refuse_impossible(setting, device(site))
+    refuse_impossible(setting, device(site), site.task_folders)
     return setting
 
 
@@ -168,14 +169,15 @@ def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
     return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
 
 
-def refuse_impossible(setting: Setting, on: str) -> None:
-    """Raise `SpecError` for the first family that a plug-in says cannot work."""
+def refuse_impossible(setting: Setting, on: str, folders: tuple[Path, ...] = ()) -> None:
+    """Raise `SpecError` for the first family that a plug-in says cannot work; it may name tasks of these folders."""
     from harness.trial import refusal
 
     for family in setting.families.values():
         for model in setting.models:
             for task in setting.tasks:
-                situation = Situation(on, model.facts.get("model_type", ""), dict(model.facts), dict(task.facts))
+                kind, facts = model.facts.get("model_type", ""), dict(model.facts)
+                situation = Situation(on, kind, facts, dict(task.facts), facts_of=partial(_named_facts, folders))
                 pipeline = family.pipeline(model.ref, {})
                 if reason := refusal(pipeline, situation):
                     raise SpecError(
@@ -231,17 +233,26 @@ def device(site: Site) -> str:
 
 def _trained(task: Task) -> TaskInfo:
     """The facts of a task that is trained on, from its rendered training rows."""
-    from harness.data import columns, training_rows
+    from harness.data import training_rows
 
     rows = training_rows(task)
-    facts = {
-        "output_type": task.output_type,
-        "metadata": dict(task.metadata),
-        "rows": len(rows),
-        "columns": columns(task),
-    }
+    facts = _facts(task) | {"rows": len(rows)}
     chars = sum(len(row["prompt"]) + len(row["completion"]) for row in rows) / max(1, len(rows))
     return replace(_evaluated(task), rows=len(rows), chars=chars, facts=facts)
+
+
+def _facts(task: Task) -> dict[str, Any]:
+    """What a task's rows have, known without them."""
+    from harness.data import columns
+
+    return {"output_type": task.output_type, "metadata": dict(task.metadata), "columns": columns(task)}
+
+
+def _named_facts(folders: tuple[Path, ...], name: str) -> dict[str, Any]:
+    """The same of a task that a stage names, with or without what pins it."""
+    from harness.tasks import find_task
+
+    return _facts(find_task(name.partition("@")[0], folders))
 
 
 def _evaluated(task: Task) -> TaskInfo:

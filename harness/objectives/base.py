@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.plugins import Plugin, Row, Situation, StageSetup
+from harness.space import Text, weighted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of a token that carries no loss."""
+
+
+PREFERENCE = "metadata.preference"
+"""Where a task says which of its columns are a chosen and a rejected answer."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,16 @@ class Objective(Plugin, ABC):
         columns, curation = situation.task_facts.get("columns"), situation.beside.get("curation")
         given = getattr(curation, "gives", ())
         missing = [name for name in self.needs if columns is not None and name not in (*columns, *given)]
-        if not missing:
-            return None
-        return (
-            f"its objective needs {' and '.join(missing)} answers, which the task does not name in metadata.preference"
-        )
+        if missing:
+            return f"its objective needs {' and '.join(missing)} answers, which the task does not name in {PREFERENCE}"
+        for name in _rows_brought(situation):
+            known = situation.facts_of(name).get("columns", self.needs)
+            if missing := [column for column in self.needs if column not in known]:
+                task = name.partition("@")[0]
+                return (
+                    f"its objective needs {' and '.join(missing)} answers, which {task} does not name in {PREFERENCE}"
+                )
+        return None
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Rows as token sequences for the harness's own loop; all examples have equally many sequences.
@@ -178,3 +188,10 @@ class Objective(Plugin, ABC):
     def trainer(self, parts: TrainerParts) -> Trainer:
         """A TRL or transformers trainer: the engine where `fuses` is False, else the reference that tests compare with."""
         raise NotImplementedError
+
+
+def _rows_brought(situation: Situation) -> list[str]:
+    """Tasks whose rows a stage's curation and retention mix into its own."""
+    beside = [situation.beside[axis] for axis in ("curation", "retention") if axis in situation.beside]
+    named = [n for plugin in beside for n, d in plugin.space.items() if isinstance(d, Text) and d.names == "tasks"]
+    return [task for name in named for task, _ in weighted(str(situation.params.get(name, "")))]

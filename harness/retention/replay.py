@@ -6,7 +6,8 @@ import random
 import sys
 
 from harness.errors import SpecError
-from harness.plugins import Row, StageSetup
+from harness.objectives._reinforcement import ReinforcementObjective
+from harness.plugins import Row, Situation, StageSetup
 from harness.retention.base import Retention
 from harness.space import Float, Text, weighted
 
@@ -22,6 +23,15 @@ class Replay(Retention):
     summary = "mixes rows of what the base knows into the training rows"
     paper = "share of 1 to 5%: Bethune et al. 2025, arXiv 2502.06042"
     space = {"replay_share": Float(0.0, 0.9, default=0.05), "replay_from": Text(names="tasks")}
+
+    def skip(self, situation: Situation) -> str | None:
+        """Texts of a corpus have neither prompts to answer nor rejected answers."""
+        objective, params = situation.beside.get("objective"), situation.params
+        if objective is None or params.get("replay_share") == 0.0 or str(params.get("replay_from", "a task")).strip():
+            return None
+        if "rejected" in getattr(objective, "needs", ()) or issubclass(objective, ReinforcementObjective):
+            return "its retention replays plain texts, which its objective cannot learn from: name tasks in replay_from"
+        return None
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The task's rows and corpus rows, task rows first: the trainer shuffles."""

@@ -26,13 +26,13 @@ def test_another_corpus_is_another_reference(world, tmp_path):
     assert with_corpus(base, ()) == base.ref
 
 
-def planned(world, folder, stage):
+def planned(world, folder, stage, task="colour"):
     """The params of a study's only stage as planning leaves them."""
     study = {
         "name": "s",
         "question": "q",
         "base_models": [str(world.llama)],
-        "tasks": ["colour"],
+        "tasks": [task],
         "families": {"f": stage},
         "budget": {"trials": 1, "steps": 1},
     }
@@ -57,6 +57,29 @@ def test_models_that_a_text_names_are_pinned_to_their_content(world, tmp_path):
     shutil.copytree(world.tasks, tmp_path, dirs_exist_ok=True)
     stage = {"method": "full", "objective": "distillation", "params": {"teacher": "tiny-1m"}}
     assert planned(world, tmp_path, stage)["teacher"] == f"tiny-1m@{resolve_model('tiny-1m').ref.revision}=1"
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ({"curation": "mixing", "params": {"pools": "manners, echo=2"}}, "rejected answers, which echo does not name"),
+        ({"retention": "replay", "params": {"replay_from": "echo"}}, "rejected answers, which echo does not name"),
+        ({"retention": "replay"}, "replays plain texts"),
+        ({"data": "echo"}, "rejected answers, which the task does not name"),
+        ({"curation": "mixing", "params": {"pools": "manners"}}, None),
+        ({"retention": "replay", "params": {"replay_from": "manners"}}, None),
+        ({"retention": "replay", "params": {"replay_share": 0.0}}, None),
+        ({"data": "manners"}, None),
+    ],
+)
+def test_rows_without_preferences_are_refused_beside_an_objective_that_learns_from_them(stage, reason, world, tmp_path):
+    shutil.copytree(world.tasks, tmp_path, dirs_exist_ok=True)
+    stage = {"method": "lora", "objective": "dpo"} | stage
+    if reason is None:
+        planned(world, tmp_path, stage, task="manners")
+        return
+    with pytest.raises(SpecError, match=reason):
+        planned(world, tmp_path, stage, task="manners")
 
 
 @pytest.mark.parametrize(
