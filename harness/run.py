@@ -29,15 +29,16 @@ from harness.retention.base import Retention
 from harness.train import Choices, Learner, Watch, choices, learner, refusal
 from harness.warm import (
     Workspace,
+    check_named,
     corpus_of,
     facts_of,
-    found_task,
     fresh_model,
     model_for,
     named_model,
+    planned_model,
+    planned_task,
     ready_process,
     release_memory,
-    resolved_model,
     rows_of,
     seed_everything,
     tokenizer_of,
@@ -139,6 +140,7 @@ class Run:
             self.target = self.task(self.config.task)
             self.notes += self.target.notes
             self.stages = self._stages()
+            check_named(self.config, self.workspace.task_folders)
         self.opened = True
 
     def prepare(self, ready: Ready, base: BaseModel) -> None:
@@ -288,23 +290,11 @@ class Run:
 
     def task(self, ref: TaskRef) -> Task:
         """A task that must be what it was when the study was planned."""
-        task = found_task(ref.name, self.workspace.task_folders)
-        if ref.fingerprint and task.ref.fingerprint != ref.fingerprint:
-            raise SpecError(
-                f"task {ref.name!r} must be the one that was planned with ({ref.fingerprint}), but it is now "
-                f"{task.ref.fingerprint}: restore its file and data, or plan the study again"
-            )
-        return task
+        return planned_task(ref, self.workspace.task_folders)
 
     def _base(self) -> BaseModel:
         ref = self.config.pipeline.base_model
-        base = resolved_model(ref.name, ref.revision, self.workspace.corpora.get(ref.name))
-        if ref.revision and base.ref.revision != ref.revision:
-            raise SpecError(
-                f"base model {ref.name!r} must be the one that was planned with (revision {ref.revision}), but its "
-                f"content is now {base.ref.revision}: restore it, or plan the study again"
-            )
-        return base
+        return planned_model(ref.name, ref.revision, self.workspace.corpora.get(ref.name))
 
     def _stages(self) -> list[Ready]:
         from harness.data import columns

@@ -17,9 +17,10 @@ from harness.errors import SpecError
 from harness.layout import Layout
 from harness.methods.base import Method
 from harness.models import BaseModel, load_model, load_tokenizer, model_facts, resolve_model
-from harness.plugins import Row
-from harness.space import Scalar
-from harness.spec import Prices
+from harness.plugins import AXIS_FOLDER, Row
+from harness.records import TaskRef, TrialConfig
+from harness.space import Scalar, Text, weighted
+from harness.spec import Prices, stage_space
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,6 +86,21 @@ def seed_everything(seed: int) -> None:
 def resolved_model(name: str, revision: str, corpus: str | None) -> BaseModel:
     """The base model that a trial names."""
     return resolve_model(name, revision or None, corpus)
+
+
+def planned_model(name: str, revision: str, corpus: str | None = None) -> BaseModel:
+    """A model that must be what it was when the study was planned.
+
+    Raises:
+        SpecError: When there is none, or its content is another now.
+    """
+    model = resolved_model(name, revision, corpus)
+    if revision and model.ref.revision != revision:
+        raise SpecError(
+            f"model {name!r} must be the one that was planned with (revision {revision}), but its content is now "
+            f"{model.ref.revision}: restore it, or plan the study again"
+        )
+    return model
 
 
 @lru_cache(maxsize=8)
@@ -159,8 +175,7 @@ def sampled_from(base: BaseModel, device: str) -> list[Row]:
 
 def named_model(name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Another model and its tokenizer, from `name` or `name@revision`."""
-    name, _, revision = name.partition("@")
-    base = resolved_model(name, revision, None)
+    base = planned_model(*name.partition("@")[::2])
     return load_model(base, {}, device), tokenizer_of(base)
 
 
@@ -170,6 +185,43 @@ def found_task(name: str, folders: tuple[Path, ...]) -> Task:
     from harness.tasks import find_task
 
     return find_task(name, folders)
+
+
+def planned_task(ref: TaskRef, folders: tuple[Path, ...]) -> Task:
+    """A task that must be what it was when the study was planned.
+
+    Raises:
+        SpecError: When there is none, or its file or data are others now.
+    """
+    task = found_task(ref.name, folders)
+    if ref.fingerprint and task.ref.fingerprint != ref.fingerprint:
+        raise SpecError(
+            f"task {ref.name!r} must be the one that was planned with ({ref.fingerprint}), but it is now "
+            f"{task.ref.fingerprint}: restore its file and data, or plan the study again"
+        )
+    return task
+
+
+def check_named(config: TrialConfig, folders: tuple[Path, ...]) -> None:
+    """Find what a trial names beside its base and its task, before anything is spent on it.
+
+    Raises:
+        SpecError: When it is not there, or not what it was when the study was planned.
+    """
+    for ref in config.evaluation.off_target:
+        planned_task(ref, folders)
+    for stage in config.pipeline.stages:
+        if stage.data:
+            planned_task(TaskRef(stage.data, stage.data_fingerprint), folders)
+        for parameter, text in stage_space({axis: getattr(stage, axis) for axis in AXIS_FOLDER}).items():
+            if not isinstance(text, Text) or not text.names:
+                continue
+            for named, _ in weighted(str(stage.params.get(parameter, text.default))):
+                name, tag = named.partition("@")[::2]
+                if text.names == "tasks":
+                    planned_task(TaskRef(name, tag), folders)
+                else:
+                    planned_model(name, tag)
 
 
 @lru_cache(maxsize=8)

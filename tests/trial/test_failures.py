@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from harness.errors import SpecError
 from harness.layout import Layout, read_result
 from harness.models import resolve_model
-from harness.records import TaskRef, TrialStatus, to_json
+from harness.records import Evaluation, TaskRef, TrialStatus, to_json
 from harness.sessions import Alone
 from harness.trial import Workspace, run_trial
 from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage
@@ -163,11 +163,28 @@ def test_a_trial_that_cannot_do_without_memory_is_out_of_it(world, workspace, mo
     [
         ({"task": TaskRef("colour", "another")}, "plan the study again"),
         ({"task": TaskRef("color", "")}, "color"),
+        ({"evaluation": Evaluation(off_target=(TaskRef("echo", "another"),))}, "plan the study again"),
     ],
 )
 def test_a_users_mistake_is_no_record(changes, message, world, workspace):
     with pytest.raises(SpecError, match=message):
         run_trial(dataclasses.replace(config(world), **changes), workspace)
+    assert not list(workspace.layout.results.rglob("record.json"))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"data": "echo"},
+        {"curation": "mixing", "pools": "echo@another=2"},
+        {"retention": "dare", "merge_with": "tiny-1m@another"},
+    ],
+)
+def test_what_a_stage_names_must_be_what_was_planned_with(named, world, workspace):
+    """Before anything is trained: a record would have the key of what was planned."""
+    made = dataclasses.replace(stage("full", **named), data_fingerprint="another" if "data" in named else "")
+    with pytest.raises(SpecError, match=r"must be the one that was planned with .*another.*plan the study again"):
+        run_trial(config(world, made), workspace)
     assert not list(workspace.layout.results.rglob("record.json"))
 
 
