@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cost import Tally
 from harness.errors import Diverged, TimedOut
 from harness.objectives.base import TrainerParts
 from harness.optimizer import warmup_steps
@@ -25,14 +23,6 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-
-
-@dataclass
-class _Penalty:
-    """Terms of retention and method, and what they added to the loss since the last logged step."""
-
-    terms: list[Callable[[], Tensor]]
-    added: float = field(default=0.0)
 
 
 def trainer_for(one: Learner) -> Trainer:
@@ -63,10 +53,9 @@ def run_trainer(one: Learner, paused: Callable[[], None], resume_from: Path | No
     set_seed(one.setup.seed)  # whatever was drawn since it was made; a checkpoint brings its own state
     method = one.choices.method
     terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
-    penalty = _Penalty([term for term in terms if term is not None])
-    _count_and_penalise(trainer, one.watch.tally, penalty)
+    _count_and_penalise(trainer, one, [term for term in terms if term is not None])
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_callback(one, penalty, paused))
+    trainer.add_callback(_callback(one, paused))
     trainer._load_from_checkpoint = lambda *args: None  # weights are restored by name, for any method
     model.train()
     try:
@@ -120,23 +109,27 @@ def _arguments(params: Mapping[str, Scalar], setup: StageSetup, folder: str) -> 
     }
 
 
-def _count_and_penalise(trainer: Trainer, tally: Tally, penalty: _Penalty) -> None:
-    """Wrap the trainer's loss: count the batch, add the retention term once per optimiser step."""
-    original = trainer.compute_loss
+def _count_and_penalise(trainer: Trainer, one: Learner, terms: list[Callable[[], Tensor]]) -> None:
+    """Wrap the trainer's loss to count the batch, and its backward pass to add the terms once per optimiser step.
+
+    Not its loss: some trainers divide that by the passes of a step, others have done so already.
+    """
+    original, backward = trainer.compute_loss, trainer.accelerator.backward
 
     def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
-        tally.add(inputs)
-        loss = original(model, inputs, return_outputs=return_outputs, **options)
-        if not penalty.terms:
-            return loss
-        term = sum(one() for one in penalty.terms) / trainer.current_gradient_accumulation_steps
-        penalty.added += float(term.detach())
-        return (loss[0] + term, *loss[1:]) if return_outputs else loss + term
+        one.watch.tally.add(inputs)
+        return original(model, inputs, return_outputs=return_outputs, **options)
 
-    trainer.compute_loss = compute_loss
+    def penalised(loss: Tensor, **options: Any) -> None:
+        if terms:
+            loss = loss + sum(term() for term in terms) / trainer.current_gradient_accumulation_steps
+        backward(loss, **options)
+        one.choices.method.after_backward(one.model)
+
+    trainer.compute_loss, trainer.accelerator.backward = compute_loss, penalised
 
 
-def _callback(one: Learner, penalty: _Penalty, paused: Callable[[], None]) -> Any:
+def _callback(one: Learner, paused: Callable[[], None]) -> Any:
     """The trainer's hooks: after each step the method's own, then the checks, the curve and the end."""
     from transformers import TrainerCallback
 
@@ -163,9 +156,8 @@ def _callback(one: Learner, penalty: _Penalty, paused: Callable[[], None]) -> An
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(logs.get(name, 0.0)):
                     raise Diverged(f"{name} became {logs[name]} at step {state.global_step}: lower the learning rate")
-            losses.total += logs["loss"] - penalty.added
+            losses.total += logs["loss"]
             losses.steps += 1
-            penalty.added = 0.0
             if state.global_step in watch.score_at:
                 with random_state_kept(), _without_autocast(one.trainer.model):
                     paused()

@@ -7,17 +7,17 @@ import torch
 
 from harness.errors import SpecError
 from harness.layout import Layout
-from harness.models import load_model, resolve_model
+from harness.models import load_model, load_tokenizer, resolve_model
 from harness.packs import alone_because
-from harness.plugins import Situation, load
+from harness.plugins import Situation, load, names
 from harness.records import TrialStatus
 from harness.retention._corpus import corpus_tokens, diagonal_fisher, path_importance
 from harness.retention.hierarchical import layered
 from harness.retention.kl_to_base import divergence
 from harness.sessions import Alone
 from harness.trial import Workspace, run_trial
-from tests.tiny import attached, config, stage, trained
-from tests.train.pairs import shaken
+from tests.tiny import attached, config, stage, train, trained
+from tests.train.pairs import made_up, shaken
 
 CORPUS = [{"prompt": "", "completion": f"old {number} text" + "s" * number} for number in range(12)]
 PENALTIES = ("l2_sp", "ewc", "hierarchical", "kl_to_base")
@@ -42,6 +42,16 @@ def test_l2_sp_is_half_the_pull_times_the_squared_distance(method, family, world
     folder = getattr(world, family)
     one = shaken(ready(folder, method, pull=3.0))
     wanted = 1.5 * sum(float(move.double().square().sum()) for move in moved(one, folder).values())
+    assert Alone(one).penalty().item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_methods_own_term_and_retentions_are_added(world):
+    """Diff pruning's is the expected number of open gates: a sigmoid of each logit, as its stretch is symmetric."""
+    one = shaken(ready(world.llama, "diff_pruning", pull=3.0, l0_penalty=1e-3))
+    distance = sum(float(move.double().square().sum()) for move in moved(one, world.llama).values())
+    gates = [p for name, p in one.model.named_parameters() if name.endswith((".logits", ".logit"))]
+    wanted = 1.5 * distance + 1e-3 * sum(float(p.detach().double().sigmoid().sum()) for p in gates)
+    assert distance > 0.1
     assert Alone(one).penalty().item() == pytest.approx(wanted, rel=1e-4)
 
 
@@ -174,6 +184,31 @@ def test_a_strong_penalty_keeps_weights_or_predictions_nearer(retention, world):
         return total
 
     assert drift(retention, **strength) < 0.8 * drift("none")
+
+
+SAMPLED = {"generations": 2, "completion_tokens": 4}
+
+
+@pytest.mark.parametrize("objective", [n for n in names("objectives") if not load("objectives", n).fuses])
+def test_a_trainer_of_an_objectives_own_adds_the_term_once_per_step(objective, world):
+    """Five times the sum of the embeddings adds 5 to each one's slope, in two passes too, and nothing to the loss told."""
+    rows, base = made_up(8), resolve_model(str(world.gpt2))
+    own = {"distillation": {"teacher": "gpt2"}, "grpo": SAMPLED, "rloo": SAMPLED}.get(objective, {})
+
+    def stepped(strength):
+        made = stage("full", objective, learning_rate=1e-4, gradient_accumulation=2, max_grad_norm=0.0, **own)
+        more = {"task_metadata": {"reward": lambda doc, answer: len(answer)}}
+        more["model_of"] = lambda name: (load_model(base, {}, "cpu"), load_tokenizer(base))
+        one, _ = attached(world.llama, made, 1, rows, **more)
+        embeddings, slopes = one.model.get_input_embeddings().weight, []
+        one.choices.retention.penalty = lambda *given: lambda: strength * embeddings.sum()
+        one.choices.method.before_update = lambda model, step: slopes.append(embeddings.grad.clone())
+        train(one)
+        return *slopes, one.losses.mean
+
+    (free, loss), (held, same) = stepped(0.0), stepped(5.0)
+    torch.testing.assert_close(held - free, torch.full_like(free, 5.0), atol=1e-4, rtol=0)
+    assert same == pytest.approx(loss, abs=1e-6)
 
 
 def test_what_moves_no_weight_is_refused(world):

@@ -62,6 +62,38 @@ def test_neither_accumulation_nor_pieces_of_a_step_multiply_a_penalty(world, mon
         torch.testing.assert_close(parts[name], whole[name], atol=1e-5, rtol=0)
 
 
+def test_hooks_are_called_in_their_order_and_count_from_one(engine, world):
+    """Two passes a step. What comes before the update sees gradients as they are, unless TRL has clipped them already."""
+    called, norms = [], []
+
+    def change(ready):
+        method, slopes = ready.choices.method, [p for p in ready.model.parameters() if p.requires_grad]
+
+        def norm():
+            return float(torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in slopes])))
+
+        def before_update(model, step):
+            called.append(("before_update", step))
+            for p in slopes:
+                p.grad.mul_(1e3)
+
+        def after_step(model, step):
+            called.append(("after_step", step))
+            norms.append(norm())
+
+        ready.choices.retention.before_step = lambda step: called.append(("retention", step))
+        method.before_step = lambda model, step: called.append(("before_step", step))
+        method.after_backward = lambda model: called.append(("after_backward", norm() > 0))
+        method.before_update, method.after_step = before_update, after_step
+
+    moved_after(world, change, steps=2, batch_size=2, gradient_accumulation=2, max_grad_norm=0.5)
+    passes = [("after_backward", True)] * 2
+    around = [[("before_step", n), ("retention", n), *passes, ("before_update", n), ("after_step", n)] for n in (1, 2)]
+    assert called == [*around[0], *around[1]]
+    limit = 0.5 if engine == "own loop" else 500.0
+    assert norms == [pytest.approx(limit, rel=1e-3)] * 2
+
+
 def test_after_step_counts_from_one_and_sees_the_step_done(world):
     seen = []
 
