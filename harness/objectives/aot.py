@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError
 from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import Example, TokenLosses, TrainerParts
-from harness.plugins import Row, StageSetup
+from harness.plugins import Row, Situation, StageSetup
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ class AlignmentByOptimalTransport(PreferenceObjective):
         "beta": Float(0.01, 0.5, default=0.1, log=True),
         "label_smoothing": Float(0.0, 0.3, default=0.0, searched=False),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """A single row sorts nothing."""
+        if int(situation.params.get("batch_size", 2)) < 2:
+            return "its objective sorts the rows of a batch, but batch_size is 1: raise it"
+        return super().skip(situation)
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One pair per row.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError
 from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import Example, TokenLosses, TrainerParts
-from harness.plugins import Row, StageSetup
+from harness.plugins import Row, Situation, StageSetup
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DISCOPOP_TEMPERATURE = 0.05
 """Of the blend that Lu et al. found."""
+SMOOTHED = ("robust", "exo_pair")
+"""Losses that `label_smoothing` counts for."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ class DirectPreferenceOptimisation(PreferenceObjective):
         "beta": Float(0.01, 0.5, default=0.1, log=True),
         "label_smoothing": Float(0.0, 0.3, default=0.0, searched=False),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """One loss needs label smoothing, and only one other knows it."""
+        kind, smoothing = str(situation.params.get("loss_type", "sigmoid")), situation.params.get("label_smoothing")
+        if kind == "exo_pair" and smoothing == 0:
+            return "its loss_type exo_pair must have a label_smoothing above 0, but got 0: set it, for example 0.001"
+        if smoothing and kind not in SMOOTHED:
+            return (
+                f"its loss_type {kind} does not know label_smoothing, which {' and '.join(SMOOTHED)} do: leave it out"
+            )
+        return super().skip(situation)
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One pair per row.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError
 from harness.objectives._preference import PreferenceObjective, answers_of, each, padded, preference_trainer, split
 from harness.objectives.base import IGNORED, Example, TokenLosses, TokenSequence, TrainerParts
-from harness.plugins import Row, StageSetup
+from harness.plugins import Row, Situation, StageSetup
 from harness.space import Float
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
         "desirable_weight": Float(0.1, 10.0, default=1.0, log=True, searched=False),
         "undesirable_weight": Float(0.1, 10.0, default=1.0, log=True, searched=False),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """A single row mismatches nothing."""
+        if int(situation.params.get("batch_size", 2)) < 2:
+            return "its objective mismatches the rows of a batch, but batch_size is 1: raise it"
+        return super().skip(situation)
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One pair per row.

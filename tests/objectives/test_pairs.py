@@ -153,3 +153,21 @@ def test_a_trial_on_a_task_with_preferences(objective, tmp_path, world):
     trial = config(world, stage("lora", objective, learning_rate=5e-4), task="manners", steps=4)
     (result,) = run_pack([trial], Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
     assert result.status is TrialStatus.COMPLETE, result.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "said"),
+    [
+        ("dpo", {"loss_type": "exo_pair", "label_smoothing": 0.0}, "exo_pair must have a label_smoothing"),
+        ("dpo", {"loss_type": "exo_pair", "label_smoothing": 0.1}, None),
+        ("dpo", {"loss_type": "robust", "label_smoothing": 0.0}, None),
+        ("dpo", {"loss_type": "sigmoid", "label_smoothing": 0.1}, "sigmoid does not know label_smoothing"),
+        ("dpo", {}, None),
+        ("aot", {"batch_size": 1}, "sorts the rows of a batch"),
+        ("kto", {"batch_size": 1}, "mismatches the rows of a batch"),
+        ("kto", {"batch_size": 2}, None),
+    ],
+)
+def test_settings_that_do_nothing_or_cannot_work_are_refused_in_planning(name, params, said):
+    reason = load("objectives", name)().skip(Situation(params=params))
+    assert reason is None if said is None else said in reason
