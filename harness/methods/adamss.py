@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 class AdaMss(LayerMethod):
-    """Decomposes the weights, clusters the decomposed space, and trains a small update in each cluster."""
+    """Decomposes the weights, clusters the decomposed space, and trains a small update in each cluster.
+
+    The paper stops training the clusters that matter least as it goes on; here all of them train to the end.
+    """
 
     summary = "small updates inside clusters of the weights' singular directions"
-    paper = "Zheng et al. 2025, NeurIPS (AdaMSS), as in PEFT"
+    paper = "Zheng et al. 2025, openreview.net/forum?id=8ZdWmpYxT0"
     kind = "AdamssConfig"
     trains = r".*\.adamss_[AB]\.default\.\d+"
     takes_transposed = False

@@ -1,4 +1,4 @@
-"""BEFT: trained biases on the value projections, also where the base has none."""
+"""BEFT: trained biases on linear layers, also where the base has none."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 class Beft(LayerMethod):
-    """Adds a trained vector to what each layer gives. A base without biases cannot hold them, so they stay beside it."""
+    """Adds a trained vector to what each layer gives. A base without biases cannot hold them, so they stay beside it.
+
+    The paper has them on the value projections alone; here they are on the layers of `target`.
+    """
 
     summary = "trained biases beside the base, also where it has none"
-    paper = "arXiv 2509.15974 (bias-efficient fine-tuning), as in PEFT"
+    paper = "Huang et al. 2025, arXiv 2509.15974"
     kind = "BeftConfig"
     trains = r".*\.beft_bias\.default"
     takes_transposed = False

@@ -16,7 +16,7 @@ class Deft(LayerMethod):
     """Makes `W - P relu(P)^T W + P R` of the weights, with `R` such that nothing changes at the start."""
 
     summary = "replaces what the weights do in a trained low-rank subspace"
-    paper = "PEFT's DEFT (decompositional fine-tuning), github.com/huggingface/peft"
+    paper = "Kumar et al. 2025, arXiv 2509.22793"
     kind = "DeftConfig"
     trains = r".*\.deft_[PR]\.default"
     space = {

@@ -16,7 +16,7 @@ class Frod(LayerMethod):
     """Decomposes the weights of like layers together; trains the singular values and a sparse part of a rotation."""
 
     summary = "trained singular values and sparse rotations in a shared basis"
-    paper = "FRoD 2026, doi.org/10.1609/aaai.v40i31.39813"
+    paper = "Wan et al. 2025, arXiv 2512.23485"
     kind = "FrodConfig"
     trains = r".*\.frod_lambda_(l|s_values)\.default"
     maps = False

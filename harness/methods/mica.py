@@ -20,7 +20,7 @@ class Mica(Lora):
     """`B` is the weights' minor left singular vectors and stays; `A` starts at zero and moves."""
 
     summary = "LoRA on the weights' minor components; only A is trained"
-    paper = "arXiv 2604.01694 (minor component adaptation), as in PEFT"
+    paper = "Rüdiger and Raschka 2026, arXiv 2604.01694"
     trains = r".*\.lora_A\.default\.weight"
     same = tuple(name for name in Lora.space if name != "learning_rate")
 

@@ -17,7 +17,7 @@ class Psoft(LayerMethod):
     """Turns and stretches what passes through the weights' first `rank` singular directions."""
 
     summary = "rotates the weights inside their principal subspace"
-    paper = "Wu et al. 2025, openreview.net/forum?id=FSHrinMArK"
+    paper = "Wu et al. 2025, arXiv 2505.11235"
     kind = "PsoftConfig"
     trains = r".*\.psoft_R\.default\.(weight|vector_[ab])"
     takes_transposed = False

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 class PVera(LayerMethod):
-    """Trains means and variances of VeRA's inner vector; the means are what is merged."""
+    """Trains means and variances of VeRA's inner vector; the means are what is merged.
+
+    A divergence of that distribution from a prior is no part of the loss: PEFT does not give it.
+    """
 
     summary = "VeRA that samples its inner vector while it trains"
-    paper = "arXiv 2512.07703 (probabilistic VeRA); rate of PEFT's benchmark"
+    paper = "Fillioux et al. 2025, arXiv 2512.07703; rate of PEFT's benchmark"
     kind = "PveraConfig"
     trains = r".*\.pvera_lambda_[bd]\.default"
     alone = "it draws random numbers in every pass"

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 class Supertuning(LayerMethod):
-    """Trains the given share of each layer's weights, those of largest magnitude or of smallest."""
+    """Trains the given share of each layer's weights, those of largest magnitude or of smallest.
+
+    The paper weighs magnitudes by the layer's inputs, too, which PEFT does not.
+    """
 
     summary = "trains the weights of largest or smallest magnitude"
-    paper = "arXiv 2607.09287 (super-tuning), as in PEFT"
+    paper = "Ilin et al. 2026, arXiv 2607.09287"
     kind = "SupertuningConfig"
     trains = r".*\.supertuning_values\.default"
     takes_transposed = False

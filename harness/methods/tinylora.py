@@ -17,7 +17,7 @@ class TinyLora(LayerMethod):
     """Mixes the weights' first singular directions by a fixed random projection of one short vector."""
 
     summary = "one short trained vector per layer between its singular directions"
-    paper = "arXiv 2602.04118 (learning to reason in 13 parameters), as in PEFT"
+    paper = "Morris et al. 2026, arXiv 2602.04118"
     kind = "TinyLoraConfig"
     trains = r".*\.tinylora_v\.default\.\d+"
     space = {

@@ -17,7 +17,7 @@ class WaveFt(LayerMethod):
     """Adds the inverse wavelet transform (Haar) of a sparse matrix, whose places are the same in every trial."""
 
     summary = "trained wavelet coefficients of the update at random places"
-    paper = "arXiv 2505.12532 (wavelet fine-tuning), as in PEFT"
+    paper = "Bilican et al. 2025, arXiv 2505.12532"
     kind = "WaveFTConfig"
     trains = r".*\.waveft_spectrum\.default"
     maps = False

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 class DivergenceFromBase(Retention):
     """Adds the divergence of the model's predictions from the base's, a mean over the tokens of a few corpus rows.
 
-    Each step has rows of its own. Forward weighs tokens by the base's probabilities, reverse by the model's.
+    Each step has rows of its own. Forward weighs tokens by the base's probabilities, reverse by the model's. The paper
+    compares predictions on the new task's inputs; here it is on texts of what the base knows.
     """
 
     summary = "holds the model's predictions on old texts to the base's"
-    paper = "Li and Hoiem 2016, arXiv 1606.09282; on texts of the base's own: He et al. 2021, arXiv 1910.07117"
+    paper = "after Li and Hoiem 2016, arXiv 1606.09282"
     requires = "a corpus of what the base knows, or texts sampled from it"
     space = {
         "kl_strength": Float(1e-3, 1e2, default=1.0, log=True),
