@@ -310,7 +310,13 @@ def _slots(models: Sequence[PreTrainedModel], layers: Mapping[str, nn.Module]) -
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """The same modules, holding the same tensors."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    held = [*model.parameters(), *model.buffers()]
+    for layer in model.modules():
+        if hasattr(layer, "init_8bit_state"):  # else the first twin to run would take the weight's scales for itself
+            if layer.weight.CB is not None:
+                layer.init_8bit_state()
+            held += [layer.state.CB, layer.state.SCB]
+    shared = {id(tensor): tensor for tensor in held}
     twin: PreTrainedModel = deepcopy(model, shared)
     return twin
 

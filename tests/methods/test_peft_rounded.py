@@ -6,7 +6,8 @@ import torch
 from harness.methods import ir_qlora
 from harness.models import load_model, resolve_model
 from harness.plugins import Situation, load
-from tests.tiny import attached, stage, trained
+from harness.warm import model_for
+from tests.tiny import attached, logits, stage, trained
 
 NAME = "model.layers.0.mlp.up_proj"
 
@@ -125,3 +126,13 @@ def test_pages_without_a_gpu_are_refused():
     assert "GPU" in method.skip(Situation("cpu", params=paged))
     assert method.skip(Situation("cuda", params=paged)) is None
     assert method.skip(Situation("cpu")) is None
+
+
+@pytest.mark.parametrize("name", ["qlora", "qlora_int8"])
+def test_trials_of_one_process_hold_the_same_base(world, name):
+    """One after the other; bitsandbytes moves the scales of an eight-bit weight to the layer that runs first."""
+    base, method = resolve_model(str(world.llama)), load("methods", name)()
+    params = {key: values.default for key, values in method.space.items()}
+    first, *others = (logits(model_for(base, method, params, "cpu")) for _ in range(3))
+    assert first.isfinite().all()
+    assert all(torch.equal(other, first) for other in others)
