@@ -20,10 +20,10 @@ def moving(model):
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def example_gradients(ready):
-    """Each of the first step's examples: the gradient of its own mean loss, one vector."""
+def example_gradients(ready, step=1):
+    """Each of a step's examples: the gradient of its own mean loss, one vector."""
     found = []
-    for index in ready.order[0]:
+    for index in ready.order[step - 1]:
         (sequence,) = ready.examples[index]
         ids, labels = torch.tensor([sequence.input_ids]), torch.tensor([sequence.labels])
         said = ready.model(input_ids=ids).logits[0, :-1]
@@ -67,6 +67,22 @@ def test_each_examples_gradient_is_clipped_by_itself(limit, passes, world):
     torch.testing.assert_close(noisy_mean(ready)[1], wanted, atol=1e-6, rtol=1e-4)
 
 
+def test_every_step_sums_its_own_examples(world):
+    """Without noise, a step's mean is of its own clipped gradients, whatever the step before summed."""
+    ready = shaken(attached(world.llama, stage("dp_lora", clip_norm=1e-2, **DP), 2)[0])
+    ready.choices.method.noise = 0.0
+    wanted, before = {}, ready.choices.method.before_step
+
+    def look(model, step):
+        wanted[step] = sum(1e-2 * g / g.norm() for g in example_gradients(ready, step)) / 4
+        before(model, step)
+
+    ready.choices.method.before_step = look
+    found = noisy_mean(ready)
+    for step in (1, 2):
+        torch.testing.assert_close(found[step], wanted[step], atol=1e-6, rtol=1e-4)
+
+
 def test_one_row_moves_the_sum_by_the_clipping_norm_at_most(world):
     """What privacy rests on: another row of any length changes no other row's part."""
     rows = [{"prompt": f"{i}:", "completion": " abc" * (1 + i)} for i in range(6)]
@@ -87,7 +103,7 @@ def test_the_noise_has_the_deviation_that_was_accounted_for(world):
     """Of the mean over 4 examples: multiplier * C / 4; drawn anew each step, the same for the same seed."""
     base = {"clip_norm": 0.5, **DP, "rank": 16}
     means = []
-    for noise, seed in ((3.0, 1), (3.0, 1), (0.0, 1)):
+    for noise, seed in ((3.0, 1), (3.0, 1), (0.0, 1), (3.0, 2)):
         ready, _ = attached(world.llama, stage("dp_lora", **base), 2, seed=seed)
         ready.choices.method.noise = noise
         means.append(noisy_mean(ready))
@@ -96,8 +112,15 @@ def test_the_noise_has_the_deviation_that_was_accounted_for(world):
     # some 40 thousand numbers: the deviation is known to a hundredth
     assert float(drawn.std()) == pytest.approx(3.0 * 0.5 / 4, rel=0.02)
     assert abs(float(drawn.mean())) < 0.02 * 3.0 * 0.5 / 4 * 10
+    # another seed's noise, and another parameter's (rank 16 on 64 features: 1,024 numbers), has nothing to do with it
+    assert abs(likeness(means[0][1], means[3][1])) < 0.05
+    assert abs(likeness(drawn[:1024], drawn[1024:2048])) < 0.15
     later = means[0][2] - means[0][1]
     assert float(later.std()) == pytest.approx(math.sqrt(2) * 3.0 * 0.5 / 4, rel=0.1)
+
+
+def likeness(one, other):
+    return float(torch.corrcoef(torch.stack([one, other]))[0, 1])
 
 
 @pytest.mark.parametrize(("noise", "epochs", "epsilon"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
@@ -132,6 +155,17 @@ def test_the_noise_buys_the_epsilon_asked_for():
     assert noise_multiplier(1.0, 1000, 50, 100) > found
 
 
+def test_a_stages_noise_buys_the_epsilon_that_it_names(world):
+    """Three steps of two passes of two among eight rows, by opacus' accountant."""
+    from opacus.accountants import RDPAccountant
+
+    sizes = {"batch_size": 2, "gradient_accumulation": 2}
+    ready, _ = attached(world.llama, stage("dp_lora", epsilon=4.0, **DP | sizes), 3)
+    accountant = RDPAccountant()
+    accountant.history = [(ready.choices.method.noise, 0.5, 3)]
+    assert accountant.get_epsilon(delta=8**-1.1) == pytest.approx(4.0, abs=0.05)
+
+
 def test_privacy_is_noted_with_what_it_rests_on(world):
     _, notes = attached(world.llama, stage("dp_lora"), 2)
     assert notes[0].startswith(
@@ -153,6 +187,10 @@ def test_steps_of_all_rows_are_refused(world):
         ({"objective": "kto"}, "its gradient by itself"),
         ({"objective": "continued_pretraining"}, "its gradient by itself"),
         ({"retention": "replay"}, "own rows and loss"),
+        ({"retention": "l2_sp"}, "own rows and loss"),
+        ({"retention": "ties"}, None),
+        ({"curation": "subset"}, "looks at all rows"),
+        ({"curation": "perplexity_mask"}, "looks at all rows"),
     ],
 )
 def test_what_would_break_privacy_is_refused(changed, said):

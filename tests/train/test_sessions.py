@@ -10,7 +10,7 @@ from harness.errors import Diverged
 from harness.plugins import load, names
 from harness.sessions import Alone, Together
 from tests.tiny import attached, stage
-from tests.train.pairs import made_up
+from tests.train.pairs import made_up, shaken
 
 
 def learners(world, steps=20):
@@ -62,6 +62,22 @@ def test_a_step_that_draws_random_numbers_is_not_cut(world, monkeypatch):
     monkeypatch.setattr(Alone, "forward", counting(Alone.forward, passes))
     Alone(attached(world.gpt2, stage("lora", batch_size=8, adapter_dropout=0.1), 5)[0]).advance(5)
     assert passes == [8] * 5
+
+
+def test_every_pass_of_a_step_draws_numbers_of_its_own(world, monkeypatch):
+    """Of equal rows: with the same mask both passes would say the same."""
+    seen, usual = [], Alone.forward
+
+    def forward(self, batch, seeds):
+        seen.append(usual(self, batch, seeds))
+        return seen[-1]
+
+    monkeypatch.setattr(Alone, "forward", forward)
+    made = stage("lora", batch_size=1, gradient_accumulation=2, adapter_dropout=0.5)
+    one, _ = attached(world.gpt2, made, 1, [{"prompt": "1:", "completion": " abc"}] * 4)
+    Alone(shaken(one)).advance(1)
+    assert len(seen) == 2
+    assert not torch.allclose(*seen, atol=1e-4)
 
 
 def losses(group):
