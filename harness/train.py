@@ -242,7 +242,10 @@ def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: Sta
         return one
     one.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
     if not one.examples:
-        raise SpecError("training needs at least one row with something to learn, but there is none: check the task")
+        raise SpecError(
+            f"training needs at least one row with something to learn within {setup.params['max_length']} tokens, but none "
+            f"of {len(rows)} has: check the task, and what else takes tokens of the context"
+        )
     lengths = tuple(max(len(s.input_ids) for s in example) for example in one.examples)
     size, passes = one.batch
     one.order = step_order(lengths, size * passes, setup.steps, setup.seed)
