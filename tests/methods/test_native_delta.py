@@ -192,6 +192,17 @@ def test_soras_gates_are_thresholded_by_rate_times_penalty(world):
     assert notes == [f"{left} of {4 * 14} ranks are left"]
 
 
+def test_soras_threshold_follows_the_schedule(world):
+    """The second of two steps has half of the rate of 0.01: times 30, a gate moves by 0.15."""
+    falling = {"schedule": "linear", "warmup_share": 0.0}
+    ready, _ = attached(world.llama, stage("sora", rank=4, gate_penalty=30.0, learning_rate=0.01, **falling), 2)
+    gate = next(iter(placed(ready.model).values())).gate
+    start = gate.detach().clone()
+    ready.choices.method.after_step(ready.model, 2)
+    shrunk = start.sign() * (start.abs() - 0.15).clamp(min=0)
+    torch.testing.assert_close(gate.detach(), shrunk, atol=1e-6, rtol=0)
+
+
 # Intrinsic dimension
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.artifacts import load_tuned, save_model
+from harness.methods._experts import Router
 from harness.models import load_model, resolve_model
 from harness.plugins import Situation, load
 from harness.scoring import Members, score
@@ -78,6 +79,14 @@ def test_weights_follow_from_the_last_hidden_states_of_the_base(mixed):
         wanted = scores[..., 2 * layer : 2 * layer + 2].softmax(-1)
         torch.testing.assert_close(mixture.weights.detach(), wanted, atol=1e-5, rtol=0)
         assert wanted[..., 0].std() > 0.1
+
+
+def test_the_temperature_divides_the_routers_scores():
+    """Two layers of three experts at a temperature of 1/2."""
+    made, hidden = Router(4, 2, 3, 0.5), torch.randn(2, 5, 4)
+    scores = hidden @ made.head.weight.T + made.head.bias
+    wanted = torch.stack([(2 * scores[..., :3]).softmax(-1), (2 * scores[..., 3:]).softmax(-1)])
+    torch.testing.assert_close(made(hidden), wanted)
 
 
 def test_each_expert_learns_its_own_task(mixed):
@@ -159,7 +168,9 @@ def test_the_stage_trains_the_router_alone_and_is_loaded_again(world, tmp_path):
     moved = {name for name, value in one.model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {"model.router.head.weight", "model.router.head.bias"}
     save_model(tmp_path, one, resolve_model(str(world.llama)))
-    torch.testing.assert_close(logits(load_tuned(tmp_path)), logits(one.model), atol=1e-6, rtol=0)
+    tuned = load_tuned(tmp_path)
+    assert not any(module.training for module in tuned.modules())
+    torch.testing.assert_close(logits(tuned), logits(one.model), atol=1e-6, rtol=0)
 
 
 def test_what_cannot_work_is_refused():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.layout import Layout
-from harness.methods._optimizers import limited, random_directions
+from harness.methods._optimizers import LowRankAdam, limited, random_directions
 from harness.methods._resting import MOVES
 from harness.methods.far import feed_forward_layers
 from harness.methods.spider import selected
@@ -66,6 +66,32 @@ def test_a_trainer_of_trls_honours_what_a_method_does_around_a_step(name, world,
         # Adam's first step is the gradient's sign: where that is 0 to rounding, it may differ
         close = torch.isclose(trls[key], value, atol=1e-5, rtol=1e-4)
         assert close.float().mean() > 0.99, key
+
+
+def test_an_adam_that_projects_nothing_away_is_torchs():
+    """Moments and bias correction over seven steps, with decay: as matrices under the identity, and as they are."""
+    torch.manual_seed(0)
+    starts = [torch.randn(3, 5), torch.randn(5, 3), torch.randn(4)]
+    mine, theirs = ([torch.nn.Parameter(value.clone()) for value in starts] for _ in range(2))
+    periods = []
+
+    def projection(gradient, number, period):
+        periods.append((number, period))
+        return torch.eye(len(gradient))
+
+    own = [{"params": mine[:2], "low_rank": True}, {"params": mine[2:]}]
+    own = [group | {"lr": 0.1, "weight_decay": 0.2} for group in own]
+    optimizer = LowRankAdam(own, projection, lambda gradient, p, small, direction, state: direction, 3)
+    reference = torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.2)
+    for _ in range(7):
+        for one, other in zip(mine, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        reference.step()
+        for one, other in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert periods == [(number, period) for period in range(3) for number in (1, 2)]  # at steps 1, 4 and 7
 
 
 def first_step(world, name, family="llama", **params):

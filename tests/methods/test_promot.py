@@ -1,8 +1,8 @@
 """ProMoT: the prompt moves, then the weights; the task is asked with the prompt, every other task without it."""
 
-import dataclasses
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -86,9 +86,11 @@ def test_a_resumed_rung_is_the_straight_run(world, tmp_path):
     def weights(folder, *fidelities):
         work = Workspace(Layout(folder), (world.tasks,), device="cpu", keep_checkpoint=True, keep_model=True)
         trial = config(world, stage("promot", **STEADY | {"schedule": "cosine"}), steps=10)
-        for fidelity in fidelities:
-            result = run_trial(dataclasses.replace(trial, fidelity=fidelity), work)
+        for before, fidelity in pairwise([None, *fidelities]):
+            result = run_trial(trial.at(fidelity), work)
             assert result.status == "complete", result.reason
+            inherited = result.provenance.effective.get("inherited", {}).get("key")
+            assert inherited == (before and trial.at(before).key)  # the highest rung below it
         model = work.layout.model(trial.key)
         return load_file(model / "model" / "model.safetensors") | load_file(model / "adapter_model.safetensors")
 
