@@ -210,6 +210,8 @@ def test_programs_are_run() -> None:
     assert item_of("pass_at_k", samples, doc=doc, program=program) == 0.5
     assert item_of("pass_at_k", samples, doc=doc, program=program, k=2) == pytest.approx(5 / 6)
     assert item_of("pass_at_k", samples[0], doc=doc, program=program) == 1.0
+    large = {"doc": doc, "program": "kept = bytes(200 << 20)  # {{completion}}"}
+    assert [item_of("pass_at_k", "", memory_mb=limit, **large) for limit in (512, 128)] == [1.0, 0.0]
     with pytest.raises(SpecError, match="k = 5 needs at least 5 samples, but has 4"):
         item_of("pass_at_k", samples, doc=doc, program=program, k=5)
 

@@ -94,6 +94,7 @@ def merged_by(retention, world, other, **params):
     [
         ("fusion", {"own_weight": 0.7}, {0.7 * -0.02 + 0.5 * 0.01}),
         ("ties", {"merge_density": 1.0, "merge_scale": 2.0}, {2 * -0.02}),  # -0.02 outweighs half of 0.01
+        ("ties", {"merge_density": 0.5}, {0.0, -0.02, 0.01}),  # none, the trained one, or only the other is kept
         ("dare", {"merge_density": 1.0}, {-0.02 + 0.005}),
         ("dare", {"merge_density": 0.5}, {0.0, -0.04, 0.01, -0.03}),
         ("magnitude_prune", {"merge_density": 0.25}, {0.0, -0.02}),
