@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.methods._blocks import exactly
 from harness.methods.base import Method
-from harness.plugins import StageSetup
+from harness.objectives._reinforcement import ReinforcementObjective
+from harness.plugins import Situation, StageSetup
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ class HighDropout(Method):
         "head_dropout": Float(0.5, 0.95, default=0.9),
         "trained_part": Choice(("all", "head"), default="all", searched=False),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """TRL's trainers that sample multiply by the output layer's weights, past what stands before it."""
+        objective = situation.beside.get("objective")
+        if objective is None or not issubclass(objective, ReinforcementObjective):
+            return None
+        return "its objective passes by what stands before the output layer, as its method's dropout does"
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Let the chosen part move, and put dropout before the output layer."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.methods._peft import unwarned
 from harness.methods.base import PeftMethod
-from harness.plugins import StageSetup
+from harness.objectives._reinforcement import ReinforcementObjective
+from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ class TrainableTokens(PeftMethod):
         "learning_rate": Float(1e-5, 1.0, default=1e-2, log=True),
         "tokens": Integer(1, 100000, default=100, log=True),
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """TRL's trainers that sample multiply by the output layer's own weights, which stay while tied embeddings move."""
+        objective, tied = situation.beside.get("objective"), situation.model_facts.get("tie_word_embeddings")
+        if objective is None or not issubclass(objective, ReinforcementObjective) or tied is False:
+            return None
+        return "its objective takes the output layer as it was, which moves with the tokens that its method trains"
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> TrainableTokensConfig:
         """The commonest tokens of prompts and completions, ties in the order of their ids."""

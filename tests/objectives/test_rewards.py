@@ -70,6 +70,19 @@ def test_what_has_no_prompt_or_reward_is_refused_when_planning(objective):
     assert plugin.skip(Situation()) is None
 
 
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_a_method_that_acts_at_the_output_layer_is_refused_where_trl_passes_by_it(name):
+    sampled, plain = load("objectives", name), load("objectives", "dpo")
+    dropout, tokens = load("methods", "high_dropout")(), load("methods", "trainable_tokens")()
+    assert "passes by" in dropout.skip(Situation(beside={"objective": sampled}))
+    assert dropout.skip(Situation(beside={"objective": plain})) is None
+    for tied, refused in ((True, True), (False, False)):
+        facts = {"tie_word_embeddings": tied}
+        reason = tokens.skip(Situation(model_facts=facts, beside={"objective": sampled}))
+        assert (reason is not None) == refused
+        assert tokens.skip(Situation(model_facts=facts, beside={"objective": plain})) is None
+
+
 def test_a_tasks_own_reward_runs_only_when_its_code_is_allowed(world, tmp_path, monkeypatch):
     raw = yaml.safe_load((world.tasks / "echo.yaml").read_text())
     raw["dataset_kwargs"]["data_files"] = {
