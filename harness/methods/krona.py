@@ -25,4 +25,4 @@ class KronA(LoKr):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """A rank beyond all sizes, with the scale that leaves the product as it is."""
-        return {"r": WHOLE, "alpha": WHOLE, "decompose_factor": int(setup.params["factor"])}
+        return {"r": WHOLE, "alpha": WHOLE, "decompose_factor": self.factor(model, setup)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.methods._linear import linear_layers, shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.plugins import StageSetup
 from harness.space import Float, Integer
@@ -34,4 +35,13 @@ class LoKr(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank, scale and the factors' shapes."""
         params = setup.params
-        return {"r": int(params["rank"]), "alpha": float(params["alpha"]), "decompose_factor": int(params["factor"])}
+        factor = self.factor(model, setup)
+        return {"r": int(params["rank"]), "alpha": float(params["alpha"]), "decompose_factor": factor}
+
+    def factor(self, model: PreTrainedModel, setup: StageSetup) -> int:
+        """The parameter; a note says where PEFT takes another."""
+        factor = int(setup.params["factor"])
+        sizes = {size for pair in shapes(model, linear_layers(model, str(setup.params["target"]))) for size in pair}
+        if factor >= 0 and (other := sorted(size for size in sizes if not factor or size % factor)):
+            setup.note(f"factor {factor} does not divide the widths {other}: a smaller divisor was taken there")
+        return factor

@@ -145,6 +145,12 @@ def test_sizes_that_do_not_fit_are_cut_and_noted(world):
     assert notes == ["block 48 was cut to 32: the widths of the layers divide by no larger one"]
     _, notes = attached(world.llama, stage("waveft", frequencies=20000))
     assert notes == ["frequencies 20000 was cut to 4096: the narrowest layer allows no more"]
+    for name in ("lokr", "krona"):
+        one, notes = attached(world.llama, stage(name, factor=48))
+        assert notes == ["factor 48 does not divide the widths [64, 128]: a smaller divisor was taken there"]
+        layer = one.model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+        assert layer.lokr_w1["default"].shape == (8, 8)
+        assert attached(world.llama, stage(name, factor=8))[1] == []
     _, notes = attached(world.llama, stage("gralora", rank=7, grid=4))
     assert notes == ["rank 7 was cut to 4, which the grid divides"]
     _, notes = attached(world.llama, stage("adaption_prompt", upper_layers=3))
