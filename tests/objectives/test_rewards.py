@@ -217,6 +217,16 @@ def test_what_cannot_be_sampled_is_refused(world):
         made("prefix_tuning")
 
 
+def test_how_answers_are_drawn_and_weighed_is_what_was_asked_for(world):
+    asked = {"generations": 2, "completion_tokens": 5, "sampling_temperature": 0.7}
+    weighed = {"loss_type": "dr_grpo", "scale_rewards": "none"}
+    made = stage("lora", "grpo", learning_rate=1e-3, **asked, **weighed)
+    trainer = attached(world.llama, made, 1, ROWS, task_metadata={"reward": letters})[0].trainer
+    assert (trainer.num_generations, trainer.max_completion_length, trainer.temperature) == (2, 5, 0.7)
+    assert (trainer.loss_type, trainer.scale_rewards) == ("dr_grpo", "none")
+    assert (trainer.args.per_device_train_batch_size, trainer.num_iterations) == (8, 1)
+
+
 def test_long_prompts_lose_their_beginning(world):
     rows = [{"prompt": "x" * 200 + ":", "completion": " a"}]
     made = stage("lora", "rloo", learning_rate=1e-3, **SAMPLED)
