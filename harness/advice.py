@@ -198,8 +198,8 @@ def order_from_advice(layout: Layout, task: Task, model: str | None) -> Order:
 
 def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order:
     """Add the off-target suite and the corpus that studies of this base model use."""
+    from harness.data import with_corpus
     from harness.models import resolve_model
-    from harness.setting import with_corpus
     from harness.tasks import find_task
 
     names: dict[str, None] = {}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
 from harness.plugins import Row
-from harness.tasks import SPLITS, Task
+from harness.records import ModelRef
+from harness.tasks import SPLITS, Task, find_task
 from harness.templates import gold_index, lm_eval_task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
+
+    from harness.models import BaseModel
 
 NGRAM = 13
 """Words in a row that count as a copy (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
@@ -109,6 +113,21 @@ def _cell(doc: Mapping[str, Any], preference: Mapping[str, str], key: str) -> st
     if column is None or column not in doc:
         raise SpecError(f"metadata.preference.{key}: " + one_of("column", str(column), list(doc)))
     return str(doc[column])
+
+
+def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
+    """A base model's reference with the fingerprint of its corpus, since replayed rows change what is learned.
+
+    Raises:
+        SpecError: When the corpus cannot be read.
+    """
+    if model.corpus is None:
+        return model.ref
+    path = Path(model.corpus)
+    if path.suffix == ".jsonl" or path.is_file():
+        text_rows(path)
+        return replace(model.ref, corpus=hashlib.sha256(path.read_bytes()).hexdigest()[:20])
+    return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
 
 
 def text_rows(path: Path) -> list[Row]:

@@ -35,7 +35,7 @@ from harness.warm import (
     fresh_model,
     model_for,
     named_model,
-    planned_model,
+    planned_base,
     planned_task,
     ready_process,
     release_memory,
@@ -293,8 +293,7 @@ class Run:
         return planned_task(ref, self.workspace.task_folders)
 
     def _base(self) -> BaseModel:
-        ref = self.config.pipeline.base_model
-        return planned_model(ref.name, ref.revision, self.workspace.corpora.get(ref.name))
+        return planned_base(self.config.pipeline.base_model, self.workspace)
 
     def _stages(self) -> list[Ready]:
         from harness.data import columns

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ from harness.space import Scalar, Text, weighted
 from harness.spec import Family, StudySpec
 
 if TYPE_CHECKING:
-    from harness.models import BaseModel
     from harness.tasks import Task
 
 
@@ -91,7 +89,7 @@ def resolve(study: StudySpec, site: Site) -> Setting:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
     from harness import features
-    from harness.data import check_task
+    from harness.data import check_task, with_corpus
     from harness.models import model_facts, resolve_model
     from harness.tasks import find_task
 
@@ -153,20 +151,6 @@ def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
             tag = resolve_model(name).ref.revision
         pinned.append(f"{name}@{tag}={weight:g}")
     return ",".join(pinned)
-
-
-def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
-    """A base model's reference with the fingerprint of its corpus, since replayed rows change what is learned."""
-    from harness.data import text_rows
-    from harness.tasks import find_task
-
-    if model.corpus is None:
-        return model.ref
-    path = Path(model.corpus)
-    if path.suffix == ".jsonl" or path.is_file():
-        text_rows(path)
-        return replace(model.ref, corpus=hashlib.sha256(path.read_bytes()).hexdigest()[:20])
-    return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
 
 
 def refuse_impossible(setting: Setting, on: str, folders: tuple[Path, ...] = ()) -> None:

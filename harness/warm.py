@@ -18,7 +18,7 @@ from harness.layout import Layout
 from harness.methods.base import Method
 from harness.models import BaseModel, load_model, load_tokenizer, model_facts, resolve_model
 from harness.plugins import AXIS_FOLDER, Row
-from harness.records import TaskRef, TrialConfig
+from harness.records import ModelRef, TaskRef, TrialConfig
 from harness.space import Scalar, Text, weighted
 from harness.spec import Prices, stage_space
 
@@ -101,6 +101,28 @@ def planned_model(name: str, revision: str, corpus: str | None = None) -> BaseMo
             f"{model.ref.revision}: restore it, or plan the study again"
         )
     return model
+
+
+@lru_cache(maxsize=8)
+def _with_corpus(base: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
+    from harness.data import with_corpus
+
+    return with_corpus(base, folders)
+
+
+def planned_base(ref: ModelRef, workspace: Workspace) -> BaseModel:
+    """A trial's base, with the corpus that its study gave; both must be what they were when the study was planned.
+
+    Raises:
+        SpecError: When they are not.
+    """
+    base = planned_model(ref.name, ref.revision, workspace.corpora.get(ref.name))
+    if ref.corpus and (found := _with_corpus(base, workspace.task_folders).corpus) != ref.corpus:
+        raise SpecError(
+            f"the corpus of {ref.name!r} must be the one that was planned with ({ref.corpus}), but is now "
+            f"{found or 'none'}: restore it, or plan the study again"
+        )
+    return base
 
 
 @lru_cache(maxsize=8)

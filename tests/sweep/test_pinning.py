@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from harness.data import with_corpus
 from harness.errors import SpecError
 from harness.models import resolve_model
 from harness.records import ModelRef
-from harness.setting import Site, resolve, with_corpus
+from harness.setting import Site, resolve
 from harness.spec import load_study
 from harness.tasks import find_task
 

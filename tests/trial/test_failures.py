@@ -16,7 +16,7 @@ from harness.models import resolve_model
 from harness.records import Evaluation, TaskRef, TrialStatus, to_json
 from harness.sessions import Alone
 from harness.trial import Workspace, run_trial
-from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage
+from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage, task_ref
 
 
 @pytest.fixture
@@ -186,6 +186,22 @@ def test_what_a_stage_names_must_be_what_was_planned_with(named, world, workspac
     with pytest.raises(SpecError, match=r"must be the one that was planned with .*another.*plan the study again"):
         run_trial(config(world, made), workspace)
     assert not list(workspace.layout.results.rglob("record.json"))
+
+
+def test_the_corpus_must_be_what_was_planned_with(world, workspace):
+    """A task stands for the corpus: its fingerprint is known."""
+    place = dataclasses.replace(workspace, corpora={str(world.llama): "text"})
+
+    def on(fingerprint):
+        trial = config(world, stage("full"), steps=1, fractions=())
+        base = dataclasses.replace(trial.pipeline.base_model, corpus=fingerprint)
+        return dataclasses.replace(trial, pipeline=dataclasses.replace(trial.pipeline, base_model=base))
+
+    known = task_ref("text", world.tasks).fingerprint
+    assert run_trial(on(known), place).status == "complete"
+    for fingerprint, where in (("another", place), (known, workspace)):
+        with pytest.raises(SpecError, match=r"the corpus of .* must be the one that was planned with"):
+            run_trial(on(fingerprint), dataclasses.replace(where, layout=Layout(workspace.layout.results / "new")))
 
 
 def test_replay_without_a_corpus_replays_what_the_base_tells(world, workspace):
