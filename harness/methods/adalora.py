@@ -41,10 +41,14 @@ class AdaLora(LayerMethod):
         """The schedule in steps; importance must be gathered in one step at least before ranks are final."""
         params, steps = setup.params, max(4, setup.steps)
         first = min(round(float(params["full_share"]) * steps), steps - 3)
-        last = min(round(float(params["final_share"]) * steps), steps - first - 2)
-        rank = int(params["rank"])
+        final, rank = round(float(params["final_share"]) * steps), int(params["rank"])
+        last, start = min(final, steps - first - 2), round(float(params["start_ratio"]) * rank)
+        if last < final:
+            setup.note(f"final_share was cut to {last} of {steps} steps: ranks shrink in two steps at least")
+        if start <= rank:
+            setup.note(f"layers start with a rank of {rank + 1}, one above the last: else there is none to drop")
         return {
-            "init_r": max(rank + 1, round(float(params["start_ratio"]) * rank)),
+            "init_r": max(rank + 1, start),
             "target_r": rank,
             "lora_alpha": float(params["alpha"]),
             "tinit": first,

@@ -145,6 +145,12 @@ def test_sizes_that_do_not_fit_are_cut_and_noted(world):
     assert notes == ["block 48 was cut to 32: the widths of the layers divide by no larger one"]
     _, notes = attached(world.llama, stage("waveft", frequencies=20000))
     assert notes == ["frequencies 20000 was cut to 4096: the narrowest layer allows no more"]
+    _, notes = attached(world.llama, stage("adalora", rank=4, start_ratio=1.0, full_share=0.5, final_share=0.9), 20)
+    assert notes == [
+        "final_share was cut to 8 of 20 steps: ranks shrink in two steps at least",
+        "layers start with a rank of 5, one above the last: else there is none to drop",
+    ]
+    assert attached(world.llama, stage("adalora"), 20)[1] == []
     for name in ("lokr", "krona"):
         one, notes = attached(world.llama, stage(name, factor=48))
         assert notes == ["factor 48 does not divide the widths [64, 128]: a smaller divisor was taken there"]
