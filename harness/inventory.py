@@ -30,6 +30,8 @@ class Entry:
     """Whether a method leaves a plain model; None for everything else."""
     requires: str = ""
     """What it needs beyond a base model and rows."""
+    limits: str = ""
+    """What a method was measured not to reach."""
 
 
 def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
@@ -71,7 +73,8 @@ def _plugin_entry(folder: str, name: str) -> Entry:
     needs = [getattr(plugin, "requires", "")]
     needs += ["preference rows"] if "rejected" in getattr(plugin, "needs", ()) else []
     needs += ["the base as a reference"] if getattr(plugin, "needs_reference", False) else []
-    return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)))
+    limits = plugin.limits if folder == "methods" else ""
+    return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)), limits)
 
 
 def _task_entries(root: Path) -> list[Entry]:
@@ -113,6 +116,7 @@ def inventory_text(kinds: Mapping[str, list[Entry]]) -> str:
             facts += [f"needs {entry.requires}"] if entry.requires else []
             if len(kinds) == 1:
                 lines += [f"      {', '.join(facts)}"] if facts else []
+                lines += [f"      {entry.limits}"] if entry.limits else []
                 lines += [f"      {name:<22} {text}" for name, text in entry.space.items()]
     return "\n".join(lines)
 

@@ -52,6 +52,8 @@ class Method(Plugin, ABC):
     The loss is then the mean over a step's examples of each one's own mean over what the objective counts."""
     same: ClassVar[tuple[str, ...]] = ()
     """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
+    limits: ClassVar[str] = ""
+    """What it was measured not to reach, and why, in a sentence that `harness list` shows; empty: nothing is known."""
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

@@ -6,7 +6,7 @@ import pytest
 
 from harness.inventory import inventory, inventory_text
 from harness.left_out import LEFT_OUT
-from harness.plugins import AXES, names
+from harness.plugins import AXES, load, names
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,3 +53,9 @@ def test_what_is_left_out_is_not_there_and_has_a_reason():
     there = {name for kind in (*AXES, "measures") for name in names(kind)}
     assert set(LEFT_OUT) & there == set()
     assert all(len(reason) > 20 for reason, _ in LEFT_OUT.values())
+
+
+def test_what_holds_a_method_back_is_shown(monkeypatch):
+    monkeypatch.setattr(load("methods", "ia3"), "limits", "Learns little of this.")
+    text = inventory_text(inventory(ROOT, "methods"))
+    assert "\n      merges\n      Learns little of this.\n      learning_rate " in text
