@@ -71,7 +71,8 @@ def layer_list(model: PreTrainedModel) -> tuple[str, list[Module]]:
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, ModuleList) and len(module)]
     if not lists:
         raise SpecError(f"the model must have a list of layers, but a {model.config.model_type} has none: use lora")
-    name, layers = max(lists, key=lambda item: len(item[1]))
+    outer = [(name, module) for name, module in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
+    name, layers = max(outer, key=lambda item: len(item[1]))  # a layer's experts may be more than the layers
     return name, list(layers)
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from harness.methods._blocks import KNOWN, blocks
+from harness.methods._blocks import KNOWN, blocks, layer_list
 from harness.models import model_facts, resolve_model
 from harness.plugins import Situation, load
 from harness.sessions import Alone
@@ -176,3 +176,13 @@ def test_a_model_of_unknown_parts_is_refused(tmp_path):
     del model.transformer.h[1].mlp
     with pytest.raises(SpecError, match="one of a gpt2 holds ln_1, attn, ln_2, odd: use lora"):
         blocks(model)
+
+
+def test_a_layers_experts_are_no_layers():
+    """Two layers of three experts each."""
+    from torch.nn import Linear, Module, ModuleDict, ModuleList
+
+    layers = ModuleList(ModuleDict({"experts": ModuleList(Linear(2, 2) for _ in range(3))}) for _ in range(2))
+    model = Module()
+    model.add_module("layers", layers)
+    assert layer_list(model) == ("layers", list(layers))
