@@ -29,6 +29,7 @@ class AdapterFusion(ModuleMethod):
 
     summary = "learns to mix adapters that it first trains on other tasks"
     paper = "Pfeiffer et al. 2020, arXiv 2005.00247"
+    limits = "Learns a part on the 1M base: it mixes what its sources learned before, at a rate of their own."
     requires = "two or more other tasks"
     identity_at_start = False
     alone = "its adapters are trained on other tasks first"

@@ -19,6 +19,7 @@ class AdaptionPrompt(PeftMethod):
 
     summary = "trained tokens behind gates in the attention of the upper layers"
     paper = "Zhang et al. 2023, arXiv 2303.16199; rate of PEFT's benchmark"
+    limits = "Learns little on the 1M base: gated tokens in front only steer what a model can do."
     mergeable = False
     shares_base = True
     alone = "its tokens are not part of a layer that takes rows"

@@ -20,6 +20,7 @@ class Beft(LayerMethod):
 
     summary = "trained biases beside the base, also where it has none"
     paper = "Huang et al. 2025, arXiv 2509.15974"
+    limits = "Learns a part on the 1M base: what it adds is the same for every token."
     kind = "BeftConfig"
     trains = r".*\.beft_bias\.default"
     takes_transposed = False

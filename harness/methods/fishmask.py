@@ -26,6 +26,7 @@ class FishMask(DeltaMethod):
 
     summary = "trains the few weights with the largest Fisher information"
     paper = "Sung et al. 2021, arXiv 2111.09839"
+    limits = "Learns a part on the 1M base, likely since the few weights that move are chosen before training."
     alone = "each trial's mask is its own"
     trains = r".*\.parametrizations\.weight\.0\.values"
     space = {

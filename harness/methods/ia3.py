@@ -19,6 +19,7 @@ class Ia3(PeftMethod):
 
     summary = "learned factors on keys, values and feed-forward features"
     paper = "Liu et al. 2022, arXiv 2205.05638"
+    limits = "Learns a part on the 1M base: it rescales what is there; best near the highest rate of its space."
     trains = r".*\.ia3_l\.default"
     shares_base = True
     alone = ""

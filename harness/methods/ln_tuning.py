@@ -20,6 +20,7 @@ class LnTuning(PeftMethod):
 
     summary = "trains the norms only"
     paper = "Zhao et al. 2023, arXiv 2312.11420"
+    limits = "Learns little on the 1M base: norms hold few numbers, which rescale what is there."
     trains = r".*\.ln_tuning_layers\.default\.(weight|bias)"
     shares_base = True
     alone = ""

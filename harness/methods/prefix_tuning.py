@@ -24,6 +24,7 @@ class PrefixTuning(PeftMethod):
 
     summary = "learned keys and values in front of every layer's own"
     paper = "Li and Liang 2021, arXiv 2101.00190"
+    limits = "Learns a part on the 1M base: keys and values before a text only steer what a model can do."
     mergeable = False
     shares_base = True
     alone = "its virtual tokens are not part of a layer"

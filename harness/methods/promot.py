@@ -33,6 +33,7 @@ class ProMoT(PartialMethod, PromptTuning):
 
     summary = "trains a soft prompt, then every weight behind it; other tasks are asked without the prompt"
     paper = "Wang et al. 2022, arXiv 2211.00635; rates as for prompt tuning and full fine-tuning"
+    limits = ""  # what holds a prompt back does not hold the weights behind it
     shares_base = False
     detached = Method.detached  # what is left without the prompt is not the base
     space = {

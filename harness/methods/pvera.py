@@ -20,6 +20,7 @@ class PVera(LayerMethod):
 
     summary = "VeRA that samples its inner vector while it trains"
     paper = "Fillioux et al. 2025, arXiv 2512.07703; rate of PEFT's benchmark"
+    limits = "Learns nothing on the 1M base in 200 steps, likely since it draws noise in every pass."
     kind = "PveraConfig"
     trains = r".*\.pvera_lambda_[bd]\.default"
     alone = "it draws random numbers in every pass"

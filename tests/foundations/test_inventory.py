@@ -1,5 +1,6 @@
 """What there is, as `harness list` tells it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_what_holds_a_method_back_is_shown(monkeypatch):
     monkeypatch.setattr(load("methods", "ia3"), "limits", "Learns little of this.")
     text = inventory_text(inventory(ROOT, "methods"))
     assert "\n      merges\n      Learns little of this.\n      learning_rate " in text
+
+
+def test_a_method_that_stayed_below_half_of_full_tunings_gain_says_why():
+    """As the committed table has it."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*)$", (ROOT / "benchmarks" / "catalogue.md").read_text(), re.MULTILINE)
+    assert len(rows) > 80
+    for name, row in rows:
+        if load("methods", name).needs_training:
+            assert bool(load("methods", name).limits) == ("below half" in row), name
