@@ -27,7 +27,6 @@ class XLora(ModuleMethod):
 
     summary = "learns to mix LoRAs, token by token, that it first trains on other tasks"
     paper = "Buehler and Buehler 2024, arXiv 2402.07148"
-    limits = "Learns a part on the 1M base: it mixes what its experts learned before, at a rate of their own."
     requires = "two or more other tasks"
     identity_at_start = False
     alone = "its experts are trained on other tasks first"
