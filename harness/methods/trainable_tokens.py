@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.methods._peft import unwarned
 from harness.methods.base import PeftMethod
-from harness.objectives._reinforcement import ReinforcementObjective
 from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer
 
@@ -34,7 +33,7 @@ class TrainableTokens(PeftMethod):
     def skip(self, situation: Situation) -> str | None:
         """TRL's trainers that sample multiply by the output layer's own weights, which stay while tied embeddings move."""
         objective, tied = situation.beside.get("objective"), situation.model_facts.get("tie_word_embeddings")
-        if objective is None or not issubclass(objective, ReinforcementObjective) or tied is False:
+        if not getattr(objective, "samples", False) or tied is False:
             return None
         return "its objective takes the output layer as it was, which moves with the tokens that its method trains"
 

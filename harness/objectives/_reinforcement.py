@@ -57,6 +57,7 @@ class ReinforcementObjective(Objective, ABC):
     """
 
     requires = "rewards: metadata.reward in the task, or an earlier stage that trains a reward model"
+    samples = True
     learning_rate_scale = 0.25  # 5e-5 for LoRA, between the 1e-5 and 1e-4 that are in use
 
     def __init__(self) -> None:

@@ -114,6 +114,10 @@ class Objective(Plugin, ABC):
     needs_reference: ClassVar[bool] = False
     """Whether its loss compares with the base's own log-probabilities, which are computed once before training."""
 
+    samples: ClassVar[bool] = False
+    """Whether it samples answers to prompts, and weighs them by the output layer's own weights, past what stands before
+    that layer."""
+
     supervises_tokens: ClassVar[bool] = False
     """Whether its loss is a sum over tokens that carry loss, so that a curation may take the loss off some of them."""
 

@@ -6,7 +6,6 @@ import random
 import sys
 
 from harness.errors import SpecError
-from harness.objectives._reinforcement import ReinforcementObjective
 from harness.plugins import Row, Situation, StageSetup
 from harness.retention.base import Retention
 from harness.space import Float, Text, weighted
@@ -29,7 +28,7 @@ class Replay(Retention):
         objective, params = situation.beside.get("objective"), situation.params
         if objective is None or params.get("replay_share") == 0.0 or str(params.get("replay_from", "a task")).strip():
             return None
-        if "rejected" in getattr(objective, "needs", ()) or issubclass(objective, ReinforcementObjective):
+        if "rejected" in getattr(objective, "needs", ()) or getattr(objective, "samples", False):
             return "its retention replays plain texts, which its objective cannot learn from: name tasks in replay_from"
         return None
 
