@@ -158,7 +158,9 @@ def table(folder: Path) -> str:
         "| method | best | share of full tuning's gain | trained parameters | seconds | trials | failed | best settings |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = [found[name].text(base, gain) for name in sorted(found, key=lambda name: -found[name].score)]
+    rows = [
+        found[name].text(base, gain) for name in sorted(found, key=lambda name: -found[name].score) if name != "none"
+    ]
     refused = [f"`{path.stem}`: {path.read_text()}" for path in sorted(folder.glob("*.refused"))]
     return "\n".join([*head, *rows, "", *refused])
 
