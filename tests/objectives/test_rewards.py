@@ -317,3 +317,11 @@ def test_the_head_follows_the_schedule_at_its_own_rate(world):
     moves = [float((b - a).abs().max()) for a, b in pairwise(heads)]
     assert float(heads[-1].abs().max()) <= 0.01 * (1 + 3 / 4 + 1 / 4) * 1.05
     assert max(moves) == pytest.approx(0.01 * 3 / 4, rel=0.3)
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_replay_of_plain_texts_is_refused_where_prompts_are_answered(name):
+    replay = load("retention", "replay")()
+    beside = {"objective": load("objectives", name)}
+    assert "plain texts" in replay.skip(Situation(beside=beside, params={"replay_from": ""}))
+    assert replay.skip(Situation(beside=beside, params={"replay_from": "low"})) is None
