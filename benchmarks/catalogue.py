@@ -18,14 +18,15 @@ from pathlib import Path
 
 import yaml
 
+from harness.driver.resolve import Site, resolve
 from harness.errors import SpecError
-from harness.layout import Layout, iterate_results
 from harness.plugins import load, names
-from harness.records import TrialResult, fingerprint
-from harness.setting import Site, resolve
+from harness.records.paths import Layout
+from harness.records.results import iterate_results
+from harness.records.trial import TrialResult, fingerprint
 from harness.space import Text
-from harness.spec import load_study
-from harness.tasks import task_folders
+from harness.study.load import load_study
+from harness.tasks.task import task_folders
 
 TASK, MODEL, STEPS, TRIALS, LIMIT = "tb_sort", "tiny-1m", 200, 12, 200
 SOURCES = "tb_sort, tb_instruct"

@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import sweep
-from harness.layout import Layout, write_atomically, write_result
+from harness.driver import steps as sweep
+from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
+from harness.files import write_atomically
 from harness.plugins import load
-from harness.records import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
-from harness.setting import ModelInfo, Setting, Site, TaskInfo
-from harness.spec import StudySpec
+from harness.records.paths import Layout
+from harness.records.results import write_result
+from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
+from harness.study.family import resolved_families
+from harness.study.spec import StudySpec
 
 GOAL_MS = {"inline": 30, "local": 300}
 
@@ -61,7 +64,7 @@ def driven(runner: str, spec: StudySpec, folder: Path) -> float:
         (ModelInfo(ModelRef("model", "r"), {"parameters": 1}),),
         (TaskInfo(TaskRef("task", "f"), True, 1, 1.0, {"validation": 1, "test": 1}),),
         (),
-        spec.resolved_families(),
+        resolved_families(spec),
     )
     site = Site(layout, runner=runner, options=options, device="cpu", display=False, work="driver_overhead:work")
     sweep.run_search(spec, site, setting)

@@ -27,15 +27,19 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
-from harness.batches import step_order
-from harness.cost import Meter, Tally, model_size, training_flops
-from harness.fused import twin
-from harness.machine import measured_peak
-from harness.objectives.base import TokenSequence
-from harness.plugins import StageSetup
-from harness.records import Stage
-from harness.sessions import Alone, Session, Together
-from harness.train import Choices, Learner, Watch, choices
+from harness.axes.contract import StageSetup
+from harness.cost.flops import model_size, training_flops
+from harness.cost.meter import Meter, Tally
+from harness.nn.batches import step_order
+from harness.nn.sequences import TokenSequence
+from harness.nn.stack import twin
+from harness.records.trial import Stage
+from harness.training.alone import Alone
+from harness.training.choices import Choices, choices
+from harness.training.learner import Learner, Watch
+from harness.training.session import Session
+from harness.training.together import Together
+from harness.trial.hardware import measured_peak
 
 RANK, RATE = 16, 2e-4
 GOALS = {"trl_default": 8.0, "trl_tuned": 3.0, "compiled": 2.0}

@@ -16,9 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from harness.layout import Layout, iterate_results
-from harness.records import derive_seed
-from harness.store import connect, ingest
+from harness.database.ingest import connect, ingest
+from harness.records.paths import Layout
+from harness.records.results import iterate_results
+from harness.records.trial import derive_seed
 from tests.learn.fabricate import fabricate, study_spec
 
 

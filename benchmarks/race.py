@@ -147,8 +147,9 @@ def harness(runner: str, threads: int = 1, changes: Mapping[str, Any] | None = N
 
 def recorded(root: Path, split: str) -> Outcomes:
     """Outcomes of a project's full-fidelity trials on a split, from its records."""
-    from harness.layout import Layout, iterate_results
-    from harness.records import TrialResult
+    from harness.records.paths import Layout
+    from harness.records.results import iterate_results
+    from harness.records.trial import TrialResult
 
     found = [result for _, result in iterate_results(Layout(root / "results")) if isinstance(result, TrialResult)]
     outcomes = []

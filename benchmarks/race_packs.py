@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.layout import Layout
-from harness.records import TrialConfig, TrialResult
-from harness.setting import Site, resolve
-from harness.sources import search_cells
-from harness.spec import load_study
-from harness.tasks import task_folders
-from harness.trial import Workspace, run_pack
+from harness.driver.resolve import Site, resolve
+from harness.driver.sources import search_cells
+from harness.records.paths import Layout
+from harness.records.trial import TrialConfig, TrialResult
+from harness.study.load import load_study
+from harness.tasks.task import task_folders
+from harness.trial.group import Workspace, run_pack
 
 
 def configurations(root: Path) -> list[TrialConfig]:

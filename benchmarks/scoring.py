@@ -31,8 +31,9 @@ def adapted(folder: Path, count: int) -> tuple[list[Any], list[Any], Any]:
     """PEFT models with random adapters of mixed ranks, the harness's method of each, and the tokenizer."""
     import torch
 
-    from harness.models import load_model, load_tokenizer, resolve_model
-    from harness.plugins import StageSetup, load
+    from harness.axes.contract import StageSetup
+    from harness.models.base_model import load_model, load_tokenizer, resolve_model
+    from harness.plugins import load
     from harness.space import defaults
 
     base = resolve_model(str(folder))
@@ -88,7 +89,7 @@ class Own:
     """The harness."""
 
     def __init__(self, folder: Path, data: Data, models: list[Any], methods: list[Any], tokenizer: Any) -> None:
-        from harness.tasks import find_task
+        from harness.tasks.task import find_task
 
         project(folder, data, "stories260K", 1)
         self.task = find_task("race", (folder / "studies" / "tasks",))
@@ -96,30 +97,30 @@ class Own:
 
     def alone(self) -> list[Any]:
         """One adapter after another."""
-        from harness.evaluate import evaluate
+        from harness.evaluation.evaluate import evaluate
 
         return [evaluate(model, self.tokenizer, self.task, "validation", None) for model in self.models]
 
     def stacked(self) -> list[Any]:
         """The adapters as one model, which a pack of trials is already when it comes to be scored."""
-        from harness.fused import Stack
+        from harness.nn.stack import Stack
 
         self.stack = Stack(self.models, self.methods)
         return []
 
     def together(self) -> list[Any]:
         """All adapters at once."""
-        from harness.evaluate import evaluate_together
+        from harness.evaluation.evaluate import evaluate_together
 
         found = evaluate_together(self.stack.model, self.stack.count, self.tokenizer, self.task, "validation", None)
         return list(found)
 
     def log_likelihoods(self) -> dict[str, list[list[float]]]:
         """Of each model's choices, by the hash of the item."""
-        from harness.answers import answers
-        from harness.evaluate import scoring_mode
-        from harness.scoring import Members
-        from harness.templates import lm_eval_task
+        from harness.evaluation.evaluate import scoring_mode
+        from harness.evaluation.loglikelihood import Members
+        from harness.evaluation.responses import answers
+        from harness.tasks.lm_eval_task import lm_eval_task
 
         built = lm_eval_task(self.task, "validation", None)
         model = self.stack.model

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from harness.conformal import COVERAGE, Conformal
-from harness.features import Encoder
 from harness.plugins import load, names
+from harness.recommend.conformal import COVERAGE, Conformal
+from harness.recommend.features import Encoder
 
 NUMBERS = ("cfg_batch_size", "cfg_max_seq_length", "peft_r", "peft_lora_alpha", "peft_num_virtual_tokens")
 LOGARITHMS = ("cfg_opt_lr", "num_trainable_params")
@@ -48,12 +48,12 @@ def measure(frame: pandas.DataFrame, target: str, folds: list[np.ndarray]) -> No
     """Print the mean absolute error of every surrogate over the folds, and its intervals' coverage."""
     y = np.log(frame[target].to_numpy(float)) if TARGETS[target] else frame[target].to_numpy(float)
     groups = frame["peft_type"].astype(str).to_numpy()
-    for name in names("surrogates"):
+    for name in names("recommend/surrogates"):
         errors, held = [], []
         for out in folds:
             encoder = Encoder.fit(list(frame["features"][~out]))
             x = encoder.transform(list(frame["features"]))
-            model = Conformal(partial(load("surrogates", name), encoder.columns))
+            model = Conformal(partial(load("recommend/surrogates", name), encoder.columns))
             model.fit(x[~out], y[~out], list(groups[~out]))
             predicted = model.predict(x[out])
             errors += list(np.abs(predicted.mean - y[out]))

@@ -217,20 +217,3 @@ def _low(declared: Float | Integer | Choice) -> Scalar:
 
 def _high(declared: Float | Integer | Choice) -> Scalar:
     return declared.choices[-1] if isinstance(declared, Choice) else declared.high
-
-
-OPTIMIZER_SPACE: Space = {
-    "learning_rate": Float(1e-6, 1e-1, default=1e-4, log=True),
-    "batch_size": Integer(1, 4096, default=16, log=True, searched=False),
-    "gradient_accumulation": Integer(1, 1024, default=1, log=True, searched=False),
-    "weight_decay": Float(0.0, 0.3, default=0.0, searched=False),
-    "warmup_share": Float(0.0, 0.5, default=0.06, searched=False),
-    "schedule": Choice(("cosine", "linear", "constant"), default="cosine", searched=False),
-    "max_grad_norm": Float(0.0, 100.0, default=1.0, searched=False),
-    "max_length": Integer(8, 1_048_576, default=1024, log=True, searched=False),
-    "precision": Choice(("auto", "float32", "bfloat16"), default="auto", searched=False),
-}
-"""What every stage has, whatever its choices; a method narrows `learning_rate` to what its paper supports.
-
-`batch_size` counts rows of one optimiser step divided by `gradient_accumulation`; `max_length` is cut to the model's
-context; `precision` auto is bfloat16 on a GPU that has it and float32 elsewhere."""

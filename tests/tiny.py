@@ -5,16 +5,19 @@ from functools import cache
 
 import yaml
 
-from harness.cost import Meter, Tally
-from harness.models import context_length, load_model, load_tokenizer, resolve_model
-from harness.plugins import StageSetup
-from harness.records import Evaluation, Pipeline, Stage, TrialConfig
-from harness.sessions import Alone, Together
+from harness.axes.contract import StageSetup
+from harness.cost.meter import Meter, Tally
+from harness.models.base_model import context_length, load_model, load_tokenizer, resolve_model
+from harness.records.trial import Evaluation, Pipeline, Stage, TrialConfig
 from harness.space import defaults
-from harness.spec import stage_space
-from harness.tasks import find_task
-from harness.train import Watch, choices, learner
-from harness.trainer_engine import run_trainer
+from harness.study.family import stage_space
+from harness.tasks.task import find_task
+from harness.training.alone import Alone
+from harness.training.choices import choices
+from harness.training.learner import Watch
+from harness.training.prepare import learner
+from harness.training.together import Together
+from harness.training.trl import run_trainer
 
 WORDS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.errors import SpecError, StorageError
-from harness.layout import write_atomically
-from harness.models import context_length
-from harness.plugins import StageSetup
-from harness.records import derive_seed, fingerprint
+from harness.files import write_atomically
+from harness.models.base_model import context_length
+from harness.records.trial import derive_seed, fingerprint
 from harness.space import weighted
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import tokenised
 from harness.errors import StorageError
-from harness.layout import write_atomically
-from harness.objectives._language_model import tokenised
-from harness.objectives.base import IGNORED, TokenSequence
-from harness.plugins import Row, StageSetup
+from harness.files import write_atomically
+from harness.nn.sequences import IGNORED, TokenSequence
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

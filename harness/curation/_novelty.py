@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from harness.axes.contract import StageSetup
 from harness.errors import TrialFailure
-from harness.measures._overlap import rouge_l, words
-from harness.plugins import Row, StageSetup
+from harness.metrics._overlap import rouge_l, words
+from harness.tasks.training_rows import Row
 
 
 class Novelty:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugins import Situation
+from harness.axes.contract import Situation
 
 
 def without_token_loss(situation: Situation) -> str | None:

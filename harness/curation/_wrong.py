@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from harness.errors import SpecError
-from harness.plugins import Row
+from harness.tasks.training_rows import Row
 
 
 def wrong_answers(rows: Sequence[Row], rng: random.Random) -> list[str]:

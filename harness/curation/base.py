@@ -8,10 +8,11 @@ from __future__ import annotations
 from abc import ABC
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.plugins import Plugin, Row, StageSetup
+from harness.axes.contract import Plugin, StageSetup
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
-    from harness.objectives.base import Example
+    from harness.nn.sequences import Example
 
 
 class Curation(Plugin, ABC):

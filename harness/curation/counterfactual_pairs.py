@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.errors import TrialFailure
-from harness.plugins import Row, Situation, StageSetup
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.space import Choice, Float, Integer, Text
+from harness.tasks.training_rows import Row
 
 
 class CounterfactualPairs(Curation):

@@ -7,14 +7,15 @@ import re
 from collections import Counter
 from typing import Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._novelty import Novelty, report
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
-from harness.measures._overlap import words
-from harness.plugins import Row, Situation, StageSetup
-from harness.records import derive_seed
+from harness.metrics._overlap import words
+from harness.records.trial import derive_seed
 from harness.space import Float, Integer, Text
+from harness.tasks.training_rows import Row
 
 OPERATIONS = (
     "has one more condition",

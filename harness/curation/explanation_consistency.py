@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._novelty import report
 from harness.curation._refusals import first_reason, without_answers
 from harness.curation.base import Curation
-from harness.measures._overlap import rouge_l, words
-from harness.plugins import Row, Situation, StageSetup
-from harness.records import derive_seed
+from harness.metrics._overlap import rouge_l, words
+from harness.records.trial import derive_seed
 from harness.space import Float, Integer, Text
+from harness.tasks.training_rows import Row
 
 
 class ExplanationConsistency(Curation):

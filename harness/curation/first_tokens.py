@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, packed, without_token_loss
 from harness.curation.base import Curation
-from harness.objectives.base import IGNORED, Example
-from harness.plugins import Situation, StageSetup
+from harness.nn.sequences import IGNORED, Example
 from harness.space import Float, Integer
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation.base import Curation
-from harness.plugins import Row, Situation, StageSetup
 from harness.space import Float, Text, weighted
+from harness.tasks.training_rows import Row
 
 
 class Mixing(Curation):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation._wrong import wrong_answers
 from harness.curation.base import Curation
-from harness.plugins import Row, Situation, StageSetup
 from harness.space import Float, Text
+from harness.tasks.training_rows import Row
 
 
 class NegativeExamples(Curation):

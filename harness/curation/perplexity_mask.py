@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._likelihoods import base_nats
 from harness.curation._refusals import without_token_loss
 from harness.curation.base import Curation
-from harness.objectives.base import IGNORED, Example
-from harness.plugins import Situation, StageSetup
+from harness.nn.sequences import IGNORED, Example
 from harness.space import Float
 
 

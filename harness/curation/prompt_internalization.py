@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, without_answers
 from harness.curation.base import Curation
-from harness.plugins import Row, Situation, StageSetup
 from harness.space import Float, Integer, Text
+from harness.tasks.training_rows import Row
 
 
 class PromptInternalization(Curation):

@@ -8,10 +8,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
+from harness.axes.contract import StageSetup
 from harness.curation._likelihoods import answer_nats
 from harness.curation.base import Curation
-from harness.plugins import Row, StageSetup
 from harness.space import Choice, Float
+from harness.tasks.training_rows import Row
 
 
 def _random(rows: Sequence[Row], setup: StageSetup) -> list[float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import unmet
 from harness.curation.base import Curation
 from harness.errors import SpecError
-from harness.plugins import Row, Situation, StageSetup
 from harness.space import Choice, Integer
+from harness.tasks.training_rows import Row
 
 
 class SyntheticKeyValue(Curation):

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import one_model
 from harness.curation._likelihoods import base_nats, token_nats, train_briefly
 from harness.curation._refusals import without_token_loss
 from harness.curation.base import Curation
 from harness.errors import SpecError
-from harness.objectives.base import IGNORED, Example, TokenSequence
-from harness.plugins import Situation, StageSetup
-from harness.records import derive_seed
+from harness.models.tokens import tokenizer_facts
+from harness.nn.sequences import IGNORED, Example, TokenSequence
+from harness.records.trial import derive_seed
 from harness.space import Float, Integer, Text
-from harness.tokens import tokenizer_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

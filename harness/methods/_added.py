@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods._blocks import unknown_blocks
 from harness.methods.base import Method
-from harness.plugins import Situation, StageSetup
 from harness.space import Scalar
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.plugins import Situation
 
 if TYPE_CHECKING:
     from torch.nn import Module

@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import learnable, tokenised
 from harness.errors import SpecError
-from harness.objectives._language_model import learnable, tokenised
-from harness.objectives.base import TokenSequence
-from harness.plugins import Row, StageSetup
+from harness.nn.sequences import TokenSequence
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

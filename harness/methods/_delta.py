@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods.base import Method
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch import Tensor

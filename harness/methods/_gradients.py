@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.objectives.base import TokenSequence
+from harness.nn.sequences import TokenSequence
 
 if TYPE_CHECKING:
     from torch import Tensor

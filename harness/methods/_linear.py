@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from harness.plugins import StageSetup
+    from harness.axes.contract import StageSetup
 
 ATTENTION = re.compile(r"(^|[._])(self_)?att(n|ention)([._]|$)", re.IGNORECASE)
 TRANSPOSED = ("gpt2", "openai-gpt")

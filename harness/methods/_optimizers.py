@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.optimizer import decaying
-from harness.plugins import StageSetup
-from harness.records import derive_seed
+from harness.axes.contract import StageSetup
+from harness.nn.optimizer import decaying
+from harness.records.trial import derive_seed
 
 
 def groups(model: nn.Module, setup: StageSetup) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods._blocks import exactly
 from harness.methods.base import Method
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

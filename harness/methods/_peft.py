@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED, linear_layers, uses_conv1d
 from harness.methods._stacking import looped
 from harness.methods.base import PeftMethod
-from harness.plugins import Situation, StageSetup
 from harness.space import Choice
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from harness.fused import Dropout, StackedForward
+    from harness.nn.stack import Dropout, StackedForward
 
 TARGET = Choice(("all", "attention", "mlp"), default="all", searched=False)
 """Which linear layers, see `linear_layers`."""

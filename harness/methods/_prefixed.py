@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation
 from harness.methods._added import ModuleMethod
 from harness.methods.prefix_tuning import PrefixTuning, draw_keys
-from harness.plugins import Situation
 from harness.space import Scalar
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._linear import capped, linear_layers, shapes
 from harness.methods._stacking import ADAPTER
 from harness.methods.lora import Lora
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch import Tensor

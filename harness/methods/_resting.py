@@ -9,8 +9,8 @@ from abc import ABC
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods.base import Method
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers
 from harness.methods._stacking import ADAPTER
 from harness.methods.base import Method
 from harness.methods.lora import Lora
-from harness.plugins import StageSetup
 from harness.space import Scalar
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Linear, Module
     from transformers import PreTrainedModel
 
-    from harness.fused import Dropout, StackedForward
+    from harness.nn.stack import Dropout, StackedForward
 
 SLICE = 1 << 22
 """Weights that are rounded at once."""

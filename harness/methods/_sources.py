@@ -6,14 +6,14 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.space import Distribution, Float, Integer, weighted
 
 if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from harness.plugins import StageSetup
+    from harness.axes.contract import StageSetup
 
 FEWEST = 2
 SPACE: dict[str, Distribution] = {

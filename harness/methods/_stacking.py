@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from harness.fused import Dropout, StackedForward
+    from harness.nn.stack import Dropout, StackedForward
 
 ADAPTER = "default"
 """PEFT's name for the only adapter of a model."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods._added import ModuleMethod
 from harness.methods._blocks import blocks, hidden_width
 from harness.methods._sources import SPACE, all_of, train_sources, unfit
-from harness.plugins import Situation, StageSetup
 from harness.space import Choice, Float, Integer, Scalar, Text, weighted
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.axes.contract import Situation
 from harness.methods._added import ModuleMethod
 from harness.methods._blocks import blocks, hidden_width
-from harness.plugins import Situation
 from harness.space import Choice, Float, Integer, Scalar
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods.base import PeftMethod
-from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

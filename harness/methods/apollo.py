@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers
 from harness.methods.full import FullFineTuning
-from harness.plugins import StageSetup
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:

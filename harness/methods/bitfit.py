@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods.base import Method
-from harness.plugins import Situation, StageSetup
 from harness.space import Float
 
 if TYPE_CHECKING:

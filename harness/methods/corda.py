@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._calibration import batches, drawn
 from harness.methods._residual import ResidualLora, fitting_rank
 from harness.methods.lora import Lora
-from harness.plugins import StageSetup
 from harness.space import Choice, Integer
 
 if TYPE_CHECKING:

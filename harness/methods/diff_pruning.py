@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods._delta import DeltaMethod, placed
 from harness.methods._linear import linear_layers
-from harness.plugins import StageSetup
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.space import Float
 
 if TYPE_CHECKING:

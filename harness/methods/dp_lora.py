@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods.lora import Lora
-from harness.plugins import Situation, StageSetup
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.space import Float
 
 if TYPE_CHECKING:

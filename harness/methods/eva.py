@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._calibration import batches, drawn
 from harness.methods._peft import unwarned
 from harness.methods._residual import fitting_rank
 from harness.methods.lora import Lora
-from harness.plugins import StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

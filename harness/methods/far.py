@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._blocks import blocks, unknown_blocks
 from harness.methods._linear import uses_conv1d
 from harness.methods._resting import MOVES, RestingMethod
-from harness.optimizer import learning_rate
-from harness.plugins import Situation, StageSetup
+from harness.nn.optimizer import learning_rate
 from harness.space import Float
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._delta import DeltaMethod
 from harness.methods._linear import linear_layers
-from harness.plugins import StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

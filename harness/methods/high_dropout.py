@@ -5,9 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._blocks import exactly
 from harness.methods.base import Method
-from harness.plugins import Situation, StageSetup
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:

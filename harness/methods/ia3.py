@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import uses_conv1d
 from harness.methods.base import PeftMethod
-from harness.plugins import Situation, StageSetup
 from harness.space import Float
 
 if TYPE_CHECKING:

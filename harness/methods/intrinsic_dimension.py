@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods._blocks import layer_list
 from harness.methods._delta import DeltaMethod
 from harness.methods._linear import linear_layers
-from harness.plugins import StageSetup
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation
 from harness.methods._rounded import RoundedLora
 from harness.methods.lora import Lora
-from harness.plugins import Situation
 from harness.space import Choice, Float, Integer, Scalar
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED, capped, linear_layers, shapes
 from harness.methods.base import Method
 from harness.methods.lora import Lora
-from harness.plugins import Situation, StageSetup
 from harness.space import Float
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from harness.fused import Dropout, StackedForward
+    from harness.nn.stack import Dropout, StackedForward
 
 
 class Kasa(Lora):

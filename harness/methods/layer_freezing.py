@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods._blocks import layer_list
 from harness.methods._partial import PartialMethod
-from harness.plugins import StageSetup
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation
 from harness.methods._added import ModuleMethod
 from harness.methods._linear import linear_layers, shape
 from harness.methods._peft import TARGET
-from harness.plugins import Situation
 from harness.space import Float, Integer, Scalar
 
 if TYPE_CHECKING:

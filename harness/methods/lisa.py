@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._blocks import layer_list
 from harness.methods._partial import PartialMethod
-from harness.plugins import Situation, StageSetup
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

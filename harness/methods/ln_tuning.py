@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods._peft import unwarned
 from harness.methods.base import PeftMethod
-from harness.plugins import StageSetup
 from harness.space import Float
 
 if TYPE_CHECKING:

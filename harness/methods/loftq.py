@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._residual import fitting_rank
 from harness.methods.base import Method
 from harness.methods.lora import Lora
-from harness.plugins import Situation, StageSetup
 from harness.space import Choice, Integer
 
 if TYPE_CHECKING:

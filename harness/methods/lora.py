@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers, uses_conv1d
 from harness.methods._stacking import ADAPTER, stacked_lora
 from harness.methods.base import PeftMethod
-from harness.plugins import StageSetup
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from harness.fused import Dropout, StackedForward
+    from harness.nn.stack import Dropout, StackedForward
 
 
 class Lora(PeftMethod):

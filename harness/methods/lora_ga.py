@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._calibration import batches, drawn
 from harness.methods._peft import unwarned
 from harness.methods._residual import ResidualLora, fitting_rank
 from harness.methods.lora import Lora
-from harness.plugins import StageSetup
 from harness.space import Integer
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._residual import fitting_rank
 from harness.methods.lora import Lora
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedModel
 
-    from harness.fused import Dropout, StackedForward
+    from harness.nn.stack import Dropout, StackedForward
 
 
 class Mica(Lora):

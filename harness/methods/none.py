@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods.base import Method
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED
 from harness.methods._residual import ResidualLora, fitting_rank
-from harness.plugins import Situation, StageSetup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods.base import PeftMethod
-from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer, Scalar
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._partial import PartialMethod
 from harness.methods.base import Method
 from harness.methods.prompt_tuning import PromptTuning
-from harness.plugins import StageSetup
 from harness.space import Float, Scalar
 
 if TYPE_CHECKING:

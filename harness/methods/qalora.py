@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation
 from harness.methods._rounded import RoundedLora
 from harness.methods.lora import Lora
-from harness.plugins import Situation
 from harness.space import Choice, Integer, Scalar
 
 if TYPE_CHECKING:

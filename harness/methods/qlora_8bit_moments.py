@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods.qlora import QLora
-from harness.plugins import Situation, StageSetup
 from harness.space import Choice
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods._delta import DeltaMethod, placed
 from harness.methods._linear import linear_layers, uses_conv1d
-from harness.optimizer import learning_rate
-from harness.plugins import StageSetup
+from harness.nn.optimizer import learning_rate
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods._residual import fitting_rank
-from harness.plugins import StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

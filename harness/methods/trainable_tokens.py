@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._peft import unwarned
 from harness.methods.base import PeftMethod
-from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:

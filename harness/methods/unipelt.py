@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation
 from harness.methods._blocks import blocks, hidden_width
 from harness.methods._linear import linear_layers, shape
 from harness.methods._prefixed import PrefixedMethod, with_prefix
-from harness.plugins import Situation
 from harness.space import Choice, Float, Integer, Scalar
 
 if TYPE_CHECKING:

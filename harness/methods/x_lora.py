@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods._added import ModuleMethod
 from harness.methods._linear import linear_layers, shapes
 from harness.methods._peft import TARGET
 from harness.methods._sources import SPACE, all_of, train_sources, unfit
-from harness.plugins import Situation, StageSetup
 from harness.space import Float, Integer, Scalar, Text, weighted
 
 if TYPE_CHECKING:

@@ -1,104 +1,16 @@
-"""What the language-model objectives share: rows as token ids, exactly as lm-eval will feed them, and TRL's SFT trainer.
-
-Rows are tokenised here rather than by TRL, which would split prompt and completion elsewhere than lm-eval does
-(a prompt's trailing spaces belong to the completion there) and would take a second per thousand rows for it.
-"""
+"""TRL's SFT trainer, for the language-model objectives."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.objectives.base import IGNORED, Example, TokenSequence, TrainerParts
-from harness.plugins import Row, StageSetup
-from harness.tokens import encoded
+from harness.nn.sequences import Example
+from harness.objectives.base import TrainerParts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer
-
-
-def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
-    """The rows without those that a stage shorter than a pass will not reach."""
-    seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
-    return random.Random(setup.seed).sample(rows, seen) if seen < len(rows) else rows
-
-
-def sequences(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
-    """Rows as token ids with loss on the completion and its end token only; on all tokens where the prompt is empty.
-
-    Rows above `max_length` lose their beginning, as lm-eval cuts prompts; a text without prompt loses its end.
-    How many were cut, or dropped because nothing was left to learn, goes into the record's notes.
-    """
-    kept = [s for s in tokenised(rows, setup) if learnable(s)]
-    if len(kept) < len(rows):
-        setup.note(f"{len(rows) - len(kept)} of {len(rows)} training rows had nothing to learn and were dropped")
-    return kept
-
-
-def learnable(sequence: TokenSequence) -> bool:
-    """Whether any of its tokens carries loss."""
-    return any(label != IGNORED for label in sequence.labels[1:])
-
-
-def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows") -> list[TokenSequence]:
-    """The same, one sequence for every row even where there is nothing to learn; notes count `noun`."""
-    limit = int(setup.params["max_length"])
-    prompted = [row for row in rows if row["prompt"]]
-    texts = [row["completion"] for row in rows if not row["prompt"]]
-    split = iter(_prompted(prompted, setup, noun))
-    plain = iter(documents(texts, setup.tokenizer, setup.cache))
-    whole = [next(split) if row["prompt"] else _all_supervised(next(plain)) for row in rows]
-    if longer := sum(len(s.input_ids) > limit for s in whole):
-        setup.note(f"{longer} of {len(rows)} {noun} were cut to {limit} tokens")
-    return [
-        s.last(limit) if row["prompt"] else TokenSequence(s.input_ids[:limit], s.labels[:limit])
-        for row, s in zip(rows, whole, strict=True)
-    ]
-
-
-def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> list[list[int]]:
-    """Each text's ids between the token that lm-eval starts texts with and the end token."""
-    start, end = _start(tokenizer), tokenizer.eos_token_id
-    return [
-        ([] if start is None else [start]) + ids + ([] if end is None else [end])
-        for ids in encoded(tokenizer, texts, special=False, folder=folder)
-    ]
-
-
-def _start(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """lm-eval's `prefix_token_id`: BOS, else EOS."""
-    start: int | None = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return start
-
-
-def _all_supervised(ids: list[int]) -> TokenSequence:
-    return TokenSequence(tuple(ids), tuple(ids))
-
-
-def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSequence]:
-    """lm-eval's `_encode_pair`: the whole is tokenised once, and the completion starts where the prompt's ids end.
-
-    Where tokens merge across that border, a task that is scored by generation keeps the prompt's own ids, because
-    generation will start from them.
-    """
-    tokenizer = setup.tokenizer
-    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    prompts = [row["prompt"] if setup.generates else row["prompt"].rstrip() or row["prompt"] for row in rows]
-    wholes = encoded(tokenizer, [row["prompt"] + row["completion"] for row in rows], folder=setup.cache)
-    found, moved = [], 0
-    for row, whole, prompt in zip(rows, wholes, encoded(tokenizer, prompts, folder=setup.cache), strict=True):
-        border = len(prompt)
-        if setup.generates and whole[:border] != prompt:
-            moved += 1
-            whole = prompt + encoded(tokenizer, [row["completion"]], special=False)[0]
-        ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
-        found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
-    if moved:
-        setup.note(f"{moved} of {len(rows)} {noun} have tokens that merge across the end of the prompt")
-    return found
+    from transformers import Trainer
 
 
 def sft_trainer(parts: TrainerParts, examples: Sequence[Example], **options: Any) -> Trainer:

@@ -7,10 +7,12 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import learnable, reached, tokenised
 from harness.errors import SpecError
-from harness.objectives._language_model import learnable, reached, tokenised
-from harness.objectives.base import IGNORED, Example, Objective, TokenLosses, TokenSequence, TrainerParts
-from harness.plugins import Row, StageSetup
+from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
+from harness.objectives.base import Objective, TrainerParts
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

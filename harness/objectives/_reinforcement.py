@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.objectives._rewards import Rewards, reward_problem, rewards_for
 from harness.objectives.base import Objective, TrainerParts
-from harness.plugins import Row, Situation, StageSetup
 from harness.space import Distribution, Float, Integer, defaults
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from transformers import Trainer

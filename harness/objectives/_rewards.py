@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import tokenised
 from harness.errors import SpecError
-from harness.objectives._language_model import tokenised
-from harness.plugins import Row, StageSetup
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from harness.objectives._language_model import documents, sft_trainer
-from harness.objectives.base import Example, Objective, TokenSequence, TrainerParts
-from harness.plugins import Row, StageSetup
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import documents
+from harness.nn.sequences import Example, TokenSequence
+from harness.objectives._language_model import sft_trainer
+from harness.objectives.base import Objective, TrainerParts
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from transformers import Trainer

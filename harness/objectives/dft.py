@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
+from harness.nn.sequences import TokenLosses
 from harness.objectives._language_model import sft_trainer
-from harness.objectives.base import TokenLosses, TrainerParts
+from harness.objectives.base import TrainerParts
 from harness.objectives.sft import SupervisedFineTuning
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch import Tensor

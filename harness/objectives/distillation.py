@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import reached, sequences
 from harness.errors import SpecError
-from harness.objectives._language_model import reached, sequences
+from harness.models.tokens import tokenizer_facts
+from harness.nn.sequences import IGNORED, Example
 from harness.objectives._preference import padded, preference_trainer
-from harness.objectives.base import IGNORED, Example, Objective, TrainerParts
-from harness.plugins import Row, Situation, StageSetup
+from harness.objectives.base import Objective, TrainerParts
 from harness.space import Choice, Float, Text, weighted
-from harness.tokens import tokenizer_facts
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
+from harness.nn.sequences import Example, TokenLosses
 from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
-from harness.objectives.base import Example, TokenLosses, TrainerParts
-from harness.plugins import Row, Situation, StageSetup
+from harness.objectives.base import TrainerParts
 from harness.space import Choice, Float
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.axes.contract import StageSetup
 from harness.objectives._reinforcement import SAMPLING, ReinforcementObjective
-from harness.plugins import StageSetup
 from harness.space import Choice, Float
 
 

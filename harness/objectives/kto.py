@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
+from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
 from harness.objectives._preference import PreferenceObjective, answers_of, each, padded, preference_trainer, split
-from harness.objectives.base import IGNORED, Example, TokenLosses, TokenSequence, TrainerParts
-from harness.plugins import Row, Situation, StageSetup
+from harness.objectives.base import TrainerParts
 from harness.space import Float
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
+from harness.nn.sequences import Example, TokenLosses, TokenSequence
 from harness.objectives._preference import PreferenceObjective, each, imitation, padded, preference_trainer, split
-from harness.objectives.base import Example, TokenLosses, TokenSequence, TrainerParts
-from harness.plugins import StageSetup
+from harness.objectives.base import TrainerParts
 from harness.space import Float
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import Situation, StageSetup
+from harness.nn.sequences import Example
 from harness.objectives._preference import PreferenceObjective, answers_of, padded, preference_trainer
-from harness.objectives.base import Example, TrainerParts
-from harness.plugins import Situation, StageSetup
+from harness.objectives.base import TrainerParts
 from harness.space import Float
 
 if TYPE_CHECKING:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.objectives._language_model import reached, sequences, sft_trainer
-from harness.objectives.base import Example, Objective, TrainerParts
-from harness.plugins import Row, StageSetup
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import reached, sequences
+from harness.nn.sequences import Example
+from harness.objectives._language_model import sft_trainer
+from harness.objectives.base import Objective, TrainerParts
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
+from harness.nn.sequences import TokenLosses
 from harness.objectives._preference import PreferenceObjective, cpo_trainer, each, split
-from harness.objectives.base import TokenLosses, TrainerParts
-from harness.plugins import StageSetup
+from harness.objectives.base import TrainerParts
 from harness.space import Float
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import learnable, reached, tokenised
 from harness.errors import SpecError, one_of
-from harness.objectives._language_model import learnable, reached, tokenised
+from harness.nn.sequences import Example, TokenLosses, TokenSequence
 from harness.objectives._preference import PreferenceObjective, each
-from harness.objectives.base import Example, TokenLosses, TokenSequence
-from harness.plugins import Row, Situation, StageSetup
 from harness.space import Choice, Float
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, StorageError, one_of
-from harness.layout import Layout
-from harness.ledger import Stop, lost_seconds, read_stops
-from harness.records import TrialStatus
+from harness.records.lost_work import Stop, lost_seconds, read_stops
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from harness.report.findings import Comparison
 
 FAILED = tuple(status.value for status in TrialStatus if not status.has_scores)
 
@@ -56,7 +55,7 @@ FROM members m JOIN trials t USING (key) JOIN paths p USING (key)
 WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key, p.tuned_weight"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by identity: what is computed from one is kept for it
 class StudyData:
     """Everything that sections may show, read once."""
 
@@ -79,13 +78,6 @@ class StudyData:
     """Families that gave up before their budget was used."""
     lost: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds of attempts that no record has, by key."""
-
-    @cached_property
-    def comparisons(self) -> tuple[Comparison, ...]:
-        """The confirmed results, one comparison per base model, task and comparability key."""
-        from harness.report.findings import compare
-
-        return compare(self)
 
     @property
     def currency(self) -> str:
@@ -110,7 +102,7 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
         SpecError: When there is no study of that name; the message lists those there are.
         StorageError: When the database is missing or a file beside it is damaged.
     """
-    from harness.store import connect
+    from harness.database.ingest import connect
 
     folder = layout.study(study)
     known = sorted(path.parent.name for path in layout.study("x").parent.glob("*/study.json"))

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from harness.analysis.statistics import Interval, holm, mean_interval, paired_t_test
 from harness.report import words
 from harness.report.data import FAILED, StudyData
-from harness.statistics import Interval, holm, mean_interval, paired_t_test
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -88,6 +89,7 @@ class Comparison:
         return f"{self.task} on {self.base_model}"
 
 
+@lru_cache(maxsize=1)  # five sections ask
 def compare(study: StudyData) -> tuple[Comparison, ...]:
     """Every comparison of a study, in the study file's order of base models and tasks."""
     confirmed = study.scores[

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from harness.layout import Layout, write_atomically
+from harness.files import write_atomically
 from harness.plugins import load, names
+from harness.records.paths import Layout
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html, join, listing, paragraph, slug, tag
 

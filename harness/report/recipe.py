@@ -24,7 +24,7 @@ def in_words(stages: Sequence[Mapping[str, Any]]) -> str:
 
 def settings(stages: Sequence[Mapping[str, Any]]) -> str:
     """The learning rate of every stage, and what the methods themselves set."""
-    from harness.space import OPTIMIZER_SPACE
+    from harness.study.family import OPTIMIZER_SPACE
 
     shown = []
     for index, stage in enumerate(stages):

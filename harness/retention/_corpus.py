@@ -6,9 +6,9 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.axes.contract import StageSetup
+from harness.axes.encoding import documents
 from harness.errors import SpecError
-from harness.objectives._language_model import documents
-from harness.plugins import StageSetup
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
-from harness.plugins import Situation, StageSetup
 from harness.retention.base import Retention
 from harness.space import weighted
 

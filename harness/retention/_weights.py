@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods.base import Method, PeftMethod
-from harness.plugins import Situation, StageSetup
 from harness.retention.base import Retention
 
 if TYPE_CHECKING:

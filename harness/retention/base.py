@@ -10,7 +10,8 @@ from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from harness.plugins import Plugin, Row, StageSetup
+from harness.axes.contract import Plugin, StageSetup
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

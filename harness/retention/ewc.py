@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.plugins import StageSetup
-from harness.records import derive_seed
+from harness.axes.contract import StageSetup
+from harness.records.trial import derive_seed
 from harness.retention._corpus import corpus_tokens, diagonal_fisher
 from harness.retention._weights import WeightPenalty
 from harness.space import Choice, Float, Integer

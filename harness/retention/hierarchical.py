@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.plugins import StageSetup
+from harness.axes.contract import StageSetup
 from harness.retention._corpus import corpus_tokens, path_importance
 from harness.retention._weights import WeightPenalty
 from harness.space import Float, Integer

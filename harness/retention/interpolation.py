@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from harness.plugins import Situation, StageSetup
+from harness.axes.contract import Situation, StageSetup
 from harness.retention._merging import parameters
 from harness.retention.base import Retention
 from harness.space import Float, Integer

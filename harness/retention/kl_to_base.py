@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import StageSetup
 from harness.methods.base import Method, PeftMethod
-from harness.plugins import StageSetup
-from harness.records import derive_seed
+from harness.records.trial import derive_seed
 from harness.retention._corpus import corpus_tokens
 from harness.retention.base import Retention
 from harness.space import Choice, Float, Integer

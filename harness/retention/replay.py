@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import sys
 
+from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
-from harness.plugins import Row, Situation, StageSetup
 from harness.retention.base import Retention
 from harness.space import Float, Text, weighted
+from harness.tasks.training_rows import Row
 
 
 class Replay(Retention):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.plugins import StageSetup
+from harness.axes.contract import StageSetup
 from harness.retention._merging import Merging, elected, trimmed
 from harness.space import Float, Text
 

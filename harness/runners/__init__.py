@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, one_of
-from harness.packs import LARGEST
 from harness.runners.base import InlineRunner, Runner
-from harness.setting import gpus
-from harness.worker import Duty
+from harness.runners.devices import gpus
+from harness.runners.worker import Duty
+from harness.trial.packs import LARGEST
 
 _COMMON = {"workers": int, "threads": int, "pack": int, "idle_s": float, "time_limit_min": float}
 OPTIONS: Mapping[str, Mapping[str, type]] = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.records import TrialConfig, TrialStatus
-from harness.worker import Duty, find_work
+from harness.records.trial import TrialConfig, TrialStatus
+from harness.runners.worker import Duty, find_work
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.members import now
-from harness.records import TrialStatus
+from harness.files import now
+from harness.records.trial import TrialStatus
 from harness.runners.base import Backend, Loss, WorkerJob
-from harness.setting import gpus
-from harness.worker import Duty, serve
+from harness.runners.devices import gpus
+from harness.runners.worker import Duty, serve
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.ledger import append_lost, lost_attempt
-from harness.members import append_line, now, read_lines
-from harness.records import TrialConfig, TrialStatus, fingerprint
+from harness.files import append_line, now, read_lines
+from harness.records.lost_work import append_lost, lost_attempt
+from harness.records.trial import TrialConfig, TrialStatus, fingerprint
 from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob
-from harness.worker import Duty, Folders, read_item, write_item
+from harness.runners.worker import Duty, Folders, read_item, write_item
 
 log = logging.getLogger(__name__)
 

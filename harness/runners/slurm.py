@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.members import now
-from harness.records import TrialStatus
+from harness.files import now
+from harness.records.trial import TrialStatus
 from harness.runners.base import Backend, Loss, WorkerJob
-from harness.worker import Duty, serve
+from harness.runners.worker import Duty, serve
 
 _SLURM_ALIVE = frozenset(
     "PENDING RUNNING COMPLETING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUE_HOLD SPECIAL_EXIT".split()

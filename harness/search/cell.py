@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.records import (
+from harness.records.trial import (
     CostRecord,
     Evaluation,
     ModelRef,
@@ -27,12 +27,13 @@ from harness.records import (
     TrialStatus,
     derive_seed,
 )
-from harness.search.give_up import FIRST
+from harness.search.early_stopping import FIRST
 from harness.search.proposals import Observation, ask, size
 from harness.search.samplers.base import Sampler
 from harness.search.schedulers.base import Rung, Scheduler
 from harness.space import Scalar, defaults
-from harness.spec import Family, Search, StudySpec
+from harness.study.family import Family
+from harness.study.spec import Search, StudySpec
 
 _EPSILON = 1e-6
 

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from harness.layout import Layout, find_result
-from harness.members import read_members
+from harness.records.paths import Layout
+from harness.records.results import find_result
+from harness.records.study_trials import read_members
 from tests.chaos.drive import STUDY
 from tests.sweep import standin
 

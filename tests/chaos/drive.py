@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from harness import sweep
+from harness.driver import steps as sweep
 from harness.errors import HarnessError
 from tests.sweep import standin
 

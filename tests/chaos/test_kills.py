@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from harness.records import TrialStatus
+from harness.records.trial import TrialStatus
 from tests.chaos.drive import RUNS
 
 

@@ -4,9 +4,9 @@ import os
 import signal
 from collections import Counter
 
-from harness.ledger import lost_seconds
-from harness.members import read_lines
-from harness.records import TrialStatus
+from harness.files import read_lines
+from harness.records.lost_work import lost_seconds
+from harness.records.trial import TrialStatus
 from tests.chaos.drive import STUDY
 from tests.chaos.test_kills import alive
 from tests.sweep import standin

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.drill import TRIALS, Drilled, practise
+from harness.cli.drill import TRIALS, Drilled, practise
 
 PASSED = Drilled("local", TRIALS, ran_twice=1, workers_killed=1, drivers_killed=1, seconds=1.0)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.layout import Layout, iterate_results
-from harness.members import read_lines
+from harness.files import read_lines
+from harness.records.paths import Layout
+from harness.records.results import iterate_results
 from tests.e2e.conftest import lay_out
 
 SITE = {"runner": "slurm", "runner_options": {"workers": 2, "time_min": 10, "mem_gb": 1.5, "partition": "main"}}

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from harness.members import read_lines
-from harness.records import TrialStatus
+from harness.files import read_lines
+from harness.records.trial import TrialStatus
 from harness.runners.slurm import SlurmBackend, slurm_states
 from tests.chaos.conftest import Scene
 from tests.chaos.drive import RUNS, STUDY

@@ -28,7 +28,7 @@ def main(request: Path) -> None:
             keep(name, loader.from_pretrained(folder))
     assert "harness" not in sys.modules
     if folders["native"]:
-        from harness.artifacts import load_tuned
+        from harness.trial.model_folder import load_tuned
 
         for name, folder in folders["native"].items():
             keep(name, load_tuned(Path(folder)))

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from harness.plugins import AXES, load, names
-from harness.space import OPTIMIZER_SPACE, check, defaults
+from harness.space import check, defaults
+from harness.study.family import OPTIMIZER_SPACE
 
 EVERY = [(folder, name) for folder in AXES for name in names(folder)]
 

@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 
-from harness.artifacts import TUNED, save_model
+from harness.axes.contract import Situation
+from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.prefix_tree import Ask, Plan
 from harness.methods.base import Method
-from harness.models import load_model, model_facts, resolve_model
-from harness.plugins import Situation, load, names
-from harness.scoring import Members, score
-from harness.sessions import Alone
-from harness.trees import Ask, Plan
+from harness.models.base_model import load_model, resolve_model
+from harness.models.facts import model_facts
+from harness.plugins import load, names
+from harness.training.alone import Alone
+from harness.trial.model_folder import TUNED, save_model
 from tests.contract.counts_native import COUNTS as NATIVE
 from tests.contract.counts_native import GIVEN
 from tests.contract.counts_peft import COUNTS as PEFT

@@ -5,12 +5,14 @@ import string
 
 import pytest
 
+from harness.axes.contract import Situation
 from harness.methods.base import Method
-from harness.models import model_facts, resolve_model
+from harness.models.base_model import resolve_model
+from harness.models.facts import model_facts
 from harness.objectives.base import Objective
-from harness.plugins import Situation, load, names
+from harness.plugins import load, names
 from harness.space import Choice, Float, Integer, defaults
-from harness.spec import stage_space
+from harness.study.family import stage_space
 from tests.tiny import attached, stage, train
 
 TOGETHER = [

@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 import torch
 
+from harness.axes.contract import Situation
 from harness.curation import evol_instruct, explanation_consistency, self_instruct
 from harness.curation._generation import Sampling, continuations
 from harness.curation._novelty import Novelty
 from harness.errors import SpecError, TrialFailure
-from harness.measures._overlap import rouge_l, words
-from harness.models import load_model, load_tokenizer, resolve_model
-from harness.plugins import Situation, load
+from harness.metrics._overlap import rouge_l, words
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
+from harness.plugins import load
 from tests.curation.test_tokens import setup_with, shaken
 from tests.tiny import ROWS, save_tokenizer, stage, trained
 

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.plugins import Situation, load
+from harness.plugins import load
 from tests.curation.test_tokens import own_losses, setup_with
 from tests.tiny import ROWS
 

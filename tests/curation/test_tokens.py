@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from harness.objectives.base import IGNORED
-from harness.plugins import Situation, load
+from harness.axes.contract import Situation
+from harness.nn.sequences import IGNORED
+from harness.plugins import load
 from tests.tiny import WORDS, attached, stage, train
 
 LONG = [{"prompt": f"{i} {word}:", "completion": f" {word[::-1]} {word} {i * 37}"} for i, word in enumerate(WORDS * 3)]

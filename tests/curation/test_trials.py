@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.layout import Layout
 from harness.plugins import names
-from harness.trial import Workspace, run_trial
+from harness.records.paths import Layout
+from harness.trial.group import Workspace, run_trial
 from tests.tiny import config, stage
 
 WRITER = {"generator": "tiny-1m", "new_tokens": 24}

@@ -8,8 +8,9 @@ import sys
 import pytest
 import yaml
 
-from harness.layout import Layout, iterate_results
-from harness.records import TrialStatus
+from harness.records.paths import Layout
+from harness.records.results import iterate_results
+from harness.records.trial import TrialStatus
 
 # Two tasks x three families x two trials; two finalists x two seeds per task; the base on both splits of both tasks.
 SEARCHED, CONFIRMED, BASES = 2 * 3 * 2, 2 * 2 * 2, 2 * 2
@@ -79,7 +80,7 @@ def test_running_again_runs_nothing(project):
 
 
 def test_the_database_is_derived(project):
-    from harness import store
+    from harness.database import ingest as store
 
     def count():
         with store.connect(Layout(project.folder / "results")) as connection:

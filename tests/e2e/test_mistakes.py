@@ -79,7 +79,7 @@ def test_a_wrong_task(fresh, changes, rows, expected):
 
 
 def test_a_model_folder_without_a_tokenizer(fresh):
-    from harness.models import embedded_models, resolve_model
+    from harness.models.base_model import embedded_models, resolve_model
 
     source = resolve_model(embedded_models()[0], None).source
     shutil.copytree(source, fresh.folder / "model", ignore=shutil.ignore_patterns("tokenizer*"))

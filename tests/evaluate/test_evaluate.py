@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.errors import Diverged, SpecError
-from harness.evaluate import bos_policy, comparability, evaluate, write_items
-from harness.tasks import Task, find_task
+from harness.evaluation.evaluate import bos_policy, comparability, evaluate, write_items
+from harness.tasks.task import Task, find_task
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
 from .conftest import make_tokenizer

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from harness.errors import SpecError
-from harness.evaluate import evaluate
-from harness.measures._clusters import chosen
-from harness.measures.base import Answered, measure
-from harness.measures.pass_at_k import estimate
+from harness.evaluation.evaluate import evaluate
+from harness.metrics._clusters import chosen
+from harness.metrics._sandbox import refusal
+from harness.metrics.base import Answered, measure
+from harness.metrics.pass_at_k import estimate
 from harness.plugins import names
-from harness.sandbox import refusal
-from harness.taskfile import ALLOW_CODE, file_sha256
-from harness.tasks import find_task
+from harness.tasks.file import ALLOW_CODE, file_sha256
+from harness.tasks.task import find_task
 
 from ..tasks.writing import CHOICE, GENERATE, write_task
 
-NAMES = names("measures")
+NAMES = names("metrics")
 
 
 def item_of(name: str, *answers: Any, **more: Any) -> Any:

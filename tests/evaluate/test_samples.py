@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.answers import answers, seeded
-from harness.evaluate import comparability, evaluate, evaluate_together, scoring_mode
-from harness.models import load_model, load_tokenizer, resolve_model
-from harness.scoring import Members
-from harness.tasks import Task, find_task
-from harness.templates import lm_eval_task
+from harness.evaluation.evaluate import comparability, evaluate, evaluate_together, scoring_mode
+from harness.evaluation.loglikelihood import Members
+from harness.evaluation.responses import answers, seeded
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
+from harness.tasks.lm_eval_task import lm_eval_task
+from harness.tasks.task import Task, find_task
 
 from ..tasks.writing import GENERATE, write_task
 from .conftest import make_model
@@ -105,7 +105,7 @@ def test_a_text_is_what_its_logits_and_noise_say(task: Any, model: Any, tokenize
     """Token by token without a cache, from the model's logits and the noise of the prompt's seed."""
     import torch
 
-    from harness.records import derive_seed
+    from harness.records.trial import derive_seed
 
     one = task(repeats=2, generation_kwargs=DRAWN["generation_kwargs"] | {"until": []})
     built = lm_eval_task(one, "test", None)
@@ -169,7 +169,7 @@ def test_the_first_of_several_answers_count_for_filters(task: Any, model: Any, t
 
 
 def test_clusters_are_a_filter(task: Any, model: Any, tokenizer: Any) -> None:
-    from harness.measures._clusters import chosen
+    from harness.metrics._clusters import chosen
 
     cluster = [{"function": "cluster_vote", "pattern": ".", "clusters": 2}, {"function": "take_first"}]
     one = task(repeats=7, filter_list=[{"name": "cluster", "filter": cluster}])
@@ -179,8 +179,8 @@ def test_clusters_are_a_filter(task: Any, model: Any, tokenizer: Any) -> None:
 
 def test_programs_are_scored_over_all_samples(task: Any, token_after: Any, tokenizer: Any, monkeypatch: Any) -> None:
     """A model sure of ' 1' after ':' and of a line's end after that: 'x = 1' holds in each of three samples."""
-    from harness.sandbox import refusal
-    from harness.taskfile import ALLOW_CODE, file_sha256
+    from harness.metrics._sandbox import refusal
+    from harness.tasks.file import ALLOW_CODE, file_sha256
 
     if reason := refusal():
         pytest.skip(reason)
@@ -241,8 +241,8 @@ def test_seconds_are_no_part_of_what_two_evaluations_share(task: Any, tokenizer:
 
 
 def test_a_trials_record_says_how_long_generation_took(world: Any, tmp_path: Path) -> None:
-    from harness.layout import Layout
-    from harness.trial import Workspace, run_trial
+    from harness.records.paths import Layout
+    from harness.trial.group import Workspace, run_trial
     from tests.tiny import config, stage
 
     plan = config(world, stage(), task="echo", off_target=("colour",), steps=2, fractions=(1.0,))

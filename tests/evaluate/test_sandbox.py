@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import sandbox
 from harness.errors import SpecError
-from harness.sandbox import Limits, passes, refusal
+from harness.metrics import _sandbox as sandbox
+from harness.metrics._sandbox import Limits, passes, refusal
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from harness import scoring, shortcuts
-from harness.answers import answers
-from harness.evaluate import scoring_mode
-from harness.scoring import Members, score
-from harness.trees import Ask, Plan
+from harness.evaluation import forward as shortcuts
+from harness.evaluation import loglikelihood as scoring
+from harness.evaluation.evaluate import scoring_mode
+from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.prefix_tree import Ask, Plan
+from harness.evaluation.responses import answers
 
 from .conftest import make_model, make_tokenizer
 
@@ -304,7 +305,7 @@ def test_real_tokenizers_split_as_by_lm_eval(shared_data: Path, name: str, monke
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer, GPT2Tokenizer
 
-    from harness.answers import _pairs
+    from harness.evaluation.responses import _pairs
 
     folder = shared_data / "tokenizers" / "gpt2"
     if name == "gpt2":

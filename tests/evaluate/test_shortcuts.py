@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from harness import scoring
-from harness.evaluate import scoring_mode
-from harness.scoring import Members, score
-from harness.shortcuts import Places, last_layer
-from harness.trees import Ask, Plan
+from harness.evaluation import loglikelihood as scoring
+from harness.evaluation.evaluate import scoring_mode
+from harness.evaluation.forward import Places, last_layer
+from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.prefix_tree import Ask, Plan
 
 from .test_scoring import PLAIN, assert_like_by_hand, config_of
 

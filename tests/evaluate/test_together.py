@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.answers import answers
+from harness.axes.contract import Situation
 from harness.errors import Diverged
-from harness.evaluate import Evaluated, evaluate, evaluate_together, scoring_mode
-from harness.models import load_tokenizer, model_facts, resolve_model
-from harness.plugins import Situation, load, names
-from harness.scoring import Members
-from harness.tasks import Task, find_task
-from harness.templates import lm_eval_task
+from harness.evaluation.evaluate import Evaluated, evaluate, evaluate_together, scoring_mode
+from harness.evaluation.loglikelihood import Members
+from harness.evaluation.responses import answers
+from harness.models.base_model import load_tokenizer, resolve_model
+from harness.models.facts import model_facts
+from harness.plugins import load, names
+from harness.tasks.lm_eval_task import lm_eval_task
+from harness.tasks.task import Task, find_task
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
 from ..tiny import attached, stage
@@ -83,8 +85,8 @@ def lora_stack(count: int) -> tuple[list[Any], Any]:
     """Models with LoRA of mixed ranks, and the same stacked."""
     import torch
 
-    from harness.fused import Stack
-    from harness.plugins import StageSetup
+    from harness.axes.contract import StageSetup
+    from harness.nn.stack import Stack
     from harness.space import defaults
 
     models, methods = [], []
@@ -150,7 +152,7 @@ def test_every_method_that_stacks_is_scored_like_alone(world: Any, base: str, me
     """Choices that branch, whole texts, and generation; positions are stacked, too, where they are learned."""
     import torch
 
-    from harness.fused import Stack
+    from harness.nn.stack import Stack
 
     facts = model_facts(resolve_model(str(getattr(world, base))))
     if reason := load("methods", method)().skip(Situation("cpu", facts["model_type"], facts)):
@@ -182,7 +184,7 @@ def test_one_that_diverged_does_not_take_the_others_with_it(task: Writer, tokeni
     with torch.no_grad():
         # torch's attention kernel turns queries of NaNs into zeros in short rows: not q_proj
         next(p for name, p in models[1].named_parameters() if "down_proj.lora_A" in name).fill_(math.nan)
-    from harness.fused import Stack
+    from harness.nn.stack import Stack
 
     stack = Stack(models, [load("methods", "lora")()] * 3).model
     one = task(KINDS[kind])
@@ -305,7 +307,7 @@ def test_a_pack_generates_in_one_pass(task: Writer, tokenizer: Any) -> None:
 
 
 def test_items_are_rendered_encoded_and_hashed_once(task: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import answers as module
+    from harness.evaluation import responses as module
 
     one, model = task(CHOICE), random_model(0)
     calls: list[int] = []

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.inventory import inventory, inventory_text
-from harness.left_out import LEFT_OUT
+from harness.cli.left_out import LEFT_OUT
+from harness.cli.listing import inventory, inventory_text
 from harness.plugins import AXES, load, names
 
 ROOT = Path(__file__).parents[2]

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.driver.resolve import Site, resolve
 from harness.errors import SpecError
-from harness.layout import Layout
-from harness.recipes import expanded, recipes
-from harness.records import Pipeline
-from harness.setting import Site, resolve
-from harness.spec import load_study
-from harness.trial import Workspace, run_trial
+from harness.records.paths import Layout
+from harness.records.trial import Pipeline
+from harness.study.family import resolved_families
+from harness.study.load import load_study
+from harness.study.recipes import expanded, recipes
+from harness.trial.group import Workspace, run_trial
 from tests.tiny import config
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -73,7 +74,7 @@ def test_it_plans_and_trains(study, world, tmp_path, name):
 
 def test_shares_of_a_recipe_sum_to_one(study):
     for name in NAMES:
-        family = study({"recipe": name}).resolved_families()["one"]
+        family = resolved_families(study({"recipe": name}))["one"]
         assert sum(stage.share for stage in family.stages) == pytest.approx(1, abs=1e-5)
 
 
@@ -81,7 +82,7 @@ def test_a_family_changes_parameters_and_data_by_stage(study):
     family = study(
         {"recipe": "sft_then_dpo", "params": {"1.beta": 0.3, "0.rank": {"low": 2, "high": 4}}, "data": {0: "text"}}
     )
-    first, second = family.resolved_families()["one"].stages
+    first, second = resolved_families(family)["one"].stages
     assert (first.spec.data, second.spec.data) == ("text", None)
     assert (second.space["beta"].default, second.space["beta"].searched) == (0.3, False)
     assert (first.space["rank"].low, first.space["rank"].high) == (2, 4)

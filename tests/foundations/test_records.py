@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import StorageError
-from harness.layout import Layout, find_result, iterate_results, read_result, write_atomically, write_result
-from harness.records import (
+from harness.files import write_atomically
+from harness.records.paths import Layout
+from harness.records.results import find_result, iterate_results, read_result, write_result
+from harness.records.trial import (
     CostRecord,
     CurvePoint,
     Evaluation,

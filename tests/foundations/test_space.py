@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import SpecError
-from harness.space import OPTIMIZER_SPACE, Choice, Float, Integer, check, defaults, override, searched
+from harness.space import Choice, Float, Integer, check, defaults, override, searched
+from harness.study.family import OPTIMIZER_SPACE
 
 SPACE = {
     "learning_rate": Float(1e-5, 1e-2, default=1e-3, log=True),

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from harness.errors import SpecError
-from harness.records import ModelRef
-from harness.spec import expand, load_study, study_json_schema
+from harness.files import expand
+from harness.records.trial import ModelRef
+from harness.study.family import resolved_families
+from harness.study.load import load_study, study_json_schema
 
 GOOD = {
     "name": "s",
@@ -33,7 +35,7 @@ def test_defaults_are_filled_in_and_short_forms_are_expanded(study):
     loaded = load_study(study())
     assert loaded.base_models[0].name == "tiny-1m"
     assert loaded.confirm.seeds == 5
-    stage = loaded.resolved_families()["a"].pipeline(ModelRef("tiny-1m", "r"), {}).stages[0]
+    stage = resolved_families(loaded)["a"].pipeline(ModelRef("tiny-1m", "r"), {}).stages[0]
     assert (stage.method, stage.objective, stage.retention, stage.curation, stage.share) == (
         "lora",
         "sft",
@@ -46,7 +48,7 @@ def test_defaults_are_filled_in_and_short_forms_are_expanded(study):
 
 def test_stages_share_the_budget_and_their_parameters_are_numbered(study):
     stages = [{"method": "full", "objective": "continued_pretraining", "data": "other"}, {"method": "lora"}]
-    family = load_study(study(families={"two": {"stages": stages}})).resolved_families()["two"]
+    family = resolved_families(load_study(study(families={"two": {"stages": stages}})))["two"]
     assert [stage.share for stage in family.stages] == [0.5, 0.5]
     assert {"0.learning_rate", "1.learning_rate"} <= set(family.space)
     pipeline = family.pipeline(ModelRef("m", "r"), {"1.learning_rate": 1e-3})

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.layout import Layout
-from harness.trial import Workspace, run_trial
+from harness.records.paths import Layout
+from harness.trial.group import Workspace, run_trial
 from tests.tiny import config, save_gpt2, stage
 
 

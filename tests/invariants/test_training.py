@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from harness.objectives.base import IGNORED
-from harness.sessions import Alone
-from harness.trainer_engine import trainer_for
+from harness.nn.sequences import IGNORED
+from harness.training.alone import Alone
+from harness.training.trl import trainer_for
 from tests.tiny import ROWS, attached, stage, train
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.layout import Layout
+from harness.records.paths import Layout
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.layout import Layout
-from harness.records import (
+from harness.records.paths import Layout
+from harness.records.trial import (
     CostRecord,
     CurvePoint,
     Evaluation,
@@ -37,7 +37,9 @@ from harness.records import (
     to_json,
 )
 from harness.space import Choice, Float, Integer, Scalar
-from harness.spec import Family, FamilyStage, StageSpec, StudySpec, load_study
+from harness.study.family import Family, FamilyStage, resolved_families
+from harness.study.load import load_study
+from harness.study.spec import StageSpec, StudySpec
 
 LEARNING_RATE = Float(1e-5, 1e-1, default=1e-3, log=True)
 FAMILIES = {
@@ -162,7 +164,7 @@ def fabricate(
     """
     spec = study_spec() if study is None else load_study(study) if isinstance(study, Path) else study
     if families is None:
-        families = FAMILIES if set(spec.families) <= set(FAMILIES) else spec.resolved_families()
+        families = FAMILIES if set(spec.families) <= set(FAMILIES) else resolved_families(spec)
     maker = _Maker(layout, spec, families, world or World(), items)
     for model in spec.base_models:
         for task in spec.tasks:

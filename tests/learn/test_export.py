@@ -9,18 +9,19 @@ import optuna
 import pandas
 import pytest
 
+from harness.database.export import export_optuna, export_tables
+from harness.database.ingest import connect, ingest
+from harness.database.schema import TABLES, VIEWS
 from harness.errors import SpecError, StorageError, UsageError
-from harness.export import export_optuna, export_tables
-from harness.layout import Layout
-from harness.schema import TABLES, VIEWS
-from harness.store import connect, ingest
+from harness.records.paths import Layout
+from harness.study.family import resolved_families
 from tests.learn.fabricate import Fabricated, fabricate, study_spec
 
 
 @pytest.fixture
 def made(layout: Layout) -> Fabricated:
     spec = study_spec(tasks=2)
-    made = fabricate(layout, spec, families=spec.resolved_families(), items=2)
+    made = fabricate(layout, spec, families=resolved_families(spec), items=2)
     ingest(layout)
     return made
 

@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from harness.features import Candidate, Encoder, describe, known_facts, model_facts, observations, room, task_facts
-from harness.layout import Layout
-from harness.records import Stage
-from harness.store import connect, ingest
+from harness.database.ingest import connect, ingest
+from harness.models.facts import model_features
+from harness.recommend.features import Candidate, Encoder, describe, known_facts, observations, room
+from harness.records.paths import Layout
+from harness.records.trial import Stage
+from harness.tasks.facts import task_features
 from tests.learn.fabricate import fabricate
 
 
@@ -86,15 +88,15 @@ def test_damaged_facts_tell_nothing(layout: Layout) -> None:
 def test_facts_of_the_embedded_task_and_model() -> None:
     from pathlib import Path
 
-    from harness.models import embedded_models, resolve_model
-    from harness.tasks import find_task, task_folders
+    from harness.models.base_model import embedded_models, resolve_model
+    from harness.tasks.task import find_task, task_folders
 
     root = Path(__file__).parent.parent.parent
-    facts = task_facts(find_task("my_task", task_folders(root)))
+    facts = task_features(find_task("my_task", task_folders(root)))
     assert facts["output_type"] == "multiple_choice"
     assert facts["chance"] == 0.25
     assert 0 < float(facts["log_completion_chars"]) < float(facts["log_prompt_chars"]) < 4
-    model = model_facts(resolve_model(embedded_models()[0], None))
+    model = model_features(resolve_model(embedded_models()[0], None))
     assert 5 < float(model["log_parameters"]) < 7
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import metrics
-from harness.layout import Layout
-from harness.records import Score
-from harness.store import connect, ingest
+from harness.analysis import outcomes as metrics
+from harness.database.ingest import connect, ingest
+from harness.records.paths import Layout
+from harness.records.trial import Score
 from tests.learn.fabricate import fabricate
 
 ACCURACY = Score("facts", "test", "acc", 0.9, 0.01, 100, True, "k")

@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.backtest import DEFAULTS, RANDOM, Backtest, LeftOut, _summary, evaluate, merits, read_backtest
-from harness.candidates import options
+from harness.axes.contract import Situation
+from harness.database.ingest import connect, ingest
 from harness.errors import StorageError, UsageError
-from harness.evidence import NotEnoughEvidence, lacking
-from harness.features import Observation, default_distance, observations
-from harness.layout import Layout
-from harness.outlook import Outlook
-from harness.plugins import Situation, load, names
-from harness.recommend import Advice, Request, backtest, most_evidence, recommend, recorded_base
-from harness.records import to_json
+from harness.plugins import load, names
+from harness.recommend.backtest import DEFAULTS, RANDOM, Backtest, LeftOut, _summary, evaluate, merits, read_backtest
+from harness.recommend.candidates import options
+from harness.recommend.evidence import NotEnoughEvidence, lacking
+from harness.recommend.features import Observation, default_distance, observations
+from harness.recommend.predictor import Outlook
+from harness.recommend.rank import Advice, Request, backtest, most_evidence, recommend, recorded_base
+from harness.records.paths import Layout
+from harness.records.trial import to_json
 from harness.space import check
-from harness.spec import StudySpec
-from harness.store import connect, ingest
+from harness.study.family import resolved_families
+from harness.study.spec import StudySpec
 from tests.learn.fabricate import MODEL_FACTS, Fabricated, World, fabricate, study_spec, task_facts
 
 
@@ -163,7 +165,7 @@ def test_the_learned_must_beat_the_literature_defaults_too(made: tuple[Layout, F
     """The forest loses less than both means, and more than the literature defaults."""
     layout, _, _ = made
     lost = {"quantile_forest": 0.1, "mean_of_all": 0.3, "mean_of_method": 0.3, DEFAULTS: 0.05, RANDOM: 0.5}
-    hits: dict[str, dict[str, list[bool]]] = {name: {} for name in names("surrogates")}
+    hits: dict[str, dict[str, list[bool]]] = {name: {} for name in names("recommend/surrogates")}
 
     def judged(lost: dict[str, float]) -> Backtest:
         return _summary(seen_of(layout), [LeftOut("t", "m", 5, 1.0, 0.0, "acc", lost, lost)], hits)
@@ -311,7 +313,7 @@ def test_nothing_or_one_task_is_not_enough(layout: Layout) -> None:
     ingest(layout)
     nothing = recommend(layout, request(World()))
     assert isinstance(nothing, NotEnoughEvidence)
-    assert StudySpec.model_validate(yaml.safe_load(nothing.study)).resolved_families()
+    assert resolved_families(StudySpec.model_validate(yaml.safe_load(nothing.study)))
     assert most_evidence(layout) is None
     assert "at least two tasks" in backtest(layout).text()
     fabricate(layout, study_spec(tasks=1))
@@ -343,7 +345,7 @@ def test_where_nothing_can_be_learned_it_says_so(layout: Layout) -> None:
 def test_draws_from_real_spaces_are_offered(layout: Layout) -> None:
     """A study whose families resolve to plug-ins: 64 untried points of each family's space, and all that ran."""
     spec = study_spec(tasks=3, trials=6)
-    families = spec.resolved_families()
+    families = resolved_families(spec)
     made = fabricate(layout, spec, families=families)
     ingest(layout)
     with connect(layout) as database:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 
-from harness.scaling import fit
+from harness.analysis.scaling import fit
 
 SIZES = np.array([200 * 2**k for k in range(14)], dtype=float)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import statistics as s
+from harness.analysis import statistics as s
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 

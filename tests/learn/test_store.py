@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.database.ingest import connect, ingest
+from harness.database.schema import RECORD, TABLES, VIEWS, schema_text
 from harness.errors import StorageError
-from harness.layout import Layout
-from harness.records import CostRecord, CurvePoint, ModelRef, PathPoint, Provenance, Score, Stage, TaskRef
-from harness.schema import RECORD, TABLES, VIEWS, schema_text
-from harness.store import connect, ingest
+from harness.records.paths import Layout
+from harness.records.trial import CostRecord, CurvePoint, ModelRef, PathPoint, Provenance, Score, Stage, TaskRef
 from tests.learn.fabricate import Fabricated, fabricate, study_spec
 
 

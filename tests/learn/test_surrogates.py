@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from harness.conformal import Conformal, enough_tasks
 from harness.plugins import load, names
-from harness.surrogates.base import Surrogate
+from harness.recommend.conformal import Conformal, enough_tasks
+from harness.recommend.surrogates.base import Surrogate
 
 COLUMNS = ("stage0.method=a", "stage0.method=b", "stage0.param.learning_rate", "task.log_rows")
 
@@ -23,9 +23,9 @@ def data(n: int, seed: int = 0, task_effect: float = 0.0) -> tuple[np.ndarray, n
     return x, 1 + method - (rate + 3) ** 2 + effect + rng.normal(0, 0.05, n), [f"t{t}" for t in task]
 
 
-@pytest.fixture(params=names("surrogates"))
+@pytest.fixture(params=names("recommend/surrogates"))
 def make(request: pytest.FixtureRequest) -> partial[Surrogate]:
-    return partial(load("surrogates", request.param), COLUMNS, 0)
+    return partial(load("recommend/surrogates", request.param), COLUMNS, 0)
 
 
 def test_every_surrogate_keeps_the_contract(make: partial[Surrogate]) -> None:
@@ -55,7 +55,7 @@ def test_every_surrogate_takes_a_single_row(make: partial[Surrogate]) -> None:
 def test_baselines_by_hand() -> None:
     x = np.array([[1, 0, 0, 0], [1, 0, 9, 9], [0, 1, 0, 0]], dtype=float)
     y = np.array([1.0, 3.0, 8.0])
-    everything, method = (load("surrogates", n)(COLUMNS) for n in ("mean_of_all", "mean_of_method"))
+    everything, method = (load("recommend/surrogates", n)(COLUMNS) for n in ("mean_of_all", "mean_of_method"))
     everything.fit(x, y)
     method.fit(x, y)
     unseen = np.array([[0, 0, 0, 0]], dtype=float)
@@ -66,8 +66,8 @@ def test_baselines_by_hand() -> None:
 def test_forest_beats_both_baselines_where_there_is_structure() -> None:
     x, y, _ = data(300)
     errors = {}
-    for name in names("surrogates"):
-        model = load("surrogates", name)(COLUMNS)
+    for name in names("recommend/surrogates"):
+        model = load("recommend/surrogates", name)(COLUMNS)
         model.fit(x[:200], y[:200])
         errors[name] = np.abs(model.predict(x[200:], 0.8).mean - y[200:]).mean()
     assert errors["quantile_forest"] < 0.5 * errors["mean_of_method"] < errors["mean_of_all"]
@@ -75,7 +75,7 @@ def test_forest_beats_both_baselines_where_there_is_structure() -> None:
 
 def test_intervals_hold_on_new_tasks() -> None:
     """Forty draws of 8 calibration tasks and 4 new ones, whose levels differ more than trials within a task do."""
-    make, hits = partial(load("surrogates", "mean_of_method"), COLUMNS), []
+    make, hits = partial(load("recommend/surrogates", "mean_of_method"), COLUMNS), []
     for seed in range(40):
         x, y, tasks = data(120, seed, task_effect=2.0)
         model = Conformal(make)
@@ -86,7 +86,7 @@ def test_intervals_hold_on_new_tasks() -> None:
 
 
 def test_forest_intervals_hold_on_new_tasks() -> None:
-    make, hits = partial(load("surrogates", "quantile_forest"), COLUMNS), []
+    make, hits = partial(load("recommend/surrogates", "quantile_forest"), COLUMNS), []
     for seed in range(4):
         x, y, tasks = data(120, seed, task_effect=0.5)
         model = Conformal(make)
@@ -99,7 +99,7 @@ def test_forest_intervals_hold_on_new_tasks() -> None:
 def test_few_tasks_cannot_calibrate() -> None:
     assert [enough_tasks(k) for k in (1, 3, 4, 9)] == [False, False, True, True]
     x, y, tasks = data(10)
-    model = Conformal(partial(load("surrogates", "mean_of_all"), COLUMNS))
+    model = Conformal(partial(load("recommend/surrogates", "mean_of_all"), COLUMNS))
     model.fit(x, y, tasks)
     assert np.isfinite(model.predict(x[:2]).low).all()
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, RwkvConfig, RwkvForCausalLM
 
-from harness.artifacts import load_tuned, save_model
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.layout import Layout
-from harness.models import embedded_models, load_model, resolve_model
-from harness.plugins import Situation, load
-from harness.trial import Workspace, run_trial
+from harness.models.base_model import embedded_models, load_model, resolve_model
+from harness.plugins import load
+from harness.records.paths import Layout
+from harness.trial.group import Workspace, run_trial
+from harness.trial.model_folder import load_tuned, save_model
 from tests.tiny import attached, config, logits, save_tokenizer, stage, train, trained
 
 SERIAL = ["adapter_pfeiffer", "adapter_houlsby"]

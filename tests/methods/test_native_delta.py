@@ -11,8 +11,8 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from harness.methods._changes import FastfoodChange, MaskedChange, walsh_hadamard
 from harness.methods._delta import placed
-from harness.models import load_model, resolve_model
-from harness.objectives.base import IGNORED
+from harness.models.base_model import load_model, resolve_model
+from harness.nn.sequences import IGNORED
 from tests.tiny import ROWS, attached, logits, save_tokenizer, stage, train, trained
 
 STEADY = {"schedule": "constant", "warmup_share": 0.0}
@@ -51,7 +51,7 @@ def test_deltas_are_what_merging_adds_and_differentiable(name, family, world):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_base_that_trials_share_stays_as_it_is(name, world):
-    from harness.fused import twin
+    from harness.nn.stack import twin
 
     base = base_of(world.llama).requires_grad_(False)
     ready, _ = attached(world.llama, stage(name, **SMALL[name]))

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from harness.artifacts import load_tuned, save_model
+from harness.axes.contract import Situation
+from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.prefix_tree import Ask, Plan
 from harness.methods._experts import Router
-from harness.models import load_model, resolve_model
-from harness.plugins import Situation, load
-from harness.scoring import Members, score
-from harness.sessions import Alone
-from harness.trees import Ask, Plan
+from harness.models.base_model import load_model, resolve_model
+from harness.plugins import load
+from harness.training.alone import Alone
+from harness.trial.model_folder import load_tuned, save_model
 from tests.tiny import attached, logits, stage, train
 
 TASKS = {

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.layout import Layout
 from harness.methods._optimizers import LowRankAdam, limited, random_directions
 from harness.methods._resting import MOVES
 from harness.methods.far import feed_forward_layers
 from harness.methods.spider import selected
-from harness.trial import Workspace, run_trial
+from harness.records.paths import Layout
+from harness.trial.group import Workspace, run_trial
 from tests.tiny import attached, config, stage, train
 
 STEADY = {"schedule": "constant", "warmup_share": 0.0}

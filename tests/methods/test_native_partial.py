@@ -6,10 +6,12 @@ import re
 import pytest
 import torch
 
+from harness.axes.contract import Situation
 from harness.methods._blocks import KNOWN, blocks, layer_list
-from harness.models import model_facts, resolve_model
-from harness.plugins import Situation, load
-from harness.sessions import Alone
+from harness.models.base_model import resolve_model
+from harness.models.facts import model_facts
+from harness.plugins import load
+from harness.training.alone import Alone
 from tests.tiny import attached, save_gpt2, save_llama, stage, train
 
 STEADY = {"schedule": "constant", "warmup_share": 0.0, "learning_rate": 1e-3}

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.methods.dp_lora import noise_multiplier
-from harness.objectives.base import IGNORED
-from harness.plugins import AXIS_FOLDER, Situation, load
+from harness.nn.sequences import IGNORED
+from harness.plugins import AXIS_FOLDER, load
 from tests.tiny import attached, logits, stage, train, trained
 
 STEADY = {"schedule": "constant", "warmup_share": 0.0}

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from harness.models import load_model, resolve_model
-from harness.plugins import Situation, load, names
+from harness.axes.contract import Situation
+from harness.models.base_model import load_model, resolve_model
+from harness.plugins import load, names
 from tests.tiny import attached, stage, trained
 
 NAME = "model.layers.0.mlp.up_proj.weight"

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from harness import checkpoint
-from harness.checkpoint import Progress
-from harness.models import load_model, resolve_model
-from harness.sessions import Alone
+from harness.models.base_model import load_model, resolve_model
+from harness.training import checkpoint
+from harness.training.alone import Alone
+from harness.training.checkpoint import Progress
 from tests.tiny import ROWS, attached, logits, stage, train, trained
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from harness.axes.contract import Situation
 from harness.methods import ir_qlora
-from harness.models import load_model, resolve_model
-from harness.plugins import Situation, load
-from harness.warm import model_for
+from harness.models.base_model import load_model, resolve_model
+from harness.plugins import load
+from harness.trial.process import model_for
 from tests.tiny import attached, logits, stage, trained
 
 NAME = "model.layers.0.mlp.up_proj"
@@ -110,7 +111,7 @@ def test_groups_that_do_not_fill_the_inputs_are_refused():
 
 def test_moments_are_in_eight_bits_where_tensors_are_large(world):
     """Rank 64 on 64 features: 4,096 numbers."""
-    from harness.sessions import Alone
+    from harness.training.alone import Alone
 
     one, _ = attached(world.llama, stage("qlora_8bit_moments", rank=64), steps=1)
     session = Alone(one)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.artifacts import load_tuned, save_model
-from harness.models import load_model, resolve_model
-from harness.plugins import Situation, load
+from harness.axes.contract import Situation
+from harness.models.base_model import load_model, resolve_model
+from harness.plugins import load
+from harness.trial.model_folder import load_tuned, save_model
 from tests.tiny import ROWS, attached, logits, stage, train, trained
 
 METHODS = ["prompt_tuning", "multitask_prompt_tuning", "p_tuning", "cpt", "prefix_tuning", "cartridge"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.artifacts import load_tuned, save_model
-from harness.layout import Layout
 from harness.methods.base import Method
-from harness.models import load_model, load_tokenizer, resolve_model
-from harness.packs import alone_because
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load, names
-from harness.trial import Workspace, run_trial
+from harness.records.paths import Layout
+from harness.trial.group import Workspace, run_trial
+from harness.trial.model_folder import load_tuned, save_model
+from harness.trial.packs import alone_because
 from tests.tiny import attached, config, logits, stage, train
 
 PROMPT = "prompt_encoder.default.embedding.weight"

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from harness.errors import SpecError
-from harness.models import embedded_models, load_model, load_tokenizer, model_facts, resolve_model
+from harness.models.base_model import embedded_models, load_model, load_tokenizer, resolve_model
+from harness.models.facts import model_facts
 from tests.tiny import save_llama, save_tokenizer
 
 
@@ -74,7 +75,7 @@ def test_what_the_hub_said_once_is_kept_for_nodes_without_internet(tmp_path, mon
     import huggingface_hub
     from huggingface_hub import constants
 
-    from harness.hub import commit_of
+    from harness.models.hub import commit_of
 
     answers = [SimpleNamespace(sha="a" * 40)]
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

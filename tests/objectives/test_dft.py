@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.plugins import load
-from harness.trainer_engine import run_trainer
+from harness.training.trl import run_trainer
 from tests.tiny import ROWS, attached, stage, train
 from tests.train.test_preference_losses import said
 

@@ -6,14 +6,15 @@ import warnings
 import pytest
 import torch
 
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.layout import Layout
-from harness.models import load_model, load_tokenizer, resolve_model
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.objectives.distillation import divergence
-from harness.packs import alone_because
-from harness.plugins import Situation, load
-from harness.records import TrialStatus
-from harness.trial import Workspace, run_trial
+from harness.plugins import load
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
+from harness.trial.group import Workspace, run_trial
+from harness.trial.packs import alone_because
 from tests.tiny import ROWS, attached, config, save_llama, save_tokenizer, stage, train
 
 KINDS = {"forward": 0.0, "reverse": 1.0, "jensen_shannon": 0.5}

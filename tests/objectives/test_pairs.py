@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.layout import Layout
-from harness.plugins import Situation, load
-from harness.records import TrialStatus
-from harness.trial import Workspace, run_pack
+from harness.plugins import load
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
+from harness.trial.group import Workspace, run_pack
 from tests.tiny import config, stage, train
 from tests.train.pairs import ROWS, made_up, ready, shaken
 from tests.train.test_preference_losses import Setup, said, sigmoid, softplus, trls

@@ -10,18 +10,19 @@ import pytest
 import torch
 import yaml
 
-from harness import checkpoint
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.layout import Layout
 from harness.objectives._rewards import last_token_scores, rewards_for
-from harness.packs import alone_because
-from harness.plugins import Situation, load
-from harness.records import TrialStatus
-from harness.taskfile import ALLOW_CODE, file_sha256
-from harness.tasks import find_task
-from harness.train import refusal
-from harness.trainer_engine import run_trainer
-from harness.trial import Workspace, run_trial
+from harness.plugins import load
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
+from harness.tasks.file import ALLOW_CODE, file_sha256
+from harness.tasks.task import find_task
+from harness.training import checkpoint
+from harness.training.choices import refusal
+from harness.training.trl import run_trainer
+from harness.trial.group import Workspace, run_trial
+from harness.trial.packs import alone_because
 from tests.tiny import ROWS, attached, config, logits, stage, train
 from tests.train.pairs import ROWS as PAIRS
 

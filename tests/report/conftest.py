@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.layout import Layout
+from harness.records.paths import Layout
 from harness.report.page import write_report
 from tests.report.studies import write_small
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.layout import Layout
+from harness.database.ingest import ingest
+from harness.records.paths import Layout
 from harness.space import Float
-from harness.spec import Family, FamilyStage, StageSpec, StudySpec
-from harness.store import ingest
+from harness.study.family import Family, FamilyStage
+from harness.study.spec import StageSpec, StudySpec
 from tests.learn.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec
 
 METHODS = ("full", "lora", "dora", "ia3", "prefix_tuning", "qlora")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.layout import Layout
 from harness.plugins import load
+from harness.records.paths import Layout
 from harness.report.data import StudyData, load_study_data
-from harness.report.findings import Comparison
+from harness.report.findings import Comparison, compare
 from tests.report.studies import change_records, keep_members, write_small
 
 
@@ -33,12 +33,12 @@ def set_scores(layout: Layout, task: str, values: dict[str, list[float]], base: 
 
 
 def confirmed_families(layout: Layout, task: str) -> list[str]:
-    found = load_study_data(layout, "made_up").comparisons
+    found = compare(load_study_data(layout, "made_up"))
     return [contender.family for comparison in found if comparison.task == task for contender in comparison.contenders]
 
 
 def comparison(study: StudyData, task: str) -> Comparison:
-    return next(found for found in study.comparisons if found.task == task)
+    return next(found for found in compare(study) if found.task == task)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_the_runner_up_is_tested_pairwise_over_seeds(known: tuple[Comparison, li
 def test_what_a_loss_gains_on_a_skill_counts_as_lost(small: Layout) -> None:
     study = load_study_data(small, "made_up")
     # the fabricated perplexity rises from 5.0 by half of what accuracy on facts loses, plus noise
-    for contender in (contender for found in study.comparisons for contender in found.contenders):
+    for contender in (contender for found in compare(study) for contender in found.contenders):
         lost = {item.skill: item for item in contender.lost}
         assert set(lost) == {"facts", "stories_perplexity"}
         assert lost["stories_perplexity"].estimate.mean > 0
@@ -103,7 +103,7 @@ def test_scores_with_different_keys_are_never_ranked_together(tmp_path: Path) ->
             record["scores"][0]["comparability"] = "another tokenizer"
 
     change_records(layout, change)
-    found = [c for c in load_study_data(layout, "made_up").comparisons if c.task == "task_0"]
+    found = [c for c in compare(load_study_data(layout, "made_up")) if c.task == "task_0"]
     assert sorted(contender.family for c in found for contender in c.contenders) == sorted(families)
     assert [len(c.contenders) for c in found] == [1, 1]
     apart = next(c for c in found if c.comparability == "another tokenizer")
@@ -118,7 +118,7 @@ def test_without_base_scores_gain_and_forgetting_are_absent(tmp_path: Path) -> N
         if member["role"] == "base":
             layout.record(member["key"]).unlink()
     keep_members(layout, "made_up", lambda member: member["role"] != "base")
-    for found in load_study_data(layout, "made_up").comparisons:
+    for found in compare(load_study_data(layout, "made_up")):
         assert found.base is None
         assert all((c.gain, c.lost, c.worst) == (None, (), None) for c in found.contenders)
 
@@ -126,7 +126,7 @@ def test_without_base_scores_gain_and_forgetting_are_absent(tmp_path: Path) -> N
 def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
     layout = write_small(tmp_path)
     keep_members(layout, "made_up", lambda member: member["role"] != "confirm" or member["repetition"] == 0)
-    for found in load_study_data(layout, "made_up").comparisons:
+    for found in compare(load_study_data(layout, "made_up")):
         assert all((c.level.low, c.level.high, c.level.n) == (None, None, 1) for c in found.contenders)
         assert found.contenders[1].p is None
 

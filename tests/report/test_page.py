@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.database.ingest import ingest
 from harness.errors import SpecError, StorageError
-from harness.layout import Layout
+from harness.records.paths import Layout
 from harness.report import page
 from harness.report.data import load_study_data
 from harness.report.page import LIMIT_BYTES, render_report, write_report
-from harness.spec import Family, FamilySpec, FamilyStage, StageSpec, StudySpec
-from harness.store import ingest
+from harness.study.family import Family, FamilyStage
+from harness.study.spec import FamilySpec, StageSpec, StudySpec
 from tests.learn.fabricate import LEARNING_RATE, fabricate
 from tests.report.studies import layout_in
 

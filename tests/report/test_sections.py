@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.backtest import backtest
-from harness.layout import Layout
 from harness.plugins import load, names
+from harness.recommend.backtest import backtest
+from harness.records.paths import Layout
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html
 from harness.report.page import FOLDER

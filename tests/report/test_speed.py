@@ -11,14 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.features import observations
-from harness.layout import Layout
-from harness.ledger import Stop
-from harness.members import append_line
+from harness.database.ingest import connect
+from harness.files import append_line
 from harness.plugins import load
+from harness.recommend.features import observations
+from harness.records.lost_work import Stop
+from harness.records.paths import Layout
 from harness.report.data import StudyData, load_study_data
+from harness.report.findings import compare
 from harness.report.page import FOLDER
-from harness.store import connect
 from tests.learn.fabricate import ALONE, GAIN
 from tests.report.studies import change_records, keep_members, write_small
 
@@ -217,7 +218,7 @@ def test_the_bill_counts_shares(small: Layout) -> None:
 def test_methods_are_compared_by_what_each_would_take_alone(tmp_path: Path) -> None:
     """Two finalists that train equally long alone; one of them trained with others, in a tenth of the time."""
     layout = write_small(tmp_path)
-    confirmed = {c.family: c for c in load_study_data(layout, "made_up").comparisons[0].contenders}
+    confirmed = {c.family: c for c in compare(load_study_data(layout, "made_up"))[0].contenders}
     packed = set(of_family(layout, role="confirm", task="task_0", family=min(confirmed)))
 
     def change(key: str, record: dict[str, Any]) -> None:
@@ -227,7 +228,7 @@ def test_methods_are_compared_by_what_each_would_take_alone(tmp_path: Path) -> N
         record["curve"] = [point | {"train_seconds": 2.0 if fused else 20.0} for point in record["curve"]]
 
     study = changed(tmp_path, change)
-    contenders = study.comparisons[0].contenders
+    contenders = compare(study)[0].contenders
     assert [c.train_s for c in contenders] == [40.0, 40.0]
     # 0.5 for 5 s is 4.1 for the 41 s that it would have taken alone
     assert [c.money for c in contenders] == pytest.approx([4.1, 4.1])

@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.axes.contract import Situation
+from harness.database.ingest import connect, ingest
 from harness.errors import SpecError
-from harness.layout import Layout, read_result
-from harness.models import load_model, load_tokenizer, resolve_model
-from harness.packs import alone_because
-from harness.plugins import Situation, load
-from harness.records import TrialStatus, result_from_json, to_json
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
+from harness.plugins import load
+from harness.records.paths import Layout
+from harness.records.results import read_result
+from harness.records.trial import TrialStatus, result_from_json, to_json
 from harness.retention._merging import dropped, elected, trimmed
-from harness.store import connect, ingest
-from harness.trial import Workspace, run_trial
+from harness.trial.group import Workspace, run_trial
+from harness.trial.packs import alone_because
 from tests.tiny import attached, config, save_llama, stage
 
 ONE = torch.tensor([[4.0, -1.0, 0.5], [-3.0, 2.0, 0.1], [0.2, -0.3, 5.0]])

@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.layout import Layout
-from harness.models import load_model, load_tokenizer, resolve_model
-from harness.packs import alone_because
-from harness.plugins import Situation, load, names
-from harness.records import TrialStatus
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
+from harness.plugins import load, names
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
 from harness.retention._corpus import corpus_tokens, diagonal_fisher, path_importance
 from harness.retention.hierarchical import layered
 from harness.retention.kl_to_base import divergence
-from harness.sessions import Alone
-from harness.trial import Workspace, run_trial
+from harness.training.alone import Alone
+from harness.trial.group import Workspace, run_trial
+from harness.trial.packs import alone_because
 from tests.tiny import attached, config, stage, train, trained
 from tests.train.pairs import made_up, shaken
 

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from harness.layout import Layout
-from harness.records import TrialStatus
-from harness.trial import Workspace, run_trial
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
+from harness.trial.group import Workspace, run_trial
 from tests.tiny import attached, config, stage
 
 

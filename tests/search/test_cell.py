@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.plugins import load
-from harness.records import CostRecord, Evaluation, ModelRef, Score, TaskRef, TrialResult, TrialStatus
+from harness.records.trial import CostRecord, Evaluation, ModelRef, Score, TaskRef, TrialResult, TrialStatus
 from harness.search.cell import Cell, CellDesign, seconds
 from harness.search.schedulers.base import Promotion, Rung
 from harness.space import defaults
-from harness.spec import Search
+from harness.study.family import resolved_families
+from harness.study.spec import Search
 from tests.sweep import standin
 
 RATES = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
@@ -30,7 +31,7 @@ def cell(trials=4, scheduler="none", stages=1, higher=True, seconds=None, guess_
     return Cell(
         CellDesign(
             study=spec,
-            family=spec.resolved_families()["a"],
+            family=resolved_families(spec)["a"],
             model=ModelRef("m", "r"),
             task=TaskRef("t", "f"),
             higher_is_better=higher,
@@ -248,7 +249,7 @@ def test_an_exhausted_space_ends_the_cell_with_a_note():
     )
     subject = Cell(
         CellDesign(
-            spec, spec.resolved_families()["a"], ModelRef("m", "r"), TaskRef("t", "f"), True, Evaluation(),
+            spec, resolved_families(spec)["a"], ModelRef("m", "r"), TaskRef("t", "f"), True, Evaluation(),
             lambda params: 9, load("search/samplers", "random")(), load("search/schedulers", "none")(),
         )
     )  # fmt: skip

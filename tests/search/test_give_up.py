@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from harness.layout import Layout
-from harness.ledger import Stop, append_stop, lost_seconds, read_stops
-from harness.search.give_up import chance
-from harness.spec import Search, study_json_schema
+from harness.records.lost_work import Stop, append_stop, lost_seconds, read_stops
+from harness.records.paths import Layout
+from harness.search.early_stopping import chance
+from harness.study.load import study_json_schema
+from harness.study.spec import Search
 from tests.sweep import standin
 
 

@@ -5,11 +5,13 @@ import resource
 import time
 from pathlib import Path
 
+from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
 from harness.errors import SpecError, StorageError
-from harness.layout import Layout, find_result, write_result
-from harness.records import CostRecord, ModelRef, Provenance, Score, TaskRef, TrialResult, TrialStatus
-from harness.setting import ModelInfo, Setting, Site, TaskInfo
-from harness.spec import StudySpec
+from harness.records.paths import Layout
+from harness.records.results import find_result, write_result
+from harness.records.trial import CostRecord, ModelRef, Provenance, Score, TaskRef, TrialResult, TrialStatus
+from harness.study.family import resolved_families
+from harness.study.spec import StudySpec
 
 WORK = "tests.sweep.standin:run_pack"
 REPOSITORY = Path(__file__).parents[2]
@@ -108,7 +110,7 @@ def setting(spec):
     """What `resolve` would give, without models and tasks."""
     tasks = tuple(TaskInfo(TaskRef(name, "f"), True, 90, 30.0, {"validation": 10, "test": 10}) for name in spec.tasks)
     models = tuple(ModelInfo(ModelRef(model.name, "r"), {"parameters": 1000}) for model in spec.base_models)
-    return Setting(models, tasks, (), spec.resolved_families())
+    return Setting(models, tasks, (), resolved_families(spec))
 
 
 def site(folder, runner="inline", **changes):

@@ -4,16 +4,17 @@ from collections import Counter
 
 import pytest
 
-from harness import sweep
-from harness.driver import Driver, Proposal
-from harness.layout import find_result, write_result
-from harness.ledger import lost_seconds, read_stops
-from harness.members import members_path, read_lines, read_members
-from harness.progress import Display
-from harness.records import CostRecord, Score, TrialResult, TrialStatus
+from harness.driver import steps as sweep
+from harness.driver.display import Display
+from harness.driver.loop import Driver, Proposal
+from harness.driver.sources import FixedSource, SearchSource, search_cells
+from harness.files import read_lines
+from harness.records.lost_work import lost_seconds, read_stops
+from harness.records.results import find_result, write_result
+from harness.records.study_trials import members_path, read_members
+from harness.records.trial import CostRecord, Score, TrialResult, TrialStatus
 from harness.runners import parse_options
 from harness.runners.base import Ended, Loss, Runner
-from harness.sources import FixedSource, SearchSource, search_cells
 from tests.sweep import standin
 
 NEAR_AND_FAR = {

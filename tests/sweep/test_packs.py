@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import packs
 from harness.methods.base import Method
 from harness.objectives.base import Objective
-from harness.packs import alike, alone_because, cut, portion
 from harness.plugins import load
-from harness.records import Evaluation, ModelRef, Pipeline, Stage, TaskRef, TrialConfig
+from harness.records.trial import Evaluation, ModelRef, Pipeline, Stage, TaskRef, TrialConfig
 from harness.retention.base import Retention
+from harness.trial import packs
+from harness.trial.packs import alike, alone_because, cut, portion
 
 
 def trial(method="lora", seed=0, steps=10, model="m", stages=1, task="t", **stage):

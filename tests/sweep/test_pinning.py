@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from harness.data import with_corpus
+from harness.driver.resolve import Site, resolve
 from harness.errors import SpecError
-from harness.models import resolve_model
-from harness.records import ModelRef
-from harness.setting import Site, resolve
-from harness.spec import load_study
-from harness.tasks import find_task
+from harness.models.base_model import resolve_model
+from harness.records.trial import ModelRef
+from harness.study.load import load_study
+from harness.tasks.task import find_task
+from harness.tasks.training_rows import with_corpus
 
 
 def test_another_corpus_is_another_reference(world, tmp_path):

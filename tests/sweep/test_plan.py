@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from harness import sweep
+from harness.driver import steps as sweep
+from harness.driver.forecast import Occasion, forecast, read_past
+from harness.driver.plan import plan_study
+from harness.driver.resolve import steps_of
 from harness.errors import SpecError
-from harness.forecast import Occasion, forecast, read_past
-from harness.plan import plan_study
-from harness.records import CostRecord, Evaluation, Pipeline, Score, Stage, TrialConfig, TrialResult, TrialStatus
-from harness.setting import steps_of
-from harness.spec import Prices
+from harness.records.trial import CostRecord, Evaluation, Pipeline, Score, Stage, TrialConfig, TrialResult, TrialStatus
+from harness.study.family import resolved_families
+from harness.study.spec import Prices
 from tests.sweep import standin
 
 
@@ -67,7 +68,7 @@ def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path)
 
 def confirmed(layout, setting, task, values):
     """Records of a family confirmed on a task, and their members."""
-    from harness.layout import write_result
+    from harness.records.results import write_result
 
     for repetition, value in enumerate(values):
         ref = next(one.ref for one in setting.tasks if one.ref.name == task)
@@ -141,7 +142,7 @@ def test_the_formula_counts_six_flops_per_parameter_and_token(tmp_path):
 
 
 def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
-    from harness.layout import write_result
+    from harness.records.results import write_result
 
     layout, target = standin.site(tmp_path).layout, occasion(tmp_path, steps=100)
     past = replace(target.config, steps=50, evaluation=Evaluation(limit=5))
@@ -156,7 +157,7 @@ def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
 
 
 def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(tmp_path):
-    from harness.layout import write_result
+    from harness.records.results import write_result
 
     layout, target = standin.site(tmp_path).layout, occasion(tmp_path, steps=100)
     past = replace(target.config, steps=50)
@@ -179,4 +180,4 @@ def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(
 )
 def test_steps_come_from_steps_examples_or_epochs(budget, params, expected):
     spec = standin.study(budget={"trials": 1} | budget, families={"a": {"method": "none", "params": params}})
-    assert steps_of(spec, spec.resolved_families()["a"], 90, {}) == expected
+    assert steps_of(spec, resolved_families(spec)["a"], 90, {}) == expected

@@ -5,8 +5,9 @@ import logging
 
 import pytest
 
-from harness import progress
-from harness.progress import Display, Snapshot, duration
+from harness.driver import display as progress
+from harness.driver.display import Display, Snapshot
+from harness.files import duration
 
 HALF = Snapshot(done=4, failed=1, running=2, planned=10, ran=5, seconds=130, money=1.5, leaders=("one: best 0.900 a",))
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from harness import sweep
+from harness.driver import steps as sweep
+from harness.driver.resolve import ModelInfo, refuse_impossible
+from harness.driver.sources import base_proposals
 from harness.errors import HarnessError, SpecError, StorageError, UsageError
-from harness.layout import find_result
-from harness.members import append_line, members_path, read_lines, read_members
-from harness.records import TaskRef, TrialStatus
-from harness.setting import ModelInfo, refuse_impossible
-from harness.sources import base_proposals
+from harness.files import append_line, read_lines
+from harness.records.results import find_result
+from harness.records.study_trials import members_path, read_members
+from harness.records.trial import TaskRef, TrialStatus
 from tests.sweep import standin
 
 
@@ -200,7 +201,7 @@ def test_a_task_that_changed_since_the_study_began_is_refused(tmp_path):
 def test_a_second_driver_is_refused_by_name(tmp_path):
     import socket
 
-    from harness.driver import locked
+    from harness.driver.loop import locked
 
     site = standin.site(tmp_path)
     with locked(site.layout.study("standin")):
@@ -319,8 +320,9 @@ def _hashable(members):
     ("visible", "expected"), [("", ()), ("-1", ()), ("0,1", ("0", "1")), ("GPU-8f2a", ("GPU-8f2a",))]
 )
 def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected):
+    from harness.driver.resolve import device
     from harness.runners import parse_options
-    from harness.setting import device, gpus
+    from harness.runners.devices import gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus() == expected
@@ -332,7 +334,7 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected)
 def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(tmp_path):
     """The driver looks again when both have long been dead: the time between is nobody's."""
     from harness.runners import make_runner, parse_options
-    from harness.worker import Duty, write_item
+    from harness.runners.worker import Duty, write_item
 
     spec, site = standin.study(), standin.site(tmp_path, "local")
     options = parse_options("local", {})

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.data import training_rows
 from harness.errors import SpecError
-from harness.taskfile import ALLOW_CODE
-from harness.tasks import find_task
+from harness.tasks.file import ALLOW_CODE
+from harness.tasks.task import find_task
+from harness.tasks.training_rows import training_rows
 
 from .writing import CHOICE, write_task
 

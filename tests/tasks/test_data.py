@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import Overlap, check_task, overlap, task_overlap, text_rows, training_rows
 from harness.errors import SpecError
-from harness.tasks import find_task
+from harness.tasks.task import find_task
+from harness.tasks.training_rows import Overlap, check_task, overlap, task_overlap, text_rows, training_rows
 
 from .writing import CHOICE, GENERATE, ROLLING, ROWS, write_rows, write_task
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.data import check_task, training_rows
 from harness.errors import SpecError
-from harness.tasks import find_task, task_folders, task_json_schema, task_keys, task_names
+from harness.tasks.task import find_task, task_folders, task_json_schema, task_keys, task_names
+from harness.tasks.training_rows import check_task, training_rows
 
 from .writing import CHOICE, GENERATE, ROWS, write_rows, write_task
 

@@ -10,11 +10,11 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data import check_task, training_rows
 from harness.errors import SpecError
-from harness.rows import Part, cut, locate, row_hash, split_parts
-from harness.tasks import find_task
-from harness.templates import lm_eval_task
+from harness.tasks.lm_eval_task import lm_eval_task
+from harness.tasks.splits import Part, cut, locate, row_hash, split_parts
+from harness.tasks.task import find_task
+from harness.tasks.training_rows import check_task, training_rows
 
 from .writing import CHOICE, ROWS, write_rows, write_task
 

@@ -6,10 +6,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from harness.attention import NAME, late_positions, quick_attention
-from harness.batches import collate
-from harness.objectives.base import IGNORED
-from harness.supervised import supervised_nats
+from harness.nn.attention import NAME, late_positions, quick_attention
+from harness.nn.batches import collate
+from harness.nn.logits import supervised_nats
+from harness.nn.sequences import IGNORED
 from tests.tiny import attached, save_gpt2, save_llama, stage
 
 LONG = [

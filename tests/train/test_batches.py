@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.batches import collate, cuts, step_order
-from harness.objectives.base import IGNORED, TokenSequence
-from harness.supervised import supervised_nats
+from harness.nn.batches import collate, cuts, step_order
+from harness.nn.logits import supervised_nats
+from harness.nn.sequences import IGNORED, TokenSequence
 from tests.tiny import attached, stage
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=60).map(tuple)

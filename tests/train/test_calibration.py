@@ -5,9 +5,9 @@ import time
 import pytest
 import torch
 
-from harness import calibration
-from harness.calibration import Solo, calibrate, differ
-from harness.sessions import Alone
+from harness.training import solo_cost as calibration
+from harness.training.alone import Alone
+from harness.training.solo_cost import Solo, calibrate, differ
 from tests.tiny import attached, stage, train
 
 

@@ -7,11 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from harness.cost import Meter, Size, Tally, model_size, money, training_flops
-from harness.models import load_model, resolve_model
+from harness.cost.flops import Size, model_size, training_flops
+from harness.cost.meter import Meter, Tally
+from harness.cost.price import money
+from harness.models.base_model import load_model, resolve_model
 from harness.plugins import load
 from harness.space import defaults
-from harness.spec import Prices, stage_space
+from harness.study.family import stage_space
+from harness.study.spec import Prices
 
 
 def test_an_inner_phase_is_not_the_outer_ones():

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from harness.errors import Diverged
-from harness.fused import CannotStack, Stack, stacked
-from harness.sessions import Alone, Together
+from harness.nn.stack import CannotStack, Stack, stacked
+from harness.training.alone import Alone
+from harness.training.together import Together
 from tests.tiny import attached, logits, save_gpt2, save_llama, stage, train
 
 STEPS = 100

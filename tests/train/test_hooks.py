@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.batches import OVERHEAD
 from harness.errors import Diverged, TimedOut
-from harness.sessions import Alone
-from harness.trainer_engine import run_trainer
+from harness.nn.batches import OVERHEAD
+from harness.training.alone import Alone
+from harness.training.trl import run_trainer
 from tests.tiny import attached, stage, train
 
 pytestmark = pytest.mark.usefixtures("engine")

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness import machine
 from harness.errors import StorageError
-from harness.layout import Layout, write_once
-from harness.machine import bf16_is_faster, measured_peak, peak_flops
-from harness.models import load_model, resolve_model
+from harness.files import write_once
+from harness.models.base_model import load_model, resolve_model
+from harness.records.paths import Layout
+from harness.trial import hardware as machine
+from harness.trial.hardware import bf16_is_faster, measured_peak, peak_flops
 
 FLOPS = 2 * 512**3
 """Of a product of two matrices of 512 x 512, the size for one thread."""

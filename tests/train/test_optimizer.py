@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, LlamaConfig, RwkvConfig, Trainer, get_scheduler
 from transformers.models.auto import AutoModelForCausalLM
 
-from harness.optimizer import decaying, learning_rate, warmup_steps
-from harness.sessions import Alone
-from harness.space import OPTIMIZER_SPACE
-from harness.trainer_engine import SCHEDULES
+from harness.nn.optimizer import decaying, learning_rate, warmup_steps
+from harness.study.family import OPTIMIZER_SPACE
+from harness.training.alone import Alone
+from harness.training.trl import SCHEDULES
 from tests.tiny import attached, stage, train
 
 CONFIGS = {

@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness import checkpoint, reference
+from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.layout import Layout
-from harness.packs import alike, alone_because
-from harness.plugins import Situation
-from harness.records import TrialStatus
-from harness.spec import stage_space
-from harness.train import learner, refusal
-from harness.trial import Workspace, run_pack
+from harness.records.paths import Layout
+from harness.records.trial import TrialStatus
+from harness.study.family import stage_space
+from harness.training import checkpoint, reference
+from harness.training.choices import refusal
+from harness.training.prepare import learner
+from harness.trial.group import Workspace, run_pack
+from harness.trial.packs import alike, alone_because
 from tests.tiny import attached, config, stage, train
 from tests.train.pairs import ROWS, made_up, ready
 

@@ -6,9 +6,10 @@ import tempfile
 import pytest
 import torch
 
-from harness.objectives.base import TokenLosses, TrainerParts
+from harness.nn.sequences import TokenLosses
+from harness.objectives.base import TrainerParts
 from harness.plugins import load
-from harness.trainer_engine import _arguments
+from harness.training.trl import _arguments
 from tests.tiny import stage, train
 from tests.train.pairs import ROWS, ready, shaken
 

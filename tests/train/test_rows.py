@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.axes.encoding import documents, sequences
 from harness.errors import SpecError
-from harness.objectives._language_model import IGNORED, documents, sequences
+from harness.nn.sequences import IGNORED
 from tests.tiny import attached, stage, train
 
 

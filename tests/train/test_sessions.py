@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from harness import batches, sessions
 from harness.errors import Diverged
+from harness.nn import batches
 from harness.plugins import load, names
-from harness.sessions import Alone, Together
+from harness.training import session as sessions
+from harness.training.alone import Alone
+from harness.training.together import Together
 from tests.tiny import attached, stage
 from tests.train.pairs import made_up, shaken
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness import tokens
-from harness.models import load_tokenizer, resolve_model
-from harness.tokens import encoded
+from harness.models import tokens
+from harness.models.base_model import load_tokenizer, resolve_model
+from harness.models.tokens import encoded
 
 TEXTS = ["one two", "three", "", "fünf\nsix"]
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import SpecError
-from harness.layout import Layout, read_result
-from harness.models import resolve_model
-from harness.records import Evaluation, TaskRef, TrialStatus, to_json
-from harness.sessions import Alone
-from harness.trial import Workspace, run_trial
+from harness.models.base_model import resolve_model
+from harness.records.paths import Layout
+from harness.records.results import read_result
+from harness.records.trial import Evaluation, TaskRef, TrialStatus, to_json
+from harness.training.alone import Alone
+from harness.trial.group import Workspace, run_trial
 from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage, task_ref
 
 

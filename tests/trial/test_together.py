@@ -7,13 +7,15 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from harness import calibration, trial
-from harness.calibration import Solo
 from harness.errors import Diverged, SpecError
-from harness.layout import Layout
-from harness.records import TaskRef
-from harness.sessions import Alone, Together
-from harness.trial import Workspace, run_pack, run_trial
+from harness.records.paths import Layout
+from harness.records.trial import TaskRef
+from harness.training import solo_cost as calibration
+from harness.training.alone import Alone
+from harness.training.solo_cost import Solo
+from harness.training.together import Together
+from harness.trial import group as trial
+from harness.trial.group import Workspace, run_pack, run_trial
 from tests.tiny import config, save_gpt2, save_llama, stage
 
 STAGES = [
@@ -142,7 +144,7 @@ def test_one_that_diverges_has_a_record_of_that_and_the_others_are_complete(worl
     def rate(params, step, steps):
         return 1e30 if params["rank"] == 8 else usual(params, step, steps)
 
-    monkeypatch.setattr("harness.sessions.learning_rate", rate)
+    monkeypatch.setattr("harness.training.alone.learning_rate", rate)
     together, alone = run_pack(four(world), workspace), run_pack(four(world), apart)
     assert [r.status for r in together] == [r.status for r in alone] == ["complete", "diverged", "complete", "complete"]
     assert together[1].reason == alone[1].reason

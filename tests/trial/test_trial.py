@@ -7,13 +7,15 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from harness.artifacts import write_model_card
-from harness.layout import Layout, read_result
-from harness.records import Stage
+from harness.records.paths import Layout
+from harness.records.results import read_result
+from harness.records.trial import Stage
 from harness.space import defaults
-from harness.spec import Prices, stage_space
-from harness.train import choices
-from harness.trial import Workspace, run_pack, run_trial
+from harness.study.family import stage_space
+from harness.study.spec import Prices
+from harness.training.choices import choices
+from harness.trial.group import Workspace, run_pack, run_trial
+from harness.trial.model_folder import write_model_card
 from tests.tiny import config, logits, stage
 
 

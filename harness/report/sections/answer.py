@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from harness.analysis.statistics import Interval
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.findings import Comparison, Contender, places
+from harness.report.findings import Comparison, Contender, compare, places
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
 from harness.report.recipe import in_words, settings, to_yaml
 from harness.report.sections.base import Section
-from harness.statistics import Interval
 
 
 class Answer(Section):
@@ -25,7 +25,7 @@ class Answer(Section):
         """One card per comparison, the open questions, the spend; a summary table when there are several."""
         if study.ran.empty:
             return None
-        found = study.comparisons
+        found = compare(study)
         cards = join(_card(study, comparison) for comparison in found)
         summary = _summary(study, found) if len(found) > 1 else Html("")
         return summary + _open_questions(study) + cards + _spend(study)
@@ -53,7 +53,7 @@ def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
 
 def _open_questions(study: StudyData) -> Html:
     """Pairs of base model and task without a confirmed result, and pairs with several that may not be compared."""
-    answered = [(comparison.base_model, comparison.task) for comparison in study.comparisons]
+    answered = [(comparison.base_model, comparison.task) for comparison in compare(study)]
     unanswered = [f"{task} on {model}" for model, task in places(study) if (model, task) not in answered]
     split = [f"{task} on {model}" for model, task in dict.fromkeys(answered) if answered.count((model, task)) > 1]
     parts = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from harness.plugins import Plugin
+from harness.axes.contract import Plugin
 from harness.report.data import StudyData
 from harness.report.markup import Html
 

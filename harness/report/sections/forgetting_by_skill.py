@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import SURFACE, WIDTH_IN, draw, figure, short
-from harness.report.findings import Lost
+from harness.report.findings import Lost, compare
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.sections.base import Section
 
@@ -40,7 +40,7 @@ class ForgettingBySkill(Section):
     def render(self, study: StudyData) -> Html | None:
         """Skills in points and skills in other units never share a colour scale."""
         rows: dict[str, list[_Row]] = {}
-        for comparison in study.comparisons:
+        for comparison in compare(study):
             for contender in comparison.contenders:
                 if contender.lost:
                     lost = {item.skill: item for item in contender.lost}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, draw, rows_axis
-from harness.report.findings import Comparison, Contender
+from harness.report.findings import Comparison, Contender, compare
 from harness.report.markup import Column, Html, join, paragraph, scrolling, table, tag
 from harness.report.sections.base import Section
 
@@ -25,20 +25,20 @@ class MethodComparison(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """A figure and a ranking per comparison."""
-        if not study.comparisons:
+        if not compare(study):
             return None
         note = paragraph(
             "Families are tuned with equal budgets on the validation split; the finalists below were run again with fresh "
             "seeds and scored once on the test split. p-values are paired over seeds, against the leader, and corrected "
             "with Holm's method within each table."
         )
-        return note + _power(study) + join(_ranking(study, comparison) for comparison in study.comparisons)
+        return note + _power(study) + join(_ranking(study, comparison) for comparison in compare(study))
 
 
 def _power(study: StudyData) -> Html:
     """What the confirm step could have told apart, by the plan made beforehand."""
     planned = (study.plan or {}).get("detectable")
-    units = {comparison.task: comparison.unit for comparison in study.comparisons}
+    units = {comparison.task: comparison.unit for comparison in compare(study)}
     known = [
         (units[one["task"]], one)
         for one in (planned if isinstance(planned, list) else ())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import INK, WIDTH_IN, draw, figure, log_axis, palette, plain, short
-from harness.report.findings import Comparison, Contender
+from harness.report.findings import Comparison, Contender, compare
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.sections.base import Section
 
@@ -39,7 +39,7 @@ class Tradeoff(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """Two scatter plots per comparison that has gains."""
-        shown = [(comparison, _points(comparison)) for comparison in study.comparisons]
+        shown = [(comparison, _points(comparison)) for comparison in compare(study)]
         parts = [_plot(comparison, points) for comparison, points in shown if points]
         if not parts:
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.plugins import Plugin
+from harness.axes.contract import Plugin
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.plugins import Plugin
-from harness.spec import Search
+from harness.axes.contract import Plugin
+from harness.study.spec import Search
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.search.schedulers.base import Scheduler
-from harness.spec import Search
+from harness.study.spec import Search
 
 
 class NoScheduler(Scheduler):

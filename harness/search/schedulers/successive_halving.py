@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.search.schedulers.base import Promotion, Rung, Scheduler
-from harness.spec import Search
+from harness.study.spec import Search
 
 
 class SuccessiveHalving(Scheduler):

@@ -1,0 +1,105 @@
+"""The contract of a choice on one of the four axes: what it declares, what it is asked, and what it is given."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.errors import SpecError
+from harness.plugins import AXIS_FOLDER, load
+from harness.space import Scalar, Space
+from harness.tasks.training_rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.records.trial import Stage
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is knowable before anything is spent: a plug-in refuses what cannot work there."""
+
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    model_type: str = ""
+    """`model_type` of the base's config, for example `llama`."""
+    model_facts: dict[str, Any] = field(default_factory=dict)
+    """The base's config as a dict, plus `parameters` (count) and `linear_widths` (in-features, list)."""
+    task_facts: dict[str, Any] = field(default_factory=dict)
+    """The task's `output_type`, `metadata`, `rows` (training), `columns`."""
+    beside: Mapping[str, type[Plugin]] = field(default_factory=dict)
+    """The stage's choices by axis (`method`, `objective`, `retention`, `curation`); empty where no stage is asked about."""
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    """The stage's parameters as far as they are known."""
+    left: tuple[str, ...] | None = None
+    """Objectives of earlier stages that leave something beside the policy; None where no pipeline is asked about."""
+    facts_of: Callable[[str], dict[str, Any]] = lambda name: {}
+    """The same facts of another task, by the name that a parameter holds; empty where they are not known."""
+
+    def of(self, stage: Stage) -> Situation:
+        """The same where a stage's plug-ins ask what stands beside them; `task_facts` are those of the stage's rows."""
+        chosen = {axis: load(folder, getattr(stage, axis)) for axis, folder in AXIS_FOLDER.items()}
+        facts = self.facts_of(stage.data) if stage.data else self.task_facts
+        return replace(self, task_facts=facts, beside=chosen, params=dict(stage.params))
+
+
+def _nothing_named(name: str) -> Any:
+    raise SpecError(f"{name!r} must be known to the trial, but nothing is here: name it in a parameter")
+
+
+@dataclass(frozen=True)
+class StageSetup:
+    """What a plug-in may use while a stage is being set up and run."""
+
+    params: Mapping[str, Scalar]
+    """Every parameter of the stage, defaults filled in; `max_length` is cut to the model's context already."""
+    tokenizer: PreTrainedTokenizerBase
+    device: str
+    seed: int
+    steps: int
+    """Optimiser steps of the stage at full budget."""
+    load_base: Callable[[], PreTrainedModel]
+    """A fresh full-precision copy of the base model, for references and safe merges."""
+    corpus: Callable[[], list[Row]]
+    """Rows of what the base knows already (its `corpus`, see `models.py`); raises `SpecError` where it has none."""
+    generates: bool = False
+    """Whether the task is scored on generated text, which starts from the prompt's own tokens."""
+    packed: bool = False
+    """Whether the objective joins rows into sequences of `max_length` tokens."""
+    base: str = ""
+    """What the base's weights can be told by; empty where nothing about them may be kept for another trial."""
+    cache: Path | None = None
+    """Folder for what takes long and can be computed again."""
+    note: Callable[[str], None] = lambda text: None
+    """Adds a sentence to the record's notes: what a reader must know beside the score."""
+    rows: Callable[[], list[Row]] = list
+    """The stage's training rows as the task gives them, before curation; not to be changed."""
+    rows_of: Callable[[str], list[Row]] = _nothing_named
+    """Training rows of another task, by the name that a `Text` parameter of tasks holds."""
+    model_of: Callable[[str], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = _nothing_named
+    """Another model and its tokenizer, by the name that a `Text` parameter of models holds."""
+    task_metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the task's file says under `metadata`."""
+    left: Mapping[str, Path] = field(default_factory=dict)
+    """Folders that earlier stages left beside the policy, by objective (see `Objective.leaves_policy`)."""
+
+
+class Plugin(ABC):
+    """What every choice on every axis declares about itself."""
+
+    summary: ClassVar[str]
+    """One line: what it does."""
+    paper: ClassVar[str] = ""
+    """Authors, year and arXiv id or URL of the source; empty when there is none."""
+    requires: ClassVar[str] = ""
+    """What it needs beyond a base model and rows, in a few words (`a GPU`, `layers with biases`); empty: nothing."""
+    space: ClassVar[Space] = {}
+    """Its hyperparameters: ranges, literature defaults, and which of them a sweep searches."""
+
+    def skip(self, situation: Situation) -> str | None:
+        """The reason why this choice cannot work in this situation, or None."""
+        return None

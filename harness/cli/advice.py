@@ -1,0 +1,259 @@
+"""From a task's name to advice, and from advice to a tuned model: what `harness recommend` and `harness train` do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from harness.errors import PartialFailure, SpecError, UsageError
+from harness.files import read_yaml
+from harness.records.paths import Layout
+from harness.records.trial import Evaluation, Pipeline, Score, Stage, TaskRef, TrialConfig, TrialResult
+from harness.study.spec import FamilySpec, StudySpec, sentence
+
+if TYPE_CHECKING:
+    from harness.models.base_model import BaseModel
+    from harness.recommend.rank import Advice, NotEnoughEvidence
+    from harness.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `recommend` prints: one of its two parts is there."""
+
+    task: str
+    base_model: str
+    advice: Advice | None = None
+    not_enough_evidence: NotEnoughEvidence | None = None
+
+    def text(self) -> str:
+        """For a terminal."""
+        found = self.advice or self.not_enough_evidence
+        return found.text() if found else ""
+
+
+class PipelineFile(FamilySpec):
+    """A pipeline to train with, instead of a recommended one: a family of a study file, its base model and steps."""
+
+    model: str = Field(description="Base model: embedded, a folder, or a Hugging Face id.")
+    revision: str | None = None
+    steps: int = Field(ge=1, description="Optimiser steps.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` leaves."""
+
+    folder: Path | None
+    """None for a dry run or a failed trial."""
+    pipeline: str
+    """As YAML."""
+    result: TrialResult | None = None
+    base_scores: tuple[Score, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 when the trial ended without a score."""
+        return PartialFailure.exit_code if self.result and not self.result.status.has_scores else 0
+
+    def text(self) -> str:
+        """The pipeline, its scores beside the base's, and where the model lies."""
+        if self.result is None:
+            return self.pipeline
+        if not self.result.status.has_scores:
+            return f"{self.pipeline}\n{self.result.status}: {self.result.reason}"
+        before = {score.task: score.value for score in self.base_scores}
+        scores = [
+            f"{score.task} {score.metric} {score.value:.4g} (base {before.get(score.task, float('nan')):.4g}, n {score.n})"
+            for score in self.result.scores
+        ]
+        return "\n".join([self.pipeline, *scores, f"{self.result.cost.total_s:.1f} s; model in {self.folder}"])
+
+
+def advise(
+    layout: Layout, task: Task, model: str | None, score_base: tuple[Path, ...] | None = None, **limits: Any
+) -> Answer:
+    """Rank pipelines for a task, or say what evidence is missing.
+
+    Args:
+        layout: Where the records are.
+        task: Any task, in a study or not.
+        model: Base model; None takes the one with the most evidence.
+        score_base: Task folders, if the base is to be scored on the task where that was never done; without a base
+            score only gains can be predicted.
+        limits: `max_forgetting`, `max_seconds`, `max_memory_bytes` and `top` of `recommend.Request`.
+
+    Raises:
+        SpecError: When no model is named and there is no evidence on any.
+        StorageError: When there is no database.
+    """
+    from harness.axes.contract import Situation
+    from harness.models.base_model import resolve_model
+    from harness.models.facts import model_facts
+    from harness.recommend.rank import NotEnoughEvidence, most_evidence, recommend, request_for
+    from harness.tasks.training_rows import columns
+
+    name = model or most_evidence(layout)
+    if name is None:
+        raise SpecError(
+            "a recommendation needs records, but there are none: run a study first, for example `snakemake`"
+        )
+    base = resolve_model(name, None)
+    facts = model_facts(base)
+    task_facts = {"output_type": task.output_type, "metadata": dict(task.metadata), "columns": columns(task)}
+    situation = Situation("cpu", str(facts.get("model_type", "")), facts, task_facts)
+    request = request_for(layout, task, base, situation=situation, **limits)
+    if request.base_score is None and score_base is not None:
+        request = replace(request, base_score=_base_score(layout, task, base, score_base))
+    found = recommend(layout, request)
+    if isinstance(found, NotEnoughEvidence):
+        return Answer(task.name, name, not_enough_evidence=found)
+    return Answer(task.name, name, advice=found)
+
+
+def _base_score(layout: Layout, task: Task, base: BaseModel, folders: tuple[Path, ...]) -> float | None:
+    """The base's validation score, from its record or scored now."""
+    from harness.trial.group import Workspace, run_trial
+
+    config = replace(Order(task, base, (), 0).base_config(), evaluation=Evaluation("validation"))
+    target = run_trial(config, Workspace(layout, folders)).target
+    return target.value if target else None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train: a pipeline for a task, and what to score it on."""
+
+    task: Task
+    base: BaseModel
+    stages: tuple[Stage, ...]
+    steps: int
+    off_target: tuple[TaskRef, ...] = ()
+
+    def config(self, seed: int) -> TrialConfig:
+        """The trial that trains it and opens its test split."""
+        pipeline = Pipeline(self.base.ref, self.stages)
+        return TrialConfig(pipeline, self.task.ref, self.steps, 1.0, seed, Evaluation("test", None, self.off_target))
+
+    def base_config(self) -> TrialConfig:
+        """The trial that scores the base on the same."""
+        untouched = Pipeline(self.base.ref, (Stage("none"),))
+        return replace(self.config(0), pipeline=untouched, steps=0)
+
+    def text(self) -> str:
+        """As a pipeline file."""
+        stages = [
+            {key: value for key, value in vars(stage).items() if value is not None} | {"params": dict(stage.params)}
+            for stage in self.stages
+        ]
+        return str(
+            yaml.safe_dump({"model": self.base.ref.name, "steps": self.steps, "stages": stages}, sort_keys=False)
+        )
+
+
+def order_from_file(path: Path, task: Task) -> Order:
+    """Read a pipeline file.
+
+    Raises:
+        SpecError: With one sentence per broken rule.
+    """
+    from harness.models.base_model import resolve_model
+    from harness.study.family import resolve_family
+
+    data = read_yaml(path)
+    outer = {key: data.pop(key) for key in ("model", "revision", "steps") if key in data}
+    try:
+        spec = PipelineFile.model_validate(outer | (data if "stages" in data else {"stages": [data]}))
+    except ValidationError as error:
+        raise SpecError(f"{path}: " + "; ".join(sentence(e, PipelineFile) for e in error.errors())) from error
+    base = resolve_model(spec.model, spec.revision)
+    family = resolve_family(path.stem, spec)
+    return Order(task, base, family.pipeline(base.ref, {}).stages, spec.steps)
+
+
+def order_from_advice(layout: Layout, task: Task, model: str | None) -> Order:
+    """The first recommendation for a task, scored on the off-target suite of the studies that it rests on.
+
+    Raises:
+        UsageError: When there is not enough evidence to recommend anything.
+    """
+    from harness.models.base_model import resolve_model
+
+    answer = advise(layout, task, model, top=1)
+    if answer.advice is None:
+        reason = answer.not_enough_evidence.reason if answer.not_enough_evidence else ""
+        raise UsageError(
+            f"train must have a recommendation to follow, but there is not enough evidence ({reason}): see "
+            f"`harness recommend --task {task.name}`, or say what to do with --pipeline FILE"
+        )
+    best = answer.advice.recommendations[0]
+    return Order(task, resolve_model(answer.base_model, None), best.stages, best.steps)
+
+
+def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order:
+    """Add the off-target suite and the corpus that studies of this base model use."""
+    from harness.models.base_model import resolve_model
+    from harness.tasks.task import find_task
+    from harness.tasks.training_rows import with_corpus
+
+    names: dict[str, None] = {}
+    corpus = None
+    for study in started_studies(layout):
+        for model in study.base_models:
+            if model.name == order.base.ref.name:
+                names |= dict.fromkeys(name for name in study.off_target if name != order.task.name)
+                corpus = corpus or model.corpus
+    base = resolve_model(order.base.ref.name, order.base.ref.revision, corpus)
+    base = replace(base, ref=with_corpus(base, folders))
+    return replace(order, base=base, off_target=tuple(find_task(name, folders).ref for name in names))
+
+
+def started_studies(layout: Layout) -> list[StudySpec]:
+    """The studies that were started here, as they were started; files that are none (any more) are left out."""
+    found = []
+    for path in sorted((layout.results / "studies").glob("*/study.json")):
+        with suppress(ValueError, AttributeError):
+            data = json.loads(path.read_text())
+            found.append(StudySpec.model_validate(data.get("study", data)))
+    return found
+
+
+def train_model(layout: Layout, order: Order, folders: tuple[Path, ...], options: Mapping[str, Any]) -> Trained:
+    """Score the base, train, score, and leave a model folder with its card.
+
+    Args:
+        layout: Where records go.
+        order: What to train.
+        folders: Where tasks are looked for.
+        options: `output` (folder), `seed`, `dry_run`.
+
+    Raises:
+        UsageError: When the output folder has something in it.
+    """
+    from harness.trial.group import Workspace, run_trial
+    from harness.trial.model_folder import write_model_card
+
+    folder: Path = options["output"] or layout.results / "models" / order.task.name
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
+    if options["dry_run"]:
+        return Trained(None, order.text())
+    corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
+    workspace = Workspace(layout, folders, keep_model=True, corpora=corpora)
+    base = run_trial(order.base_config(), replace(workspace, keep_model=False))
+    result = run_trial(order.config(options["seed"]), workspace)
+    if not result.status.has_scores:
+        return Trained(None, order.text(), result, base.scores)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(layout.model(result.config.key), folder, dirs_exist_ok=True)
+    shutil.rmtree(layout.model(result.config.key))
+    write_model_card(folder, result, base.scores)
+    return Trained(folder, order.text(), result, base.scores)

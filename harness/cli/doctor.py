@@ -1,0 +1,124 @@
+"""What this machine can do, and what stands in the way: each finding says what it means and what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+LOW_DISK_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    topic: str
+    level: Literal["ok", "note", "error"]
+    """An error stops work here; a note limits it."""
+    text: str
+
+
+def examine(root: Path) -> list[Finding]:
+    """Look at everything; a check that itself fails is an error finding, never an exception."""
+    checks: Sequence[Callable[[Path], Finding]] = (
+        _libraries, _device, _processors, _speed, _disk, _writable, _cluster, _hub,
+    )  # fmt: skip
+    return [_guarded(check, root) for check in checks]
+
+
+def examination_text(findings: Sequence[Finding]) -> str:
+    """One line per finding."""
+    return "\n".join(f"{finding.level:<5} {finding.topic:<10} {finding.text}" for finding in findings)
+
+
+def _guarded(check: Callable[[Path], Finding], root: Path) -> Finding:
+    try:
+        return check(root)
+    except Exception as error:  # a doctor that dies of what it should report helps nobody
+        return Finding(check.__name__.strip("_"), "error", f"could not be checked: {type(error).__name__}: {error}")
+
+
+def _libraries(root: Path) -> Finding:
+    pins = root / "constraints.txt"
+    if not pins.exists():
+        return Finding(
+            "libraries", "note", "no constraints.txt here, so versions were not compared with the tested ones"
+        )
+    wrong = []
+    for line in pins.read_text().splitlines():
+        name, _, version = line.partition("==")
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if version and installed.split("+")[0] != version:
+            wrong.append(f"{name} {installed} (tested: {version})")
+    if wrong:
+        return Finding("libraries", "note", "other versions than tested: " + ", ".join(wrong) + "; scores may differ")
+    return Finding("libraries", "ok", "all installed versions are the tested ones")
+
+
+def _device(root: Path) -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+        return Finding("device", "ok", f"{torch.cuda.device_count()} x {name}, {memory / 1e9:.0f} GB each")
+    return Finding("device", "note", "no GPU that torch can use: trials run on the processor, small models only")
+
+
+def _processors(root: Path) -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("processors", "ok", f"{usable} usable; by default as many single-threaded workers run side by side")
+
+
+def _speed(root: Path) -> Finding:
+    import torch
+
+    from harness.trial.hardware import measured_peak
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain, half = (measured_peak(device, dtype) / 1e9 for dtype in ("float32", "bfloat16"))
+    on = "the GPU" if device == "cuda" else f"{torch.get_num_threads()} thread(s)"
+    text = f"matrix products reach {plain:,.0f} GFLOP/s in float32 and {half:,.0f} in bfloat16 on {on}"
+    return Finding("speed", "ok", f"{text}; whether that makes training faster is measured with each base model")
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free
+    level: Literal["ok", "error"] = "ok" if free > LOW_DISK_BYTES else "error"
+    return Finding(
+        "disk", level, f"{free / 1e9:.1f} GB free in {root.resolve()}" + ("" if level == "ok" else ": free some space")
+    )
+
+
+def _writable(root: Path) -> Finding:
+    folder = root / "results" if (root / "results").is_dir() else root
+    with tempfile.NamedTemporaryFile(dir=folder):
+        return Finding("results", "ok", f"{folder} is writable")
+
+
+def _cluster(root: Path) -> Finding:
+    if shutil.which("sbatch") is None:
+        return Finding("cluster", "note", "no sbatch here: `--runner slurm` needs a machine that can submit to Slurm")
+    answer = subprocess.run(["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=20)
+    if answer.returncode:
+        return Finding("cluster", "error", f"sbatch is here, but sinfo fails: {answer.stderr.strip()}")
+    accounting = subprocess.run(["sacct", "-n", "-X"], capture_output=True, text=True, timeout=20).returncode == 0
+    rows = ", ".join(" ".join(line.split()) for line in answer.stdout.splitlines())
+    return Finding(
+        "cluster", "ok", f"partitions {rows}; accounting {'works' if accounting else 'is off: squeue is used'}"
+    )
+
+
+def _hub(root: Path) -> Finding:
+    if os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True"):
+        return Finding("hub", "note", "HF_HUB_OFFLINE is set: only embedded, local and cached models and data work")
+    return Finding("hub", "ok", "hub models and data are downloaded when first used")

@@ -1,0 +1,190 @@
+"""Practise a disaster where it would happen: a worker is killed, then the driver, and nothing may be lost or run twice.
+
+The trials are trivial (they sleep), so that only the site's own machinery is tested: processes, files, Slurm.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+from harness.records.paths import Layout
+from harness.records.results import find_result, write_result
+from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
+from harness.study.family import resolved_families
+
+if TYPE_CHECKING:
+    from harness.driver.resolve import Setting, Site
+    from harness.study.spec import StudySpec
+    from harness.trial.group import Workspace
+
+TRIALS = 12
+TRIAL_S = 1.0
+PATIENCE_S = 600.0
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """How a drill went."""
+
+    runner: str
+    complete: int
+    """Trials with a record, of `TRIALS`."""
+    ran_twice: int
+    """Trials that started twice; the one whose worker was killed must, no other may."""
+    workers_killed: int
+    drivers_killed: int
+    seconds: float
+    log: str = ""
+    """What the second driver said, if something went wrong."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether both disasters happened and nothing was lost or repeated."""
+        happened = self.workers_killed == 1 and self.drivers_killed == 1
+        return happened and self.complete == TRIALS and self.ran_twice == 1
+
+    def text(self) -> str:
+        """One sentence, and the log where it failed."""
+        facts = (
+            f"{self.complete} of {TRIALS} trials have records, {self.ran_twice} ran twice (1 had to), "
+            f"{self.workers_killed} worker and {self.drivers_killed} driver killed, {self.seconds:.0f} s on {self.runner}"
+        )
+        return f"passed: {facts}" if self.passed else f"FAILED: {facts}\n{self.log}"
+
+
+def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
+    """Run the drill in a new folder below `root/results`, removed if it passes.
+
+    Args:
+        runner: `local` or `slurm`.
+        options: The runner's options.
+        root: Project folder; must be visible to the workers.
+    """
+    results = root / "results"
+    results.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="drill-", dir=results)).resolve()
+    started = time.monotonic()
+    command = [
+        sys.executable,
+        "-m",
+        "harness.cli.drill",
+        str(folder),
+        runner,
+        *(f"{k}={v}" for k, v in options.items()),
+    ]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = _kill_when_running(first, folder)
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False).stderr
+    except subprocess.TimeoutExpired:
+        said = f"the second driver did not end within {PATIENCE_S:.0f} s: is the queue full?"
+    runs = Counter(_lines(folder / "ran"))
+    outcome = Drilled(
+        runner=runner,
+        complete=len(list(Layout(folder).trials.glob("*/*/record.json"))),
+        ran_twice=sum(count > 1 for count in runs.values()),
+        workers_killed=int((folder / "killed").exists()),
+        drivers_killed=int(killed),
+        seconds=time.monotonic() - started,
+        log=said[-3000:],
+    )
+    if outcome.passed:
+        shutil.rmtree(folder)
+    return outcome
+
+
+def _kill_when_running(driver: subprocess.Popen[bytes], folder: Path) -> bool:
+    """Kill the driver once a third of the trials have started; false if it ended by itself before."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and driver.poll() is None:
+        if len(_lines(folder / "ran")) > TRIALS // 3:
+            driver.kill()
+            driver.wait()
+            return True
+        time.sleep(0.05)
+    driver.kill()
+    return False
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[TrialResult]:
+    """What the drill's workers do: sleep, write a record; the second trial to start kills its worker."""
+    return [_run_one(config, workspace.layout) for config in configs]
+
+
+def _run_one(config: TrialConfig, layout: Layout) -> TrialResult:
+    found = find_result(layout, config.key)
+    if found is not None:
+        return found
+    with (layout.results / "ran").open("a") as file:
+        file.write(f"{config.key}\n")
+    time.sleep(TRIAL_S)
+    if len(_lines(layout.results / "ran")) > 1:
+        with suppress(FileExistsError):  # only one worker is to die
+            (layout.results / "killed").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+    score = Score(config.task.name, config.evaluation.split, "none", 0.0, None, 1, True, "drill")
+    result = TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=CostRecord({"train": TRIAL_S}))
+    write_result(layout, result)
+    return result
+
+
+def _question() -> tuple[StudySpec, Setting]:
+    """A study of trivial trials; any method will do, since nothing is trained."""
+    from harness.driver.resolve import ModelInfo, Setting, TaskInfo
+    from harness.plugins import names
+    from harness.study.spec import StudySpec
+
+    study = StudySpec.model_validate(
+        {
+            "name": "drill",
+            "question": "Is anything lost or run twice when a worker and the driver are killed?",
+            "base_models": ["drill"],
+            "tasks": ["drill"],
+            "families": {"drill": {"method": names("methods")[0]}},
+            "budget": {"trials": TRIALS, "steps": 1},
+            "search": {"sampler": "random"},
+        }
+    )
+    task = TaskInfo(TaskRef("drill", ""), True, 1, 1.0, {"validation": 1, "test": 1})
+    return study, Setting((ModelInfo(ModelRef("drill", ""), {"parameters": 1}),), (task,), (), resolved_families(study))
+
+
+def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:
+    from harness.driver.resolve import Site
+
+    pairs = {key: value for key, _, value in (option.partition("=") for option in options)}
+    layout = Layout(folder, folder)
+    return Site(layout, (), runner, {"workers": "2"} | pairs, "cpu", display=False, work="harness.cli.drill:run_pack")
+
+
+def drive(folder: Path, runner: str, options: Sequence[str]) -> int:
+    """The drill's driver, a process of its own so that it can be killed; returns its exit code."""
+    from harness.driver.steps import run_search
+
+    study, setting = _question()
+    try:
+        return run_search(study, _site(folder, runner, options), setting).exit_code
+    except HarnessError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(drive(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -1,0 +1,219 @@
+"""What there is: plug-ins, tasks, models and studies, how far each study is, and records taken over from elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.cli.left_out import LEFT_OUT
+from harness.errors import SpecError, StorageError, UsageError, one_of
+from harness.files import write_atomically
+from harness.plugins import AXES, load, names
+from harness.records.paths import Layout
+from harness.records.results import find_result, iterate_results
+from harness.study.recipes import recipes
+
+FOLDERS = (*AXES, "metrics", "search/samplers", "search/schedulers", "recommend/surrogates", "report/sections")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that a study file may name."""
+
+    name: str
+    summary: str
+    paper: str = ""
+    space: Mapping[str, str] = field(default_factory=dict)
+    """Parameter to its range and default, in words."""
+    merges: bool | None = None
+    """Whether a method leaves a plain model; None for everything else."""
+    requires: str = ""
+    """What it needs beyond a base model and rows."""
+    limits: str = ""
+    """What a method was measured not to reach."""
+
+
+def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
+    """Everything there is, by kind; of one kind only if `kind` is given.
+
+    Raises:
+        UsageError: For an unknown kind.
+    """
+    kinds = {folder.split("/")[-1]: folder for folder in FOLDERS}
+    known = [*kinds, "recipes", "left_out", "tasks", "models", "studies"]
+    if kind is not None and kind not in known:
+        raise UsageError(one_of("kind", kind, known))
+    return {each: _entries(root, each, kinds.get(each)) for each in known if kind in (None, each)}
+
+
+def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
+    if folder is not None:
+        return [_plugin_entry(folder, name) for name in names(folder)]
+    if kind == "left_out":
+        return [Entry(name, reason, source) for name, (reason, source) in LEFT_OUT.items()]
+    if kind == "recipes":
+        return [Entry(name, recipe.summary, recipe.paper) for name, recipe in recipes(root / "studies").items()]
+    if kind == "tasks":
+        return _task_entries(root)
+    if kind == "models":
+        from harness.models.base_model import embedded_models
+
+        return [Entry(name, "embedded") for name in embedded_models()]
+    return _study_entries(root)
+
+
+def _plugin_entry(folder: str, name: str) -> Entry:
+    plugin = load(folder, name)
+    space = {
+        key: f"{value} default {value.default if value.default != '' else 'none'}"
+        for key, value in getattr(plugin, "space", {}).items()
+    }
+    merges = plugin.mergeable if folder == "methods" else None
+    needs = [getattr(plugin, "requires", "")]
+    needs += ["preference rows"] if "rejected" in getattr(plugin, "needs", ()) else []
+    needs += ["the base as a reference"] if getattr(plugin, "needs_reference", False) else []
+    limits = plugin.limits if folder == "methods" else ""
+    return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)), limits)
+
+
+def _task_entries(root: Path) -> list[Entry]:
+    from harness.files import read_yaml
+    from harness.tasks.task import task_folders
+
+    paths = {path.stem: path for folder in reversed(task_folders(root)) for path in sorted(folder.glob("*.yaml"))}
+    entries = []
+    for name, path in sorted(paths.items()):
+        try:
+            metadata = read_yaml(path).get("metadata")
+            about = metadata.get("description", "") if isinstance(metadata, dict) else ""
+            entries.append(Entry(name, " ".join(str(about).split())))
+        except SpecError as error:
+            entries.append(Entry(name, f"unreadable: {error}"))
+    return entries
+
+
+def _study_entries(root: Path) -> list[Entry]:
+    from harness.study.load import load_study
+
+    entries = []
+    for path in sorted((root / "studies").glob("*.yaml")):
+        try:
+            entries.append(Entry(path.stem, load_study(path).question))
+        except SpecError as error:
+            entries.append(Entry(path.stem, f"unreadable: {error}"))
+    return entries
+
+
+def inventory_text(kinds: Mapping[str, list[Entry]]) -> str:
+    """The inventory as a page of text; spaces are shown when one kind was asked for."""
+    lines = []
+    for kind, entries in kinds.items():
+        lines.append(kind)
+        for entry in entries:
+            lines.append(f"  {entry.name:<24} {entry.summary}" + (f" [{entry.paper}]" if entry.paper else ""))
+            facts = [] if entry.merges is None else ["merges" if entry.merges else "does not merge"]
+            facts += [f"needs {entry.requires}"] if entry.requires else []
+            if len(kinds) == 1:
+                lines += [f"      {', '.join(facts)}"] if facts else []
+                lines += [f"      {entry.limits}"] if entry.limits else []
+                lines += [f"      {name:<22} {text}" for name, text in entry.space.items()]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """How far a study is."""
+
+    study: str
+    done: int
+    running: int
+    """Trials that the study asked for and that have no record yet."""
+    failed: Mapping[str, int]
+    """Failures by status."""
+    seconds: float
+    """Wall seconds of all its trials, reused ones left out."""
+    steps_done: tuple[str, ...]
+    """Which of base, search and confirm are complete."""
+
+    def text(self) -> str:
+        """One line."""
+        failures = ", ".join(f"{count} {status}" for status, count in self.failed.items()) or "none failed"
+        steps = ", ".join(self.steps_done) or "nothing"
+        return (
+            f"{self.study}: {self.done} done, {self.running} open, {failures}; {self.seconds:.0f} s; complete: {steps}"
+        )
+
+
+def study_status(layout: Layout, study: str | None) -> list[StudyStatus]:
+    """The status of one study, or of every study that was started.
+
+    Raises:
+        SpecError: When the study was never started here.
+    """
+    started = sorted(path.parent.name for path in (layout.results / "studies").glob("*/study.json"))
+    if study is not None and Path(study).stem not in started:
+        raise SpecError(one_of("started study", study, started))
+    return [_status_of(layout, name) for name in started if study is None or Path(study).stem == name]
+
+
+def _status_of(layout: Layout, study: str) -> StudyStatus:
+    from harness.records.study_trials import read_members
+
+    members = {member.key: member for member in read_members(layout, study)}
+    results = {key: find_result(layout, key) for key in members}
+    found = {key: result for key, result in results.items() if result is not None}
+    failed = Counter(str(result.status) for result in found.values() if not result.status.has_scores)
+    seconds = sum(result.cost.total_s for key, result in found.items() if not members[key].reused)
+    steps = tuple(step for step in ("base", "search", "confirm") if (layout.study(study) / f"{step}.done").exists())
+    return StudyStatus(study, len(found) - failed.total(), len(members) - len(found), dict(failed), seconds, steps)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import took over."""
+
+    taken: int
+    there_already: int
+    damaged: tuple[str, ...]
+
+    def text(self) -> str:
+        """A sentence, and one line per damaged record."""
+        head = f"{self.taken} records taken over, {self.there_already} were here already, {len(self.damaged)} damaged"
+        return "\n".join([head, *self.damaged])
+
+
+def import_records(layout: Layout, source: Path) -> Imported:
+    """Copy trials (records and item outcomes) and studies of another results folder; nothing here is overwritten.
+
+    Raises:
+        SpecError: When `source` holds no trials.
+    """
+    other = Layout(source)
+    if not other.trials.is_dir():
+        raise SpecError(f"{source} must be a results folder with trials/ in it, but has none: name its results/ folder")
+    taken, there, damaged = 0, 0, []
+    for path, result in iterate_results(other):
+        if isinstance(result, StorageError):
+            damaged.append(str(result))
+        elif layout.record(result.config.key).exists():
+            there += 1
+        else:
+            _take(other, layout, result.config.key, path)
+            taken += 1
+    for study in sorted((source / "studies").glob("*/study.json")):
+        target = layout.study(study.parent.name)
+        if not target.exists():
+            for file in [*study.parent.glob("*.json"), *study.parent.glob("*.jsonl"), *study.parent.glob("*.done")]:
+                write_atomically(target / file.name, file.read_bytes())
+    return Imported(taken, there, tuple(damaged))
+
+
+def _take(other: Layout, layout: Layout, key: str, record: Path) -> None:
+    items = other.items(key)
+    layout.trial(key).mkdir(parents=True, exist_ok=True)
+    if items.exists():
+        shutil.copyfile(items, layout.items(key))
+    write_atomically(layout.record(key), record.read_bytes())

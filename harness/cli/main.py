@@ -1,0 +1,378 @@
+"""The command line: verbs, exit codes, and one clear sentence for every mistake.
+
+Results go to stdout (`--json` for programs), progress and logs to stderr. Exit codes: 0 done, 2 usage, 3 bad study or
+task file, 4 partly failed, 5 storage, 130 interrupted. Everything heavy is imported inside the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from harness import __version__
+from harness.cli.terminal import Commands, json_option, listen, show
+from harness.errors import SpecError, UsageError
+
+if TYPE_CHECKING:
+    from harness.driver.steps import Site, Summary
+    from harness.records.paths import Layout
+    from harness.study.spec import StudySpec
+    from harness.tasks.task import Task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "--version", prog_name="harness")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".",
+    envvar="HARNESS_ROOT",
+    help="Project folder.",
+)
+@click.option("--verbose", is_flag=True, help="Log what the libraries say, too.")
+@click.pass_context
+def main(ctx: click.Context, root: Path, verbose: bool) -> None:
+    """Which way of fine-tuning should I use for my task, what will it cost, and what will my model forget?"""
+    listen(verbose)
+    if not root.is_dir():
+        raise UsageError(f"--root must be a folder, but got '{root}': create it or name another")
+    ctx.obj = root
+
+
+def _layout(root: Path) -> Layout:
+    from harness.records.paths import Layout
+
+    return Layout(root / "results", root / "reports")
+
+
+def _study(root: Path, name: str) -> StudySpec:
+    from harness.errors import one_of
+    from harness.study.load import load_study
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else root / "studies" / f"{name}.yaml"
+    if not path.exists():
+        known = [p.stem for p in (root / "studies").glob("*.yaml")]
+        raise SpecError(one_of("study", name, known) + f" (files in {root / 'studies'})")
+    return load_study(path)
+
+
+def _task(root: Path, name: str) -> Task:
+    from harness.tasks.task import find_task, task_folders
+
+    return find_task(name, task_folders(root))
+
+
+def _site_options(function: F) -> F:
+    for option in (
+        click.option("--quiet", is_flag=True, help="No live display."),
+        click.option(
+            "--refresh",
+            is_flag=True,
+            help="Run again what failed, and what other versions of harness or its libraries recorded.",
+        ),
+        click.option(
+            "--runner-option",
+            "options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="For example workers=4, partition=gpu, time_min=240, gpus=1, mem_gb=32, account=lab. Repeatable.",
+        ),
+        click.option("--runner", default="local", show_default=True, help="Where trials run: local, slurm or inline."),
+    ):
+        function = option(function)
+    return function
+
+
+def _site(root: Path, runner: str, options: tuple[str, ...], quiet: bool, refresh: bool = False) -> Site:
+    from harness.driver.steps import Site
+    from harness.tasks.task import task_folders
+
+    pairs = dict(_pair(option) for option in options)
+    return Site(_layout(root), task_folders(root), runner, pairs, display=not quiet, refresh=refresh)
+
+
+def _pair(option: str) -> tuple[str, str]:
+    key, separator, value = option.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--runner-option must look like KEY=VALUE, but got '{option}': for example workers=4")
+    return key, value
+
+
+def _step(name: str) -> Callable[[F], Any]:
+    """A verb that drives trials: `base`, `search` and `confirm` differ in one function of `driver.steps` only."""
+
+    def wrap(function: F) -> Any:
+        @main.command(name, help=function.__doc__)
+        @click.argument("study")
+        @_site_options
+        @json_option
+        @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+        @click.pass_obj
+        def command(root: Path, /, study: str, as_json: bool, dry_run: bool, **site: Any) -> None:
+            if dry_run:
+                _plan(root, study, as_json, **site)
+                return
+            from harness.driver import steps
+
+            summary: Summary = getattr(steps, f"run_{name}")(_study(root, study), _site(root, **site))
+            show(summary, as_json, lambda s: s.text())
+            if summary.exit_code:
+                sys.exit(summary.exit_code)
+
+        return command
+
+    return wrap
+
+
+def _plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
+    from harness.driver.plan import plan_study
+
+    show(plan_study(_study(root, study), _site(root, **site)), as_json, lambda plan: plan.text())
+
+
+@main.command()
+@click.argument("study")
+@_site_options
+@json_option
+@click.pass_obj
+def plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
+    """Say what STUDY will cost and what it could find, before anything is spent."""
+    _plan(root, study, as_json, **site)
+
+
+@_step("base")
+def _base() -> None:
+    """Score the base models of STUDY on its tasks and off-target suite."""
+
+
+@_step("search")
+def _search() -> None:
+    """Tune every family of STUDY with the same budget, on validation only."""
+
+
+@_step("confirm")
+def _confirm() -> None:
+    """Rerun the finalists of STUDY with fresh seeds and score them on the test split."""
+
+
+@main.command()
+@click.option("--schema", is_flag=True, help="Print the documented tables and views instead.")
+@json_option
+@click.pass_obj
+def database(root: Path, schema: bool, as_json: bool) -> None:
+    """Rebuild results/harness.duckdb from the records."""
+    from harness.database import ingest
+
+    if schema:
+        show(ingest.SCHEMA, as_json, lambda _: ingest.schema_text())
+        return
+    show(ingest.ingest(_layout(root)), as_json, lambda summary: summary.text())
+
+
+@main.command()
+@json_option
+@click.pass_obj
+def backtest(root: Path, as_json: bool) -> None:
+    """Test the recommender: leave each task out, choose for it, and measure the regret."""
+    from harness.recommend.rank import backtest as run_backtest
+
+    show(run_backtest(_layout(root)), as_json, lambda result: result.text())
+
+
+@main.command()
+@click.option(
+    "--task", "task_name", required=True, help="A file of studies/tasks/, an embedded task, or an lm-eval task."
+)
+@click.option("--model", default=None, help="Base model; the one with the most evidence if left out.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many pipelines to rank.")
+@click.option(
+    "--max-forgetting", type=float, help="Largest acceptable loss on any off-target task, in its metric's units."
+)
+@click.option("--max-seconds", type=float, help="Longest acceptable trial: loading, training and scoring.")
+@click.option("--max-memory-gb", type=float, help="Largest acceptable peak memory.")
+@click.option(
+    "--score-base", is_flag=True, help="Score the base model on the task first, to predict scores and not only gains."
+)
+@json_option
+@click.pass_obj
+def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> None:
+    """Rank pipelines for a task from all that was measured so far, or say what evidence is missing."""
+    from harness.cli.advice import advise
+    from harness.tasks.task import task_folders
+
+    memory = limits.pop("max_memory_gb")
+    limits["max_memory_bytes"] = None if memory is None else memory * 1e9
+    folders = task_folders(root) if limits.pop("score_base") else None
+    answer = advise(_layout(root), _task(root, task_name), limits.pop("model"), folders, **limits)
+    show(answer, as_json, lambda found: found.text())
+
+
+@main.command()
+@click.option("--task", "task_name", required=True, help="The task to tune for.")
+@click.option("--model", default=None, help="Base model; the one with the most evidence if left out.")
+@click.option(
+    "--pipeline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="YAML with model, stages and steps instead of a recommendation.",
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="Model folder [default: results/models/TASK]."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print the pipeline that would be run, and stop.")
+@json_option
+@click.pass_obj
+def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
+    """Tune a model for a task with the recommended pipeline and leave a model folder with a model card."""
+    from harness.cli.advice import order_from_advice, order_from_file, train_model, with_suite
+    from harness.tasks.task import task_folders
+
+    layout, task, file = _layout(root), _task(root, task_name), options["pipeline"]
+    if file and options["model"]:
+        raise UsageError("--pipeline names its own model, but --model was given too: leave one of them out")
+    order = order_from_file(file, task) if file else order_from_advice(layout, task, options["model"])
+    folders = task_folders(root)
+    outcome = train_model(layout, with_suite(order, layout, folders), folders, options)
+    show(outcome, as_json, lambda result: result.text())
+    if outcome.exit_code:
+        sys.exit(outcome.exit_code)
+
+
+@main.command()
+@click.argument("study")
+@click.pass_obj
+def report(root: Path, study: str) -> None:
+    """Write reports/STUDY.html."""
+    from harness.report.page import write_report
+
+    click.echo(write_report(_layout(root), _study(root, study).name))
+
+
+@main.command()
+@click.argument("study", required=False)
+@json_option
+@click.pass_obj
+def status(root: Path, study: str | None, as_json: bool) -> None:
+    """Say what is done, running and failed, of one study or of all."""
+    from harness.cli.listing import study_status
+
+    show(
+        study_status(_layout(root), study),
+        as_json,
+        lambda rows: "\n".join(row.text() for row in rows) or "no studies yet",
+    )
+
+
+@main.command("list")
+@click.argument("kind", required=False)
+@json_option
+@click.pass_obj
+def list_command(root: Path, kind: str | None, as_json: bool) -> None:
+    """List what there is: methods, objectives, retention, curation, samplers, schedulers, surrogates, sections, tasks, models, studies."""
+    from harness.cli.listing import inventory, inventory_text
+
+    show(inventory(root, kind), as_json, inventory_text)
+
+
+@main.command("import")
+@click.argument("source", type=click.Path(file_okay=False, path_type=Path))
+@json_option
+@click.pass_obj
+def import_command(root: Path, source: Path, as_json: bool) -> None:
+    """Take over the records of another results folder SOURCE; what is here already stays."""
+    from harness.cli.listing import import_records
+
+    show(import_records(_layout(root), source), as_json, lambda summary: summary.text())
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "file_format", type=click.Choice(["csv", "parquet", "optuna"]), default="parquet", show_default=True
+)
+@click.option("--study", default=None, help="The study to export (optuna only).")
+@click.pass_obj
+def export(root: Path, folder: Path, file_format: str, study: str | None) -> None:
+    """Write every table and view to FOLDER, or one study as an Optuna storage to the file FOLDER."""
+    from harness.database.export import export_optuna, export_tables
+
+    if file_format != "optuna":
+        paths = export_tables(_layout(root), folder, file_format)
+        click.echo("\n".join(map(str, paths)))
+        return
+    if study is None:
+        raise UsageError("--format optuna must name one study, but got none: add --study NAME")
+    click.echo(export_optuna(_layout(root), _study(root, study).name, folder))
+
+
+@main.command()
+@json_option
+@click.pass_obj
+def doctor(root: Path, as_json: bool) -> None:
+    """Check this machine: versions, device, disk, cluster, and what each problem means."""
+    from harness.cli.doctor import examination_text, examine
+
+    findings = examine(root)
+    show(findings, as_json, examination_text)
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--runner", default="local", show_default=True, help="Where to practise: local or slurm.")
+@click.option("--runner-option", "options", multiple=True, metavar="KEY=VALUE")
+@json_option
+@click.pass_obj
+def drill(root: Path, runner: str, options: tuple[str, ...], as_json: bool) -> None:
+    """Practise a disaster on this site: run trivial trials, kill a worker, and check that nothing is lost or run twice."""
+    from harness.cli.drill import practise
+
+    outcome = practise(runner, dict(_pair(option) for option in options), root)
+    show(outcome, as_json, lambda result: result.text())
+    if not outcome.passed:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["study", "task"]))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of study or task files, for editors."""
+    from harness.study.load import study_json_schema
+
+    if kind == "study":
+        document: Mapping[str, Any] = study_json_schema()
+    else:
+        from harness.tasks.task import task_json_schema
+
+        document = task_json_schema()
+    click.echo(json.dumps(document, indent=1))
+
+
+@main.group()
+def testbed() -> None:
+    """The embedded base models and tasks."""
+
+
+@testbed.command("build")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--model", "models", multiple=True, help="Pretrain this embedded model too; none if left out. Repeatable."
+)
+@click.option("--tokens", type=int, help="Pretraining tokens [default: the recipe's].")
+def testbed_build(folder: Path, models: tuple[str, ...], tokens: int | None) -> None:
+    """Rebuild the embedded data (bit for bit) and models (within the stated tolerance) into FOLDER."""
+    from harness.testbed.build import build
+
+    build(folder, models, tokens)
+    click.echo(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What every command shares: errors as one sentence and a code, results on stdout, logs on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from harness.errors import EXIT_INTERRUPTED, HarnessError, UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Lists verbs in the order of the work, not of the alphabet, and turns errors into one sentence and a code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs as they were declared."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a verb; a mistake ends in one sentence on stderr and its exit code."""
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except HarnessError as error:
+            _fail(str(error), error.exit_code)
+        except click.ClickException as error:
+            _fail(error.format_message(), UsageError.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            _fail("interrupted: everything finished is kept, run the same command to go on", EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"harness: {message}", err=True)
+    sys.exit(code)
+
+
+def listen(verbose: bool) -> None:
+    """Show what the harness logs on stderr; what the libraries log and warn of only if `verbose`."""
+    import logging
+    import warnings
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger(None if verbose else "harness")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    if not verbose:
+        logging.getLogger().addHandler(logging.NullHandler())
+        warnings.simplefilter("ignore")
+
+
+def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
+    """Print a result for a program or for a person."""
+    from harness.records.trial import to_json
+
+    click.echo(json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) if as_json else text(value))
+
+
+def json_option(function: F) -> F:
+    """The option of every verb whose result a program may read."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

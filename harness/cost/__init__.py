@@ -1,0 +1,1 @@
+"""What a trial costs: seconds, memory, energy, FLOPs and money."""

@@ -1,0 +1,1 @@
+"""The DuckDB database, derived from the records."""

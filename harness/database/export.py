@@ -1,0 +1,159 @@
+"""The database for other programs: every table as CSV or Parquet, a study's search as an Optuna storage."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.database.ingest import SCHEMA, connect
+from harness.errors import SpecError, StorageError, UsageError, one_of
+from harness.records.paths import Layout
+from harness.space import Choice, Distribution, Float, Integer, Scalar, Text
+from harness.study.family import resolved_families
+from harness.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+FORMATS = ("csv", "parquet")
+
+_TRIALS = """
+SELECT m.base_model, m.task, m.family, m.number, m.key, m.params, m.fidelity, t.status, t.reason, s.value,
+  s.higher_is_better, w.worst AS forgetting, c.total_s, c.solo_s, p.started_at,
+  (SELECT map(list(u.step), list(u.score)) FROM curves u WHERE u.key = m.key AND u.score IS NOT NULL) AS curve
+FROM members m JOIN trials t USING (key) JOIN costs c USING (key) JOIN provenance p USING (key)
+  LEFT JOIN scores s ON s.key = m.key AND s.is_target LEFT JOIN worst_forgetting w ON w.key = m.key
+WHERE m.study = ? AND m.role = 'search'
+QUALIFY row_number() OVER (PARTITION BY m.base_model, m.task, m.family, m.number ORDER BY m.fidelity DESC) = 1
+ORDER BY m.base_model, m.task, m.family, m.number"""
+
+
+def export_tables(layout: Layout, folder: Path, file_format: str) -> tuple[Path, ...]:
+    """Write every table and view to `folder/<name>.<format>`; files of these names there are replaced.
+
+    Raises:
+        UsageError: For an unknown format.
+        StorageError: When there is no database, or the folder cannot be written.
+    """
+    if file_format not in FORMATS:
+        raise UsageError(one_of("format", file_format, list(FORMATS)))
+    written = []
+    _make_folder(folder)
+    with connect(layout) as connection:
+        for table in SCHEMA:
+            path = folder / f"{table.name}.{file_format}"
+            options = "FORMAT csv, HEADER" if file_format == "csv" else "FORMAT parquet, COMPRESSION zstd"
+            target = str(path).replace("'", "''")
+            connection.execute(f"COPY (SELECT * FROM {table.name} ORDER BY ALL) TO '{target}' ({options})")
+            written.append(path)
+    return tuple(written)
+
+
+def export_optuna(layout: Layout, study: str, path: Path) -> Path:
+    """Write a study's search as an Optuna storage (SQLite) that optuna-dashboard opens: `optuna-dashboard sqlite:///PATH`.
+
+    One Optuna study per cell, named `study/base model/task/family`. A trial that stopped below the full budget is
+    pruned; one that failed has failed; user attributes hold key, status, reason, forgetting, the
+    seconds that it took, and those that it would have taken alone.
+
+    Raises:
+        SpecError: When there is no such study, or its families no longer resolve.
+        UsageError: When the target is a folder.
+        StorageError: When there is no database, or the file cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(
+            f"--format optuna must have a file as its target, but '{path}' is a folder: name a file in it, for example "
+            f"'{path / f'{study}.db'}'"
+        )
+    with connect(layout) as connection:
+        specs = dict(connection.execute("SELECT study, spec FROM studies").fetchall())
+        if study not in specs:
+            raise SpecError(one_of("study", study, sorted(specs)))
+        cursor = connection.execute(_TRIALS, [study])
+        names = [column[0] for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    families = resolved_families(StudySpec.model_validate_json(specs[study]))
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["base_model"], row["task"], row["family"]), []).append(row)
+    _make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    try:
+        _write_storage(beside, {"/".join((study, *cell)): (families[cell[2]].space, cells[cell]) for cell in cells})
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def _write_storage(path: Path, cells: Mapping[str, tuple[Mapping[str, Distribution], list[dict[str, Any]]]]) -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    try:
+        for name, (space, rows) in cells.items():
+            higher = next((row["higher_is_better"] for row in rows if row["value"] is not None), True)
+            created = optuna.create_study(
+                storage=storage, study_name=name, direction="maximize" if higher else "minimize"
+            )
+            widened = _widened(space, [json.loads(row["params"]) for row in rows])
+            created.add_trials([_trial(widened, row) for row in rows])
+    finally:
+        storage.engine.dispose()
+
+
+def _widened(space: Mapping[str, Distribution], points: Sequence[Mapping[str, Scalar]]) -> dict[str, Distribution]:
+    """The space with every recorded value in it: a plug-in's range may have been narrowed since."""
+    return {name: _holding(d, [point[name] for point in points if name in point]) for name, d in space.items()}
+
+
+def _holding(distribution: Distribution, values: Sequence[Scalar]) -> Distribution:
+    if all(distribution.contains(value) for value in values):
+        return distribution
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if isinstance(distribution, Choice | Text) or len(numbers) < len(values):
+        known = distribution.choices if isinstance(distribution, Choice) else ()
+        return Choice(tuple(dict.fromkeys((*known, *values))), distribution.default)
+    low, high = min(distribution.low, *numbers), max(distribution.high, *numbers)
+    whole = isinstance(distribution, Integer) and all(isinstance(number, int) for number in numbers)
+    kind = Integer if whole else Float
+    return kind(low, high, distribution.default, distribution.log and low > 0)  # type: ignore[arg-type]
+
+
+def _trial(space: Mapping[str, Distribution], row: Mapping[str, Any]) -> FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    from harness.search.proposals import optuna_distribution
+
+    params = {name: value for name, value in json.loads(row["params"]).items() if name in space}
+    scored = row["value"] is not None
+    state = TrialState.FAIL if not scored else TrialState.COMPLETE if row["fidelity"] == 1 else TrialState.PRUNED
+    attributes = {name: row[name] for name in ("key", "status", "reason", "forgetting") if row[name] not in (None, "")}
+    trial = create_trial(
+        state=state,
+        value=row["value"] if scored else None,
+        params=params,
+        distributions={name: optuna_distribution(space[name]) for name in params},
+        user_attrs=attributes | {"seconds": row["total_s"], "solo_seconds": row["solo_s"]},
+        intermediate_values=row["curve"] or {},
+    )
+    started: datetime | None = row["started_at"]
+    if started is not None:
+        trial.datetime_start, trial.datetime_complete = started, started + timedelta(seconds=row["total_s"])
+    return trial
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} must be a writable folder, but is not ({error.strerror}): name another"
+        ) from error

@@ -1,0 +1,1 @@
+"""Drives a study: resolves it, plans it, runs its trials, shows its progress."""

@@ -1,0 +1,161 @@
+"""What a trial will take, before it runs: from past trials like it where there are any, else from a formula.
+
+The formula's rates were measured with small models on one core of a server CPU, and are meant for the right order of
+magnitude; a forecast says what it rests on, and `plan.json` keeps it beside what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from harness.driver.resolve import ModelInfo, TaskInfo
+from harness.records.paths import Layout
+from harness.records.results import iterate_results
+from harness.records.trial import Evaluation, Forecast, TrialConfig, TrialResult, TrialStatus
+from harness.study.spec import Prices
+
+FLOPS_PER_SECOND = {"cpu": 4e10, "cuda": 3e13}
+"""Useful FLOPs per second of training a small model in one thread of a CPU, or on one GPU."""
+CHARACTERS_PER_TOKEN = 3.0
+SECONDS_PER_SCORING = 0.5
+"""What one scoring of one task costs apart from the model's work."""
+SECONDS_PER_TRIAL = 1.0
+CHOICES = 2
+"""Sequences scored per item, about."""
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """A trial to forecast, and where."""
+
+    config: TrialConfig
+    model: ModelInfo
+    tasks: Mapping[str, TaskInfo]
+    """Facts of its task and of the off-target suite, by name."""
+    device: str
+    threads: int
+    prices: Prices
+
+    @property
+    def task(self) -> TaskInfo:
+        """Its own task."""
+        return self.tasks[self.config.task.name]
+
+
+@dataclass(frozen=True)
+class Past:
+    """Complete trials, by what makes their cost alike: base model and choices on all axes."""
+
+    trials: Mapping[tuple[str, ...], Sequence[TrialResult]] = field(default_factory=dict)
+
+    def like(self, config: TrialConfig) -> Sequence[TrialResult]:
+        """Those that resemble a trial; of the same task only, if there are any."""
+        alike = self.trials.get(_kind(config), ())
+        return [past for past in alike if past.config.task == config.task] or alike
+
+
+def read_past(layout: Layout) -> Past:
+    """Every complete trial on record."""
+    found: dict[tuple[str, ...], list[TrialResult]] = {}
+    for _, result in iterate_results(layout):
+        if isinstance(result, TrialResult) and result.status == TrialStatus.COMPLETE:
+            found.setdefault(_kind(result.config), []).append(result)
+    return Past(found)
+
+
+def forecast(occasion: Occasion, past: Past, alone: bool = False) -> Forecast:
+    """Seconds, memory, disk and money of one trial.
+
+    Args:
+        occasion: The trial, and where it will run.
+        past: What ran before.
+        alone: Whether seconds are to be those of a trial that trains alone, as budgets count them; otherwise they are
+            its share of what a pack takes, as far as past trials trained in packs.
+    """
+    alike = past.like(occasion.config)
+    return _from_past(occasion, alike, alone) if alike else _from_formula(occasion)
+
+
+def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) -> Forecast:
+    """Scaled by steps (training) and by scored items (the rest); medians, since one slow disk must not count."""
+    work, items = steps_run(occasion.config), _scorings(occasion.config.evaluation, occasion)
+    train = [_train_s(past, alone) / steps for past in alike if (steps := steps_run(past.config))]
+    rest = [(past.cost.total_s - _train_s(past)) / max(1, sum(score.n for score in past.scores)) for past in alike]
+    seconds = (median(train) * work if train else 0.0) + median(rest) * max(1, items)
+    return Forecast(
+        seconds=seconds,
+        peak_memory_bytes=_median(past.cost.peak_memory_bytes for past in alike),
+        artifact_bytes=_median(past.cost.artifact_bytes for past in alike),
+        flops=_median(past.cost.flops / max(1, steps_run(past.config)) for past in alike) * work,
+        money=_money(occasion, seconds),
+        basis=f"{len(alike)} past trials of the same choices on {occasion.model.ref.name}",
+    )
+
+
+def _from_formula(occasion: Occasion) -> Forecast:
+    """6 FLOPs per parameter and token of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+    parameters = float(occasion.model.facts.get("parameters", 0))
+    tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
+    tokens = steps_run(occasion.config) * _rows_per_step(occasion.config) * tokens_per_row
+    scored = _scorings(occasion.config.evaluation, occasion) * CHOICES * tokens_per_row
+    flops = 6 * parameters * tokens
+    rate = FLOPS_PER_SECOND[occasion.device] * (occasion.threads if occasion.device == "cpu" else 1)
+    tasks = len(occasion.config.evaluation.fractions) + len(occasion.config.evaluation.off_target)
+    seconds = (flops + 2 * parameters * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
+    return Forecast(
+        seconds=seconds,
+        peak_memory_bytes=16 * parameters,  # weights, gradients and two moments in float32
+        artifact_bytes=0.0,
+        flops=flops,
+        money=_money(occasion, seconds),
+    )
+
+
+def steps_run(config: TrialConfig) -> int:
+    """Optimiser steps of a trial at its fidelity."""
+    return round(config.steps * config.fidelity)
+
+
+def _kind(config: TrialConfig) -> tuple[str, ...]:
+    stages = config.pipeline.stages
+    return (
+        config.pipeline.base_model.name,
+        *(f"{stage.method} {stage.objective} {stage.retention} {stage.curation}" for stage in stages),
+    )
+
+
+def _train_s(result: TrialResult, alone: bool = False) -> float:
+    cost = result.cost
+    return float(cost.seconds.get("train", 0.0)) + (cost.solo_s - cost.total_s if alone else 0.0)
+
+
+def _rows_per_step(config: TrialConfig) -> float:
+    return sum(
+        stage.share * float(stage.params.get("batch_size", 0)) * float(stage.params.get("gradient_accumulation", 1))
+        for stage in config.pipeline.stages
+    )
+
+
+def _scorings(evaluation: Evaluation, occasion: Occasion) -> int:
+    """Items scored: the task at every point of the curve, the off-target suite once."""
+
+    def items(name: str) -> int:
+        present = occasion.tasks[name].items.get(evaluation.split, 0) if name in occasion.tasks else 0
+        return min(present, evaluation.limit or present)
+
+    suite = sum(items(ref.name) for ref in evaluation.off_target)
+    return items(occasion.config.task.name) * len(evaluation.fractions) + suite
+
+
+def _money(occasion: Occasion, seconds: float) -> float | None:
+    prices = occasion.prices
+    hourly = prices.gpu_hour.get("default") if occasion.device == "cuda" else prices.cpu_hour
+    cores = occasion.threads if occasion.device == "cpu" else 1
+    return None if hourly is None else hourly * cores * seconds / 3600
+
+
+def _median(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(median(known)) if known else 0.0

@@ -1,0 +1,1 @@
+"""Scores live models on lm-eval tasks, item by item."""

@@ -1,0 +1,312 @@
+"""Scores a live model, or several side by side, on a task of lm-eval's, in this process and item by item.
+
+Requests, filters and metrics are lm-eval's; the answers come from `answers`, at once for all models. A model is scored
+as it stands, adapters included; its modules' training modes and the random state are left as they were.
+Beginning-of-text: prompts get what the tokenizer adds to any text, as in training; plain text is scored after one
+beginning-of-text token (end-of-text where there is none), never two. A prompt that does not fit the model's context loses
+its beginning; a long text is scored in windows of the context, each token once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from harness.errors import Diverged
+from harness.evaluation.loglikelihood import Members
+from harness.evaluation.responses import answers
+from harness.files import write_atomically
+from harness.metrics.base import measure
+from harness.models.tokens import tokenizer_facts
+from harness.records.trial import Score, fingerprint
+from harness.tasks.lm_eval_task import lm_eval_task
+from harness.tasks.task import Task
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PER_BYTE = {"bits_per_byte": 1 / math.log(2), "byte_perplexity": 1.0, "word_perplexity": 1.0}
+"""Metrics whose items are (log-likelihood in nats, count); factor from nats per unit to the metric or its logarithm."""
+
+
+@dataclass(frozen=True)
+class ItemOutcome:
+    """What happened on one item."""
+
+    doc_hash: str
+    """lm-eval's SHA-256 of the row."""
+    value: float
+    """The metric of this item alone; NaN where it has none (an F1 score, for example)."""
+    prediction: str | None
+    """The choice or text that the model gave; None where it only scored a text."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A score and the items that it comes from."""
+
+    score: Score
+    items: tuple[ItemOutcome, ...]
+    latency_s: float | None = field(default=None, compare=False)
+    """Wall seconds of generating an item's answers, in batches; where models are side by side, a model's share. None for
+    tasks that generate nothing."""
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str,
+    limit: int | None,
+    batch_size: int | None = None,
+) -> Evaluated:
+    """Score a model on one split of a task.
+
+    Args:
+        model: The live model; a PEFT model counts with its active adapters.
+        tokenizer: Its tokenizer.
+        task: What to score.
+        split: `validation` or `test` (`train` works too).
+        limit: Only this many items, the first in the order of their hashes; None for all.
+        batch_size: Sequences per forward pass; None for as many as memory and speed allow.
+
+    Raises:
+        SpecError: When the task's data is wrong, or does not fit the model's context.
+        Diverged: When a score is not finite.
+    """
+    (outcome,) = _evaluated(Members(model), tokenizer, task, split, limit, batch_size)
+    if isinstance(outcome, Diverged):
+        raise outcome
+    return outcome
+
+
+def evaluate_together(
+    model: PreTrainedModel, count: int, tokenizer: PreTrainedTokenizerBase, task: Task, split: str, limit: int | None
+) -> list[Evaluated | Diverged]:
+    """Score models that compute side by side, in one pass over a split of a task.
+
+    Args:
+        model: The models as one: rows [0:B] of a batch are the first's, [B:2B] the second's, and so on.
+        count: How many they are.
+        tokenizer: Their tokenizer.
+        task: What to score.
+        split: `validation` or `test` (`train` works too).
+        limit: Only this many items, the first in the order of their hashes; None for all.
+
+    Returns:
+        What `evaluate` would return for each model alone, or the error that it would raise where a score is not finite.
+
+    Raises:
+        SpecError: When the task's data is wrong, or does not fit the models' context.
+    """
+    return _evaluated(Members(model, count), tokenizer, task, split, limit)
+
+
+def _evaluated(
+    members: Members,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    split: str,
+    limit: int | None,
+    batch_size: int | None = None,
+) -> list[Evaluated | Diverged]:
+    built = lm_eval_task(task, split, limit)
+    built.build_all_requests()
+    comparable = comparability(task, tokenizer)
+    start = time.perf_counter()
+    with scoring_mode(members.model):
+        given = answers(members, tokenizer, built, batch_size)
+    seconds = (time.perf_counter() - start) / (members.count * len(_items(built)))
+    found = [_outcome(built, task, (split, comparable), one) for one in given]
+    if built.OUTPUT_TYPE != "generate_until":
+        return found
+    return [one if isinstance(one, Diverged) else replace(one, latency_s=seconds) for one in found]
+
+
+@contextmanager
+def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training mode is restored."""
+    import torch
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What lm-eval's results of an item need and no model changes."""
+
+    doc: Mapping[str, Any]
+    doc_hash: str
+    requests: tuple[Any, ...]
+    choices: tuple[str, ...]
+
+
+_ITEMS: WeakKeyDictionary[Any, list[_Item]] = WeakKeyDictionary()
+
+
+def _items(built: ConfigurableTask) -> list[_Item]:
+    """A task's items in their order, each with its requests; looked up once per process."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    if built not in _ITEMS:
+        requests = defaultdict(list)
+        for instance in built.instances:
+            requests[instance.doc_id].append(instance)
+        _ITEMS[built] = [
+            _Item(
+                doc,
+                hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
+                tuple(sorted(own, key=lambda instance: instance.idx)),
+                tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
+            )
+            for number, doc in built.doc_iterator()
+            if (own := requests[number])
+        ]
+    return _ITEMS[built]
+
+
+def _outcome(
+    built: ConfigurableTask, task: Task, labels: tuple[str, str], given: Sequence[Any] | None
+) -> Evaluated | Diverged:
+    """Score and items from one model's answers, by lm-eval's filter and metric; labels are split and comparability."""
+    diverged = Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
+    if given is None:
+        return diverged
+    for instance, answer in zip(built.instances, given, strict=True):
+        instance.resps, instance.filtered_resps = answer if isinstance(answer, list) else [answer], {}
+    built.apply_filters()
+    kept = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
+    filtered = [[request.filtered_resps[kept] for request in item.requests] for item in _items(built)]
+    results = [built.process_results(dict(item.doc), own) for item, own in zip(_items(built), filtered, strict=True)]
+    metric = task.metric if task.metric in results[0] else str(next(iter(results[0])))
+    value = _aggregated(built, metric, [found[metric] for found in results])
+    if isinstance(value, float) and not math.isfinite(value):
+        return diverged
+    items = tuple(
+        ItemOutcome(item.doc_hash, _item_value(metric, found[metric]), _prediction(built, item, own))
+        for item, found, own in zip(_items(built), results, filtered, strict=True)
+    )
+    score = Score(
+        task=task.name,
+        split=labels[0],
+        metric=metric,
+        value=float(value),
+        stderr=_stderr(built, metric, items),
+        n=len(items),
+        higher_is_better=task.higher_is_better,
+        comparability=labels[1],
+        chance=task.chance,
+    )
+    return Evaluated(score, items)
+
+
+def _aggregated(built: ConfigurableTask, metric: str, values: list[Any]) -> Any:
+    from lm_eval.api.metrics import mean
+
+    return built.aggregation().get(metric, mean)(values)
+
+
+def _item_value(metric: str, value: Any) -> float:
+    if ours := measure(metric):
+        return ours.value(value)
+    if metric in _PER_BYTE:
+        log_likelihood, count = value
+        if not count:
+            return math.nan
+        per_unit = -log_likelihood / count * _PER_BYTE[metric]
+        return per_unit if metric == "bits_per_byte" else math.exp(min(per_unit, 700.0))
+    return float(value) if isinstance(value, int | float) or getattr(value, "ndim", None) == 0 else math.nan
+
+
+def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Any]) -> str | None:
+    """The choice of the highest log-likelihood, or the generated text after the task's filter."""
+    if built.OUTPUT_TYPE == "multiple_choice":
+        scores = [response[0] for response in filtered[: len(item.choices)]]
+        return item.choices[scores.index(max(scores))]
+    return str(filtered[0]) if built.OUTPUT_TYPE == "generate_until" else None
+
+
+def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) -> float | None:
+    """Sample standard deviation / sqrt(n) of a metric that is the mean of its items; None for others."""
+    from lm_eval.api.metrics import mean
+
+    if built.aggregation().get(metric) is not mean or len(items) < 2:
+        return None
+    deviation = statistics.stdev(item.value for item in items)
+    return deviation / math.sqrt(len(items)) if math.isfinite(deviation) else None
+
+
+def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing."""
+    from lm_eval import __version__
+
+    template = getattr(tokenizer, "chat_template", None)
+    identity = [
+        tokenizer_facts(tokenizer),
+        template,
+        bos_policy(tokenizer),
+        __version__,
+        task.ref.fingerprint,
+        task.metric,
+    ]
+    settings = task.config.get("generation_kwargs") or {}
+    if settings.get("do_sample"):  # before answers were drawn, such tasks were scored on the likeliest ones
+        identity.append([settings, task.config["repeats"]])
+    return fingerprint(identity)
+
+
+def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the tokenizer puts around any text, found by encoding one: tokens before and after, as JSON."""
+    with_special = tokenizer.encode("a")
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    start = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
+    return json.dumps([with_special[:start], with_special[start + len(plain) :]])
+
+
+def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
+    """Write item-level outcomes as Parquet, whole or not at all: task, split, metric, doc_hash, value, prediction.
+
+    Raises:
+        StorageError: When the file system refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [
+        {
+            "task": outcome.score.task,
+            "split": outcome.score.split,
+            "metric": outcome.score.metric,
+            "doc_hash": item.doc_hash,
+            "value": None if math.isnan(item.value) else item.value,
+            "prediction": item.prediction,
+        }
+        for outcome in outcomes
+        for item in outcome.items
+    ]
+    kinds = {name: pa.string() for name in ("task", "split", "metric", "doc_hash", "prediction")} | {
+        "value": pa.float64()
+    }
+    columns = ("task", "split", "metric", "doc_hash", "value", "prediction")
+    buffer = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist(rows, schema=pa.schema([(name, kinds[name]) for name in columns])), buffer
+    )
+    write_atomically(path, buffer.getvalue().to_pybytes())

@@ -1,0 +1,1 @@
+"""Metrics and filters that lm-eval lacks, one file each."""

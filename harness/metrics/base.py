@@ -1,0 +1,144 @@
+"""The author's contract for a metric of our own, and how lm-eval comes to know it.
+
+One file per metric; its stem is what a task's `metric_list` names. Its entry there may hold `settings` of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from harness.errors import SpecError, one_of
+from harness.plugins import load, names
+
+LM_EVALS = ("metric", "aggregation", "higher_is_better", "hf_evaluate")
+"""Keys of a metric's entry that are lm-eval's."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An item with what a model answered."""
+
+    doc: Mapping[str, Any]
+    answers: Sequence[Any]
+    """Of multiple choice a log-likelihood in nats for each choice; else the generated texts after the task's filter."""
+    choices: tuple[str, ...]
+    gold: int
+    """The right choice; -1 where there are no choices."""
+    settings: Mapping[str, Any]
+    """The metric's own, defaults filled in."""
+
+
+class Measure(ABC):
+    """Says what an item is worth, and what many are."""
+
+    summary: ClassVar[str]
+    """One line: what it measures."""
+    paper: ClassVar[str] = ""
+    """Authors, year and arXiv id or URL of the source; empty when there is none."""
+    output_types: ClassVar[tuple[str, ...]]
+    """Of tasks that it can score."""
+    higher_is_better: ClassVar[bool] = True
+    every_sample: ClassVar[bool] = False
+    """Whether it wants all of an item's `repeats`, where the task names no filter."""
+    runs_code: ClassVar[bool] = False
+    """Whether it runs what a model wrote, which a task must allow with `unsafe_code: true`."""
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """Keys of its entry in `metric_list`, with their defaults."""
+
+    def check(self, settings: Mapping[str, Any], where: str) -> None:
+        """Raise `SpecError` for settings that cannot be; by default for unknown ones."""
+        for key in settings:
+            if key not in self.settings:
+                raise SpecError(f"{where}: " + one_of("key", str(key), [*LM_EVALS, *self.settings]))
+
+    @abstractmethod
+    def item(self, answered: Answered) -> Any:
+        """What one item contributes; a number, if the measure is the mean of its items."""
+
+    def total(self, items: Sequence[Any]) -> float:
+        """The measure of many items; by default their mean."""
+        return math.fsum(items) / len(items)
+
+    def value(self, item: Any) -> float:
+        """The measure of one item alone; NaN where it has none."""
+        return float(item) if isinstance(item, int | float) else math.nan
+
+
+@cache
+def measure(name: str) -> Measure | None:
+    """The metric of ours that has this name, or None."""
+    if name not in names("metrics"):
+        return None
+    found: Measure = load("metrics", name)()
+    return found
+
+
+def settings_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a metric's entry sets of our metric's own, complete.
+
+    Raises:
+        SpecError: For an unknown key or a value that cannot be.
+    """
+    name = str(entry["metric"])
+    own = load("metrics", name)()
+    settings = dict(own.settings) | {key: value for key, value in entry.items() if key not in LM_EVALS}
+    own.check(settings, f"{where}: metric {name}")
+    return settings
+
+
+def checked(entry: dict[str, Any], config: Mapping[str, Any], where: str) -> None:
+    """Complete a metric's entry where it names one of ours: its aggregation has its name.
+
+    Args:
+        entry: Of the task's `metric_list`; completed in place.
+        config: The task's keys.
+        where: Prefix of error messages.
+
+    Raises:
+        SpecError: When the metric does not suit the task, or its settings cannot be.
+    """
+    name = str(entry["metric"])
+    ours = measure(name)
+    if ours is None:
+        return
+    place = f"{where}: metric {name}"
+    if config["output_type"] not in ours.output_types:
+        raise SpecError(f"{place}: " + one_of("output_type", str(config["output_type"]), list(ours.output_types)))
+    if entry.get("aggregation", name) not in (name, "mean"):
+        raise SpecError(f"{place}: " + one_of("aggregation", str(entry["aggregation"]), [name]))
+    if ours.runs_code and not config.get("unsafe_code"):
+        raise SpecError(
+            f"{place} runs programs that a model wrote: say unsafe_code: true in the task file to allow that"
+        )
+    entry["aggregation"] = name
+    settings_of(entry, where)
+
+
+@cache
+def register() -> None:
+    """Make our metrics and filters known to lm-eval, once per process; a metric's aggregation has the same name."""
+    import lm_eval.api.metrics  # noqa: F401  fills the registries
+    from lm_eval.api.metrics import mean
+    from lm_eval.api.registry import (
+        aggregation_registry,
+        filter_registry,
+        higher_is_better_registry,
+        metric_agg_registry,
+        metric_registry,
+    )
+
+    from harness.metrics._clusters import cluster_filter
+
+    for name in names("metrics"):
+        own = load("metrics", name)()
+        is_mean = type(own).total is Measure.total  # lm-eval's own mean, so that a standard error is known
+        metric_registry.register(name, target=own.item)
+        aggregation_registry.register(name, target=mean if is_mean else own.total)
+        metric_agg_registry.register(name, target=mean if is_mean else own.total)
+        higher_is_better_registry.register(name, target=own.higher_is_better)
+    filter_registry.register("cluster_vote", target=cluster_filter())

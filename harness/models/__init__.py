@@ -1,0 +1,1 @@
+"""Base models: what a name stands for, pinned; facts, weights and tokenizer."""

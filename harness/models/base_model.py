@@ -1,0 +1,223 @@
+"""Base models: what a name in a study stands for, pinned; its facts without torch; its weights and its tokenizer.
+
+A name is an embedded model (a folder of `harness/testbed/models/`), a folder, or a Hugging Face id. Only safetensors
+are read, and no remote code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError, one_of
+from harness.files import expand
+from harness.models.hub import commit_of
+from harness.records.trial import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = Path(__file__).parents[1] / "testbed" / "models"
+EMBEDDED_CORPUS = Path(__file__).parents[1] / "testbed" / "data" / "corpus_sample.jsonl"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+NEEDED = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that exists."""
+
+    ref: ModelRef
+    source: str
+    """Local folder or Hugging Face id."""
+    corpus: str | None = None
+    """JSONL file with `text` rows of what it knows, or the name of a task whose training rows it knows."""
+    is_temporary: bool = False
+    """Whether an earlier stage made it, in a folder that goes away with its trial."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `source` is a folder."""
+        return Path(self.source).is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """Its files on this machine; a hub model is downloaded at its pinned commit if it is not in the cache."""
+        if self.is_local:
+            return Path(self.source)
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(self.source, revision=self.ref.revision, allow_patterns=NEEDED))
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the base models that come with the harness."""
+    return tuple(sorted(path.parent.name for path in EMBEDDED.glob("*/config.json")))
+
+
+def resolve_model(name: str, revision: str | None = None, corpus: str | None = None) -> BaseModel:
+    """Find what `name` stands for and pin it.
+
+    Args:
+        name: An embedded model, a folder (may hold `${VARIABLE}`), or a Hugging Face id.
+        revision: Commit, tag or branch of a hub model; ignored for folders, which are pinned by their content.
+        corpus: What the study says the model knows; an embedded model brings its own.
+
+    Raises:
+        SpecError: When there is no such model, or a folder lacks its config, weights or tokenizer.
+    """
+    corpus = expand(corpus, f"corpus of {name}") if corpus else corpus
+    if name in embedded_models():
+        return BaseModel(_pinned(name, EMBEDDED / name), str(EMBEDDED / name), corpus or str(EMBEDDED_CORPUS))
+    folder = Path(expand(name, "base model")).expanduser()
+    if folder.is_dir():
+        return BaseModel(_pinned(name, folder), str(folder.resolve()), corpus)
+    if folder.is_absolute() or name.startswith((".", "~", "$")) or name.count("/") != 1:
+        raise SpecError(
+            f"{folder} is not a folder: check the path; a name without it must be a Hugging Face id (owner/model), or "
+            + one_of("base model", name, list(embedded_models()))
+        )
+    return BaseModel(ModelRef(name, _commit(name, revision)), name, corpus)
+
+
+def _pinned(name: str, folder: Path) -> ModelRef:
+    """A reference to a folder by the content of its files.
+
+    Raises:
+        SpecError: When the folder lacks its config, weights or tokenizer.
+    """
+    for what, found in (
+        ("config.json", (folder / "config.json").exists()),
+        ("*.safetensors weights", any(folder.glob("*.safetensors"))),
+        ("tokenizer (tokenizer.json)", any((folder / file).exists() for file in TOKENIZER_FILES)),
+    ):
+        if not found:
+            raise SpecError(
+                f"a model folder must hold config.json, *.safetensors and a tokenizer, but {folder} has no {what}: "
+                "save model and tokenizer there with save_pretrained"
+            )
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in NEEDED for path in folder.glob(pattern) if path.is_file()):
+        digest.update(path.name.encode())
+        for block in _blocks(path):
+            digest.update(block)
+    return ModelRef(name, digest.hexdigest()[:20])
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file's content in blocks; of files above 64 MiB its size and 64 blocks spread evenly, to stay within a second."""
+    size = path.stat().st_size
+    count = max(1, math.ceil(size / BLOCK))
+    starts = range(count) if count <= 64 else [round(i * (count - 1) / 63) for i in range(64)]
+    yield str(size).encode()
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start * BLOCK)
+            yield file.read(BLOCK)
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that a hub model's revision points to, pinned in the cache by the first who asks.
+
+    Raises:
+        SpecError: When the model is neither in the cache nor reachable.
+    """
+    try:
+        return commit_of("model", name, revision)
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f"base model {name!r} must be embedded ({', '.join(embedded_models())}), a folder, or a reachable Hugging Face "
+            f"id, but it is none ({type(error).__name__}): check the name, the revision and the network"
+        ) from error
+
+
+def context_length(config: Any, max_length: int, reserved: int = 0) -> int:
+    """`max_length` cut to what a model with this `transformers` config has left (no limit where it states none).
+
+    Args:
+        config: The model's config.
+        max_length: Tokens wanted.
+        reserved: Positions of the context that are taken already.
+    """
+    context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return max(1, min(max_length, context - reserved)) if context else max_length
+
+
+def load_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreTrainedModel:
+    """The model's weights on `device`, in eval mode, float32 unless `options` say otherwise.
+
+    Args:
+        base: A resolved model.
+        options: Further keyword arguments of `from_pretrained`, for example a quantisation config.
+        device: `cpu` or `cuda`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    arguments: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, **options}
+    if "quantization_config" in options:
+        arguments["device_map"] = {"": device}
+    model = AutoModelForCausalLM.from_pretrained(base.source, **_revision(base), **arguments)
+    if getattr(model.config, "rescale_every", 0):
+        # For float16, RWKV halves weights in place when it turns to scoring, which adapters on them would not follow.
+        model.config.rescale_every = 0
+    if "quantization_config" in options:
+        return _never_repacked(model)
+    return model.to(device)
+
+
+def _never_repacked(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from repacking 4-bit weights in place.
+
+    On a CPU with AVX512-BF16 it does so at a layer's first forward pass in eval mode without gradients. What is merged
+    or saved after that is garbage, and scores come from other arithmetic than training.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token.
+
+    Raises:
+        SpecError: When it has no token that could serve as padding.
+    """
+    from transformers import AutoTokenizer
+
+    quiet()
+    tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    if tokenizer.pad_token is None:
+        raise SpecError(
+            f"the tokenizer of {base.ref.name!r} must have a padding or end-of-text token, but has none: "
+            "set pad_token in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _revision(base: BaseModel) -> dict[str, Any]:
+    return {} if base.is_local else {"revision": base.ref.revision}
+
+
+def quiet() -> None:
+    """Keep the libraries' progress bars and advice off stderr, where the harness shows its own progress."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

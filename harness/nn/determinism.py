@@ -1,0 +1,45 @@
+"""Random states, seeds and the precision that a device computes in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`auto` as `bfloat16` on a GPU that computes in it, `float32` elsewhere."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put the random states of python, numpy and torch back as they were."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.random.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    from transformers import set_seed
+
+    set_seed(seed)

@@ -1,0 +1,1 @@
+"""Learns from the records, and recommends pipelines with their measured regret."""

@@ -1,0 +1,113 @@
+"""What could be run on a task: every pipeline that ran somewhere, and draws from the studies' families."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from harness.axes.contract import Situation
+from harness.errors import SpecError
+from harness.plugins import AXIS_FOLDER, load
+from harness.recommend.features import Candidate, Facts, Observation
+from harness.records.trial import ModelRef, Stage, derive_seed
+from harness.study.family import Family, resolved_families
+from harness.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+DRAWS = 64
+"""Candidates drawn from each family's space."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: a task, a base model, and what it may cost at most."""
+
+    task: str
+    task_facts: Facts
+    base_model: str
+    model_facts: Facts
+    base_score: float | None = None
+    """The base model's score on the task's validation split; without it only gains can be predicted."""
+    higher_is_better: bool = True
+    max_forgetting: float | None = None
+    forgetting_is_share: bool | None = None
+    """Whether forgetting is meant in shares (accuracies) or in losses; None where that is not known: shares."""
+    max_seconds: float | None = None
+    max_memory_bytes: float | None = None
+    top: int = 3
+    situation: Situation | None = None
+    """Where it would be trained; choices that cannot work there are left out."""
+
+
+def options(
+    seen: Sequence[Observation], studies: Sequence[StudySpec], request: Request
+) -> Iterator[tuple[str, Candidate]]:
+    """Family, and candidate on the request's task and model."""
+    base = request.base_score if request.base_score is not None else usual_base(seen, request)
+    here = Candidate((), 0, 1.0, request.model_facts, request.task_facts, base, request.higher_is_better)
+    ran: dict[str, list[Observation]] = {}
+    for observation in seen:
+        ran.setdefault(repr((observation.candidate.stages, observation.candidate.steps)), []).append(observation)
+    for trials in ran.values():
+        yield trials[0].family, replace(here, stages=trials[0].candidate.stages, steps=trials[0].candidate.steps)
+    for study in studies:
+        for name, family in _families(study).items():
+            steps = Counter(o.candidate.steps for o in seen if o.family == name and o.candidate.fidelity == 1)
+            for stages in _draws(study, family) if steps else ():
+                yield name, replace(here, stages=stages, steps=steps.most_common(1)[0][0])
+
+
+def _draws(study: StudySpec, family: Family) -> Iterator[tuple[Stage, ...]]:
+    rng = random.Random(derive_seed("recommend", study.name, family.name))
+    for _ in range(DRAWS if family.space else 1):
+        values = {name: distribution.sample(rng) for name, distribution in family.space.items()}
+        yield family.pipeline(ModelRef("", ""), values).stages
+
+
+def _families(study: StudySpec) -> Mapping[str, Family]:
+    """Its families; none where a plug-in or parameter is gone since."""
+    try:
+        return resolved_families(study)
+    except SpecError:
+        return {}
+
+
+def read_studies(connection: DuckDBPyConnection) -> list[StudySpec]:
+    """The studies in the database, by name."""
+    specs = [row[0] for row in connection.execute("SELECT spec FROM studies ORDER BY study").fetchall()]
+    studies = []
+    for spec in specs:
+        try:
+            studies.append(StudySpec.model_validate_json(spec))
+        except ValueError:  # written by another version; its trials still count
+            continue
+    return studies
+
+
+def refusal(stages: Sequence[Stage], situation: Situation | None) -> str:
+    """Why a plug-in of a pipeline refuses the situation or is gone; an empty string where it works."""
+    try:
+        for stage in stages:
+            for axis, folder in AXIS_FOLDER.items():
+                kind = load(folder, getattr(stage, axis))
+                if situation and (reason := kind().skip(situation.of(stage))):
+                    return str(reason)
+        return ""
+    except SpecError as error:
+        return str(error)
+
+
+def usual_base(seen: Sequence[Observation], request: Request) -> float:
+    """What to assume of an unknown base score: guessing, or the usual one among tasks of the same direction."""
+    known = [
+        o.candidate.base_score
+        for o in seen
+        if o.candidate.base_score is not None and o.candidate.higher_is_better is request.higher_is_better
+    ]
+    return float(request.task_facts.get("chance") or (median(known) if known else 0.0))

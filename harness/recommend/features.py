@@ -1,0 +1,271 @@
+"""What is knowable of a trial before it is trained, as numbers for the surrogates; and the evidence they learn from.
+
+Nothing here may look at a trial's own scores, curve or cost: `describe` is given a `Candidate`, which has none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import SpecError
+from harness.plugins import AXIS_FOLDER
+from harness.records.paths import Layout
+from harness.records.trial import Stage
+from harness.space import Choice, Distribution, Float, Integer, Scalar, Text, searched
+from harness.study.family import OPTIMIZER_SPACE, stage_space
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from numpy.typing import NDArray
+
+
+Facts = Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pipeline on a task, before it is run."""
+
+    stages: tuple[Stage, ...]
+    steps: int
+    fidelity: float
+    model: Facts
+    """As `models.facts.model_features` gives it."""
+    task: Facts
+    """As `tasks.facts.task_features` gives it."""
+    base_score: float | None
+    """The base model's own score on the task, where it is known."""
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A candidate that was run, and what came of it."""
+
+    key: str
+    task: str
+    base_model: str
+    family: str
+    """Its name in a study, else its methods."""
+    pipeline: str
+    """Equal for runs that differ in seed, split or fidelity."""
+    role: str
+    candidate: Candidate
+    comparability: str
+    split: str
+    metric: str
+    score: float
+    gain: float | None
+    """Towards better, as share of `room`; None without a comparable base score."""
+    forgetting: float | None
+    """Worst over the off-target suite, in score units."""
+    forgetting_is_share: bool | None
+    """Whether it is of a score for which higher is better, and not of a loss: the two never add up."""
+    seconds: float | None
+    """Wall seconds of the whole trial, had it been trained alone."""
+    memory_bytes: float | None
+
+
+def room(base_score: float, higher_is_better: bool) -> float:
+    """How much there is to gain: up to 1 for a share, down to 0 for a loss; never below .05, so that gains stay finite.
+
+    A score above 1 for which higher is better has no known end: its own size counts.
+    """
+    left = 1 - base_score if higher_is_better and base_score <= 1 else abs(base_score)
+    return max(left, 0.05)
+
+
+def describe(candidate: Candidate) -> dict[str, float | str]:
+    """Named features: numbers (logarithms where the space is logarithmic) and categories; what is unknown is left out."""
+    trained = max(1.0, candidate.steps * candidate.fidelity)
+    features: dict[str, float | str] = {
+        "stages": float(len(candidate.stages)),
+        "log_steps": math.log10(max(1, candidate.steps)),
+        "log_trained_steps": math.log10(trained),
+        "fidelity": candidate.fidelity,
+    }
+    for index, stage in enumerate(candidate.stages):
+        features |= {f"stage{index}.{name}": value for name, value in _stage(stage, trained).items()}
+    features |= {f"model.{name}": value for name, value in candidate.model.items()}
+    features |= {f"task.{name}": value for name, value in candidate.task.items()}
+    if candidate.base_score is not None:
+        features["task.base_score"] = candidate.base_score
+        features["task.room"] = room(candidate.base_score, candidate.higher_is_better)
+        features["task.above_chance"] = candidate.base_score - float(candidate.task.get("chance", 0.0))
+    return features
+
+
+def _stage(stage: Stage, trained: float) -> dict[str, float | str]:
+    choices = tuple(getattr(stage, axis) for axis in AXIS_FOLDER)
+    space = _space(choices)
+    rows = float(stage.params.get("batch_size", 1)) * float(stage.params.get("gradient_accumulation", 1))
+    return {
+        **dict(zip(AXIS_FOLDER, choices, strict=True)),
+        "share": stage.share,
+        "other_data": float(stage.data is not None),
+        "log_examples": math.log10(max(1.0, trained * stage.share * rows)),
+        **{f"param.{name}": _number(value, space.get(name)) for name, value in stage.params.items()},
+    }
+
+
+def _number(value: Scalar, distribution: Distribution | None) -> float | str:
+    if isinstance(value, str):
+        return value
+    is_log = isinstance(distribution, Float | Integer) and distribution.log
+    return math.log10(value) if is_log and value > 0 else float(value)
+
+
+@lru_cache(maxsize=256)
+def _space(choices: tuple[str, ...]) -> Mapping[str, Distribution]:
+    """The declared space of a stage; records may name a plug-in that is gone."""
+    try:
+        return stage_space(dict(zip(AXIS_FOLDER, choices, strict=True)))
+    except SpecError:
+        return OPTIMIZER_SPACE
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Features as a matrix: numbers as they are (unknown = the median seen), categories one-hot, constants dropped."""
+
+    columns: tuple[str, ...]
+    """`name` of a number, `name=category` of a category."""
+    centre: NDArray[np.float64]
+    """Medians, shape (columns,)."""
+    spread: NDArray[np.float64]
+    """Standard deviations, shape (columns,)."""
+
+    @classmethod
+    def fit(cls, described: Sequence[Mapping[str, float | str]]) -> Encoder:
+        """Learn the columns from features seen."""
+        names = {f"{n}={v}" if isinstance(v, str) else n for features in described for n, v in features.items()}
+        columns = tuple(sorted(names))
+        values = _matrix(described, columns)
+        known = ~np.isnan(values)
+        centre = np.array([np.median(column[k]) for column, k in zip(values.T, known.T, strict=True)])
+        spread = np.where(known, values, centre).std(axis=0)
+        kept = spread > 0
+        return cls(tuple(c for c, keep in zip(columns, kept, strict=True) if keep), centre[kept], spread[kept])
+
+    def transform(self, described: Sequence[Mapping[str, float | str]]) -> NDArray[np.float64]:
+        """Shape (n, columns)."""
+        values = _matrix(described, self.columns)
+        return np.where(np.isnan(values), self.centre, values)
+
+    def distances(self, rows: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Root mean squared difference to `row`, each column in units of its standard deviation; shape (n,)."""
+        scaled: NDArray[np.float64] = (rows - row) / self.spread
+        return np.sqrt(np.mean(scaled**2, axis=1)) if scaled.size else np.zeros(len(rows))
+
+
+def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[str]) -> NDArray[np.float64]:
+    matrix = np.full((len(described), len(columns)), np.nan)
+    place = {column: index for index, column in enumerate(columns)}
+    categorical = [index for index, column in enumerate(columns) if "=" in column]
+    matrix[:, categorical] = 0.0
+    for row, features in enumerate(described):
+        for name, value in features.items():
+            index = place.get(f"{name}={value}" if isinstance(value, str) else name)
+            if index is not None:
+                matrix[row, index] = 1.0 if isinstance(value, str) else value
+    return matrix
+
+
+_SEEN = """
+SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.metric, s.value, s.higher_is_better,
+  s.comparability, b.value AS base_value, f.worst, f.is_share, c.solo_s, c.peak_memory_bytes, coalesce(m.family, t.method),
+  coalesce(m.role, '')
+FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
+  LEFT JOIN worst_forgetting f ON f.key = t.key
+  LEFT JOIN (SELECT key, min(family) AS family, max(role) AS role FROM members GROUP BY key) m ON m.key = t.key
+  LEFT JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = t.task
+    AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
+WHERE t.steps > 0
+QUALIFY row_number() OVER (PARTITION BY t.key ORDER BY (b.n = s.n) DESC NULLS LAST, b.n DESC) = 1
+ORDER BY t.key"""
+
+
+def observations(layout: Layout, connection: DuckDBPyConnection) -> list[Observation]:
+    """Every trial that trained something and has a score, in key order."""
+    tasks, models = known_facts(layout, "tasks.json"), known_facts(layout, "models.json")
+    return [_observation(row, tasks, models) for row in connection.execute(_SEEN).fetchall()]
+
+
+def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
+    key, task, model, pipeline, stages, steps, fidelity, split, metric, score, higher, comparability, base, *rest = row
+    lost, is_share, seconds, memory, family, role = rest
+    # a record written before a field existed has null for it
+    parsed = tuple(Stage(**{k: v for k, v in stage.items() if v is not None}) for stage in json.loads(stages))
+    candidate = Candidate(parsed, steps, fidelity, models.get(model, {}), tasks.get(task, {}), base, higher)
+    gain = None if base is None else (score - base if higher else base - score) / room(base, higher)
+    return Observation(
+        key,
+        task,
+        model,
+        family,
+        pipeline,
+        role,
+        candidate,
+        comparability,
+        split,
+        metric,
+        score,
+        gain,
+        lost,
+        is_share,
+        seconds,
+        memory,
+    )
+
+
+def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
+    """The observations, with forgetting where it is of that kind: of shares, or of losses."""
+    return [o if o.forgetting_is_share is shares else replace(o, forgetting=None) for o in seen]
+
+
+def known_facts(layout: Layout, name: str) -> dict[str, Facts]:
+    """Facts by task or model name from all studies' `tasks.json` or `models.json`; files that are damaged tell nothing."""
+    facts: dict[str, Facts] = {}
+    for path in sorted(layout.study("x").parent.glob(f"*/{name}")):
+        try:
+            facts |= json.loads(path.read_text())
+        except (OSError, ValueError, TypeError):
+            continue
+    return facts
+
+
+def default_distance(stages: Sequence[Stage]) -> float:
+    """Mean difference of the searched parameters from their literature defaults, in shares of their ranges.
+
+    A category that is not the default counts 1. Zero where nothing is searched or the plug-in is gone.
+    """
+    differences = []
+    for stage in stages:
+        space = _space(tuple(getattr(stage, axis) for axis in AXIS_FOLDER))
+        for name, distribution in searched(space).items():
+            if name not in stage.params:
+                continue
+            value, usual = _number(stage.params[name], distribution), _number(distribution.default, distribution)
+            if isinstance(distribution, Choice | Text) or isinstance(value, str) or isinstance(usual, str):
+                differences.append(float(value != usual))
+                continue
+            ends = [float(_number(end, distribution)) for end in (distribution.low, distribution.high)]
+            differences.append(abs(value - usual) / max(ends[1] - ends[0], 1e-12))
+    return float(np.mean(differences)) if differences else 0.0
+
+
+def telling_params(stage: Stage) -> dict[str, Scalar]:
+    """The parameters that a reader must know: those usually searched, and those that are not at their defaults."""
+    space = _space(tuple(getattr(stage, axis) for axis in AXIS_FOLDER))
+    return {
+        name: value
+        for name, value in stage.params.items()
+        if name not in space or space[name].searched or value != space[name].default
+    }

@@ -1,0 +1,315 @@
+"""Which pipeline for a task, from all that was measured so far; or what is missing to say so.
+
+Candidates are the pipelines that ran and draws from the spaces of the studies' families. They are ranked by expected
+gain; every recommendation comes with intervals, the trials nearest to it, and the backtest of whoever ranked it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.database.ingest import connect
+from harness.errors import UsageError
+from harness.models.facts import model_features
+from harness.plugins import AXIS_FOLDER
+from harness.recommend.backtest import DEFAULTS, Backtest, backtest, merits, read_backtest
+from harness.recommend.candidates import Request, options, read_studies, refusal, usual_base
+from harness.recommend.conformal import COVERAGE
+from harness.recommend.evidence import NotEnoughEvidence, lacking
+from harness.recommend.features import Candidate, Observation, describe, observations, room, telling_params
+from harness.recommend.predictor import Outlook
+from harness.recommend.surrogates.base import Prediction
+from harness.records.paths import Layout
+from harness.records.trial import Stage
+from harness.tasks.facts import task_features
+
+if TYPE_CHECKING:
+    from harness.models.base_model import BaseModel
+    from harness.tasks.task import Task
+
+__all__ = ["Advice", "NotEnoughEvidence", "Recommendation", "Request", "backtest", "recommend", "request_for"]
+
+LIMITS = {"max_forgetting": "forgetting", "max_seconds": "seconds", "max_memory_bytes": "memory_bytes"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An expected value and its interval."""
+
+    mean: float
+    low: float
+    high: float
+    coverage: float = COVERAGE
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A trial near a recommendation."""
+
+    key: str
+    task: str
+    base_model: str
+    score: float
+    gain: float
+    """Share of what was to be gained over the base."""
+    distance: float
+    """Root mean squared difference of the features, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A pipeline, what is expected of it, and why."""
+
+    rank: int
+    family: str
+    stages: tuple[Stage, ...]
+    steps: int
+    gain: Estimate
+    """Over the base, towards better, in score units."""
+    score: Estimate | None
+    """None when the base score is unknown."""
+    forgetting: Estimate | None
+    """Worst over the off-target suites of the evidence, in score units; None when none was measured in that kind of unit."""
+    seconds: Estimate | None
+    memory_bytes: Estimate | None
+    evidence: tuple[Evidence, ...]
+    why: str
+
+    def expectations(self) -> list[str]:
+        """One line per predicted quantity, its interval in brackets."""
+        memory = self.memory_bytes and _scaled(self.memory_bytes, 1e-6)
+        named = {"score": self.score, "gain": self.gain, "worst forgetting": self.forgetting}
+        named |= {"seconds": self.seconds, "memory (MB)": memory}
+        return [f"{name} {v.mean:.3g} [{v.low:.3g}, {v.high:.3g}]" for name, v in named.items() if v]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Ranked pipelines, at most one per family, best first."""
+
+    task: str
+    base_model: str
+    recommendations: tuple[Recommendation, ...]
+    backtest: Backtest
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """The advice as lines for a terminal."""
+        lines = [
+            f"For {self.task} on {self.base_model} (nominal {COVERAGE:.0%} intervals; how often they held is said below):"
+        ]
+        for found in self.recommendations:
+            settings = " then ".join(_settings(stage) for stage in found.stages)
+            lines.append(f"{found.rank}. {found.family}: {settings}, {found.steps} steps")
+            lines += [f"   {line}" for line in found.expectations()]
+            near = ", ".join(f"{e.key[:8]} on {e.task} (score {e.score:.3g})" for e in found.evidence)
+            lines += [f"   why: {found.why}", f"   nearest evidence: {near}"]
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes), self.backtest.text()])
+
+
+def request_for(layout: Layout, task: Task, base: BaseModel, **limits: Any) -> Request:
+    """The request for a resolved task and base model; its base score is looked up in the database.
+
+    Raises:
+        StorageError: When there is no database.
+    """
+    facts = (task_features(task), base.ref.name, model_features(base))
+    return Request(task.name, *facts, recorded_base(layout, task, base), task.higher_is_better, **limits)
+
+
+def recorded_base(layout: Layout, task: Task, base: BaseModel) -> float | None:
+    """The base's validation score on this very task, on the most items; None where its file or data were others.
+
+    Raises:
+        StorageError: When there is no database.
+    """
+    with connect(layout) as connection:
+        rows = connection.execute(
+            "SELECT avg(s.value) FROM trials t JOIN scores s ON s.key = t.key AND s.is_target "
+            "WHERE t.steps = 0 AND t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? AND t.task = ? "
+            "AND t.task_fingerprint = ? AND s.metric = ? AND s.split = 'validation' "
+            "GROUP BY s.comparability, s.n ORDER BY s.n DESC, s.comparability",
+            [base.ref.name, base.ref.revision, task.name, task.ref.fingerprint, task.metric],
+        ).fetchall()
+    return float(rows[0][0]) if rows else None
+
+
+def most_evidence(layout: Layout) -> str | None:
+    """The base model with the most trials that trained something; None when there is none."""
+    with connect(layout) as connection:
+        row = connection.execute(
+            "SELECT base_model FROM trials WHERE steps > 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+        ).fetchone()
+    return str(row[0]) if row else None
+
+
+def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
+    """Rank pipelines for a task that may be in no study, or say what evidence is missing.
+
+    Raises:
+        StorageError: When there is no database.
+        UsageError: When nothing is asked for.
+    """
+    if request.top < 1:
+        raise UsageError(f"top must be at least 1, but got {request.top}: ask for one pipeline or more")
+    with connect(layout) as connection:
+        seen = [o for o in observations(layout, connection) if o.gain is not None]
+        studies = read_studies(connection)
+    missing = lacking(seen, request.task, request.task_facts, request.base_model, request.model_facts, studies)
+    if missing:
+        return missing
+    tested = read_backtest(layout, seen)
+    shares = request.forgetting_is_share is not False
+    known = list(options(seen, studies, request))
+    every = [(family, candidate, refusal(candidate.stages, request.situation)) for family, candidate in known]
+    offered = [(family, candidate) for family, candidate, refused in every if not refused]
+    if not offered:
+        reason = f"none of {len(every)} known pipelines can work on {request.base_model} here: {every[0][2]}"
+        return _refused(reason, seen, "harness recommend for another base model")
+    outlook = Outlook(seen, tested.surrogate, shares=shares)
+    ranked = _ranked(seen, offered, request, outlook)
+    if not ranked:
+        return _refused(_beyond(request, outlook), seen, "harness recommend with wider limits")
+    notes = (*_doubts(ranked), *_notes(seen, request, tested))
+    return Advice(request.task, request.base_model, tuple(ranked), tested, notes)
+
+
+def _refused(reason: str, seen: Sequence[Observation], command: str) -> NotEnoughEvidence:
+    return NotEnoughEvidence(reason, len(seen), len(seen), "", command)
+
+
+def _beyond(request: Request, outlook: Outlook) -> str:
+    """Which limits nothing is expected to keep, or which cannot be judged."""
+    given = [name for name in LIMITS if getattr(request, name) is not None]
+    blind = [name for name in given if LIMITS[name] not in outlook.targets]
+    if blind:
+        return f"{' and '.join(blind)} cannot be judged, because no trial has measured that in the same kind of unit"
+    limits = ", ".join(f"{name} = {getattr(request, name):g}" for name in given)
+    return f"no pipeline is expected to stay within {limits}: allow more"
+
+
+def _ranked(
+    seen: Sequence[Observation], offered: Sequence[tuple[str, Candidate]], request: Request, outlook: Outlook
+) -> list[Recommendation]:
+    candidates = [candidate for _, candidate in offered]
+    expected = outlook.predict(candidates)
+    merit = merits(seen, candidates, list(map(float, expected["gain"].mean)))
+    found: dict[str, Recommendation] = {}
+    for index in sorted(range(len(offered)), key=lambda index: merit[index], reverse=True):
+        family, candidate = offered[index]
+        if family not in found and _within(expected, index, request) and len(found) < request.top:
+            found[family] = _recommendation(
+                seen, request, outlook, candidate, _at(expected, index), (len(found) + 1, family)
+            )
+    return list(found.values())
+
+
+def _within(expected: Mapping[str, Prediction], index: int, request: Request) -> bool:
+    for limit, target in LIMITS.items():
+        allowed = getattr(request, limit)
+        if allowed is not None and (target not in expected or expected[target].mean[index] > allowed):
+            return False
+    return True
+
+
+def _at(expected: Mapping[str, Prediction], index: int) -> dict[str, Estimate]:
+    return {
+        name: Estimate(float(p.mean[index]), float(p.low[index]), float(p.high[index])) for name, p in expected.items()
+    }
+
+
+def _recommendation(
+    seen: Sequence[Observation],
+    request: Request,
+    outlook: Outlook,
+    candidate: Candidate,
+    expected: Mapping[str, Estimate],
+    place: tuple[int, str],
+) -> Recommendation:
+    gain = _scaled(expected["gain"], room(candidate.base_score or 0.0, request.higher_is_better))
+    score = None if request.base_score is None else _score(request.base_score, gain, request.higher_is_better)
+    row = outlook.encoder.transform([describe(candidate)])[0]
+    distances = outlook.encoder.distances(outlook.rows, row)
+    order = [int(i) for i in np.argsort(-distances, kind="stable") if seen[i].candidate.fidelity == 1]
+    nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in order}
+    near = tuple(sorted(nearest.values(), key=lambda evidence: (evidence.distance, evidence.key))[:3])
+    lost, seconds, memory = (expected.get(name) for name in ("forgetting", "seconds", "memory_bytes"))
+    why = _why(seen, candidate, near, place[1])
+    return Recommendation(*place, candidate.stages, candidate.steps, gain, score, lost, seconds, memory, near, why)
+
+
+def _score(base: float, gain: Estimate, higher_is_better: bool) -> Estimate:
+    """Base plus gain, towards better; a share stays one."""
+    ends = [base + (g if higher_is_better else -g) for g in (gain.mean, gain.low, gain.high)]
+    if higher_is_better and base <= 1:
+        ends = [min(max(end, 0.0), 1.0) for end in ends]
+    return Estimate(ends[0], min(ends), max(ends))
+
+
+def _evidence(seen: Observation, distance: float) -> Evidence:
+    return Evidence(seen.key, seen.task, seen.base_model, seen.score, seen.gain or 0.0, distance)
+
+
+def _why(seen: Sequence[Observation], candidate: Candidate, near: Sequence[Evidence], family: str) -> str:
+    ran = [o for o in seen if o.candidate.stages == candidate.stages]
+    full = sum(o.candidate.fidelity == 1 for o in ran)
+    alike = [o for o in seen if o.family == family and o.candidate.fidelity == 1]
+    times = f"it ran {full} time{'s'[: full > 1]}" if full else "it ran only for a part of its budget"
+    known = f"no trial of {family} ran its whole budget"
+    if alike:
+        tasks = len({o.task for o in alike})
+        known = (
+            f"{family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {len(alike)} trials "
+            f"on {tasks} task{'s'[: tasks > 1]}"
+        )
+    origin = times if ran else "it was drawn from its family's space"
+    return f"{origin}; {known}, and the nearest trial ({near[0].task}) closed {near[0].gain:.0%}"
+
+
+def _doubts(ranked: Sequence[Recommendation]) -> Iterator[str]:
+    """Whether tuning may be no use at all."""
+    if max(found.gain.mean for found in ranked) <= 0:
+        yield (
+            "nothing is expected to beat the base model: keep it, or search further (more tasks like it, more steps, "
+            "other families)"
+        )
+        return
+    unsure = [found.family for found in ranked if found.gain.low <= 0]
+    if unsure:
+        yield f"the interval of the gain reaches zero for {', '.join(unsure)}: it may not beat the base model at all"
+
+
+def _notes(seen: Sequence[Observation], request: Request, tested: Backtest) -> Iterator[str]:
+    if not tested.beats_baselines:
+        yield (
+            "no learned surrogate beats the simple rules in the backtest, so this is not fitted to the task: choices are "
+            "ranked by what they gained on average, pipelines with equal choices by nearness to the literature defaults; "
+            "more tasks would help"
+        )
+    if tested.defaults_win:
+        yield (
+            f"in the backtest {DEFAULTS.replace('_', ' ')} (the choices tried most often, nearest to their defaults) lost "
+            "least: try those first"
+        )
+    if request.base_score is None:
+        yield (
+            f"the base model was never scored on {request.task}, so gains assume a base score of "
+            f"{usual_base(seen, request):.3g} and no score is predicted: 'harness base' on a study with the task tells it"
+        )
+    if not tested.enough_tasks:
+        yield "with fewer than four tasks the intervals cannot be calibrated for a new one; see their measured coverage"
+
+
+def _scaled(estimate: Estimate, by: float) -> Estimate:
+    return Estimate(estimate.mean * by, estimate.low * by, estimate.high * by, estimate.coverage)
+
+
+def _settings(stage: Stage) -> str:
+    shown = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in telling_params(stage).items())
+    names = "+".join(str(getattr(stage, axis)) for axis in AXIS_FOLDER)
+    return f"{names} ({shown})" if shown else names

@@ -1,0 +1,1 @@
+"""Models that predict what an untried pipeline would score, one file each."""

@@ -1,0 +1,124 @@
+"""What a study lost or saved beside its trials' records: attempts that a dead worker took along, families that gave up.
+
+results/studies/NAME/jobs.jsonl    lines with event `lost`: seconds of a trial that no record has
+results/studies/NAME/early.jsonl   a line for each family that stopped before its budget was used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.files import append_line, duration, now, read_lines
+from harness.records.paths import Layout
+from harness.records.results import find_result
+from harness.records.trial import TrialConfig, to_json
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A family that gave up on a task and base model; scores are in the task's own metric."""
+
+    family: str
+    task: str
+    base_model: str
+    scored: int
+    """Its trials with a score at full fidelity."""
+    left: float
+    """Full trials that its remaining budget would have paid for."""
+    seconds: float
+    """Wall seconds that these would have taken, going by those before; loading left out."""
+    best: float
+    """Its best validation score."""
+    leader: float
+    """The best validation score of all families on that task and base model."""
+    leader_family: str
+    chance: float
+    """Largest chance that one of the `left` trials reaches the leader."""
+    limit: float
+    """The study's `search.give_up`."""
+    at: str
+    """UTC, ISO 8601."""
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        return (
+            f"{self.base_model}/{self.task}/{self.family}: gave up after {self.scored} scored trials (best "
+            f"{self.best:.3f}), since the chance that the other {self.left:.3g} reach {self.leader:.3f} of "
+            f"{self.leader_family} is at most {self.chance:.2g}; that saved about {duration(self.seconds)}"
+        )
+
+
+def append_stop(folder: Path, stop: Stop) -> None:
+    """Write down that a family gave up, so that a later driver of the study does not think otherwise.
+
+    Args:
+        folder: The study's.
+        stop: What was decided, and from what.
+    """
+    append_line(folder / "early.jsonl", to_json(stop))
+
+
+def read_stops(layout: Layout, study: str) -> list[Stop]:
+    """The families of a study that gave up, in the order in which they did."""
+    return [Stop(**line) for line in read_lines(layout.study(study) / "early.jsonl")]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An attempt at some trials that ended without their records."""
+
+    configs: Sequence[TrialConfig]
+    """Those without a record; may be none."""
+    seconds: float
+    """Wall seconds that they held a worker, less what trials of the same pack have on record."""
+    reason: str
+    blamed: bool = False
+    """Whether it counts as one of the trial's chances: no trial is blamed for what happened to several at once."""
+
+
+def append_lost(lines: Path, lost: Lost) -> None:
+    """Write down what was lost: a line and an equal share of the seconds for each trial.
+
+    Args:
+        lines: The study's `jobs.jsonl`.
+        lost: What happened.
+    """
+    count = len(lost.configs)
+    for config in lost.configs:
+        line = {"event": "lost", "key": config.key, "seconds": lost.seconds / count, "of": count}
+        append_line(lines, line | {"blamed": lost.blamed, "reason": lost.reason, "at": now()})
+
+
+def lost_attempt(layout: Layout, configs: Sequence[TrialConfig], held_s: float, reason: str) -> Lost:
+    """What no record has of a pack that held a worker.
+
+    Args:
+        layout: Where the records are.
+        configs: All trials of the pack.
+        held_s: Wall seconds.
+        reason: Why it ended.
+    """
+    results = [find_result(layout, config.key) for config in configs]
+    missing = [config for config, result in zip(configs, results, strict=True) if result is None]
+    return Lost(missing, max(0.0, held_s - sum(result.cost.total_s for result in results if result)), reason)
+
+
+def lost_seconds(layout: Layout, study: str) -> dict[str, float]:
+    """Wall seconds of lost attempts by trial key, beside what the trial's own record says."""
+    seconds: dict[str, float] = {}
+    for line in read_lines(layout.study(study) / "jobs.jsonl"):
+        if line["event"] == "lost":
+            seconds[line["key"]] = seconds.get(line["key"], 0.0) + line.get("seconds", 0.0)
+    return seconds
+
+
+def chances_used(lines: Path) -> dict[str, int]:
+    """How many workers each trial has taken down alone, by key."""
+    used: dict[str, int] = {}
+    for line in read_lines(lines):
+        if line["event"] == "lost" and line.get("blamed", True):
+            used[line["key"]] = used.get(line["key"], 0) + 1
+    return used

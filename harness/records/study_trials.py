@@ -1,0 +1,60 @@
+"""Which trials a study has, and why: `members.jsonl`, one line for each, written before the trial is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.files import append_line, read_lines
+from harness.records.paths import Layout
+from harness.records.trial import to_json
+from harness.space import Scalar
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trial of a study. A trial that a scheduler took over several rungs has one line, key and record for each."""
+
+    key: str
+    role: Role
+    family: str
+    """Name in the study; `base` for the base model itself."""
+    task: str
+    base_model: str
+    repetition: int
+    """Which fresh seed, counting from 0; 0 outside the confirm step."""
+    number: int
+    """Of the trial in its cell, counting from 0; the same at every rung."""
+    params: Mapping[str, Scalar]
+    """The searched values."""
+    reused: bool
+    """Whether the record existed before this study asked for it."""
+    asked_at: str
+    """UTC, ISO 8601."""
+    fidelity: float = 1.0
+    """Where it stops. A number without a line at a higher fidelity was not promoted; its record is complete as it is."""
+
+
+def members_path(layout: Layout, study: str) -> Path:
+    """Where a study's members stand."""
+    return layout.study(study) / "members.jsonl"
+
+
+def read_members(layout: Layout, study: str) -> list[Member]:
+    """A study's trials in the order they were asked for; empty for an unknown study.
+
+    Raises:
+        StorageError: When a line other than an unfinished last one is damaged.
+    """
+    return [Member(**data) for data in read_lines(members_path(layout, study))]
+
+
+def append_member(layout: Layout, study: str, member: Member) -> None:
+    """Add a line. A power cut may lose the last ones: the next driver asks for the same trials and finds their records."""
+    append_line(members_path(layout, study), to_json(member), sync=False)
+
+
+Role = Literal["base", "search", "confirm"]
+"""Why a study ran a trial."""

@@ -1,0 +1,214 @@
+"""A warm worker: one process that takes packs of trials from a queue of files until there are none left.
+
+    queue/todo/ITEM        written by the driver
+    queue/claimed/JOB/ITEM taken by the worker whose job is JOB; a rename, so only one can have it
+    queue/done/ITEM        its trials have records
+    queue/failed/ITEM      the pack raised an error; ITEM.why says which
+
+Imports, base weights and tokenised data are paid for once per worker, which stays for a while when a step has ended:
+the next one finds it warm. Nobody beats a heart: the driver learns from the operating system or from Slurm which jobs
+are alive, and what a dead one had claimed runs again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, MappingProxyType
+from typing import TYPE_CHECKING
+
+from harness.errors import SpecError, StorageError
+from harness.files import write_atomically
+from harness.records.trial import TrialConfig, TrialResult, canonical_json, config_from_json, fingerprint, to_json
+
+if TYPE_CHECKING:
+    from harness.trial.group import Workspace
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[Sequence[TrialConfig], "Workspace"], list[TrialResult]]
+"""Runs a pack and leaves one record per trial; raises only for what is not a trial's own failure."""
+
+_TELLING = (
+    "HARNESS_",
+    "HF_",
+    "CUDA_",
+    "OMP_",
+    "MKL_",
+    "TORCH",
+    "PYTORCH_",
+    "PYTHON",
+    "TOKENIZERS_",
+    "TRANSFORMERS_",
+    "LD_",
+)
+"""Beginnings of the names of variables that can change what a worker does."""
+_POLL_S = 0.05
+_LONGEST_POLL_S = 0.5
+_PATIENCE = 5
+"""How much longer a worker waits during a step: others may still run, and what follows may depend on them."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The queue's folders."""
+
+    root: Path
+
+    @property
+    def todo(self) -> Path:
+        """Packs that wait."""
+        return self.root / "todo"
+
+    @property
+    def claimed(self) -> Path:
+        """Packs that run, by the job of their worker."""
+        return self.root / "claimed"
+
+    @property
+    def done(self) -> Path:
+        """Packs that ran."""
+        return self.root / "done"
+
+    @property
+    def failed(self) -> Path:
+        """Packs whose run raised an error."""
+        return self.root / "failed"
+
+    @property
+    def rest(self) -> Path:
+        """A file that is there from the end of a step to the beginning of the next."""
+        return self.root / "rest"
+
+    def make(self) -> None:
+        """Create them."""
+        for folder in (self.todo, self.claimed, self.done, self.failed):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class Duty:
+    """What a worker is told when its job is submitted."""
+
+    queue: Path
+    work: str
+    """`module:function`, see `Work`."""
+    workspace: Workspace
+    idle_s: float = 60.0
+    """It leaves when it had nothing to do for so long after a step; during a step it waits five times as long."""
+    limit_s: float | None = None
+    """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Variables set before the first import of torch."""
+
+    def sign(self) -> str:
+        """Fingerprint of what makes a worker fit for this duty: the code, what it is told, and where it looks.
+
+        Its GPU, its time limit and its patience are its own.
+        """
+        code = max(path.stat().st_mtime_ns for path in Path(__file__).parents[1].rglob("*.py"))
+        around = {name: value for name, value in os.environ.items() if name.startswith(_TELLING)}
+        return fingerprint([code, str(self.queue), self.work, repr(self.workspace), around])
+
+
+def find_work(path: str) -> Work:
+    """The function that a `module:function` path names."""
+    module, _, function = path.partition(":")
+    found: Work = getattr(importlib.import_module(module), function)
+    return found
+
+
+def write_item(folder: Path, name: str, configs: Sequence[TrialConfig]) -> None:
+    """Put a pack into a folder of the queue."""
+    write_atomically(folder / name, canonical_json([to_json(config) for config in configs]))
+
+
+def read_item(path: Path) -> list[TrialConfig]:
+    """The trials of a pack."""
+    return [config_from_json(data) for data in json.loads(path.read_text())]
+
+
+def serve(duty: Duty) -> int:
+    """A worker's life; returns how many packs it ran. Runs inside a submitit job."""
+    os.environ.update(duty.environment)
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, _leave)
+    folders = Folders(duty.queue)
+    mine = folders.claimed / os.environ.get("SUBMITIT_LOCAL_JOB_ID", os.environ.get("SLURM_JOB_ID", "none"))
+    mine.mkdir(parents=True, exist_ok=True)
+    _get_ready(duty)
+    count = 0
+    for item in _claims(folders, mine, duty):
+        _run(item, folders, duty)
+        count += 1
+    return count
+
+
+def _get_ready(duty: Duty) -> None:
+    """What the work's module does before its first pack (`get_ready`), if it has any such thing."""
+    module = importlib.import_module(duty.work.partition(":")[0])
+    if hasattr(module, "get_ready"):
+        module.get_ready(duty.workspace)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """The default of submitit is to ignore SIGTERM and to requeue on SIGUSR2; here the driver decides what runs again."""
+    raise SystemExit(128 + number)
+
+
+def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
+    """Packs, as long as there are any, there is time, and the job that started this worker lives."""
+    parent, started = os.getppid(), time.monotonic()
+    idle_since, longest, resting = started, 0.0, False
+    while os.getppid() == parent and folders.todo.exists():
+        now = time.monotonic()
+        if duty.limit_s is not None and now - started + 1.2 * longest > duty.limit_s:
+            return
+        item = _claim(folders.todo, mine)
+        if item is not None:
+            yield item
+            idle_since = time.monotonic()
+            longest = max(longest, idle_since - now)
+            continue
+        if folders.rest.exists() is not resting:
+            resting, idle_since = not resting, now
+        if now - idle_since > duty.idle_s * (1 if resting else _PATIENCE):
+            return
+        time.sleep(min(_LONGEST_POLL_S, max(_POLL_S, (now - idle_since) / 20)))
+
+
+def _claim(todo: Path, mine: Path) -> Path | None:
+    for name in sorted(name for name in os.listdir(todo) if not name.startswith(".")):
+        with suppress(FileNotFoundError):  # another worker was quicker
+            os.rename(todo / name, mine / name)
+            return mine / name
+    return None
+
+
+def _run(item: Path, folders: Folders, duty: Duty) -> None:
+    started = time.monotonic()
+    try:
+        find_work(duty.work)(read_item(item), duty.workspace)
+    except Exception as error:
+        log.exception("%s failed", item.name)
+        with suppress(StorageError):  # a full disk takes a rename, but not always a file
+            write_atomically(folders.failed / f"{item.name}.why", json.dumps(_why(error, started)) + "\n")
+        os.rename(item, folders.failed / item.name)
+    else:
+        os.rename(item, folders.done / item.name)
+
+
+def _why(error: Exception, started: float) -> dict[str, str | float]:
+    known = {SpecError: "spec", StorageError: "storage"}
+    kind = next((kind for base, kind in known.items() if isinstance(error, base)), "error")
+    text = " ".join(str(error).split())[:500]
+    reason = text if kind != "error" else f"{type(error).__name__}: {text}"
+    return {"kind": kind, "reason": reason, "seconds": time.monotonic() - started}

@@ -1,0 +1,1 @@
+"""A study file and the pipeline families that it names."""

@@ -1,0 +1,133 @@
+"""A pipeline family: a pipeline with its search space, which is what gets an equal tuning budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.errors import SpecError, one_of
+from harness.plugins import AXIS_FOLDER, load, names
+from harness.records.trial import ModelRef, Pipeline, Stage
+from harness.space import Choice, Distribution, Float, Integer, Scalar, Space, defaults, override, scaled, searched
+from harness.study.spec import FamilySpec, StageSpec, StudySpec
+
+OPTIMIZER_SPACE: Space = {
+    "learning_rate": Float(1e-6, 1e-1, default=1e-4, log=True),
+    "batch_size": Integer(1, 4096, default=16, log=True, searched=False),
+    "gradient_accumulation": Integer(1, 1024, default=1, log=True, searched=False),
+    "weight_decay": Float(0.0, 0.3, default=0.0, searched=False),
+    "warmup_share": Float(0.0, 0.5, default=0.06, searched=False),
+    "schedule": Choice(("cosine", "linear", "constant"), default="cosine", searched=False),
+    "max_grad_norm": Float(0.0, 100.0, default=1.0, searched=False),
+    "max_length": Integer(8, 1_048_576, default=1024, log=True, searched=False),
+    "precision": Choice(("auto", "float32", "bfloat16"), default="auto", searched=False),
+}
+"""What every stage has, whatever its choices; a method narrows `learning_rate` to what its paper supports.
+
+`batch_size` counts rows of one optimiser step divided by `gradient_accumulation`; `max_length` is cut to the model's
+context; `precision` auto is bfloat16 on a GPU that has it and float32 elsewhere."""
+
+
+@dataclass(frozen=True)
+class FamilyStage:
+    """One stage of a family with its resolved space."""
+
+    spec: StageSpec
+    space: Mapping[str, Distribution]
+    share: float
+    data_fingerprint: str = ""
+    """Of the task that `spec.data` names, once `setting.resolve` has found it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A pipeline with its search space."""
+
+    name: str
+    stages: tuple[FamilyStage, ...]
+
+    @property
+    def space(self) -> dict[str, Distribution]:
+        """What a sweep varies: parameter names, prefixed with the stage's number if there are several stages."""
+        return {
+            self._name(index, name): distribution
+            for index, stage in enumerate(self.stages)
+            for name, distribution in searched(stage.space).items()
+        }
+
+    def pipeline(self, base_model: ModelRef, values: Mapping[str, Scalar]) -> Pipeline:
+        """The concrete pipeline for one point of the space; parameters left out take their defaults."""
+        stages = []
+        for index, stage in enumerate(self.stages):
+            params = defaults(stage.space) | {
+                name: values[self._name(index, name)] for name in stage.space if self._name(index, name) in values
+            }
+            spec = stage.spec
+            stages.append(
+                Stage(
+                    spec.method,
+                    spec.objective,
+                    spec.retention,
+                    spec.curation,
+                    dict(sorted(params.items())),
+                    spec.data,
+                    stage.share,
+                    stage.data_fingerprint,
+                )
+            )
+        return Pipeline(base_model, tuple(stages))
+
+    def _name(self, index: int, parameter: str) -> str:
+        return parameter if len(self.stages) == 1 else f"{index}.{parameter}"
+
+
+def stage_space(choices: Mapping[str, str]) -> dict[str, Distribution]:
+    """The space of a stage: the optimiser's settings and what each choice declares (the method's word counts last).
+
+    Learning rates that a method declares are those of supervised fine-tuning; an objective may scale them.
+
+    Args:
+        choices: Axis (method, objective, retention, curation) to plug-in name.
+    """
+    space: dict[str, Distribution] = dict(OPTIMIZER_SPACE)
+    for axis in ("objective", "curation", "retention", "method"):
+        space |= load(AXIS_FOLDER[axis], choices[axis]).space
+    scale = load("objectives", choices["objective"]).learning_rate_scale
+    return space | {"learning_rate": scaled(space["learning_rate"], scale)}
+
+
+def resolve_family(name: str, spec: FamilySpec) -> Family:
+    """A family with its search space.
+
+    Raises:
+        SpecError: For an unknown choice or parameter, a range outside the declared one, or wrong shares.
+    """
+    shares = [stage.share for stage in spec.stages]
+    if any(share is None for share in shares):
+        if any(share is not None for share in shares):
+            raise SpecError(f"family {name}: give every stage a share, or none: stages have {shares}")
+        shares = [1 / len(shares)] * len(shares)
+    if abs(sum(share or 0.0 for share in shares) - 1) > 1e-6:
+        raise SpecError(f"family {name}: shares must sum to 1, but got {shares}: change them")
+    stages = tuple(
+        FamilyStage(stage, _stage_space(f"family {name}", stage), round(share or 0.0, 6))
+        for stage, share in zip(spec.stages, shares, strict=True)
+    )
+    return Family(name, stages)
+
+
+def _stage_space(where: str, stage: StageSpec) -> dict[str, Distribution]:
+    choices = {axis: getattr(stage, axis) for axis in AXIS_FOLDER}
+    for axis, choice in choices.items():
+        if choice not in names(AXIS_FOLDER[axis]):
+            raise SpecError(f"{where}: " + one_of(axis, choice, list(names(AXIS_FOLDER[axis]))))
+    return override(stage_space(choices), stage.params, where)
+
+
+def resolved_families(study: StudySpec) -> dict[str, Family]:
+    """A study's families with their search spaces.
+
+    Raises:
+        SpecError: For an unknown choice or parameter, or a range outside the declared one.
+    """
+    return {name: resolve_family(name, spec) for name, spec in study.families.items()}

@@ -1,0 +1,213 @@
+"""A study file: the question, and everything that answers it; YAML in, frozen types out, unknown keys refused.
+
+`load_study` reads a file; `Family` is a pipeline with its search space, which is what gets an equal tuning budget.
+Where a study runs (this machine, Slurm) is not in it: that lives in the profile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from harness.errors import one_of
+from harness.records.trial import fingerprint
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StageSpec(Strict):
+    """One stage of a family: a choice on each axis, and what the study says of their parameters."""
+
+    method: str = Field(description="Which parameters move: a file of harness/methods/.")
+    objective: str = Field("sft", description="What is minimised: a file of harness/objectives/.")
+    retention: str = Field("none", description="How old knowledge is kept: a file of harness/retention/.")
+    curation: str = Field("as_is", description="What happens to the training rows: a file of harness/curation/.")
+    params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Parameter name to a value (fixed), {low, high, log} or {choices: [...]} (searched).",
+    )
+    data: str | None = Field(None, description="Another task whose training rows this stage uses.")
+    share: float | None = Field(None, gt=0, le=1, description="Share of the training steps; equal shares if left out.")
+
+
+class FamilySpec(Strict):
+    """A pipeline family: either the keys of one stage, or `stages`."""
+
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stage_is_short(cls, data: Any) -> Any:
+        return data if isinstance(data, Mapping) and "stages" in data else {"stages": [data]}
+
+
+class ModelSpec(Strict):
+    """A base model: an embedded one (`tiny-1m`), a folder (may hold ${VARIABLE}), or a Hugging Face id."""
+
+    name: str
+    revision: str | None = Field(None, description="Commit or tag of a Hugging Face model; pinned when planned.")
+    corpus: str | None = Field(
+        None, description="JSONL with `text` rows of what the model knows, for replay; a task name works too."
+    )
+
+
+class Budget(Strict):
+    """What every family gets, per task and base model. One of trials and gpu_seconds; one of steps, epochs, examples."""
+
+    trials: int | None = Field(None, ge=1, description="Tuning trials per family, task and base model.")
+    gpu_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Accelerator seconds (wall seconds without one), loading left out, per family, task and base model.",
+    )
+    steps: int | None = Field(None, ge=1, description="Optimiser steps of a full-fidelity trial.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training rows of a full-fidelity trial.")
+    examples: int | None = Field(None, ge=1, description="Training examples of a full-fidelity trial.")
+
+    @model_validator(mode="after")
+    def _exactly_one_of_each(self) -> Budget:
+        if (self.trials is None) == (self.gpu_seconds is None):
+            raise ValueError("budget must name exactly one of trials and gpu_seconds: remove or add one")
+        if sum(value is not None for value in (self.steps, self.epochs, self.examples)) != 1:
+            raise ValueError("budget must name exactly one of steps, epochs and examples: keep one")
+        return self
+
+
+class Search(Strict):
+    """How trials are proposed and which go on."""
+
+    sampler: str = Field("tpe", description="A file of harness/search/samplers/.")
+    scheduler: str = Field("none", description="A file of harness/search/schedulers/.")
+    min_fidelity: float = Field(
+        1 / 9, gt=0, le=1, description="Lowest rung of a scheduler, as share of the full budget."
+    )
+    reduction: int = Field(3, ge=2, description="Of this many trials of a rung, one goes on; the rungs' ratio too.")
+    give_up: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        exclude_if=lambda value: value is None,  # studies from before this setting keep their fingerprint
+        description="A family stops on a task when the chance that the rest of its budget reaches the best family there, "
+        "by validation scores, is at most this, for example 0.05; left out, every family uses its whole budget.",
+    )
+    limit: int | None = Field(None, ge=1, description="Validation items per task while searching; all if left out.")
+    off_target: bool = Field(True, description="Whether search trials are scored on the off-target suite too.")
+    fractions: tuple[float, ...] = Field(
+        (0.25, 0.5, 1.0), description="Fractions of the budget at which the curve is scored."
+    )
+
+    @field_validator("fractions")
+    @classmethod
+    def _rising_to_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or list(value) != sorted(set(value)) or value[0] <= 0 or value[-1] != 1.0:
+            raise ValueError(
+                f"fractions must rise within (0, 1] and end at 1, but got {list(value)}: for example [0.25, 0.5, 1]"
+            )
+        return value
+
+
+class Confirm(Strict):
+    """The finalists' fresh runs, scored once on the test split."""
+
+    finalists: int = Field(3, ge=1, description="Families per task and base model, best validation score first.")
+    seeds: int = Field(5, ge=2, description="Fresh seeds per finalist (initialisation and data order).")
+    limit: int | None = Field(None, ge=1, description="Test items per task; all if left out.")
+
+
+class Prices(Strict):
+    """Money per hour, for the cost columns; nothing is assumed where nothing is given."""
+
+    currency: str = "USD"
+    cpu_hour: float | None = Field(None, ge=0, description="One CPU core for one hour.")
+    gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="Price of one hour by GPU name as torch.cuda.get_device_name prints it; `default` for all others.",
+    )
+
+
+def _listed(value: Any) -> Any:
+    return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+
+class StudySpec(Strict):
+    """A study file, checked."""
+
+    name: str = Field(description="Name of the study's outputs; letters, digits, dot, dash, underscore.")
+    question: str = Field(description="What the study asks, in one sentence.")
+    base_models: Annotated[tuple[ModelSpec, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="Names of files in studies/tasks/, embedded tasks, or lm-eval tasks."
+    )
+    off_target: tuple[str, ...] = Field((), description="Tasks that are only evaluated, to see what was lost.")
+    families: dict[str, FamilySpec] = Field(min_length=1)
+    budget: Budget
+    search: Search = Search()
+    confirm: Confirm = Confirm()
+    prices: Prices = Prices()
+    seed: int = Field(0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_file_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(
+                f"name must be letters, digits, dot, dash and underscore, but got {value!r}: rename the study"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _each_once(self) -> StudySpec:
+        models = [model.name for model in self.base_models]
+        for what, listed in (("base_models", models), ("tasks", self.tasks), ("off_target", self.off_target)):
+            if twice := sorted({name for name in listed if listed.count(name) > 1}):
+                raise ValueError(
+                    f"{what} must name each once, but names {', '.join(twice)} more often: remove the others"
+                )
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the whole study; another hash under the same name is another study."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+def sentence(error: Any, model: type[BaseModel]) -> str:
+    """One sentence for one pydantic error: the place, the rule, the value received."""
+    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    if error["type"] == "extra_forbidden":
+        return one_of(f"{place}: key", str(error["loc"][-1]), _keys(model, error["loc"][:-1]))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{place} is required: add it"
+    shown = "" if error["type"] == "value_error" else f", but got {repr(error['input'])[:80]}"
+    return f"{place}: {message}{shown}"
+
+
+def _keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The valid keys at a place of the model, followed as far as its annotations are plain."""
+    current: type[BaseModel] = model
+    for part in loc:
+        field = current.model_fields.get(str(part))
+        nested = (
+            [arg for arg in _walk(field.annotation) if isinstance(arg, type) and issubclass(arg, BaseModel)]
+            if field
+            else []
+        )
+        current = nested[0] if nested else current
+    return sorted(current.model_fields)
+
+
+def _walk(annotation: Any) -> list[Any]:
+    found = [annotation]
+    for inner in getattr(annotation, "__args__", ()):
+        found += _walk(inner)
+    return found

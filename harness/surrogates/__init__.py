@@ -1,1 +1,0 @@
-"""Surrogates: models of untried pipelines."""

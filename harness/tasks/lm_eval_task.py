@@ -1,0 +1,188 @@
+"""A task as lm-eval's own object over our rows: what `evaluate` scores, and what renders training rows.
+
+Templates run in jinja's sandbox and are compiled once; lm-eval's warnings and progress bars are silenced.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError, one_of
+from harness.metrics.base import Answered, measure, register, settings_of
+from harness.tasks.splits import hash_order
+from harness.tasks.task import Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+
+def import_lm_eval() -> None:
+    """Take the seconds that its first import takes, before anybody waits for a task."""
+    import lm_eval.api.task  # noqa: F401
+
+
+@lru_cache(maxsize=64)
+def lm_eval_task(task: Task, split: str, limit: int | None = None) -> ConfigurableTask:
+    """The task as lm-eval's object, with one split as its test split; built once per process.
+
+    Args:
+        task: The task.
+        split: `train`, `validation` or `test`.
+        limit: Only this many rows, the first in the order of their hashes; None for all.
+
+    Raises:
+        SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
+    """
+    rows = task.split(split)
+    where = f"task {task.name}: its {split} split"
+    if not len(rows):
+        raise SpecError(f"{where} must hold rows, but is empty: check the data files")
+    if limit is not None and limit < len(rows):
+        rows = rows.select([index for _, index in hash_order(rows)[:limit]])
+    _check_columns(task.config, rows, where)
+    config = dict(task.config) | {"test_split": "test", "custom_dataset": lambda: {"test": rows}}
+    try:
+        built = _task_class()(config=config)
+        for index, doc in enumerate(rows):
+            if task.output_type == "multiple_choice":
+                gold_index(built, doc, f"{where}, row {index + 1}")
+    except IndexError as error:  # lm-eval looks up the first row's label
+        raise SpecError(
+            f"{where}, row 1: the label must be one of the choices, but that of {str(rows[0])[:120]} is not: correct the data"
+        ) from error
+    except _template_errors() as error:
+        raise SpecError(f"{where} must fit the task file's templates, but does not ({error}): correct one") from error
+    return built
+
+
+def gold_index(built: ConfigurableTask, doc: Mapping[str, Any], where: str = "") -> int:
+    """Which of a multiple-choice row's choices is right; the first where several are.
+
+    Raises:
+        SpecError: When the label is not among the choices.
+    """
+    choices = built.doc_to_choice(doc)
+    target = built.doc_to_text(doc) if built.multiple_input else built.doc_to_target(doc)
+    label = target[0] if isinstance(target, list) and target else target
+    if isinstance(label, str) and label in choices:
+        return int(choices.index(label))
+    if isinstance(label, int) and 0 <= label < len(choices):
+        return label
+    raise SpecError(f"{where}: the label must be one of {choices} or its index, but is {label!r}: correct the data")
+
+
+def _check_columns(config: Mapping[str, Any], rows: Dataset, where: str) -> None:
+    """Every column that a template names must exist and have a value in every row."""
+    for key in ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix"):
+        template = config.get(key)
+        if not isinstance(template, str) or (key == "gen_prefix" and "{{" not in template):
+            continue
+        for column in _columns(template, rows.column_names):
+            if column not in rows.column_names and "defined" in template:
+                continue
+            if column not in rows.column_names:
+                raise SpecError(f"{where}: " + one_of(f"column in {key}", column, rows.column_names))
+            missing = next((index for index, value in enumerate(rows[column]) if value is None), None)
+            if missing is not None and not _decides(template):
+                raise SpecError(f"{where}: {key} needs a value in '{column}', but row {missing + 1} has none: add it")
+
+
+def _decides(template: str) -> bool:
+    """Whether a template has logic of its own for values that may be missing."""
+    blocks = re.findall(r"\{[{%].*?[%}]\}", template, re.DOTALL)
+    return any(block.startswith("{%") or re.search(r"\b(if|is|or|default)\b", block) for block in blocks)
+
+
+def _columns(template: str, known: Iterable[str]) -> set[str]:
+    from jinja2 import Environment, TemplateSyntaxError
+    from jinja2.meta import find_undeclared_variables
+
+    if template in known:
+        return {template}
+    if template.isidentifier():  # a bare word is meant as a column; lm-eval would show the word itself in every row
+        return {template}
+    try:
+        return set(find_undeclared_variables(Environment(autoescape=False).parse(template)))
+    except TemplateSyntaxError as error:
+        raise SpecError(f"a template must be valid jinja, but '{template}' is not ({error}): correct it") from error
+
+
+@cache
+def _template_errors() -> tuple[type[Exception], ...]:
+    from jinja2 import TemplateError
+
+    return (TemplateError, ValueError, TypeError, SyntaxError, LookupError, AttributeError, AssertionError)
+
+
+@cache
+def _task_class() -> type[ConfigurableTask]:
+    """lm-eval's task class, without few-shot examples and with requests that are rendered once."""
+    from lm_eval.api.task import ConfigurableTask
+
+    _quieten()
+    register()
+
+    class RenderedTask(ConfigurableTask):  # type: ignore[misc]
+        def download(self, *args: Any, **kwargs: Any) -> None:
+            self.dataset = self.config.custom_dataset()
+            self.config.custom_dataset = None
+
+        def fewshot_docs(self) -> None:
+            return None
+
+        def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+            entry = self.config.metric_list[0]
+            ours = None if callable(self.config.process_results) else measure(str(entry["metric"]))
+            if ours is None:
+                found: dict[str, Any] = super().process_results(doc, results)
+                return found
+            return {entry["metric"]: ours.item(_answered(self, doc, results, settings_of(entry, self.config.task)))}
+
+        def build_all_requests(self, **options: Any) -> None:
+            if getattr(self, "_instances", None) is None:
+                super().build_all_requests(**options)
+            for instance in self._instances:
+                instance.resps, instance.filtered_resps = [], {}
+
+    return RenderedTask
+
+
+def _answered(
+    built: ConfigurableTask, doc: Mapping[str, Any], results: Sequence[Any], settings: Mapping[str, Any]
+) -> Answered:
+    """An item with its answers, for a metric of ours."""
+    if built.OUTPUT_TYPE != "multiple_choice":
+        return Answered(doc, results, (), -1, settings)
+    choices = tuple(map(str, built.doc_to_choice(doc)))
+    nats = [float(value) for value, _ in results[: len(choices)]]
+    return Answered(doc, nats, choices, gold_index(built, doc), settings)
+
+
+@cache
+def _quieten() -> None:
+    """Once per process: lm-eval's templates in a sandbox and compiled once, and only its errors in the log."""
+    import lm_eval.api.task
+    import lm_eval.utils
+    from jinja2.sandbox import SandboxedEnvironment
+
+    class Sandbox(SandboxedEnvironment):
+        from_string = lru_cache(maxsize=256)(SandboxedEnvironment.from_string)  # type: ignore[assignment]
+
+    plain = lm_eval.utils.env
+    sandbox = Sandbox(undefined=plain.undefined, keep_trailing_newline=True)
+    sandbox.filters.update(plain.filters)
+    lm_eval.utils.env = sandbox
+    hide_bars(lm_eval.api.task)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def hide_bars(*modules: Any) -> None:
+    """Switch off the progress bars of these modules; lm-eval has no option for all of them."""
+    for module in modules:
+        bar = module.tqdm
+        module.tqdm = lambda *args, _bar=bar, **options: _bar(*args, **(options | {"disable": True}))

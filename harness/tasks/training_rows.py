@@ -1,0 +1,220 @@
+"""Training rows as lm-eval renders them, and what a task's data must be told of: overlap of training and test rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpecError, one_of
+from harness.records.trial import ModelRef
+from harness.tasks.lm_eval_task import gold_index, lm_eval_task
+from harness.tasks.task import SPLITS, Task, find_task
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+    from harness.models.base_model import BaseModel
+
+NGRAM = 13
+"""Words in a row that count as a copy (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many test texts the training texts hold already."""
+
+    exact: int
+    """Equal after lower-casing and collapsing white space."""
+    ngram: int
+    """Sharing at least one run of 13 words; texts shorter than that never do."""
+    train: int
+    test: int
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.test} test rows, {self.exact} stand in the training rows word for word "
+            f"and {self.ngram} share {NGRAM} words in a row with one"
+        )
+
+
+def training_rows(task: Task) -> list[Row]:
+    """The training split as prompt and completion: exactly the strings that lm-eval would score.
+
+    For multiple choice the completion is the right choice; for generation it is the target behind the target delimiter;
+    plain text has an empty prompt. A task with `metadata.preference` gives the chosen column as completion and adds
+    `rejected`; multiple choice adds `wrong`, the other choices after the same prompt. No examples are put before a prompt.
+
+    Raises:
+        SpecError: When there is no training split, it is empty, or a row does not fit the templates.
+    """
+    return list(_training_rows(task))
+
+
+def columns(task: Task) -> list[str]:
+    """What every training row of a task has, beside `doc`."""
+    wrong = ["wrong"] if task.output_type == "multiple_choice" else []
+    return ["prompt", "completion", *(["rejected"] if task.metadata.get("preference") else []), *wrong]
+
+
+@lru_cache(maxsize=16)
+def _training_rows(task: Task) -> tuple[Row, ...]:
+    built = lm_eval_task(task, "train")
+    preference = task.metadata.get("preference")
+    return tuple(_row(built, doc, preference) for doc in built.test_docs())
+
+
+def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Mapping[str, str] | None) -> Row:
+    prefix = built.doc_to_prefix(doc)
+    context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
+    requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1))
+    if built.OUTPUT_TYPE == "loglikelihood_rolling":
+        prompt, completion = "", requests.args[0]
+    elif built.OUTPUT_TYPE == "loglikelihood":
+        prompt, completion = requests.args
+    elif built.OUTPUT_TYPE == "multiple_choice":
+        prompt, completion = requests[gold_index(built, doc)].args
+    else:
+        prompt, completion = context, _delimited(built, prefix, _answer(built, doc))
+    row = {"prompt": prompt, "completion": completion, "doc": dict(doc)}
+    if built.OUTPUT_TYPE == "multiple_choice":
+        others = [request.args[1] for request in requests if request.args[0] == prompt]
+        row["wrong"] = [choice for choice in dict.fromkeys(others) if choice != completion]
+    if preference:
+        chosen, rejected = (_delimited(built, prefix, _cell(doc, preference, key)) for key in ("chosen", "rejected"))
+        row |= {"completion": chosen, "rejected": rejected}
+    return row
+
+
+def _answer(built: ConfigurableTask, doc: Mapping[str, Any]) -> str:
+    target = built.doc_to_target(doc)
+    if built.config.doc_to_choice is not None and isinstance(target, int):
+        target = built.doc_to_choice(doc)[target]
+    return str(target[0] if isinstance(target, list) and target else target)
+
+
+def _delimited(built: ConfigurableTask, prefix: str | None, answer: str) -> str:
+    """What stands between the prompt and its end: lm-eval's rule for answers of examples (`build_qa_turn`)."""
+    from lm_eval.api.utils import maybe_delimit
+
+    if prefix:
+        return str(maybe_delimit(prefix, answer))[len(prefix) :]
+    return f"{built.config.target_delimiter}{answer}"
+
+
+def _cell(doc: Mapping[str, Any], preference: Mapping[str, str], key: str) -> str:
+    column = preference.get(key) if isinstance(preference, Mapping) else None
+    if column is None or column not in doc:
+        raise SpecError(f"metadata.preference.{key}: " + one_of("column", str(column), list(doc)))
+    return str(doc[column])
+
+
+def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
+    """A base model's reference with the fingerprint of its corpus, since replayed rows change what is learned.
+
+    Raises:
+        SpecError: When the corpus cannot be read.
+    """
+    if model.corpus is None:
+        return model.ref
+    path = Path(model.corpus)
+    if path.suffix == ".jsonl" or path.is_file():
+        text_rows(path)
+        return replace(model.ref, corpus=hashlib.sha256(path.read_bytes()).hexdigest()[:20])
+    return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
+
+
+def text_rows(path: Path) -> list[Row]:
+    """A corpus in JSON lines with `text` as rows with an empty prompt.
+
+    Raises:
+        SpecError: For a missing file, a line that is not JSON, or one without text.
+    """
+    rows: list[Row] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                text = json.loads(line).get("text") if line.strip() else None
+                if isinstance(text, str) and text:
+                    rows.append({"prompt": "", "completion": text})
+                elif line.strip():
+                    raise SpecError(f"{path} must have a text in every line, but line {number} has none: correct it")
+    except OSError as error:
+        raise SpecError(f"{path} must be a readable corpus ({error.strerror}): check the path") from error
+    except (ValueError, AttributeError) as error:
+        raise SpecError(f"{path} must hold one JSON object per line, but does not ({error}): correct it") from error
+    if not rows:
+        raise SpecError(f"{path} must hold texts, but is empty: write one JSON object with `text` per line")
+    return rows
+
+
+def overlap(train: Sequence[str], test: Sequence[str]) -> Overlap:
+    """Test texts that stand in the training texts, exactly or by 13 words in a row."""
+    seen = {_normal(text) for text in train}
+    asked = {gram for text in test for gram in _ngrams(text)}
+    shared = {gram for text in train for gram in _ngrams(text) if gram in asked}
+    exact = sum(_normal(text) in seen for text in test)
+    ngram = sum(any(gram in shared for gram in _ngrams(text)) for text in test)
+    return Overlap(exact, ngram, len(train), len(test))
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _ngrams(text: str) -> Iterator[int]:
+    """Hashes of all runs of 13 words; punctuation does not count."""
+    words = re.findall(r"\w+", text.lower())
+    return (hash(tuple(words[start : start + NGRAM])) for start in range(len(words) - NGRAM + 1))
+
+
+def task_overlap(task: Task) -> Overlap:
+    """Overlap of a task's training and test rows, in the columns that hold texts.
+
+    A column with fewer different values than a tenth of its rows holds labels or instructions: those are no leak.
+    """
+    train, test = task.split("train"), task.split("test")
+    columns = [
+        name
+        for name in train.column_names
+        if name in test.column_names
+        and all(isinstance(value, str) for value in train[name])
+        and len(set(train[name])) > len(train) / 10
+    ]
+    texts = [["\n".join(str(row[name]) for name in columns) for row in rows] for rows in (train, test)]
+    return overlap(*texts) if columns else Overlap(0, 0, len(train), len(test))
+
+
+@lru_cache(maxsize=64)
+def check_task(task: Task) -> tuple[str, ...]:
+    """Read all of a task's data, and say what a reader of its scores must know.
+
+    Returns:
+        Notes: splits made by hash, overlap of training and test rows.
+
+    Raises:
+        SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
+    """
+    notes = list(task.notes)
+    for split in SPLITS:
+        if split in task.parts:
+            lm_eval_task(task, split)
+    if "train" in task.parts:
+        rows = training_rows(task)
+        found = task_overlap(task)
+        if found.exact or found.ngram:
+            notes.append(f"overlap: {found}")
+        if any(row["prompt"] != row["prompt"].rstrip() for row in rows):
+            notes.append("prompts end in white space, which lm-eval scores as the beginning of the answer")
+    return tuple(notes)
+
+
+Row = dict[str, Any]
+"""A training row. `prompt` (carries no loss) and `completion` (carries loss) always; plain text has an empty prompt.
+Preference rows add `rejected`, rows of multiple choice the other choices as `wrong`; any other column of the task's data
+stands under `doc`."""

@@ -1,0 +1,1 @@
+"""Trains one stage of one trial, or of several trials together."""

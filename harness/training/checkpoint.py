@@ -1,0 +1,130 @@
+"""Checkpoints at rungs: a trial that stops early leaves what its continuation needs to go on bit for bit.
+
+A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), the state of an optimiser that the
+method brings, what the method's hooks keep, or what a trainer of TRL's writes of its own state, and the learning curve
+so far. A full-fidelity trial's folder lists the rungs below it (`Layout.rungs`), so that a continuation finds the highest
+one without knowing the scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.files import write_atomically
+from harness.records.paths import Layout
+from harness.records.trial import CurvePoint, TrialConfig, to_json
+from harness.training.trl import save_state
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+    from harness.training.learner import Learner
+
+WEIGHTS, MOMENTS, OPTIMIZER = "moved.safetensors", "moments.safetensors", "optimizer.pt"
+METHOD = "method.safetensors"
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a trial had behind it when it was saved."""
+
+    key: str
+    """The trial that was saved."""
+    step: int
+    curve: tuple[CurvePoint, ...]
+    losses: tuple[float, int]
+    """Sum and number of the steps' losses since the curve's last point."""
+    train_seconds: float
+    tokens: int
+    total_s: float
+    """Wall seconds of all phases, earlier rungs included."""
+
+
+def save(folder: Path, one: Learner, progress: Progress) -> None:
+    """Write a checkpoint beside `folder` and rename it there."""
+    import torch
+    from safetensors.torch import save_file
+
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    moved = {name: p.detach().cpu().contiguous() for name, p in _moving(one)}
+    save_file(moved, building / WEIGHTS)
+    if state := one.choices.method.state(one.model):
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, building / METHOD)
+    if one.trainer is None:
+        save_file(
+            {f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)},
+            building / MOMENTS,
+        )
+        if one.optimizer_state:
+            torch.save(one.optimizer_state, building / OPTIMIZER)
+    else:
+        save_state(one.trainer, building)
+    (building / PROGRESS).write_text(json.dumps(to_json(progress)))
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+
+
+def announce(layout: Layout, config: TrialConfig) -> None:
+    """List this trial's checkpoint under its full-fidelity trial."""
+    entry = layout.rungs(config.at(1.0).key) / f"{config.key}.json"
+    write_atomically(entry, json.dumps({"fidelity": config.fidelity}))
+
+
+def find(layout: Layout, config: TrialConfig) -> Path | None:
+    """The checkpoint of the highest rung below this trial, or None."""
+    found: list[tuple[float, Path]] = []
+    for entry in sorted(layout.rungs(config.at(1.0).key).glob("*.json")):
+        folder = layout.checkpoint(entry.stem)
+        fidelity = float(json.loads(entry.read_text())["fidelity"])
+        if fidelity < config.fidelity and (folder / PROGRESS).exists():
+            found.append((fidelity, folder))
+    return max(found)[1] if found else None
+
+
+def restore(folder: Path, one: Learner) -> Progress:
+    """Put a saved trial's weights, moments, step and losses into a learner that has the same parameters.
+
+    What a trainer of TRL's needs stays in the folder: it is to be resumed from there.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for name, parameter in _moving(one):
+            parameter.copy_(saved[name])
+    if (folder / METHOD).exists():
+        one.choices.method.load_state(one.model, load_file(folder / METHOD, device=one.setup.device))
+    progress = read_progress(folder)
+    if one.trainer is None:
+        moments = load_file(folder / MOMENTS, device=one.setup.device)
+        if (folder / OPTIMIZER).exists():
+            one.optimizer_state = torch.load(folder / OPTIMIZER, map_location=one.setup.device, weights_only=True)
+        one.moments = {name: (moments[f"0/{name}"], moments[f"1/{name}"]) for name in saved if f"0/{name}" in moments}
+    one.step = progress.step
+    one.losses.total, one.losses.steps = progress.losses
+    return progress
+
+
+def _moving(one: Learner) -> Iterator[tuple[str, Parameter]]:
+    """What the method trains, whether or not it moves in the next step."""
+    trains = re.compile(one.choices.method.trains)
+    return ((name, p) for name, p in one.model.named_parameters() if trains.fullmatch(name))
+
+
+def read_progress(folder: Path) -> Progress:
+    """What the saved trial had behind it."""
+    data: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
+    return Progress(
+        **(data | {"curve": tuple(CurvePoint(**point) for point in data["curve"]), "losses": tuple(data["losses"])})
+    )

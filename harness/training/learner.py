@@ -1,0 +1,197 @@
+"""A stage of one trial, ready to train: its plug-ins, its examples in their order, and where it pauses and ends.
+
+Nothing here knows any plug-in by name: what differs between methods, objectives and retention is behind their hooks.
+`sessions` trains what is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.axes.contract import StageSetup
+from harness.cost.meter import Meter, Tally
+from harness.errors import Diverged, TimedOut, TrialFailure
+from harness.nn.determinism import resolve_precision
+from harness.nn.optimizer import Moments, warmup_steps
+from harness.nn.sequences import Example
+from harness.tasks.training_rows import Row
+from harness.training.choices import Choices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel
+
+    pass
+
+
+@dataclass
+class Losses:
+    """Sum and number of steps' losses since the last point of the learning curve."""
+
+    total: float = 0.0
+    steps: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean loss per step; None before any."""
+        return self.total / self.steps if self.steps else None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where a stage pauses and ends, and what is counted meanwhile."""
+
+    stop_at: int
+    """Optimiser steps after which the stage ends (its share of the fidelity); the schedule spans all of its steps."""
+    score_at: frozenset[int]
+    """Steps after which it pauses to be scored."""
+    meter: Meter
+    tally: Tally
+    time_limit_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A trial's part of a forward pass."""
+
+    examples: Sequence[Example]
+    reference: np.ndarray | None = None
+    """The base's log-probability of each of their sequences, where the objective needs it."""
+    apart: Drawn | None = None
+    """What the objective shows apart from them, without gradient."""
+
+    def piece(self, place: slice) -> Drawn:
+        """Some of its examples, where nothing is shown apart from them."""
+        known = self.reference
+        if known is not None:
+            known = known.reshape(len(self.examples), -1)[place].ravel()
+        return Drawn(self.examples[place], known)
+
+
+@dataclass
+class Learner:
+    """One trial's stage while it trains."""
+
+    model: PreTrainedModel
+    """The attached model."""
+    choices: Choices
+    setup: StageSetup
+    watch: Watch
+    rows: list[Row]
+    """Curated, with old knowledge mixed in."""
+    examples: list[Example] = field(default_factory=list)
+    """The rows as tokens, where the objective trains in our own loop."""
+    order: np.ndarray | None = None
+    """Indices of each step's examples, see `batches.step_order`."""
+    reference: Reference | None = None
+    """What the base says of them, where the objective needs it."""
+    trainer: Any = None
+    """TRL's, where the objective trains in its loop."""
+    losses: Losses = field(default_factory=Losses)
+    step: int = 0
+    """Optimiser steps done."""
+    moments: Moments = field(default_factory=dict)
+    """AdamW's, as they were when the last session was closed; empty before the first step."""
+    optimizer_state: dict[str, Any] = field(default_factory=dict)
+    """The `state_dict` of an optimiser that the method brings, likewise."""
+    failure: TrialFailure | None = None
+    merged: bool = False
+    """Whether the model is plain already: the method's parameters were merged into it."""
+    padded_tokens: int = 0
+    """Tokens of its batches as padded alone, which is what its compute is proportional to."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Settings read back from what it really ran with."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there are steps to do."""
+        return self.failure is None and self.step < self.watch.stop_at
+
+    @property
+    def until_pause(self) -> int:
+        """Steps to its next score point, or to its end."""
+        return min(step for step in (*self.watch.score_at, self.watch.stop_at) if step > self.step) - self.step
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """Examples of a forward pass, and forward passes of a step."""
+        return int(self.setup.params["batch_size"]), int(self.setup.params["gradient_accumulation"])
+
+    def plain(self) -> PreTrainedModel:
+        """What it trained as a model that plain `transformers` can load."""
+        return self.model if self.merged else self.choices.method.merge(self.model, self.setup)
+
+    def spare_memory(self) -> bool:
+        """Recompute activations in the backward pass from now on; False where that is done already, or not known how."""
+        if self.facts.get("recomputes") or not getattr(self.model, "supports_gradient_checkpointing", False):
+            return False
+        self.model.zero_grad(set_to_none=True)
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.facts["recomputes"] = True
+        self.setup.note("activations were computed again in the backward pass, since memory did not suffice for them")
+        return True
+
+    def check_time(self) -> None:
+        """Raise `TimedOut` when the trial's time is used up."""
+        limit = self.watch.time_limit_s
+        if limit is not None and self.watch.meter.total_s > limit:
+            raise TimedOut(
+                f"the trial's {limit:g} s were used up at step {self.step}: raise the limit or lower the budget"
+            )
+
+    def check_weights(self) -> None:
+        """Raise `Diverged` when a trained weight is not finite."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise Diverged(f"{name} holds a value that is not finite after training: lower the learning rate")
+
+    def next_examples(self) -> list[Example]:
+        """Those of the next step, in forward passes of `batch[0]` each."""
+        assert self.order is not None
+        return [self.examples[index] for index in self.order[self.step]]
+
+    def drawn(self, number: int) -> Drawn:
+        """Its part of one of the next step's forward passes."""
+        size, known = self.batch[0], self.reference
+        place = slice(number * size, (number + 1) * size)
+        examples = self.next_examples()[place]
+        beside = self.choices.objective.apart(examples, self.setup)
+        if known is None:
+            return Drawn(examples, apart=Drawn(beside) if beside else None)
+        assert self.order is not None
+        apart = Drawn(beside, known.apart[self.step, number]) if beside else None
+        return Drawn(examples, known.examples[self.order[self.step, place]].ravel(), apart)
+
+    def count(self, examples: Sequence[Example]) -> None:
+        """Count the examples of a forward pass that was trained on."""
+        sequences = [sequence for example in examples for sequence in example]
+        self.watch.tally.count(sequences)
+        self.padded_tokens += len(sequences) * max(len(s.input_ids) for s in sequences)
+
+
+def facts(one: Learner) -> dict[str, Any]:
+    """What a stage really runs with, for the record."""
+    setup, params = one.setup, one.setup.params
+    return {
+        "learning_rate": params["learning_rate"],
+        "weight_decay": params["weight_decay"],
+        "schedule": params["schedule"],
+        "warmup_steps": warmup_steps(params, setup.steps),
+        "scheduled_steps": setup.steps,
+        "rows": len(one.examples),
+        "batch": list(one.batch),
+        "bf16": resolve_precision(str(params["precision"]), setup.device) == "bfloat16",
+        "seed": setup.seed,
+    }
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The base's summed log-probabilities."""
+
+    examples: np.ndarray
+    """Of each sequence of each example, shape (examples, sequences)."""
+    apart: np.ndarray
+    """Of what the objective shows apart from each forward pass, shape (steps to do, passes, sequences)."""

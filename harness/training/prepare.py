@@ -1,0 +1,50 @@
+"""Makes a stage ready to train: curates its rows, mixes old knowledge in, and turns them into tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.axes.contract import StageSetup
+from harness.curation.base import Curation
+from harness.errors import SpecError
+from harness.nn.batches import step_order
+from harness.tasks.training_rows import Row
+from harness.training.choices import Choices
+from harness.training.learner import Learner, Watch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch) -> Learner:
+    """A stage ready to train: rows curated, old knowledge mixed in, and tokenised.
+
+    Raises:
+        SpecError: When there is nothing to learn.
+    """
+    if type(chosen.curation).tokens is not Curation.tokens and not chosen.objective.supervises_tokens:
+        raise SpecError(
+            "a curation that chooses tokens must be beside an objective with loss on single tokens, but the stage's "
+            "has none: use objective sft or continued_pretraining"
+        )
+    rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
+    one = Learner(model, chosen, setup, watch, rows)
+    if not chosen.objective.fuses:
+        from harness.training.trl import trainer_for
+
+        one.trainer = trainer_for(one)
+        return one
+    one.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
+    if not one.examples:
+        raise SpecError(
+            f"training needs at least one row with something to learn within {setup.params['max_length']} tokens, but none "
+            f"of {len(rows)} has: check the task, and what else takes tokens of the context"
+        )
+    lengths = tuple(max(len(s.input_ids) for s in example) for example in one.examples)
+    size, passes = one.batch
+    one.order = step_order(lengths, size * passes, setup.steps, setup.seed)
+    if chosen.objective.needs_reference:
+        from harness.training.reference import reference_of
+
+        one.reference = reference_of(one)
+    return one

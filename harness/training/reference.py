@@ -1,0 +1,129 @@
+"""What the base says of a stage's sequences: their log-probabilities with adapters off, computed once, before training.
+
+Sums are kept by what they are of (base, its quantisation and precision, token ids), so that trials of a pack, and packs
+that follow in the same process, share them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.methods.base import Method
+from harness.nn.batches import collate, padding_id
+from harness.nn.determinism import resolve_precision
+from harness.nn.logits import supervised_nats
+from harness.nn.sequences import TokenLosses, TokenSequence
+from harness.training.learner import Learner, Reference
+from harness.training.precision import precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+KEPT = 1 << 18
+"""Sums that are kept in a process; the oldest go first."""
+TOKENS = 1 << 12
+"""Tokens of one forward pass, padding included."""
+
+_SUMS: dict[bytes, float] = {}
+
+
+def reference_of(one: Learner) -> Reference:
+    """What the base says of all that a learner will be shown; the learner has done no step yet.
+
+    The base's own dropout is switched off for good, so that the model starts as its reference; a method's stays.
+    """
+    _still(one)
+    with _base(one) as model:
+        sums = _sums(one, model, [sequence for example in one.examples for sequence in example])
+        apart = [_sums(one, model, shown) for shown in _apart(one)]
+    passes = one.batch[1]
+    return Reference(sums.reshape(len(one.examples), -1), np.array(apart).reshape(one.watch.stop_at, passes, -1))
+
+
+def _still(one: Learner) -> None:
+    from torch.nn import Dropout
+
+    own = {id(module) for layer in one.choices.method.layers(one.model).values() for module in layer.modules()}
+    noisy = [m for m in one.model.modules() if isinstance(m, Dropout) and m.p and id(m) not in own]
+    for module in noisy:
+        module.p = 0.0
+    if noisy:
+        one.setup.note("the base's dropout was off, so that training starts from what it is compared with")
+
+
+@contextmanager
+def _base(one: Learner) -> Iterator[PreTrainedModel]:
+    """The base in eval mode: the model with its adapters off, or the model itself, which no step has moved yet."""
+    method, training = one.choices.method, one.model.training
+    one.model.eval()
+    try:
+        if type(method).detached is not Method.detached:
+            with method.detached(one.model) as bare:
+                yield bare
+        elif method.identity_at_start:
+            yield one.model
+        else:
+            yield one.setup.load_base().eval()
+    finally:
+        one.model.train(training)
+
+
+def _apart(one: Learner) -> Iterator[list[TokenSequence]]:
+    """What is shown apart from each forward pass, in the order of steps and passes."""
+    assert one.order is not None
+    size, passes = one.batch
+    for step in one.order[: one.watch.stop_at]:
+        for number in range(passes):
+            examples = [one.examples[index] for index in step[number * size : (number + 1) * size]]
+            shown = one.choices.objective.apart(examples, one.setup)
+            yield [sequence for example in shown for sequence in example]
+
+
+def _sums(one: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
+    """Summed log-probability of each sequence's completion, shape (sequences,)."""
+    keys = _keys(one, sequences)
+    found = {key: _SUMS[key] for key in keys if key in _SUMS}
+    missing = {key: sequence for key, sequence in zip(keys, sequences, strict=True) if key not in found}
+    found |= dict(zip(missing, _computed(one, model, list(missing.values())), strict=True))
+    if one.setup.base:
+        _SUMS.update((key, found[key]) for key in missing)
+        for key in list(islice(_SUMS, max(0, len(_SUMS) - KEPT))):
+            del _SUMS[key]
+    return np.array([found[key] for key in keys])
+
+
+def _keys(one: Learner, sequences: Sequence[TokenSequence]) -> list[bytes]:
+    setup = one.setup
+    options = one.choices.method.load_options(dict(setup.params), setup.device)
+    precision = resolve_precision(str(setup.params["precision"]), setup.device)
+    common = hashlib.blake2b(repr((setup.base, options, precision, setup.device, one.model.dtype)).encode())
+    keys = []
+    for sequence in sequences:
+        key = common.copy()
+        key.update(np.array([sequence.input_ids, sequence.labels]).tobytes())
+        key.update(str(sequence.prompt).encode())
+        keys.append(key.digest()[:16])
+    return keys
+
+
+def _computed(one: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
+    """The same from the model, sequences of like length together."""
+    import torch
+
+    setup, sums = one.setup, np.zeros(len(sequences))
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].input_ids))
+    while order:
+        size = max(1, TOKENS // len(sequences[order[-1]].input_ids))
+        part, order = order[-size:], order[:-size]
+        batch = collate([[(sequences[index],) for index in part]], padding_id(setup.tokenizer), setup.device)
+        with torch.no_grad(), precision(one, model):
+            nats = supervised_nats(model, batch)
+        losses = TokenLosses(nats, batch.sequence, batch.completion, batch.rows)
+        sums[part] = losses.log_probabilities()[0].double().cpu().numpy()
+    return sums

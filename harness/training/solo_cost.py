@@ -1,0 +1,119 @@
+"""What a trial that trains with others would take alone: measured on its first steps, which are then undone.
+
+A pack's smallest and largest trial (by trainable parameters) do a few steps alone; the others lie between them.
+Figures are kept per process, so that a worker's later packs of the same kind pay nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.cost.meter import Meter, Tally
+from harness.training.alone import Alone
+from harness.training.learner import Learner, Losses
+from harness.training.together import Together
+
+STEPS = 3
+"""Timed steps; one more comes before them, for what only a first step pays."""
+
+
+@dataclass(frozen=True)
+class Solo:
+    """A trial's training, alone."""
+
+    trainable: int
+    """Parameters that move."""
+    seconds_per_token: float
+    """Per token of its batches as padded alone."""
+    peak_memory_bytes: int | None
+    """Peak memory of its steps."""
+    step_memory_bytes: int
+    """How far its steps raised that above what was held before."""
+
+
+ROOM, HALF_ROOM = 1e-3, 3e-2
+"""Relative difference of two losses that rounding explains, in float32 and in bfloat16."""
+
+_KNOWN: dict[tuple[Any, ...], Solo] = {}
+_AGREED: set[tuple[Any, ...]] = set()
+
+
+def differ(learners: Sequence[Learner], kind: tuple[Any, ...]) -> str | None:
+    """Why trials must not train together after all: their losses are not what they are alone. None where they are.
+
+    Looked at once per process and kind, on the next forward pass: no list of architectures says which mix their rows.
+    """
+    if kind in _AGREED:
+        return None
+    from harness.nn.stack import CannotStack
+
+    try:
+        together = Together(learners).preview()
+    except CannotStack as reason:
+        return str(reason)
+    for index in {0, len(learners) - 1}:
+        alone = Alone(replace(learners[index], facts={})).preview()[0]
+        room = (HALF_ROOM if learners[index].facts.get("bf16") else ROOM) * max(1.0, abs(alone))
+        if math.isfinite(alone) and not abs(together[index] - alone) <= room:
+            return f"together its first loss is {together[index]:.6g}, alone {alone:.6g}"
+    _AGREED.add(kind)
+    return None
+
+
+def calibrate(learners: Sequence[Learner], kind: tuple[Any, ...]) -> list[Solo]:
+    """Each learner's figures alone.
+
+    Args:
+        learners: Trials that are alike, before any step of this session.
+        kind: What makes figures comparable besides the number of trainable parameters (model, choices, batch, device).
+    """
+    sizes = [sum(p.numel() for p in one.model.parameters() if p.requires_grad) for one in learners]
+    ends = [sizes.index(min(sizes)), sizes.index(max(sizes))]
+    for index in dict.fromkeys(ends):
+        if (*kind, sizes[index]) not in _KNOWN:
+            _KNOWN[(*kind, sizes[index])] = _measure(learners[index], sizes[index])
+    low, high = (_KNOWN[(*kind, sizes[index])] for index in ends)
+    return [_between(low, high, size) for size in sizes]
+
+
+def _between(low: Solo, high: Solo, size: int) -> Solo:
+    """Linear in the number of trainable parameters."""
+    if low.trainable == high.trainable:
+        return low
+    share = (size - low.trainable) / (high.trainable - low.trainable)
+    per_token = low.seconds_per_token + share * (high.seconds_per_token - low.seconds_per_token)
+    return replace(high, trainable=size, seconds_per_token=per_token)
+
+
+def _measure(one: Learner, size: int) -> Solo:
+    """Time steps of a stand-in that shares the learner's model, and put the weights back."""
+    import torch
+
+    before = {name: p.detach().clone() for name, p in one.model.named_parameters() if p.requires_grad}
+    meter, spans = Meter(one.setup.device), []
+    shadow = replace(
+        one,
+        watch=replace(one.watch, tally=Tally(), meter=meter),
+        losses=Losses(),
+        facts={},
+        moments={name: (first.clone(), second.clone()) for name, (first, second) in one.moments.items()},
+    )
+    held = meter.memory_now()
+    with meter.phase("train"):
+        session = Alone(shadow)
+        for _ in range(min(1 + STEPS, one.watch.stop_at - one.step)):
+            started, tokens = time.perf_counter(), shadow.padded_tokens
+            session.advance(1)
+            if one.setup.device == "cuda":
+                torch.cuda.synchronize()
+            spans.append((time.perf_counter() - started, shadow.padded_tokens - tokens))
+    timed = spans[1:] or spans
+    with torch.no_grad():
+        for name, weights in before.items():
+            one.model.get_parameter(name).copy_(weights)
+    per_token = sum(seconds for seconds, _ in timed) / sum(tokens for _, tokens in timed)
+    return Solo(size, per_token, meter.peak_memory_bytes, max(0, (meter.peak_memory_bytes or 0) - held))

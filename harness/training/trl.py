@@ -1,0 +1,210 @@
+"""Training by a trainer of TRL's: for objectives that the harness's own loop does not run, and as its reference.
+
+The trainer is wrapped so that it stops, counts, scores and fails as a trial must.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.axes.contract import StageSetup
+from harness.errors import Diverged, TimedOut
+from harness.nn.determinism import random_state_kept, resolve_precision
+from harness.nn.optimizer import warmup_steps
+from harness.objectives.base import TrainerParts
+from harness.space import Scalar
+from harness.training.learner import Learner
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Trainer
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def trainer_for(one: Learner) -> Trainer:
+    """The objective's trainer around an attached model."""
+    model = one.model
+    dtypes = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    with _temporary_folder() as folder:
+        parts = TrainerParts(model, one.rows, _arguments(one.setup.params, one.setup, folder), one.setup)
+        trainer = one.choices.objective.trainer(parts)
+    for name, parameter in model.named_parameters():
+        if name in dtypes:  # TRL turns a quantised model's adapters to bfloat16, which rounds small updates away
+            parameter.data = parameter.data.to(dtypes[name])
+    trainer.optimizer = one.choices.method.optimizer(model, one.setup)
+    return trainer
+
+
+def run_trainer(one: Learner, paused: Callable[[], None], resume_from: Path | None = None) -> None:
+    """Train in place, up to `watch.stop_at`.
+
+    Args:
+        one: What trains; its `failure` is set where a loss, a gradient norm or a weight is not finite, or time is up.
+        paused: Called after the steps of `watch.score_at`.
+        resume_from: Folder that `save_state` wrote, whose weights are in the model already.
+    """
+    from transformers import PrinterCallback, set_seed
+
+    trainer, model = one.trainer, one.model
+    set_seed(one.setup.seed)  # whatever was drawn since it was made; a checkpoint brings its own state
+    method = one.choices.method
+    terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
+    _count_and_penalise(trainer, one, [term for term in terms if term is not None])
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_callback(one, paused))
+    trainer._load_from_checkpoint = lambda *args: None  # weights are restored by name, for any method
+    model.train()
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except (Diverged, TimedOut) as failure:
+        one.failure = failure
+    for wrapped in (model, trainer.model):  # accelerate's autocast around `forward`
+        original = wrapped.__dict__.pop("_original_forward", None)
+        if original is not None:
+            wrapped.forward = original
+    model.eval()
+    one.facts |= _facts(trainer) | one.choices.objective.observed(trainer, one.setup)
+
+
+def save_state(trainer: Trainer, folder: Path) -> None:
+    """Write what the trainer needs to go on, apart from the weights."""
+    trainer._save_optimizer_and_scheduler(str(folder))
+    trainer._save_rng_state(str(folder))
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def _arguments(params: Mapping[str, Scalar], setup: StageSetup, folder: str) -> dict[str, Any]:
+    """`TrainingArguments` for a stage, with nothing left to defaults that change between versions."""
+    on_gpu = setup.device == "cuda"
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": int(params["batch_size"]),
+        "gradient_accumulation_steps": int(params["gradient_accumulation"]),
+        "max_steps": setup.steps,
+        "learning_rate": float(params["learning_rate"]),
+        "weight_decay": float(params["weight_decay"]),
+        "lr_scheduler_type": SCHEDULES[str(params["schedule"])],
+        "warmup_steps": warmup_steps(params, setup.steps),
+        "max_grad_norm": float(params["max_grad_norm"]),
+        "optim": "adamw_torch_fused",
+        "seed": setup.seed,
+        "data_seed": setup.seed,
+        "bf16": resolve_precision(str(params["precision"]), setup.device) == "bfloat16",
+        "fp16": False,
+        "use_cpu": not on_gpu,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": on_gpu,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "average_tokens_across_devices": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+
+
+def _count_and_penalise(trainer: Trainer, one: Learner, terms: list[Callable[[], Tensor]]) -> None:
+    """Wrap the trainer's loss to count the batch, and its backward pass to add the terms once per optimiser step.
+
+    Not its loss: some trainers divide that by the passes of a step, others have done so already.
+    """
+    original, backward = trainer.compute_loss, trainer.accelerator.backward
+
+    def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        one.watch.tally.add(inputs)
+        return original(model, inputs, return_outputs=return_outputs, **options)
+
+    def penalised(loss: Tensor, **options: Any) -> None:
+        if terms:
+            loss = loss + sum(term() for term in terms) / trainer.current_gradient_accumulation_steps
+        backward(loss, **options)
+        one.choices.method.after_backward(one.model)
+
+    trainer.compute_loss, trainer.accelerator.backward = compute_loss, penalised
+
+
+def _callback(one: Learner, paused: Callable[[], None]) -> Any:
+    """The trainer's hooks: after each step the method's own, then the checks, the curve and the end."""
+    from transformers import TrainerCallback
+
+    watch, losses, model = one.watch, one.losses, one.model
+
+    class Watcher(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.choices.method.before_step(model, state.global_step + 1)
+            one.choices.retention.before_step(state.global_step + 1)
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.choices.method.before_update(model, state.global_step + 1)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.choices.method.after_step(model, state.global_step + 1)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            one.step = state.global_step
+            control.should_training_stop |= state.global_step >= watch.stop_at
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise Diverged(f"{name} became {logs[name]} at step {state.global_step}: lower the learning rate")
+            losses.total += logs["loss"]
+            losses.steps += 1
+            if state.global_step in watch.score_at:
+                with random_state_kept(), _without_autocast(one.trainer.model):
+                    paused()
+                if one.failure is not None:
+                    raise one.failure
+            one.check_time()
+
+    return Watcher()
+
+
+@contextmanager
+def _without_autocast(model: Any) -> Iterator[None]:
+    """Accelerate replaces `forward` by one under autocast: use the original meanwhile."""
+    wrapped, original = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if original is None:
+        yield
+        return
+    model.forward = original
+    try:
+        yield
+    finally:
+        model.forward = wrapped
+
+
+def _facts(trainer: Trainer) -> dict[str, Any]:
+    """Optimiser, schedule, steps and precision, read back from the trainer."""
+    args, optimizer = trainer.args, trainer.optimizer
+    group = optimizer.param_groups[0] if optimizer else {}
+    return {
+        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
+        "learning_rate": group.get("initial_lr", group.get("lr")),
+        "weight_decay": group.get("weight_decay"),
+        "schedule": str(args.lr_scheduler_type.value),
+        "warmup_steps": args.warmup_steps,
+        "scheduled_steps": args.max_steps,
+        "rows": len(trainer.train_dataset),
+        "batch": [args.per_device_train_batch_size, args.gradient_accumulation_steps],
+        "bf16": args.bf16,
+        "seed": args.seed,
+    }
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """The trainer insists on an output folder; it writes nothing there."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+        yield folder

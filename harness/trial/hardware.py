@@ -1,0 +1,219 @@
+"""What is measured of this machine rather than assumed: its matrix peak, and whether bfloat16 trains a model faster.
+
+Each figure is measured by the first process that asks and kept below the results, where it holds for every other
+process of the same hardware, threads and torch: all trials of a folder take the same decisions.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.files import write_atomically, write_once
+from harness.nn.attention import quick_attention
+from harness.records.trial import fingerprint
+from harness.trial.provenance import hardware
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+GAIN = 1.3
+"""How many times faster bfloat16 must be before it is worth its rounding."""
+SMALLEST = 2_000_000
+"""Parameters below which a model stays in float32 unmeasured: its steps are short, and its rounding is coarse."""
+BATCH = (32, 64)
+"""Rows and tokens of the batch whose training step is timed: what a few small trials that train together have."""
+ENOUGH_S = 0.1
+"""Seconds of timing after which the best time counts."""
+FEWEST = 3
+"""Timings taken at least."""
+
+Timer = Callable[[], float]
+"""Seconds on a monotonic clock."""
+
+_known: dict[Path, Mapping[str, Any]] = {}
+
+
+def peak_flops(device: str, dtype: str, folder: Path, timer: Timer = time.perf_counter) -> float:
+    """The machine's matrix peak in FLOP/s, measured once (about 0.1 s on a CPU) and kept.
+
+    Args:
+        device: `cpu` or `cuda`.
+        dtype: Name of a torch type, `float32` or `bfloat16`.
+        folder: Where measurements are kept, `Layout.machine`.
+        timer: Clock.
+
+    Raises:
+        StorageError: When the folder cannot be written.
+    """
+    facts = _facts(device) | {"what": "matrix peak, FLOP/s", "dtype": dtype}
+    return float(_kept(folder, "peak", facts, lambda: {"flops": measured_peak(device, dtype, timer)})["flops"])
+
+
+def measured_peak(device: str, dtype: str, timer: Timer = time.perf_counter) -> float:
+    """FLOP/s of the best of a few square matrix products, at the number of threads in use."""
+    import torch
+
+    size = _matrix_size(device, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    one, other = (
+        torch.randn(size, size, generator=generator, device=device).to(getattr(torch, dtype)) for _ in range(2)
+    )
+    with torch.no_grad():
+        return 2.0 * size**3 / _best_seconds(lambda: torch.mm(one, other), device, timer)
+
+
+def bf16_is_faster(
+    model: PreTrainedModel, device: str, folder: Path, revision: str, timer: Timer = time.perf_counter
+) -> bool:
+    """Whether a training step of this base model is `GAIN` times faster under bfloat16 autocast than without.
+
+    Measured once for each machine and revision. On a CPU whose plain matrix products gain less than that, no step is
+    timed: nothing else of a step is faster in bfloat16. A model that cannot compute in it is not faster either.
+
+    Args:
+        model: The base model as loaded, before a method is attached; it is left as it was.
+        device: `cpu` or `cuda`, where the model is.
+        folder: Where measurements are kept, `Layout.machine`.
+        revision: Of the base model.
+        timer: Clock.
+
+    Raises:
+        StorageError: When the folder cannot be written.
+        OutOfMemoryError: When one step does not fit; nothing is kept then.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return False
+    if sum(p.numel() for p in model.parameters()) < SMALLEST:
+        return False
+    facts = _facts(device) | {
+        "what": "seconds of a training step",
+        "revision": revision,
+        "weights": f"{model.dtype} {getattr(model, 'quantization_method', None) or ''}".strip(),
+    }
+
+    def measure() -> dict[str, Any]:
+        if device == "cpu":
+            plain, half = (peak_flops(device, dtype, folder, timer) for dtype in ("float32", "bfloat16"))
+            if half < GAIN * plain:
+                return {"faster": False, "reason": "matrix products in bfloat16 gain too little here"}
+        return _compared(model, device, timer)
+
+    return bool(_kept(folder, "bf16", facts, measure)["faster"])
+
+
+def _compared(model: PreTrainedModel, device: str, timer: Timer) -> dict[str, Any]:
+    """Best seconds of a step in either precision, and the verdict."""
+    import torch
+
+    seconds = {}
+    try:
+        for name in ("float32", "bfloat16"):
+            with _undisturbed(model, device) as step:
+                seconds[name] = _best_seconds(partial(step, name == "bfloat16"), device, timer)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # an operation that has no bfloat16 kernel
+        return {"faster": False, "reason": str(error)}
+    return {"faster": seconds["float32"] >= GAIN * seconds["bfloat16"], **seconds}
+
+
+@contextmanager
+def _undisturbed(model: PreTrainedModel, device: str) -> Iterator[Callable[[bool], None]]:
+    """A training step to call: forward, and backward down to the embeddings; leaves gradients and random state alone.
+
+    The gradients of weights are not taken, since which weights move is a method's choice.
+    """
+    import torch
+
+    generator = torch.Generator(device).manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, BATCH, generator=generator, device=device)
+    embedded: list[Tensor] = []
+
+    def hold(module: object, inputs: object, output: Tensor) -> Tensor:
+        embedded[:] = [output.detach().requires_grad_()]
+        return embedded[0]
+
+    def step(half: bool) -> None:
+        quick = quick_attention(model) if half and device == "cpu" else nullcontext()
+        with quick, torch.enable_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        torch.autograd.grad(loss, embedded)
+
+    hook = model.get_input_embeddings().register_forward_hook(hold)
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+            yield step
+    finally:
+        hook.remove()
+
+
+def _best_seconds(work: Callable[[], object], device: str, timer: Timer) -> float:
+    """The shortest of at least `FEWEST` runs and about `ENOUGH_S` seconds of them, after one that does not count."""
+    import torch
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    work()
+    wait()
+    taken: list[float] = []
+    while len(taken) < FEWEST or sum(taken) < ENOUGH_S:
+        start = timer()
+        work()
+        wait()
+        taken.append(max(timer() - start, 1e-9))
+    return min(taken)
+
+
+def _matrix_size(device: str, dtype: str) -> int:
+    """Large enough for the peak, small enough for a few milliseconds."""
+    import torch
+
+    if device == "cuda":
+        return 4096 if dtype == "float32" else 8192
+    return 512 if torch.get_num_threads() == 1 else 1024
+
+
+def _facts(device: str) -> dict[str, Any]:
+    """What a measurement holds for."""
+    import torch
+
+    return {
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "torch": torch.__version__,
+        "float32_products": torch.get_float32_matmul_precision(),
+    }
+
+
+def _kept(
+    folder: Path, kind: str, facts: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """What is on record for these facts; measured and written where there is nothing, and then the first to write counts."""
+    path = folder / f"{kind}-{fingerprint(facts)}.json"
+    if (found := _known.get(path) or _read(path)) is None:
+        write = write_atomically if path.exists() else write_once  # a damaged file is replaced
+        elsewhere = next((known for other, known in _known.items() if other.name == path.name), None)
+        measured = elsewhere or {**facts, **measure()}
+        write(path, json.dumps(measured, indent=1) + "\n")
+        found = _read(path) or measured
+    _known[path] = found
+    return found
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

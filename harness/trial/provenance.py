@@ -1,0 +1,103 @@
+"""Where and with what a trial ran: versions, hardware, commit, and settings read back from the libraries' objects."""
+
+from __future__ import annotations
+
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import __version__
+from harness.records.trial import Provenance
+
+if TYPE_CHECKING:
+    from harness.training.learner import Learner
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "lm_eval",
+    "tokenizers",
+    "numpy",
+)
+
+
+def provenance(device: str, started_at: str, effective: Mapping[str, Any]) -> Provenance:
+    """Everything about this process that may matter when scores are compared."""
+    return Provenance(
+        harness_version=__version__,
+        versions=_versions(),
+        hardware=hardware(device),
+        hostname=socket.gethostname(),
+        python=platform.python_version(),
+        git_commit=_git_commit(),
+        started_at=started_at,
+        effective=dict(effective),
+    )
+
+
+@cache
+def hardware(device: str) -> str:
+    """Name of the GPU, or of the CPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # a laptop may lack what only other methods need
+            continue
+    return found
+
+
+@cache
+def _git_commit() -> str | None:
+    """Commit of the checkout that the harness runs from; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def effective_settings(one: Learner) -> dict[str, Any]:
+    """What a stage really ran with: optimiser, schedule, steps, precision, and the adapter's configuration."""
+    adapters = getattr(one.model, "peft_config", {})
+    return one.facts | {
+        "steps": one.step,
+        "weights": str(one.model.dtype).removeprefix("torch."),
+        "adapter": {name: _plain(config.to_dict()) for name, config in adapters.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Sets, enums and the like as JSON values; empty settings are left out."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if item not in (None, "", [], {}, set())}
+    if isinstance(value, set | list | tuple):
+        return sorted((_plain(item) for item in value), key=str)
+    return value if isinstance(value, bool | int | float) else str(value)

@@ -1,0 +1,49 @@
+"""What a base model knows, told by itself: texts sampled from it, for replay where nobody has its training data.
+
+Sun et al. 2020 (LAMOL, arXiv 1909.03329) replay what a model generates; Huang et al. 2024 (arXiv 2403.01244) do so for
+instruction-tuned language models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.records.trial import derive_seed
+from harness.tasks.training_rows import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TEXTS = 512
+TOKENS = 96
+_BATCH = 64
+
+
+def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: int = TEXTS) -> list[Row]:
+    """Sample texts from a model at temperature 1, from its start token on; the same model gives the same texts.
+
+    Args:
+        model: The base model; its random state is set, so the caller keeps its own (`train.random_state_kept`).
+        tokenizer: Its tokenizer.
+        texts: How many to sample; empty ones are dropped.
+    """
+    import torch
+
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    torch.manual_seed(derive_seed("rehearsal", texts))
+    rows: list[Row] = []
+    model.eval()
+    for _ in range(0, texts, _BATCH):
+        prompt = torch.full((min(_BATCH, texts), 1), int(start or 0), device=model.device)
+        with torch.no_grad():
+            ids = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=TOKENS,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        decoded = tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)
+        rows += [{"prompt": "", "completion": text} for text in decoded if text.strip()]
+    return rows[:texts]

@@ -1,0 +1,35 @@
+"""What a trial is told about the place where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from harness.records.paths import Layout
+from harness.study.spec import Prices
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a trial runs and what it may leave; nothing here changes its outcome."""
+
+    layout: Layout = field(default_factory=Layout)
+    task_folders: tuple[Path, ...] = ()
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: the first GPU if there is one."""
+    threads: int = 1
+    """CPU threads of this process, and the cores that its price is for."""
+    prices: Prices = field(default_factory=Prices)
+    keep_model: bool = False
+    keep_checkpoint: bool = False
+    time_limit_s: float | None = None
+    together: int = 8
+    """Trials that train together at most."""
+    corpora: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Name of a base model to the corpus that the study gives for it."""
