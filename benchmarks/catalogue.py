@@ -21,7 +21,7 @@ import yaml
 from harness.driver.resolve import Site, resolve
 from harness.errors import SpecError
 from harness.plugins import load, names
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import TrialResult, fingerprint
 from harness.space import Text
@@ -104,7 +104,7 @@ def run(folder: Path, methods: list[str]) -> None:
 
 def refused(folder: Path, method: str) -> bool:
     """Whether planning refuses a method here; the reason is kept for the table."""
-    site = Site(Layout(folder / "results"), task_folders(folder))
+    site = Site(Paths(folder / "results"), task_folders(folder))
     reason = folder / f"{method}.refused"
     reason.unlink(missing_ok=True)
     try:
@@ -126,7 +126,7 @@ def write(folder: Path, methods: list[str]) -> Path:
 def lines(folder: Path) -> dict[str, Line]:
     """By method, what its trials came to."""
     trials: dict[str, list[TrialResult]] = {}
-    for _, result in iterate_results(Layout(folder / "results")):
+    for _, result in iterate_results(Paths(folder / "results")):
         if isinstance(result, TrialResult) and result.config.task.name == TASK:
             trials.setdefault(result.config.pipeline.stages[0].method, []).append(result)
     return {method: line for method, results in trials.items() if (line := _line(method, results))}

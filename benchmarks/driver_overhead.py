@@ -20,7 +20,7 @@ from harness.driver import steps as sweep
 from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
 from harness.files import write_atomically
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import write_result
 from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
 from harness.study.family import resolved_families
@@ -37,7 +37,7 @@ def work(configs: Sequence[TrialConfig], workspace: object) -> list[TrialResult]
         score = Score(config.task.name, "validation", "acc", 1 - abs(rate - 1e-3), None, 1, True, "same")
         cost = CostRecord(seconds={"train": 0.001})
         results.append(TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=cost))
-        write_result(workspace.layout, results[-1])  # type: ignore[attr-defined]
+        write_result(workspace.paths, results[-1])  # type: ignore[attr-defined]
     return results
 
 
@@ -59,16 +59,16 @@ def study(trials: int, sampler: str) -> StudySpec:
 def driven(runner: str, spec: StudySpec, folder: Path) -> float:
     """Wall seconds from the first record of a search to its last, so that starting up is left out."""
     options = {"workers": "2"} if runner == "local" else {}
-    layout = Layout(folder / runner, folder)
+    paths = Paths(folder / runner, folder)
     setting = Setting(
         (ModelInfo(ModelRef("model", "r"), {"parameters": 1}),),
         (TaskInfo(TaskRef("task", "f"), True, 1, 1.0, {"validation": 1, "test": 1}),),
         (),
         resolved_families(spec),
     )
-    site = Site(layout, runner=runner, options=options, device="cpu", display=False, work="driver_overhead:work")
+    site = Site(paths, runner=runner, options=options, device="cpu", display=False, work="driver_overhead:work")
     sweep.run_search(spec, site, setting)
-    times = sorted(path.stat().st_mtime for path in layout.trials.glob("*/*/record.json"))
+    times = sorted(path.stat().st_mtime for path in paths.trials.glob("*/*/record.json"))
     return times[-1] - times[0]
 
 

@@ -17,28 +17,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from harness.database.ingest import connect, ingest
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import derive_seed
-from tests.learn.fabricate import fabricate, study_spec
+from tests.fabricate import fabricate, study_spec
 
 
-def multiply(layout: Layout, records: int) -> None:
+def multiply(paths: Paths, records: int) -> None:
     """Write `records` records: a fabricated study's, each with another seed, under keys of their own."""
     with tempfile.TemporaryDirectory() as folder:
-        small = Layout(Path(folder) / "results")
+        small = Paths(Path(folder) / "results")
         made = fabricate(small, study_spec(tasks=5, trials=10))
         texts = [small.record(result.config.key).read_text() for result in made.results]
         study = small.study("made_up")
-        layout.study("made_up").mkdir(parents=True)
+        paths.study("made_up").mkdir(parents=True)
         for name in ("study.json", "tasks.json", "models.json"):
-            (layout.study("made_up") / name).write_text((study / name).read_text())
-    with (layout.study("made_up") / "members.jsonl").open("w") as members:
+            (paths.study("made_up") / name).write_text((study / name).read_text())
+    with (paths.study("made_up") / "members.jsonl").open("w") as members:
         for index in range(records):
             result, member = index % len(texts), dict(made.members[index % len(texts)])
             key = hashlib.sha256(str(index).encode()).hexdigest()[:20]
             seed = made.results[result].config.seed
-            path = layout.record(key)
+            path = paths.record(key)
             path.parent.mkdir(parents=True)
             path.write_text(texts[result].replace(f'"seed": {seed}', f'"seed": {derive_seed(index)}'))
             members.write(json.dumps(member | {"key": key, "number": index}) + "\n")
@@ -51,21 +51,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the records here; a temporary folder if left out")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        layout = Layout((arguments.folder or Path(temporary)) / "results")
-        if not layout.trials.exists():
-            multiply(layout, arguments.records)
-        summary = ingest(layout)
+        paths = Paths((arguments.folder or Path(temporary)) / "results")
+        if not paths.trials.exists():
+            multiply(paths, arguments.records)
+        summary = ingest(paths)
         print(
-            f"ingest: {summary.trials} records in {summary.seconds:.2f} s; database {layout.database.stat().st_size / 1e6:.0f} MB"
+            f"ingest: {summary.trials} records in {summary.seconds:.2f} s; database {paths.database.stat().st_size / 1e6:.0f} MB"
         )
         start, count = time.monotonic(), 0
-        for _ in iterate_results(layout):
+        for _ in iterate_results(paths):
             count += 1
             if count == 5000:
                 break
         loop = (time.monotonic() - start) * summary.trials / count
         print(f"plain Python loop (read and parse only, {count} records measured): {loop:.1f} s for as many")
-        with connect(layout) as database:
+        with connect(paths) as database:
             for view in ("leaderboard", "forgetting", "frontier"):
                 start = time.monotonic()
                 rows = len(database.execute(f"SELECT * FROM {view}").fetchall())

@@ -147,11 +147,11 @@ def harness(runner: str, threads: int = 1, changes: Mapping[str, Any] | None = N
 
 def recorded(root: Path, split: str) -> Outcomes:
     """Outcomes of a project's full-fidelity trials on a split, from its records."""
-    from harness.records.paths import Layout
+    from harness.records.paths import Paths
     from harness.records.results import iterate_results
     from harness.records.trial import TrialResult
 
-    found = [result for _, result in iterate_results(Layout(root / "results")) if isinstance(result, TrialResult)]
+    found = [result for _, result in iterate_results(Paths(root / "results")) if isinstance(result, TrialResult)]
     outcomes = []
     for result in found:
         params, config = result.config.pipeline.stages[0].params, result.config

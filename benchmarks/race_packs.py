@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.driver.resolve import Site, resolve
 from harness.driver.sources import search_cells
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialConfig, TrialResult
 from harness.study.load import load_study
 from harness.tasks.task import task_folders
@@ -50,8 +50,8 @@ def main() -> None:
     configs = configurations(options.root)
 
     def ran(name: str, packs: list[list[TrialConfig]]) -> list[TrialResult]:
-        layout = Layout(options.root / name / "results", options.root / name / "reports")
-        space = Workspace(layout, task_folders(options.root), "cpu", options.threads)
+        paths = Paths(options.root / name / "results", options.root / name / "reports")
+        space = Workspace(paths, task_folders(options.root), "cpu", options.threads)
         return [result for pack in packs for result in run_pack(pack, space)]
 
     ran("warm", [[replace(config, steps=4, seed=1) for config in configs]])

@@ -23,9 +23,9 @@ GOAL_BYTES = 1_500_000
 WRITE = """
 import sys, time
 from pathlib import Path
-from harness.layout import Layout
+from harness.records.paths import Paths
 from harness.report.page import write_report
-path = write_report(Layout(Path(sys.argv[1]) / "results", Path(sys.argv[1]) / "reports"), "large")
+path = write_report(Paths(Path(sys.argv[1]) / "results", Path(sys.argv[1]) / "reports"), "large")
 print(path, time.process_time())
 """
 
@@ -35,8 +35,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="Keep results and report here.")
     folder = parser.parse_args().folder or Path(tempfile.mkdtemp(prefix="harness-report-"))
-    layout = write_large(folder, large_spec())
-    trials = sum(1 for _ in layout.trials.glob("*/*/record.json"))
+    paths = write_large(folder, large_spec())
+    trials = sum(1 for _ in paths.trials.glob("*/*/record.json"))
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", WRITE, str(folder)], capture_output=True, text=True, check=True)
     wall = time.monotonic() - start

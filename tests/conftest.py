@@ -65,6 +65,13 @@ def world(tmp_path_factory) -> World:
     return World(save_llama(root / "llama"), save_gpt2(root / "gpt2"), save_tasks(root / "tasks"))
 
 
+@pytest.fixture
+def paths(tmp_path):
+    from harness.records.paths import Paths
+
+    return Paths(tmp_path / "results", tmp_path / "reports")
+
+
 @pytest.fixture(params=["own loop", "TRL"])
 def engine(request, monkeypatch) -> str:
     """What supervised fine-tuning is trained by; TRL's trainer is there for objectives that the own loop does not run."""

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from harness.errors import PartialFailure, SpecError, UsageError
 from harness.files import read_yaml
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import Evaluation, Pipeline, Score, Stage, TaskRef, TrialConfig, TrialResult
 from harness.study.spec import FamilySpec, StudySpec, sentence
 
@@ -79,12 +79,12 @@ class Trained:
 
 
 def advise(
-    layout: Layout, task: Task, model: str | None, score_base: tuple[Path, ...] | None = None, **limits: Any
+    paths: Paths, task: Task, model: str | None, score_base: tuple[Path, ...] | None = None, **limits: Any
 ) -> Answer:
     """Rank pipelines for a task, or say what evidence is missing.
 
     Args:
-        layout: Where the records are.
+        paths: Where the records are.
         task: Any task, in a study or not.
         model: Base model; None takes the one with the most evidence.
         score_base: Task folders, if the base is to be scored on the task where that was never done; without a base
@@ -101,7 +101,7 @@ def advise(
     from harness.recommend.rank import NotEnoughEvidence, most_evidence, recommend, request_for
     from harness.tasks.training_rows import columns
 
-    name = model or most_evidence(layout)
+    name = model or most_evidence(paths)
     if name is None:
         raise SpecError(
             "a recommendation needs records, but there are none: run a study first, for example `snakemake`"
@@ -110,21 +110,21 @@ def advise(
     facts = model_facts(base)
     task_facts = {"output_type": task.output_type, "metadata": dict(task.metadata), "columns": columns(task)}
     situation = Situation("cpu", str(facts.get("model_type", "")), facts, task_facts)
-    request = request_for(layout, task, base, situation=situation, **limits)
+    request = request_for(paths, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
-        request = replace(request, base_score=_base_score(layout, task, base, score_base))
-    found = recommend(layout, request)
+        request = replace(request, base_score=_base_score(paths, task, base, score_base))
+    found = recommend(paths, request)
     if isinstance(found, NotEnoughEvidence):
         return Answer(task.name, name, not_enough_evidence=found)
     return Answer(task.name, name, advice=found)
 
 
-def _base_score(layout: Layout, task: Task, base: BaseModel, folders: tuple[Path, ...]) -> float | None:
+def _base_score(paths: Paths, task: Task, base: BaseModel, folders: tuple[Path, ...]) -> float | None:
     """The base's validation score, from its record or scored now."""
     from harness.trial.group import Workspace, run_trial
 
     config = replace(Order(task, base, (), 0).base_config(), evaluation=Evaluation("validation"))
-    target = run_trial(config, Workspace(layout, folders)).target
+    target = run_trial(config, Workspace(paths, folders)).target
     return target.value if target else None
 
 
@@ -179,7 +179,7 @@ def order_from_file(path: Path, task: Task) -> Order:
     return Order(task, base, family.pipeline(base.ref, {}).stages, spec.steps)
 
 
-def order_from_advice(layout: Layout, task: Task, model: str | None) -> Order:
+def order_from_advice(paths: Paths, task: Task, model: str | None) -> Order:
     """The first recommendation for a task, scored on the off-target suite of the studies that it rests on.
 
     Raises:
@@ -187,7 +187,7 @@ def order_from_advice(layout: Layout, task: Task, model: str | None) -> Order:
     """
     from harness.models.base_model import resolve_model
 
-    answer = advise(layout, task, model, top=1)
+    answer = advise(paths, task, model, top=1)
     if answer.advice is None:
         reason = answer.not_enough_evidence.reason if answer.not_enough_evidence else ""
         raise UsageError(
@@ -198,7 +198,7 @@ def order_from_advice(layout: Layout, task: Task, model: str | None) -> Order:
     return Order(task, resolve_model(answer.base_model, None), best.stages, best.steps)
 
 
-def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order:
+def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
     """Add the off-target suite and the corpus that studies of this base model use."""
     from harness.models.base_model import resolve_model
     from harness.tasks.task import find_task
@@ -206,7 +206,7 @@ def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order
 
     names: dict[str, None] = {}
     corpus = None
-    for study in started_studies(layout):
+    for study in started_studies(paths):
         for model in study.base_models:
             if model.name == order.base.ref.name:
                 names |= dict.fromkeys(name for name in study.off_target if name != order.task.name)
@@ -216,21 +216,21 @@ def with_suite(order: Order, layout: Layout, folders: tuple[Path, ...]) -> Order
     return replace(order, base=base, off_target=tuple(find_task(name, folders).ref for name in names))
 
 
-def started_studies(layout: Layout) -> list[StudySpec]:
+def started_studies(paths: Paths) -> list[StudySpec]:
     """The studies that were started here, as they were started; files that are none (any more) are left out."""
     found = []
-    for path in sorted((layout.results / "studies").glob("*/study.json")):
+    for path in sorted((paths.results / "studies").glob("*/study.json")):
         with suppress(ValueError, AttributeError):
             data = json.loads(path.read_text())
             found.append(StudySpec.model_validate(data.get("study", data)))
     return found
 
 
-def train_model(layout: Layout, order: Order, folders: tuple[Path, ...], options: Mapping[str, Any]) -> Trained:
+def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], options: Mapping[str, Any]) -> Trained:
     """Score the base, train, score, and leave a model folder with its card.
 
     Args:
-        layout: Where records go.
+        paths: Where records go.
         order: What to train.
         folders: Where tasks are looked for.
         options: `output` (folder), `seed`, `dry_run`.
@@ -241,19 +241,19 @@ def train_model(layout: Layout, order: Order, folders: tuple[Path, ...], options
     from harness.trial.group import Workspace, run_trial
     from harness.trial.model_folder import write_model_card
 
-    folder: Path = options["output"] or layout.results / "models" / order.task.name
+    folder: Path = options["output"] or paths.results / "models" / order.task.name
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
     if options["dry_run"]:
         return Trained(None, order.text())
     corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
-    workspace = Workspace(layout, folders, keep_model=True, corpora=corpora)
+    workspace = Workspace(paths, folders, keep_model=True, corpora=corpora)
     base = run_trial(order.base_config(), replace(workspace, keep_model=False))
     result = run_trial(order.config(options["seed"]), workspace)
     if not result.status.has_scores:
         return Trained(None, order.text(), result, base.scores)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(layout.model(result.config.key), folder, dirs_exist_ok=True)
-    shutil.rmtree(layout.model(result.config.key))
+    shutil.copytree(paths.model(result.config.key), folder, dirs_exist_ok=True)
+    shutil.rmtree(paths.model(result.config.key))
     write_model_card(folder, result, base.scores)
     return Trained(folder, order.text(), result, base.scores)

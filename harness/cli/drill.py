@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result, write_result
 from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
 from harness.study.family import resolved_families
@@ -94,7 +94,7 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
     runs = Counter(_lines(folder / "ran"))
     outcome = Drilled(
         runner=runner,
-        complete=len(list(Layout(folder).trials.glob("*/*/record.json"))),
+        complete=len(list(Paths(folder).trials.glob("*/*/record.json"))),
         ran_twice=sum(count > 1 for count in runs.values()),
         workers_killed=int((folder / "killed").exists()),
         drivers_killed=int(killed),
@@ -125,23 +125,23 @@ def _lines(path: Path) -> list[str]:
 
 def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[TrialResult]:
     """What the drill's workers do: sleep, write a record; the second trial to start kills its worker."""
-    return [_run_one(config, workspace.layout) for config in configs]
+    return [_run_one(config, workspace.paths) for config in configs]
 
 
-def _run_one(config: TrialConfig, layout: Layout) -> TrialResult:
-    found = find_result(layout, config.key)
+def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
+    found = find_result(paths, config.key)
     if found is not None:
         return found
-    with (layout.results / "ran").open("a") as file:
+    with (paths.results / "ran").open("a") as file:
         file.write(f"{config.key}\n")
     time.sleep(TRIAL_S)
-    if len(_lines(layout.results / "ran")) > 1:
+    if len(_lines(paths.results / "ran")) > 1:
         with suppress(FileExistsError):  # only one worker is to die
-            (layout.results / "killed").touch(exist_ok=False)
+            (paths.results / "killed").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
     score = Score(config.task.name, config.evaluation.split, "none", 0.0, None, 1, True, "drill")
     result = TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=CostRecord({"train": TRIAL_S}))
-    write_result(layout, result)
+    write_result(paths, result)
     return result
 
 
@@ -170,8 +170,8 @@ def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:
     from harness.driver.resolve import Site
 
     pairs = {key: value for key, _, value in (option.partition("=") for option in options)}
-    layout = Layout(folder, folder)
-    return Site(layout, (), runner, {"workers": "2"} | pairs, "cpu", display=False, work="harness.cli.drill:run_pack")
+    paths = Paths(folder, folder)
+    return Site(paths, (), runner, {"workers": "2"} | pairs, "cpu", display=False, work="harness.cli.drill:run_pack")
 
 
 def drive(folder: Path, runner: str, options: Sequence[str]) -> int:

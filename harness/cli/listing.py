@@ -12,7 +12,7 @@ from harness.cli.left_out import LEFT_OUT
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.files import write_atomically
 from harness.plugins import AXES, load, names
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result, iterate_results
 from harness.study.recipes import recipes
 
@@ -147,27 +147,27 @@ class StudyStatus:
         )
 
 
-def study_status(layout: Layout, study: str | None) -> list[StudyStatus]:
+def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
     """The status of one study, or of every study that was started.
 
     Raises:
         SpecError: When the study was never started here.
     """
-    started = sorted(path.parent.name for path in (layout.results / "studies").glob("*/study.json"))
+    started = sorted(path.parent.name for path in (paths.results / "studies").glob("*/study.json"))
     if study is not None and Path(study).stem not in started:
         raise SpecError(one_of("started study", study, started))
-    return [_status_of(layout, name) for name in started if study is None or Path(study).stem == name]
+    return [_status_of(paths, name) for name in started if study is None or Path(study).stem == name]
 
 
-def _status_of(layout: Layout, study: str) -> StudyStatus:
+def _status_of(paths: Paths, study: str) -> StudyStatus:
     from harness.records.study_trials import read_members
 
-    members = {member.key: member for member in read_members(layout, study)}
-    results = {key: find_result(layout, key) for key in members}
+    members = {member.key: member for member in read_members(paths, study)}
+    results = {key: find_result(paths, key) for key in members}
     found = {key: result for key, result in results.items() if result is not None}
     failed = Counter(str(result.status) for result in found.values() if not result.status.has_scores)
     seconds = sum(result.cost.total_s for key, result in found.items() if not members[key].reused)
-    steps = tuple(step for step in ("base", "search", "confirm") if (layout.study(study) / f"{step}.done").exists())
+    steps = tuple(step for step in ("base", "search", "confirm") if (paths.study(study) / f"{step}.done").exists())
     return StudyStatus(study, len(found) - failed.total(), len(members) - len(found), dict(failed), seconds, steps)
 
 
@@ -185,35 +185,35 @@ class Imported:
         return "\n".join([head, *self.damaged])
 
 
-def import_records(layout: Layout, source: Path) -> Imported:
+def import_records(paths: Paths, source: Path) -> Imported:
     """Copy trials (records and item outcomes) and studies of another results folder; nothing here is overwritten.
 
     Raises:
         SpecError: When `source` holds no trials.
     """
-    other = Layout(source)
+    other = Paths(source)
     if not other.trials.is_dir():
         raise SpecError(f"{source} must be a results folder with trials/ in it, but has none: name its results/ folder")
     taken, there, damaged = 0, 0, []
     for path, result in iterate_results(other):
         if isinstance(result, StorageError):
             damaged.append(str(result))
-        elif layout.record(result.config.key).exists():
+        elif paths.record(result.config.key).exists():
             there += 1
         else:
-            _take(other, layout, result.config.key, path)
+            _take(other, paths, result.config.key, path)
             taken += 1
     for study in sorted((source / "studies").glob("*/study.json")):
-        target = layout.study(study.parent.name)
+        target = paths.study(study.parent.name)
         if not target.exists():
             for file in [*study.parent.glob("*.json"), *study.parent.glob("*.jsonl"), *study.parent.glob("*.done")]:
                 write_atomically(target / file.name, file.read_bytes())
     return Imported(taken, there, tuple(damaged))
 
 
-def _take(other: Layout, layout: Layout, key: str, record: Path) -> None:
+def _take(other: Paths, paths: Paths, key: str, record: Path) -> None:
     items = other.items(key)
-    layout.trial(key).mkdir(parents=True, exist_ok=True)
+    paths.trial(key).mkdir(parents=True, exist_ok=True)
     if items.exists():
-        shutil.copyfile(items, layout.items(key))
-    write_atomically(layout.record(key), record.read_bytes())
+        shutil.copyfile(items, paths.items(key))
+    write_atomically(paths.record(key), record.read_bytes())

@@ -20,7 +20,7 @@ from harness.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
     from harness.driver.steps import Site, Summary
-    from harness.records.paths import Layout
+    from harness.records.paths import Paths
     from harness.study.spec import StudySpec
     from harness.tasks.task import Task
 
@@ -46,10 +46,10 @@ def main(ctx: click.Context, root: Path, verbose: bool) -> None:
     ctx.obj = root
 
 
-def _layout(root: Path) -> Layout:
-    from harness.records.paths import Layout
+def _paths(root: Path) -> Paths:
+    from harness.records.paths import Paths
 
-    return Layout(root / "results", root / "reports")
+    return Paths(root / "results", root / "reports")
 
 
 def _study(root: Path, name: str) -> StudySpec:
@@ -95,7 +95,7 @@ def _site(root: Path, runner: str, options: tuple[str, ...], quiet: bool, refres
     from harness.tasks.task import task_folders
 
     pairs = dict(_pair(option) for option in options)
-    return Site(_layout(root), task_folders(root), runner, pairs, display=not quiet, refresh=refresh)
+    return Site(_paths(root), task_folders(root), runner, pairs, display=not quiet, refresh=refresh)
 
 
 def _pair(option: str) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def database(root: Path, schema: bool, as_json: bool) -> None:
     if schema:
         show(ingest.SCHEMA, as_json, lambda _: ingest.schema_text())
         return
-    show(ingest.ingest(_layout(root)), as_json, lambda summary: summary.text())
+    show(ingest.ingest(_paths(root)), as_json, lambda summary: summary.text())
 
 
 @main.command()
@@ -183,7 +183,7 @@ def backtest(root: Path, as_json: bool) -> None:
     """Test the recommender: leave each task out, choose for it, and measure the regret."""
     from harness.recommend.rank import backtest as run_backtest
 
-    show(run_backtest(_layout(root)), as_json, lambda result: result.text())
+    show(run_backtest(_paths(root)), as_json, lambda result: result.text())
 
 
 @main.command()
@@ -210,7 +210,7 @@ def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> No
     memory = limits.pop("max_memory_gb")
     limits["max_memory_bytes"] = None if memory is None else memory * 1e9
     folders = task_folders(root) if limits.pop("score_base") else None
-    answer = advise(_layout(root), _task(root, task_name), limits.pop("model"), folders, **limits)
+    answer = advise(_paths(root), _task(root, task_name), limits.pop("model"), folders, **limits)
     show(answer, as_json, lambda found: found.text())
 
 
@@ -234,12 +234,12 @@ def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
     from harness.cli.advice import order_from_advice, order_from_file, train_model, with_suite
     from harness.tasks.task import task_folders
 
-    layout, task, file = _layout(root), _task(root, task_name), options["pipeline"]
+    paths, task, file = _paths(root), _task(root, task_name), options["pipeline"]
     if file and options["model"]:
         raise UsageError("--pipeline names its own model, but --model was given too: leave one of them out")
-    order = order_from_file(file, task) if file else order_from_advice(layout, task, options["model"])
+    order = order_from_file(file, task) if file else order_from_advice(paths, task, options["model"])
     folders = task_folders(root)
-    outcome = train_model(layout, with_suite(order, layout, folders), folders, options)
+    outcome = train_model(paths, with_suite(order, paths, folders), folders, options)
     show(outcome, as_json, lambda result: result.text())
     if outcome.exit_code:
         sys.exit(outcome.exit_code)
@@ -252,7 +252,7 @@ def report(root: Path, study: str) -> None:
     """Write reports/STUDY.html."""
     from harness.report.page import write_report
 
-    click.echo(write_report(_layout(root), _study(root, study).name))
+    click.echo(write_report(_paths(root), _study(root, study).name))
 
 
 @main.command()
@@ -264,7 +264,7 @@ def status(root: Path, study: str | None, as_json: bool) -> None:
     from harness.cli.listing import study_status
 
     show(
-        study_status(_layout(root), study),
+        study_status(_paths(root), study),
         as_json,
         lambda rows: "\n".join(row.text() for row in rows) or "no studies yet",
     )
@@ -289,7 +289,7 @@ def import_command(root: Path, source: Path, as_json: bool) -> None:
     """Take over the records of another results folder SOURCE; what is here already stays."""
     from harness.cli.listing import import_records
 
-    show(import_records(_layout(root), source), as_json, lambda summary: summary.text())
+    show(import_records(_paths(root), source), as_json, lambda summary: summary.text())
 
 
 @main.command()
@@ -304,12 +304,12 @@ def export(root: Path, folder: Path, file_format: str, study: str | None) -> Non
     from harness.database.export import export_optuna, export_tables
 
     if file_format != "optuna":
-        paths = export_tables(_layout(root), folder, file_format)
+        paths = export_tables(_paths(root), folder, file_format)
         click.echo("\n".join(map(str, paths)))
         return
     if study is None:
         raise UsageError("--format optuna must name one study, but got none: add --study NAME")
-    click.echo(export_optuna(_layout(root), _study(root, study).name, folder))
+    click.echo(export_optuna(_paths(root), _study(root, study).name, folder))
 
 
 @main.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.database.ingest import SCHEMA, connect
 from harness.errors import SpecError, StorageError, UsageError, one_of
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.space import Choice, Distribution, Float, Integer, Scalar, Text
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
@@ -32,7 +32,7 @@ QUALIFY row_number() OVER (PARTITION BY m.base_model, m.task, m.family, m.number
 ORDER BY m.base_model, m.task, m.family, m.number"""
 
 
-def export_tables(layout: Layout, folder: Path, file_format: str) -> tuple[Path, ...]:
+def export_tables(paths: Paths, folder: Path, file_format: str) -> tuple[Path, ...]:
     """Write every table and view to `folder/<name>.<format>`; files of these names there are replaced.
 
     Raises:
@@ -43,7 +43,7 @@ def export_tables(layout: Layout, folder: Path, file_format: str) -> tuple[Path,
         raise UsageError(one_of("format", file_format, list(FORMATS)))
     written = []
     _make_folder(folder)
-    with connect(layout) as connection:
+    with connect(paths) as connection:
         for table in SCHEMA:
             path = folder / f"{table.name}.{file_format}"
             options = "FORMAT csv, HEADER" if file_format == "csv" else "FORMAT parquet, COMPRESSION zstd"
@@ -53,7 +53,7 @@ def export_tables(layout: Layout, folder: Path, file_format: str) -> tuple[Path,
     return tuple(written)
 
 
-def export_optuna(layout: Layout, study: str, path: Path) -> Path:
+def export_optuna(paths: Paths, study: str, path: Path) -> Path:
     """Write a study's search as an Optuna storage (SQLite) that optuna-dashboard opens: `optuna-dashboard sqlite:///PATH`.
 
     One Optuna study per cell, named `study/base model/task/family`. A trial that stopped below the full budget is
@@ -70,7 +70,7 @@ def export_optuna(layout: Layout, study: str, path: Path) -> Path:
             f"--format optuna must have a file as its target, but '{path}' is a folder: name a file in it, for example "
             f"'{path / f'{study}.db'}'"
         )
-    with connect(layout) as connection:
+    with connect(paths) as connection:
         specs = dict(connection.execute("SELECT study, spec FROM studies").fetchall())
         if study not in specs:
             raise SpecError(one_of("study", study, sorted(specs)))

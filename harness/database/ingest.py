@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.database.schema import RECORD, SCHEMA, TABLES, VIEWS, Table, schema_text
 from harness.errors import StorageError
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import read_result
 from harness.records.trial import SCHEMA_VERSION, TrialStatus
 
@@ -65,7 +65,7 @@ class IngestSummary:
         return "\n".join([head, *(f"left out: {file.reason}" for file in self.damaged)])
 
 
-def ingest(layout: Layout) -> IngestSummary:
+def ingest(paths: Paths) -> IngestSummary:
     """Build the database from every record and study folder; it replaces the old one when it is whole.
 
     Rebuilding from nothing is the only mode: it is fast enough, and a second code path could disagree.
@@ -74,29 +74,29 @@ def ingest(layout: Layout) -> IngestSummary:
         StorageError: When another process is building it, or the disk refuses. Never for a damaged file.
     """
     start = time.monotonic()
-    with _only_one(layout):
-        beside = layout.database.with_name(f".{layout.database.name}.new")
+    with _only_one(paths):
+        beside = paths.database.with_name(f".{paths.database.name}.new")
         beside.unlink(missing_ok=True)
         try:
             with _opened(beside, read_only=False) as connection:
-                damaged = _build(connection, layout)
+                damaged = _build(connection, paths)
                 trials, members, studies = (_count(connection, table) for table in ("trials", "members", "studies"))
-            os.replace(beside, layout.database)
+            os.replace(beside, paths.database)
         finally:
             beside.unlink(missing_ok=True)
     return IngestSummary(trials, members, studies, damaged, time.monotonic() - start)
 
 
 @contextmanager
-def connect(layout: Layout, read_only: bool = True) -> Iterator[DuckDBPyConnection]:
+def connect(paths: Paths, read_only: bool = True) -> Iterator[DuckDBPyConnection]:
     """The database, closed on leaving.
 
     Raises:
         StorageError: When there is none yet, or another process has it open for writing.
     """
-    if not layout.database.exists():
-        raise StorageError(f"{layout.database} must exist, but does not: run 'harness database' first")
-    with _opened(layout.database, read_only) as connection:
+    if not paths.database.exists():
+        raise StorageError(f"{paths.database} must exist, but does not: run 'harness database' first")
+    with _opened(paths.database, read_only) as connection:
         yield connection
 
 
@@ -121,9 +121,9 @@ def _opened(path: Path, read_only: bool) -> Iterator[DuckDBPyConnection]:
 
 
 @contextmanager
-def _only_one(layout: Layout) -> Iterator[None]:
+def _only_one(paths: Paths) -> Iterator[None]:
     """Hold the ingest lock; the kernel drops it with the process, so a killed ingest leaves nothing to clean up."""
-    path = layout.results / ".harness.duckdb.lock"
+    path = paths.results / ".harness.duckdb.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
@@ -131,7 +131,7 @@ def _only_one(layout: Layout) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise StorageError(
-            f"{layout.database} is being built by another process: wait until it has ended, then run again"
+            f"{paths.database} is being built by another process: wait until it has ended, then run again"
         ) from error
     except OSError as error:
         raise StorageError(
@@ -139,7 +139,7 @@ def _only_one(layout: Layout) -> Iterator[None]:
         ) from error
 
 
-def _build(connection: DuckDBPyConnection, layout: Layout) -> tuple[Damaged, ...]:
+def _build(connection: DuckDBPyConnection, paths: Paths) -> tuple[Damaged, ...]:
     connection.execute("SET preserve_insertion_order = false")
     for table in TABLES:
         columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
@@ -147,11 +147,11 @@ def _build(connection: DuckDBPyConnection, layout: Layout) -> tuple[Damaged, ...
         _comment(connection, "TABLE", table.name, table.meaning)
         for column in table.columns:
             _comment(connection, "COLUMN", f"{table.name}.{column.name}", column.meaning)
-    damaged = [*_stage_records(connection, layout), *_stage_studies(connection, layout)]
+    damaged = [*_stage_records(connection, paths), *_stage_studies(connection, paths)]
     for table in TABLES:
         if table.source:
             _fill(connection, table, table.source)
-    damaged += _fill_items(connection, layout)
+    damaged += _fill_items(connection, paths)
     for file in damaged:
         connection.execute("INSERT INTO damaged VALUES (?, ?)", [str(file.path), file.reason])
     for view in VIEWS:
@@ -175,9 +175,9 @@ def _count(connection: DuckDBPyConnection, table: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _stage_records(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
+def _stage_records(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     """Read all whole records into the temporary table `records`; returns the others."""
-    files = (f"{trial}/record.json" for shard in _folders(layout.trials) for trial in _folders(shard))
+    files = (f"{trial}/record.json" for shard in _folders(paths.trials) for trial in _folders(shard))
     _stage(connection, "records", files, RECORD)
     # where a field is missing VALID is NULL, not false
     rows = connection.execute(f"SELECT path FROM records WHERE ({VALID}) IS NOT TRUE ORDER BY path").fetchall()
@@ -186,9 +186,9 @@ def _stage_records(connection: DuckDBPyConnection, layout: Layout) -> list[Damag
     return [Damaged(Path(path), _reason(Path(path))) for (path,) in rows]
 
 
-def _stage_studies(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
+def _stage_studies(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     """Read studies' folders into the temporary tables `staged_studies` (study, spec) and `staged_members` (study, m)."""
-    studies = _folders(layout.results / "studies")
+    studies = _folders(paths.results / "studies")
     _stage(connection, "specs", (f"{study}/study.json" for study in studies), '"JSON"')
     _stage(connection, "lines", (f"{study}/members.jsonl" for study in studies), MEMBER, lines=True)
     connection.execute(
@@ -263,10 +263,10 @@ def _reason(path: Path) -> str:
     return f"{path} holds a value of the wrong type or a score that is no number: delete it and run the study again"
 
 
-def _fill_items(connection: DuckDBPyConnection, layout: Layout) -> list[Damaged]:
+def _fill_items(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     """Item outcomes of test-split trials; all files in one go, and one by one where that fails."""
     keys = connection.execute("SELECT key FROM trials WHERE split = 'test' ORDER BY key").fetchall()
-    files = [path for (key,) in keys if (path := layout.items(key)).exists()]
+    files = [path for (key,) in keys if (path := paths.items(key)).exists()]
     table = next(table for table in TABLES if table.name == "items")
     if not files or _try_items(connection, table, files) is None:
         return []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from harness.driver.resolve import ModelInfo, TaskInfo
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import Evaluation, Forecast, TrialConfig, TrialResult, TrialStatus
 from harness.study.spec import Prices
@@ -56,10 +56,10 @@ class Past:
         return [past for past in alike if past.config.task == config.task] or alike
 
 
-def read_past(layout: Layout) -> Past:
+def read_past(paths: Paths) -> Past:
     """Every complete trial on record."""
     found: dict[tuple[str, ...], list[TrialResult]] = {}
-    for _, result in iterate_results(layout):
+    for _, result in iterate_results(paths):
         if isinstance(result, TrialResult) and result.status == TrialStatus.COMPLETE:
             found.setdefault(_kind(result.config), []).append(result)
     return Past(found)

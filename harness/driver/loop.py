@@ -27,7 +27,7 @@ from harness.driver.resolve import Site, device
 from harness.errors import HarnessError, SpecError, StorageError
 from harness.files import now
 from harness.records.lost_work import append_lost, chances_used, lost_attempt
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result, write_result
 from harness.records.study_trials import Member, append_member
 from harness.records.trial import CostRecord, Provenance, TrialConfig, TrialResult, TrialStatus
@@ -111,10 +111,10 @@ class Driver:
     def __init__(self, study: str, site: Site, runner: Runner, known: Sequence[Member], pack: int) -> None:
         """Take a study, its members so far, and the most trials that may go into a pack."""
         self.study, self.site, self.runner, self.pack = study, site, runner, pack
-        self.layout: Layout = site.layout
+        self.paths: Paths = site.paths
         self.known = {_identity(member): member for member in known}
         self.tally = Tally()
-        self._jobs = self.layout.study(study) / "jobs.jsonl"
+        self._jobs = self.paths.study(study) / "jobs.jsonl"
         self._reused = {member.key: member.reused for member in known}
         self._counted: set[str] = set()
         self._waiting: dict[str, list[Proposal]] = {}
@@ -199,16 +199,16 @@ class Driver:
 
     def _join(self, proposal: Proposal, reused: bool) -> None:
         member = replace(proposal.member, reused=reused)
-        append_member(self.layout, self.study, member)
+        append_member(self.paths, self.study, member)
         self._reused[member.key] = reused
         self.known[_identity(member)] = member
 
     def _record(self, key: str) -> TrialResult | None:
         """The record of a key that may be believed; with `refresh`, none that other versions wrote."""
-        result = find_result(self.layout, key)
+        result = find_result(self.paths, key)
         if result is None or not self.site.refresh or not doubtful(result):
             return result
-        self.layout.record(key).unlink()
+        self.paths.record(key).unlink()
         return None
 
     def _submit(self, configs: Sequence[TrialConfig], whole: bool) -> None:
@@ -232,11 +232,11 @@ class Driver:
         if alone:
             self._losses[pack[0].key] += 1
         over = alone and (loss.kind == "error" or self._losses[pack[0].key] >= _CHANCES)
-        lost = replace(lost_attempt(self.layout, pack, 0.0 if over else loss.seconds, loss.reason), blamed=alone)
+        lost = replace(lost_attempt(self.paths, pack, 0.0 if over else loss.seconds, loss.reason), blamed=alone)
         with suppress(StorageError):  # the disk may be what it was lost to
             append_lost(self._jobs, lost)
         self.tally.seconds += lost.seconds
-        _raise_for(loss, self.layout)
+        _raise_for(loss, self.paths)
         log.warning("%s lost: %s", f"trial {pack[0].key} was" if alone else f"{len(pack)} trials were", loss.reason)
         if over:
             self._record_loss(source, pack[0], loss)
@@ -257,7 +257,7 @@ class Driver:
         on_gpu = device(self.site) == "cuda"
         cost = CostRecord(seconds={"lost": loss.seconds}, gpu_s=loss.seconds if on_gpu else 0.0)
         provenance = Provenance(harness_version=__version__, hostname=socket.gethostname(), started_at=now())
-        write_result(self.layout, TrialResult(config, loss.status, loss.reason, cost=cost, provenance=provenance))
+        write_result(self.paths, TrialResult(config, loss.status, loss.reason, cost=cost, provenance=provenance))
         self._take_record(source, config.key)
 
     def _settle_late(self, source: Source) -> bool:
@@ -268,7 +268,7 @@ class Driver:
                 del self._unsettled[key]
             elif time.monotonic() - since > self.runner.settle_s:
                 raise StorageError(
-                    f"{self.layout.record(key)} must be a whole record after its trial, but is not: check the disk, "
+                    f"{self.paths.record(key)} must be a whole record after its trial, but is not: check the disk, "
                     "then run again; everything else is kept"
                 )
         return len(self._unsettled) < before
@@ -276,7 +276,7 @@ class Driver:
     def _take_record(self, source: Source, key: str) -> bool:
         if key not in self._waiting:
             return True  # of a pack that nobody waits for any more
-        result = find_result(self.layout, key)
+        result = find_result(self.paths, key)
         if result is None:
             return False
         for proposal in self._waiting.pop(key):
@@ -304,13 +304,13 @@ class Driver:
         )
 
 
-def _raise_for(loss: Loss, layout: Layout) -> None:
+def _raise_for(loss: Loss, paths: Paths) -> None:
     """Raise what is the user's or the disk's to mend."""
     if loss.kind == "spec":
         raise SpecError(loss.reason)
     if loss.kind == "storage":
         raise StorageError(
-            f"records must be written below {layout.trials}, but {loss.reason}: free space or fix permissions, then run "
+            f"records must be written below {paths.trials}, but {loss.reason}: free space or fix permissions, then run "
             "again; everything recorded is kept"
         )
 

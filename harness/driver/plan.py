@@ -12,7 +12,7 @@ from harness.driver.resolve import Setting, Site, TaskInfo, device, resolve
 from harness.driver.sources import base_proposals, confirm_evaluation, search_cells
 from harness.errors import SpecError
 from harness.files import duration
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result
 from harness.records.study_trials import Role, read_members
 from harness.records.trial import Forecast, TrialConfig
@@ -117,9 +117,9 @@ def plan_study(study: StudySpec, site: Site, setting: Setting | None = None) -> 
     """
     options = parse_options(site.runner, site.options)
     setting = setting or resolve(study, site)
-    past = read_past(site.layout)
+    past = read_past(site.paths)
     outlook = _Outlook(study, setting, past, device(site), options["threads"])
-    steps = (outlook.base(site.layout), outlook.search(), outlook.confirm())
+    steps = (outlook.base(site.paths), outlook.search(), outlook.confirm())
     seconds = sum(step.seconds for step in steps)
     workers = 1 if site.runner == "inline" else options["workers"]
     return Plan(
@@ -131,7 +131,7 @@ def plan_study(study: StudySpec, site: Site, setting: Setting | None = None) -> 
         disk_bytes=outlook.disk_bytes(steps),
         money=outlook.money(seconds),
         currency=study.prices.currency,
-        detectable=_detectable(study, setting, site.layout),
+        detectable=_detectable(study, setting, site.paths),
         notes=setting.notes,
     )
 
@@ -145,7 +145,7 @@ def guesses(study: StudySpec, site: Site, setting: Setting) -> dict[str, float]:
     if study.budget.gpu_seconds is None:
         return {}
     options = parse_options(site.runner, site.options)
-    return _Outlook(study, setting, read_past(site.layout), device(site), options["threads"]).guesses()
+    return _Outlook(study, setting, read_past(site.paths), device(site), options["threads"]).guesses()
 
 
 class _Outlook:
@@ -173,10 +173,10 @@ class _Outlook:
         """One full search trial of each family, mean over cells."""
         return _by_family(self.full)
 
-    def base(self, layout: Layout) -> StepPlan:
+    def base(self, paths: Paths) -> StepPlan:
         """The base's scores."""
         configs = [proposal.config for proposal in base_proposals(self.study, self.setting)]
-        recorded = [config for config in configs if find_result(layout, config.key) is not None]
+        recorded = [config for config in configs if find_result(paths, config.key) is not None]
         seconds = sum(self.of(config).seconds for config in configs if config not in recorded)
         return StepPlan("base", len(configs), seconds, len(recorded))
 
@@ -244,9 +244,9 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
-def _detectable(study: StudySpec, setting: Setting, layout: Layout) -> tuple[Detectable, ...]:
+def _detectable(study: StudySpec, setting: Setting, paths: Paths) -> tuple[Detectable, ...]:
     """By task, what the paired test over seeds finds, and what that was assumed from."""
-    measured = _seed_sds(study, layout)
+    measured = _seed_sds(study, paths)
     return tuple(_detectable_on(task, study, measured.get(task.ref.name, [])) for task in setting.tasks)
 
 
@@ -268,15 +268,15 @@ def _detectable_on(task: TaskInfo, study: StudySpec, measured: Sequence[float]) 
     return Detectable(name, minimal_detectable_difference(seeds, sd, items), share, basis)
 
 
-def _seed_sds(study: StudySpec, layout: Layout) -> dict[str, list[float]]:
+def _seed_sds(study: StudySpec, paths: Paths) -> dict[str, list[float]]:
     """By task, the standard deviation over seeds of every family that this or another study has confirmed on it."""
     deviations: dict[str, list[float]] = {}
-    for folder in sorted(layout.study("x").parent.glob("*/members.jsonl")):
+    for folder in sorted(paths.study("x").parent.glob("*/members.jsonl")):
         groups: dict[tuple[str, str, str], list[float]] = {}
-        for member in read_members(layout, folder.parent.name):
+        for member in read_members(paths, folder.parent.name):
             if member.role != "confirm" or member.task not in study.tasks:
                 continue
-            result = find_result(layout, member.key)
+            result = find_result(paths, member.key)
             if result is not None and result.target is not None:
                 groups.setdefault((member.task, member.base_model, member.family), []).append(result.target.value)
         for (task, *_), values in groups.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import ModelRef, Stage, TaskRef
 from harness.runners.devices import gpus
 from harness.space import Scalar, Text, weighted
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Site:
     """Where and how trials run; what a study asks is not in it."""
 
-    layout: Layout = field(default_factory=Layout)
+    paths: Paths = field(default_factory=Paths)
     task_folders: tuple[Path, ...] = ()
     runner: str = "local"
     """`inline` (this process), `local` (processes of this machine) or `slurm`."""

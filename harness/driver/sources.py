@@ -12,7 +12,7 @@ from harness.errors import SpecError
 from harness.files import now
 from harness.plugins import load
 from harness.records.lost_work import Stop
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result
 from harness.records.study_trials import Member, Role
 from harness.records.trial import Evaluation, Pipeline, Stage, TrialConfig, TrialResult, derive_seed
@@ -282,11 +282,11 @@ def finalists(cells: Sequence[Cell], count: int) -> list[tuple[Cell, Best]]:
     return sorted(scored, key=lambda pair: -pair[1].value)[:count]
 
 
-def restored_cells(layout: Layout, cells: Sequence[Cell], members: Sequence[Member]) -> Sequence[Cell]:
+def restored_cells(paths: Paths, cells: Sequence[Cell], members: Sequence[Member]) -> Sequence[Cell]:
     """The cells with everything that is on record."""
     source = SearchSource(cells)
     for proposal in source.restore(members):
-        if (result := find_result(layout, proposal.config.key)) is not None:
+        if (result := find_result(paths, proposal.config.key)) is not None:
             source.tell(proposal, result)
     return cells
 

@@ -31,7 +31,7 @@ from harness.driver.sources import (
 from harness.errors import PartialFailure, SpecError
 from harness.files import duration, write_atomically
 from harness.records.lost_work import append_stop, read_stops
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.study_trials import Member, Role, read_members
 from harness.records.trial import to_json
 from harness.runners import make_runner, parse_options
@@ -104,10 +104,10 @@ def run_search(study: StudySpec, site: Site, setting: Setting | None = None) -> 
     """Spend every family's tuning budget; see `run_base` for arguments and errors."""
     with _opened(study, site, setting) as step:
         cells = search_cells(study, step.setting, guesses(study, site, step.setting))
-        folder = site.layout.study(study.name)
-        source = SearchSource(cells, read_stops(site.layout, study.name), partial(append_stop, folder))
+        folder = site.paths.study(study.name)
+        source = SearchSource(cells, read_stops(site.paths, study.name), partial(append_stop, folder))
         step.drive("search", source, source.restore(step.members))
-        _remove_checkpoints(site.layout, cells)
+        _remove_checkpoints(site.paths, cells)
         without = [cell.design.label for cell in cells if cell.best() is None]
         notes = [cell.note for cell in cells if cell.note]
         return step.finish("search", sum(len(cell.results) for cell in cells), without, notes)
@@ -123,9 +123,9 @@ def run_confirm(study: StudySpec, site: Site, setting: Setting | None = None) ->
         SpecError: Also when the study was not searched to its end.
     """
     with _opened(study, site, setting, last=True) as step:
-        if not _marker(site.layout, study.name, "search").exists():
+        if not _marker(site.paths, study.name, "search").exists():
             raise SpecError(f"{study.name} must be searched before it is confirmed: run 'harness search {study.name}'")
-        cells = restored_cells(site.layout, search_cells(study, step.setting, {}), step.members)
+        cells = restored_cells(site.paths, search_cells(study, step.setting, {}), step.members)
         source = FixedSource(list(confirm_proposals(study, step.setting, cells)))
         step.drive("confirm", source, [])
         return step.finish("confirm", source.planned, source.without_score())
@@ -162,7 +162,7 @@ class _Step:
             without_score=tuple(without_score),
             notes=(*self.setting.notes, *notes),
         )
-        write_atomically(_marker(self.site.layout, self.study.name, role), summary.text() + "\n")
+        write_atomically(_marker(self.site.paths, self.study.name, role), summary.text() + "\n")
         return summary
 
 
@@ -170,8 +170,8 @@ class _Step:
 def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = False) -> Iterator[_Step]:
     """The study's folder, claimed for this study and for this process; workers stay warm for the next step, if any."""
     options = parse_options(site.runner, site.options)
-    folder = site.layout.study(study.name)
-    check_folder(site.layout, study)
+    folder = site.paths.study(study.name)
+    check_folder(site.paths, study)
     with locked(folder):
         runner = make_runner(site.runner, options, folder, _duty(study, site, options))
         try:
@@ -182,7 +182,7 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = 
             for name, facts in setting.features.items():
                 write_atomically(folder / name, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
             _keep_plan(study, site, setting)
-            members = read_members(site.layout, study.name)
+            members = read_members(site.paths, study.name)
             yield _Step(study, site, setting, members, Driver(study.name, site, runner, members, options["pack"]))
         except BaseException:
             runner.close()
@@ -193,9 +193,9 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = 
             runner.leave()
 
 
-def check_folder(layout: Layout, study: StudySpec) -> None:
+def check_folder(paths: Paths, study: StudySpec) -> None:
     """Raise `SpecError` if the study's output folder belongs to another study."""
-    path = layout.study(study.name) / "study.json"
+    path = paths.study(study.name) / "study.json"
     if not path.exists():
         return
     try:
@@ -215,7 +215,7 @@ def _study_json(study: StudySpec) -> str:
 
 def _keep_plan(study: StudySpec, site: Site, setting: Setting) -> None:
     """What was expected before the first trial, kept beside what happens; a budget that funds nothing ends here."""
-    path = site.layout.study(study.name) / "plan.json"
+    path = site.paths.study(study.name) / "plan.json"
     if not path.exists():
         write_atomically(path, json.dumps(to_json(plan_study(study, site, setting)), indent=1) + "\n")
 
@@ -223,9 +223,9 @@ def _keep_plan(study: StudySpec, site: Site, setting: Setting) -> None:
 def _duty(study: StudySpec, site: Site, options: Mapping[str, Any]) -> Duty:
     from harness.trial.workspace import Workspace
 
-    layout = Layout(site.layout.results.resolve(), site.layout.reports.resolve())
+    paths = Paths(site.paths.results.resolve(), site.paths.reports.resolve())
     workspace = Workspace(
-        layout=layout,
+        paths=paths,
         task_folders=tuple(folder.resolve() for folder in site.task_folders),
         device=site.device,
         threads=options["threads"],
@@ -235,19 +235,19 @@ def _duty(study: StudySpec, site: Site, options: Mapping[str, Any]) -> Duty:
         together=options["pack"],
         corpora=corpora(study),
     )
-    return Duty(layout.study(study.name) / "queue", site.work, workspace, options["idle_s"])
+    return Duty(paths.study(study.name) / "queue", site.work, workspace, options["idle_s"])
 
 
-def _marker(layout: Layout, study: str, role: Role) -> Path:
+def _marker(paths: Paths, study: str, role: Role) -> Path:
     """Says to Snakemake that a step is complete."""
-    return layout.study(study) / f"{role}.done"
+    return paths.study(study) / f"{role}.done"
 
 
-def _remove_checkpoints(layout: Layout, cells: Sequence[Cell]) -> None:
+def _remove_checkpoints(paths: Paths, cells: Sequence[Cell]) -> None:
     """What rungs left behind is of no use once the search is over."""
     for config in (cell.config(job) for cell in cells for job in cell.results):
-        shutil.rmtree(layout.checkpoint(config.key), ignore_errors=True)
+        shutil.rmtree(paths.checkpoint(config.key), ignore_errors=True)
         full = config.at(1.0).key
-        shutil.rmtree(layout.rungs(full), ignore_errors=True)
+        shutil.rmtree(paths.rungs(full), ignore_errors=True)
         with suppress(OSError):  # it holds a record, or never was
-            layout.trial(full).rmdir()
+            paths.trial(full).rmdir()

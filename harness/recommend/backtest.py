@@ -21,7 +21,7 @@ from harness.plugins import load, names
 from harness.recommend.conformal import COVERAGE, enough_tasks
 from harness.recommend.features import Candidate, Observation, default_distance, observations
 from harness.recommend.predictor import Outlook, covered
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import fingerprint, to_json
 
 DEFAULTS = "literature_defaults"
@@ -110,20 +110,20 @@ class Backtest:
         return "\n".join(lines)
 
 
-def backtest_path(layout: Layout) -> Path:
+def backtest_path(paths: Paths) -> Path:
     """Where the result is kept."""
-    return layout.results / "backtest.json"
+    return paths.results / "backtest.json"
 
 
-def backtest(layout: Layout) -> Backtest:
+def backtest(paths: Paths) -> Backtest:
     """Run the test on the database's evidence and keep the result in `results/backtest.json`.
 
     Raises:
         StorageError: When there is no database.
     """
-    with connect(layout) as connection:
-        result = evaluate([o for o in observations(layout, connection) if o.gain is not None])
-    write_atomically(backtest_path(layout), json.dumps(to_json(result), indent=1) + "\n")
+    with connect(paths) as connection:
+        result = evaluate([o for o in observations(paths, connection) if o.gain is not None])
+    write_atomically(backtest_path(paths), json.dumps(to_json(result), indent=1) + "\n")
     return result
 
 
@@ -264,13 +264,13 @@ def _summary(
     )
 
 
-def read_backtest(layout: Layout, seen: Sequence[Observation]) -> Backtest:
+def read_backtest(paths: Paths, seen: Sequence[Observation]) -> Backtest:
     """The kept result where it rests on this evidence; else a new one, kept."""
     try:
-        data = json.loads(backtest_path(layout).read_text())
+        data = json.loads(backtest_path(paths).read_text())
         if data["evidence"] == evidence_fingerprint(seen):
             kept = {target: Coverage(**value) for target, value in data["coverage"].items()}
             return Backtest(**data | {"tasks": tuple(LeftOut(**task) for task in data["tasks"]), "coverage": kept})
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, damaged or of another version: it is derived, so it is made again
-    return backtest(layout)
+    return backtest(paths)

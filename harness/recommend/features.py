@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.errors import SpecError
 from harness.plugins import AXIS_FOLDER
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import Stage
 from harness.space import Choice, Distribution, Float, Integer, Scalar, Text, searched
 from harness.study.family import OPTIMIZER_SPACE, stage_space
@@ -192,9 +192,9 @@ QUALIFY row_number() OVER (PARTITION BY t.key ORDER BY (b.n = s.n) DESC NULLS LA
 ORDER BY t.key"""
 
 
-def observations(layout: Layout, connection: DuckDBPyConnection) -> list[Observation]:
+def observations(paths: Paths, connection: DuckDBPyConnection) -> list[Observation]:
     """Every trial that trained something and has a score, in key order."""
-    tasks, models = known_facts(layout, "tasks.json"), known_facts(layout, "models.json")
+    tasks, models = known_facts(paths, "tasks.json"), known_facts(paths, "models.json")
     return [_observation(row, tasks, models) for row in connection.execute(_SEEN).fetchall()]
 
 
@@ -230,10 +230,10 @@ def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
     return [o if o.forgetting_is_share is shares else replace(o, forgetting=None) for o in seen]
 
 
-def known_facts(layout: Layout, name: str) -> dict[str, Facts]:
+def known_facts(paths: Paths, name: str) -> dict[str, Facts]:
     """Facts by task or model name from all studies' `tasks.json` or `models.json`; files that are damaged tell nothing."""
     facts: dict[str, Facts] = {}
-    for path in sorted(layout.study("x").parent.glob(f"*/{name}")):
+    for path in sorted(paths.study("x").parent.glob(f"*/{name}")):
         try:
             facts |= json.loads(path.read_text())
         except (OSError, ValueError, TypeError):

@@ -24,7 +24,7 @@ from harness.recommend.evidence import NotEnoughEvidence, lacking
 from harness.recommend.features import Candidate, Observation, describe, observations, room, telling_params
 from harness.recommend.predictor import Outlook
 from harness.recommend.surrogates.base import Prediction
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import Stage
 from harness.tasks.facts import task_features
 
@@ -112,23 +112,23 @@ class Advice:
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes), self.backtest.text()])
 
 
-def request_for(layout: Layout, task: Task, base: BaseModel, **limits: Any) -> Request:
+def request_for(paths: Paths, task: Task, base: BaseModel, **limits: Any) -> Request:
     """The request for a resolved task and base model; its base score is looked up in the database.
 
     Raises:
         StorageError: When there is no database.
     """
     facts = (task_features(task), base.ref.name, model_features(base))
-    return Request(task.name, *facts, recorded_base(layout, task, base), task.higher_is_better, **limits)
+    return Request(task.name, *facts, recorded_base(paths, task, base), task.higher_is_better, **limits)
 
 
-def recorded_base(layout: Layout, task: Task, base: BaseModel) -> float | None:
+def recorded_base(paths: Paths, task: Task, base: BaseModel) -> float | None:
     """The base's validation score on this very task, on the most items; None where its file or data were others.
 
     Raises:
         StorageError: When there is no database.
     """
-    with connect(layout) as connection:
+    with connect(paths) as connection:
         rows = connection.execute(
             "SELECT avg(s.value) FROM trials t JOIN scores s ON s.key = t.key AND s.is_target "
             "WHERE t.steps = 0 AND t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? AND t.task = ? "
@@ -139,16 +139,16 @@ def recorded_base(layout: Layout, task: Task, base: BaseModel) -> float | None:
     return float(rows[0][0]) if rows else None
 
 
-def most_evidence(layout: Layout) -> str | None:
+def most_evidence(paths: Paths) -> str | None:
     """The base model with the most trials that trained something; None when there is none."""
-    with connect(layout) as connection:
+    with connect(paths) as connection:
         row = connection.execute(
             "SELECT base_model FROM trials WHERE steps > 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
         ).fetchone()
     return str(row[0]) if row else None
 
 
-def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
+def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
     """Rank pipelines for a task that may be in no study, or say what evidence is missing.
 
     Raises:
@@ -157,13 +157,13 @@ def recommend(layout: Layout, request: Request) -> Advice | NotEnoughEvidence:
     """
     if request.top < 1:
         raise UsageError(f"top must be at least 1, but got {request.top}: ask for one pipeline or more")
-    with connect(layout) as connection:
-        seen = [o for o in observations(layout, connection) if o.gain is not None]
+    with connect(paths) as connection:
+        seen = [o for o in observations(paths, connection) if o.gain is not None]
         studies = read_studies(connection)
     missing = lacking(seen, request.task, request.task_facts, request.base_model, request.model_facts, studies)
     if missing:
         return missing
-    tested = read_backtest(layout, seen)
+    tested = read_backtest(paths, seen)
     shares = request.forgetting_is_share is not False
     known = list(options(seen, studies, request))
     every = [(family, candidate, refusal(candidate.stages, request.situation)) for family, candidate in known]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.files import append_line, duration, now, read_lines
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result
 from harness.records.trial import TrialConfig, to_json
 
@@ -61,9 +61,9 @@ def append_stop(folder: Path, stop: Stop) -> None:
     append_line(folder / "early.jsonl", to_json(stop))
 
 
-def read_stops(layout: Layout, study: str) -> list[Stop]:
+def read_stops(paths: Paths, study: str) -> list[Stop]:
     """The families of a study that gave up, in the order in which they did."""
-    return [Stop(**line) for line in read_lines(layout.study(study) / "early.jsonl")]
+    return [Stop(**line) for line in read_lines(paths.study(study) / "early.jsonl")]
 
 
 @dataclass(frozen=True)
@@ -92,24 +92,24 @@ def append_lost(lines: Path, lost: Lost) -> None:
         append_line(lines, line | {"blamed": lost.blamed, "reason": lost.reason, "at": now()})
 
 
-def lost_attempt(layout: Layout, configs: Sequence[TrialConfig], held_s: float, reason: str) -> Lost:
+def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, reason: str) -> Lost:
     """What no record has of a pack that held a worker.
 
     Args:
-        layout: Where the records are.
+        paths: Where the records are.
         configs: All trials of the pack.
         held_s: Wall seconds.
         reason: Why it ended.
     """
-    results = [find_result(layout, config.key) for config in configs]
+    results = [find_result(paths, config.key) for config in configs]
     missing = [config for config, result in zip(configs, results, strict=True) if result is None]
     return Lost(missing, max(0.0, held_s - sum(result.cost.total_s for result in results if result)), reason)
 
 
-def lost_seconds(layout: Layout, study: str) -> dict[str, float]:
+def lost_seconds(paths: Paths, study: str) -> dict[str, float]:
     """Wall seconds of lost attempts by trial key, beside what the trial's own record says."""
     seconds: dict[str, float] = {}
-    for line in read_lines(layout.study(study) / "jobs.jsonl"):
+    for line in read_lines(paths.study(study) / "jobs.jsonl"):
         if line["event"] == "lost":
             seconds[line["key"]] = seconds.get(line["key"], 0.0) + line.get("seconds", 0.0)
     return seconds

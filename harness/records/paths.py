@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Layout:
+class Paths:
     """Every path that the harness writes, computed in one place."""
 
     results: Path = Path("results")

@@ -10,13 +10,13 @@ from typing import Any
 
 from harness.errors import StorageError
 from harness.files import write_atomically
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialResult, result_from_json, to_json
 
 
-def write_result(layout: Layout, result: TrialResult) -> Path:
+def write_result(paths: Paths, result: TrialResult) -> Path:
     """Write a trial's record; returns its path."""
-    path = layout.record(result.config.key)
+    path = paths.record(result.config.key)
     write_atomically(path, json.dumps(_finite(to_json(result)), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
@@ -37,9 +37,9 @@ def read_result(path: Path) -> TrialResult:
         ) from error
 
 
-def find_result(layout: Layout, key: str) -> TrialResult | None:
+def find_result(paths: Paths, key: str) -> TrialResult | None:
     """The record of a key, or None where there is none or where it is damaged (that trial must run again)."""
-    path = layout.record(key)
+    path = paths.record(key)
     if not path.exists():
         return None
     try:
@@ -48,9 +48,9 @@ def find_result(layout: Layout, key: str) -> TrialResult | None:
         return None
 
 
-def iterate_results(layout: Layout) -> Iterator[tuple[Path, TrialResult | StorageError]]:
+def iterate_results(paths: Paths) -> Iterator[tuple[Path, TrialResult | StorageError]]:
     """Every record below `results/trials`, in key order; damaged ones as the error that says what is wrong."""
-    for path in sorted(layout.trials.glob("*/*/record.json")):
+    for path in sorted(paths.trials.glob("*/*/record.json")):
         try:
             yield path, read_result(path)
         except StorageError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.files import append_line, read_lines
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import to_json
 from harness.space import Scalar
 
@@ -37,23 +37,23 @@ class Member:
     """Where it stops. A number without a line at a higher fidelity was not promoted; its record is complete as it is."""
 
 
-def members_path(layout: Layout, study: str) -> Path:
+def members_path(paths: Paths, study: str) -> Path:
     """Where a study's members stand."""
-    return layout.study(study) / "members.jsonl"
+    return paths.study(study) / "members.jsonl"
 
 
-def read_members(layout: Layout, study: str) -> list[Member]:
+def read_members(paths: Paths, study: str) -> list[Member]:
     """A study's trials in the order they were asked for; empty for an unknown study.
 
     Raises:
         StorageError: When a line other than an unfinished last one is damaged.
     """
-    return [Member(**data) for data in read_lines(members_path(layout, study))]
+    return [Member(**data) for data in read_lines(members_path(paths, study))]
 
 
-def append_member(layout: Layout, study: str, member: Member) -> None:
+def append_member(paths: Paths, study: str, member: Member) -> None:
     """Add a line. A power cut may lose the last ones: the next driver asks for the same trials and finds their records."""
-    append_line(members_path(layout, study), to_json(member), sync=False)
+    append_line(members_path(paths, study), to_json(member), sync=False)
 
 
 Role = Literal["base", "search", "confirm"]

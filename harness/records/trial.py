@@ -1,7 +1,7 @@
 """What is run and what came back, as frozen dataclasses and their JSON.
 
 A trial's record is the truth; everything else (DuckDB, surrogates, reports) is derived from records. The key of a
-trial hashes what determines its outcome, so the same trial is never run twice. `layout` knows where records lie.
+trial hashes what determines its outcome, so the same trial is never run twice. `records.paths` knows where records lie.
 """
 
 from __future__ import annotations

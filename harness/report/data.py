@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, StorageError, one_of
 from harness.records.lost_work import Stop, lost_seconds, read_stops
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class StudyData:
         return self.ran[self.ran["status"].isin(FAILED)]
 
 
-def load_study_data(layout: Layout, study: str) -> StudyData:
+def load_study_data(paths: Paths, study: str) -> StudyData:
     """Read what there is to report of a study.
 
     Raises:
@@ -104,28 +104,28 @@ def load_study_data(layout: Layout, study: str) -> StudyData:
     """
     from harness.database.ingest import connect
 
-    folder = layout.study(study)
-    known = sorted(path.parent.name for path in layout.study("x").parent.glob("*/study.json"))
+    folder = paths.study(study)
+    known = sorted(path.parent.name for path in paths.study("x").parent.glob("*/study.json"))
     if study not in known:
         raise SpecError(
             one_of("study", study, known) + ("" if known else "none; run 'harness search' on a study first")
         )
     content = _read(folder / "study.json")
-    with connect(layout) as connection:
-        trials, scores, curves, paths = (
+    with connect(paths) as connection:
+        trials, scores, curves, walked = (
             connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES, _PATHS)
         )
     return StudyData(
         study,
         content.get("study", content),
         _read(folder / "plan.json") if (folder / "plan.json").exists() else None,
-        _read(layout.results / "backtest.json") if (layout.results / "backtest.json").exists() else None,
+        _read(paths.results / "backtest.json") if (paths.results / "backtest.json").exists() else None,
         trials,
         scores,
         curves,
-        paths,
-        stops=read_stops(layout, study),
-        lost=lost_seconds(layout, study),
+        walked,
+        stops=read_stops(paths, study),
+        lost=lost_seconds(paths, study),
     )
 
 

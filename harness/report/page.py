@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.files import write_atomically
 from harness.plugins import load, names
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html, join, listing, paragraph, slug, tag
 
@@ -36,15 +36,15 @@ class Part:
         return slug("section", self.title)
 
 
-def write_report(layout: Layout, study: str) -> Path:
+def write_report(paths: Paths, study: str) -> Path:
     """Write a study's report and return its path.
 
     Raises:
         SpecError: When there is no study of that name; the message lists those there are.
         StorageError: When the database is missing or the disk refuses.
     """
-    path = layout.report(study)
-    write_atomically(path, render_report(load_study_data(layout, study)))
+    path = paths.report(study)
+    write_atomically(path, render_report(load_study_data(paths, study)))
     return path
 
 

@@ -98,7 +98,7 @@ class QueueRunner(Runner):
                     held = self._held_s(job.job, path)
                     os.rename(path, self.folders.todo / path.name)
                     configs = read_item(self.folders.todo / path.name)
-                    append_lost(self.lines, lost_attempt(self.duty.workspace.layout, configs, held, reason))
+                    append_lost(self.lines, lost_attempt(self.duty.workspace.paths, configs, held, reason))
             self._bury(job.job, reason)
 
     def _adopt(self) -> None:

@@ -2,7 +2,7 @@
 
 A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), the state of an optimiser that the
 method brings, what the method's hooks keep, or what a trainer of TRL's writes of its own state, and the learning curve
-so far. A full-fidelity trial's folder lists the rungs below it (`Layout.rungs`), so that a continuation finds the highest
+so far. A full-fidelity trial's folder lists the rungs below it (`Paths.rungs`), so that a continuation finds the highest
 one without knowing the scheduler.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.files import write_atomically
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import CurvePoint, TrialConfig, to_json
 from harness.training.trl import save_state
 
@@ -74,17 +74,17 @@ def save(folder: Path, one: Learner, progress: Progress) -> None:
     building.rename(folder)
 
 
-def announce(layout: Layout, config: TrialConfig) -> None:
+def announce(paths: Paths, config: TrialConfig) -> None:
     """List this trial's checkpoint under its full-fidelity trial."""
-    entry = layout.rungs(config.at(1.0).key) / f"{config.key}.json"
+    entry = paths.rungs(config.at(1.0).key) / f"{config.key}.json"
     write_atomically(entry, json.dumps({"fidelity": config.fidelity}))
 
 
-def find(layout: Layout, config: TrialConfig) -> Path | None:
+def find(paths: Paths, config: TrialConfig) -> Path | None:
     """The checkpoint of the highest rung below this trial, or None."""
     found: list[tuple[float, Path]] = []
-    for entry in sorted(layout.rungs(config.at(1.0).key).glob("*.json")):
-        folder = layout.checkpoint(entry.stem)
+    for entry in sorted(paths.rungs(config.at(1.0).key).glob("*.json")):
+        folder = paths.checkpoint(entry.stem)
         fidelity = float(json.loads(entry.read_text())["fidelity"])
         if fidelity < config.fidelity and (folder / PROGRESS).exists():
             found.append((fidelity, folder))

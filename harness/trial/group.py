@@ -96,8 +96,8 @@ def _runs(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Run]:
 
 
 def _known(config: TrialConfig, workspace: Workspace) -> TrialResult | None:
-    found = find_result(workspace.layout, config.key)
-    return found if not workspace.keep_model or workspace.layout.model(config.key).exists() else None
+    found = find_result(workspace.paths, config.key)
+    return found if not workspace.keep_model or workspace.paths.model(config.key).exists() else None
 
 
 def _run_group(runs: Sequence[Run]) -> list[TrialResult]:

@@ -46,7 +46,7 @@ def peak_flops(device: str, dtype: str, folder: Path, timer: Timer = time.perf_c
     Args:
         device: `cpu` or `cuda`.
         dtype: Name of a torch type, `float32` or `bfloat16`.
-        folder: Where measurements are kept, `Layout.machine`.
+        folder: Where measurements are kept, `Paths.machine`.
         timer: Clock.
 
     Raises:
@@ -80,7 +80,7 @@ def bf16_is_faster(
     Args:
         model: The base model as loaded, before a method is attached; it is left as it was.
         device: `cpu` or `cuda`, where the model is.
-        folder: Where measurements are kept, `Layout.machine`.
+        folder: Where measurements are kept, `Paths.machine`.
         revision: Of the base model.
         timer: Clock.
 

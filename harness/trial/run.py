@@ -125,7 +125,7 @@ class Run:
             return
         self.status, self.reason = status_of(error), describe(error)
         text = "".join(traceback.format_exception(error))
-        write_atomically(self.workspace.layout.traceback(self.config.key), text)
+        write_atomically(self.workspace.paths.traceback(self.config.key), text)
 
     def open(self) -> None:
         """Find the base, the tokenizer, the task, and the stages that train something.
@@ -156,7 +156,7 @@ class Run:
             self.size = model_size(self.model)
         with self.meter.phase("data"):
             self.learner = learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
-        rung = checkpoint.find(self.workspace.layout, self.config) if len(self.config.pipeline.stages) == 1 else None
+        rung = checkpoint.find(self.workspace.paths, self.config) if len(self.config.pipeline.stages) == 1 else None
         if rung:
             with self.meter.phase("load"):
                 self.inherited = checkpoint.restore(rung, self.learner)
@@ -237,7 +237,7 @@ class Run:
 
     def keep(self, base: BaseModel) -> None:
         """Write the tuned model; `base` is what its last stage started from."""
-        folder = self.workspace.layout.model(self.config.key)
+        folder = self.workspace.paths.model(self.config.key)
         with self.meter.phase("save"):
             if self.learner is None:
                 assert self.model is not None
@@ -273,13 +273,13 @@ class Run:
         """Write the items, then the record: whoever sees a record sees all of it."""
         from harness.evaluation.evaluate import write_items
 
-        layout, key, result = self.workspace.layout, self.config.key, self.result()
+        paths, key, result = self.workspace.paths, self.config.key, self.result()
         if result.status.has_scores:
-            write_items(layout.items(key), self.evaluated)
-            layout.traceback(key).unlink(missing_ok=True)
-        if layout.model(key).exists():
-            write_model_card(layout.model(key), result)
-        write_result(layout, result)
+            write_items(paths.items(key), self.evaluated)
+            paths.traceback(key).unlink(missing_ok=True)
+        if paths.model(key).exists():
+            write_model_card(paths.model(key), result)
+        write_result(paths, result)
         return result
 
     @property
@@ -329,7 +329,7 @@ class Run:
             generates=task.output_type == "generate_until",
             packed=ready.chosen.objective.packs,
             base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
-            cache=self.workspace.layout.cache,
+            cache=self.workspace.paths.cache,
             note=self.notes.append,
             rows=partial(rows_of, task),
             rows_of=lambda name: rows_of(self.task(TaskRef(*name.partition("@")[::2]))),
@@ -343,7 +343,7 @@ class Run:
         assert self.model is not None
         if wanted != "auto":
             return wanted
-        folder, revision = self.workspace.layout.machine, self.base.ref.revision
+        folder, revision = self.workspace.paths.machine, self.base.ref.revision
         return "bfloat16" if bf16_is_faster(self.model, self.meter.device, folder, revision) else "float32"
 
     def _utilisation(self) -> float | None:
@@ -352,7 +352,7 @@ class Run:
         if self.learner is None or not self.tally.flops or not seconds:
             return None
         half = bool(self.learner.facts.get("bf16"))
-        peak = peak_flops(self.meter.device, "bfloat16" if half else "float32", self.workspace.layout.machine)
+        peak = peak_flops(self.meter.device, "bfloat16" if half else "float32", self.workspace.paths.machine)
         return self.tally.flops / (seconds * peak)
 
     def _watch(self, ready: Ready) -> Watch:
@@ -365,7 +365,7 @@ class Run:
         return Watch(ready.stop_at, points, self.meter, Tally(), self.workspace.time_limit_s)
 
     def _save_checkpoint(self, one: Learner, ready: Ready) -> None:
-        layout, config = self.workspace.layout, self.config
+        paths, config = self.workspace.paths, self.config
         progress = checkpoint.Progress(
             key=config.key,
             step=ready.stop_at,
@@ -375,8 +375,8 @@ class Run:
             tokens=self._tokens(),
             total_s=self.meter.total_s + (self.inherited.total_s if self.inherited else 0.0),
         )
-        checkpoint.save(layout.checkpoint(config.key), one, progress)
-        checkpoint.announce(layout, config)
+        checkpoint.save(paths.checkpoint(config.key), one, progress)
+        checkpoint.announce(paths, config)
 
     def _add_point(self, fraction: float, step: int, loss: float | None, score: float) -> None:
         self.curve.append(CurvePoint(fraction, step, self._train_seconds(), self._tokens(), loss, score))

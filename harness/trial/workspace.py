@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.study.spec import Prices
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Workspace:
     """Where a trial runs and what it may leave; nothing here changes its outcome."""
 
-    layout: Layout = field(default_factory=Layout)
+    paths: Paths = field(default_factory=Paths)
     task_folders: tuple[Path, ...] = ()
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: the first GPU if there is one."""

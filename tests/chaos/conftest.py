@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import find_result
 from harness.records.study_trials import read_members
 from tests.chaos.drive import STUDY
-from tests.sweep import standin
+from tests.driver import standin
 
 
 def _heed_interrupts():
@@ -24,7 +24,7 @@ class Scene:
     """Starts drivers and looks at what they leave."""
 
     def __init__(self, folder, runner="local", **options):
-        self.folder, self.layout = folder, Layout(folder / "results", folder / "reports")
+        self.folder, self.paths = folder, Paths(folder / "results", folder / "reports")
         self.arguments = [str(folder), runner, *(f"{key}={value}" for key, value in options.items())]
         self.drivers = []
 
@@ -65,8 +65,8 @@ class Scene:
         return self.lines(name)
 
     def records(self):
-        members = read_members(self.layout, STUDY.name)
-        return [find_result(self.layout, key) for key in {member.key for member in members}]
+        members = read_members(self.paths, STUDY.name)
+        return [find_result(self.paths, key) for key in {member.key for member in members}]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.driver import steps as sweep
 from harness.errors import HarnessError
-from tests.sweep import standin
+from tests.driver import standin
 
 TRIALS = int(os.environ.get("STANDIN_TRIALS", "5"))
 TOGETHER = {"families": standin.TOGETHER} if "STANDIN_TOGETHER" in os.environ else {}

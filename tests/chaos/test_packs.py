@@ -9,14 +9,14 @@ from harness.records.lost_work import lost_seconds
 from harness.records.trial import TrialStatus
 from tests.chaos.drive import STUDY
 from tests.chaos.test_kills import alive
-from tests.sweep import standin
+from tests.driver import standin
 
 TOGETHER = {"STANDIN_TOGETHER": "1", "STANDIN_TRIALS": "4"}
 """Two families of four trials; each family is a pack."""
 
 
 def events(scene, name):
-    return [line for line in read_lines(scene.layout.study(STUDY.name) / "jobs.jsonl") if line["event"] == name]
+    return [line for line in read_lines(scene.paths.study(STUDY.name) / "jobs.jsonl") if line["event"] == name]
 
 
 def test_of_a_pack_whose_worker_was_killed_the_rest_runs_again_one_by_one(scene):
@@ -36,7 +36,7 @@ def test_of_a_pack_whose_worker_was_killed_the_rest_runs_again_one_by_one(scene)
     assert ran[key] == 2
     assert ran.total() == 8 + 1  # the others of its pack had not begun
     assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
-    assert sum(lost_seconds(scene.layout, STUDY.name).values()) > 0
+    assert sum(lost_seconds(scene.paths, STUDY.name).values()) > 0
 
 
 def test_a_trial_that_kills_every_worker_does_not_take_its_pack_along(scene):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from harness.files import read_lines
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from tests.e2e.conftest import lay_out
 
@@ -27,7 +27,7 @@ def test_the_same_study_runs_on_a_cluster_with_no_other_edit(tmp_path: Path) -> 
     (tmp_path / "slurm" / "site.yaml").write_text(yaml.safe_dump(SITE))
     project.run("snakemake", "--profile", "slurm")
     assert (tmp_path / "reports" / "quickstart.html").exists()
-    results = [result for _, result in iterate_results(Layout(tmp_path / "results"))]
+    results = [result for _, result in iterate_results(Paths(tmp_path / "results"))]
     # the base on two splits, two families x two trials, one finalist x two seeds
     assert [str(result.status) for result in results] == ["complete"] * (2 + 4 + 2)
     jobs = [

@@ -117,7 +117,7 @@ def test_a_later_part_is_judged_by_the_reference_as_it_is_then(setup_for, exampl
 
 
 def test_another_tokenizer_is_refused(setup_for, examples_of):
-    from tests.evaluate.conftest import make_model, make_tokenizer
+    from tests.evaluation.conftest import make_model, make_tokenizer
 
     curation, setup, _ = setup_for("token_cleaning", cleaning_reference="other@1=1")
     setup = setup_with(setup, model_of=lambda name: (make_model(), make_tokenizer(bos=True)))

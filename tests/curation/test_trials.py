@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.plugins import names
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.trial.group import Workspace, run_trial
 from tests.tiny import config, stage
 
@@ -28,7 +28,7 @@ SETTINGS = {
 def test_it_runs(world, tmp_path, name):
     """On a task of choices. A model of a million parameters does not write in self-instruct's form, and the trial says so."""
     plan = config(world, stage("lora", curation=name, **SETTINGS.get(name, {})), steps=3, fractions=(1.0,))
-    result = run_trial(plan, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    result = run_trial(plan, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     if name == "self_instruct":
         assert result.status == "crashed"
         assert result.reason.startswith("self-instruct must keep at least one generated row, but dropped all")
@@ -41,7 +41,7 @@ def test_it_runs(world, tmp_path, name):
 
 def test_a_curation_that_cannot_work_is_refused_before_anything_is_spent(world, tmp_path):
     """By `refusal`, as planning does it."""
-    workspace = Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+    workspace = Workspace(Paths(tmp_path), (world.tasks,), device="cpu")
     wrong = [
         (stage("lora", curation="counterfactual_pairs"), "colour", "which its objective does not use"),
         (stage("lora", curation="mixing"), "colour", "name them in pools"),
@@ -60,8 +60,8 @@ def test_two_trials_of_a_seed_are_the_same(world, tmp_path):
     plan = config(world, one, steps=3, fractions=(1.0,))
     losses = []
     for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
-        result = run_trial(plan, Workspace(Layout(folder), (world.tasks,), device="cpu"))
+        result = run_trial(plan, Workspace(Paths(folder), (world.tasks,), device="cpu"))
         losses.append((result.curve[-1].loss, result.target.value))
     assert losses[0] == losses[1] == losses[2]
-    other = run_trial(replace(plan, seed=7), Workspace(Layout(tmp_path / "a"), (world.tasks,), device="cpu"))
+    other = run_trial(replace(plan, seed=7), Workspace(Paths(tmp_path / "a"), (world.tasks,), device="cpu"))
     assert other.curve[-1].loss != losses[0][0]

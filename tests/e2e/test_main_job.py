@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import TrialStatus
 
@@ -18,7 +18,7 @@ SEARCHED, CONFIRMED, BASES = 2 * 3 * 2, 2 * 2 * 2, 2 * 2
 
 @pytest.fixture(scope="module")
 def results(project):
-    return [result for _, result in iterate_results(Layout(project.folder / "results"))]
+    return [result for _, result in iterate_results(Paths(project.folder / "results"))]
 
 
 def test_every_trial_is_recorded_once(results):
@@ -49,16 +49,16 @@ def test_finalists_share_their_seeds_so_that_they_can_be_paired(project):
         json.loads(line)
         for line in (project.folder / "results/studies/quickstart/members.jsonl").read_text().splitlines()
     ]
-    layout = Layout(project.folder / "results")
+    paths = Paths(project.folder / "results")
     seeds = {}
     for member in members:
         if member["role"] == "confirm":
-            record = json.loads(layout.record(member["key"]).read_text())
+            record = json.loads(paths.record(member["key"]).read_text())
             seeds.setdefault((member["task"], member["family"]), set()).add(record["config"]["seed"])
     assert len(seeds) == 4
     assert len(set(map(frozenset, seeds.values()))) == 1
     searched = {
-        json.loads(layout.record(m["key"]).read_text())["config"]["seed"] for m in members if m["role"] == "search"
+        json.loads(paths.record(m["key"]).read_text())["config"]["seed"] for m in members if m["role"] == "search"
     }
     assert not searched & set.union(*seeds.values())
 
@@ -83,7 +83,7 @@ def test_the_database_is_derived(project):
     from harness.database import ingest as store
 
     def count():
-        with store.connect(Layout(project.folder / "results")) as connection:
+        with store.connect(Paths(project.folder / "results")) as connection:
             return connection.execute("select count(*) from trials").fetchone()[0]
 
     before = count()

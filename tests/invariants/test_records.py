@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.trial.group import Workspace, run_trial
 from tests.tiny import config, save_gpt2, stage
 
 
 @pytest.fixture
 def workspace(world, tmp_path):
-    return Workspace(Layout(tmp_path), (world.tasks,), device="cpu", keep_model=True, keep_checkpoint=True)
+    return Workspace(Paths(tmp_path), (world.tasks,), device="cpu", keep_model=True, keep_checkpoint=True)
 
 
 def values(result):
@@ -25,7 +25,7 @@ def curve(result):
 
 
 def weights(workspace, result):
-    return load_file(workspace.layout.model(result.config.key) / "model.safetensors")
+    return load_file(workspace.paths.model(result.config.key) / "model.safetensors")
 
 
 def same(left, right):
@@ -54,7 +54,7 @@ def test_twins_are_identical_to_the_bit_and_another_seed_is_not(method, world, w
     trial = config(world, stage(method, adapter_dropout=0.1) if method == "lora" else stage(method))
     first = run_trial(trial, workspace)
     torch.rand(17)
-    elsewhere = dataclasses.replace(workspace, layout=Layout(tmp_path / "twin"))
+    elsewhere = dataclasses.replace(workspace, paths=Paths(tmp_path / "twin"))
     twin = run_trial(trial, elsewhere)
     assert first.status == "complete", first.reason
     assert values(twin) == values(first)
@@ -83,7 +83,7 @@ def test_rungs_add_up_to_the_straight_run(method, steps, world, workspace, tmp_p
     straight = run_trial(trial, workspace)
     assert straight.status == "complete", straight.reason
 
-    climbing = dataclasses.replace(workspace, layout=Layout(tmp_path / "rungs"))
+    climbing = dataclasses.replace(workspace, paths=Paths(tmp_path / "rungs"))
     rungs = [run_trial(trial.at(fidelity), climbing) for fidelity in (1 / 9, 1 / 3)]
     resumed = run_trial(trial, climbing)
 

@@ -13,7 +13,7 @@ from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.models.base_model import embedded_models, load_model, resolve_model
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.trial.group import Workspace, run_trial
 from harness.trial.model_folder import load_tuned, save_model
 from tests.tiny import attached, config, logits, save_tokenizer, stage, train, trained
@@ -142,7 +142,7 @@ def test_the_activation_is_the_one_asked_for(world):
 CODE = """
 import sys, torch
 from pathlib import Path
-from harness.artifacts import load_tuned
+from harness.trial.model_folder import load_tuned
 from tests.tiny import logits
 torch.save(logits(load_tuned(Path(sys.argv[1]))), sys.argv[2])
 """
@@ -189,10 +189,10 @@ def test_an_embedded_base_is_told_by_its_name(tmp_path):
 def test_a_base_that_an_earlier_stage_made_is_kept_beside_the_adapter(world, tmp_path):
     stages = (stage("full", share=0.5, learning_rate=3e-3), stage("adapter_pfeiffer", share=0.5))
     trial = config(world, *stages)
-    work = dataclasses.replace(Workspace(Layout(tmp_path), (world.tasks,), device="cpu"), keep_model=True)
+    work = dataclasses.replace(Workspace(Paths(tmp_path), (world.tasks,), device="cpu"), keep_model=True)
     result = run_trial(trial, work)
     assert result.status == "complete", result.reason
-    folder = work.layout.model(trial.key)
+    folder = work.paths.model(trial.key)
     (tmp_path / "moved").parent.mkdir(exist_ok=True)
     folder.rename(tmp_path / "moved")
     tuned = load_tuned(tmp_path / "moved")

@@ -12,7 +12,7 @@ from harness.methods._optimizers import LowRankAdam, limited, random_directions
 from harness.methods._resting import MOVES
 from harness.methods.far import feed_forward_layers
 from harness.methods.spider import selected
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.trial.group import Workspace, run_trial
 from tests.tiny import attached, config, stage, train
 
@@ -34,13 +34,13 @@ def test_a_resumed_rung_is_the_straight_run(name, world, tmp_path):
     """Half of the steps, a checkpoint on disk, then the rest: every weight as if it had never stopped."""
 
     def weights(folder, fidelities):
-        work = Workspace(Layout(folder), (world.tasks,), device="cpu", keep_checkpoint=True, keep_model=True)
+        work = Workspace(Paths(folder), (world.tasks,), device="cpu", keep_checkpoint=True, keep_model=True)
         trial = config(world, stage(name, learning_rate=3e-3, weight_decay=0.1, **SMALL[name]), steps=10)
         for fidelity in fidelities:
             result = run_trial(dataclasses.replace(trial, fidelity=fidelity), work)
             assert result.status == "complete", result.reason
         assert ("inherited" in result.provenance.effective) == (len(fidelities) > 1)
-        return load_file(work.layout.model(trial.key) / "model.safetensors")
+        return load_file(work.paths.model(trial.key) / "model.safetensors")
 
     straight, resumed = weights(tmp_path / "straight", [1.0]), weights(tmp_path / "resumed", [0.5, 1.0])
     assert all(torch.equal(value, resumed[key]) for key, value in straight.items())

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from harness.methods.base import Method
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load, names
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.trial.group import Workspace, run_trial
 from harness.trial.model_folder import load_tuned, save_model
 from harness.trial.packs import alone_because
@@ -23,7 +23,7 @@ STEADY = {"schedule": "constant", "warmup_share": 0.0, "learning_rate": 2e-3, "w
 
 @pytest.fixture
 def workspace(world, tmp_path):
-    return Workspace(Layout(tmp_path), (world.tasks,), device="cpu", keep_model=True)
+    return Workspace(Paths(tmp_path), (world.tasks,), device="cpu", keep_model=True)
 
 
 def bits_per_byte(world, model, prompt=None):
@@ -44,7 +44,7 @@ def bits_per_byte(world, model, prompt=None):
 
 def kept(workspace, trial):
     """What a user gets: weights that plain transformers loads, and the prompt as PEFT wrote it."""
-    folder = workspace.layout.model(trial.key)
+    folder = workspace.paths.model(trial.key)
     plain = load_model(resolve_model(str(folder / "model")), {}, "cpu").eval()
     return plain, load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
 
@@ -84,14 +84,14 @@ def test_a_resumed_rung_is_the_straight_run(world, tmp_path):
     """Stopped in the first phase, at the switch, or in the second."""
 
     def weights(folder, *fidelities):
-        work = Workspace(Layout(folder), (world.tasks,), device="cpu", keep_checkpoint=True, keep_model=True)
+        work = Workspace(Paths(folder), (world.tasks,), device="cpu", keep_checkpoint=True, keep_model=True)
         trial = config(world, stage("promot", **STEADY | {"schedule": "cosine"}), steps=10)
         for before, fidelity in pairwise([None, *fidelities]):
             result = run_trial(trial.at(fidelity), work)
             assert result.status == "complete", result.reason
             inherited = result.provenance.effective.get("inherited", {}).get("key")
             assert inherited == (before and trial.at(before).key)  # the highest rung below it
-        model = work.layout.model(trial.key)
+        model = work.paths.model(trial.key)
         return load_file(model / "model" / "model.safetensors") | load_file(model / "adapter_model.safetensors")
 
     straight, resumed = weights(tmp_path / "straight", 1.0), weights(tmp_path / "resumed", 0.2, 0.5, 0.8, 1.0)

@@ -60,7 +60,7 @@ def test_a_hub_id_in_the_cache_is_pinned_to_its_commit_and_loads(tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     code = (
-        "from harness.models import *\n"
+        "from harness.models.base_model import *\nfrom harness.models.facts import model_facts\n"
         "base = resolve_model('owner/model')\n"
         "print(base.ref.revision, model_facts(base)['model_type'], load_model(base, {}, 'cpu').num_parameters())"
     )
@@ -97,7 +97,7 @@ def test_facts_come_from_the_files_alone(family, widths, world):
 
 
 def test_facts_load_no_torch(world):
-    code = f"import sys; from harness.models import *; model_facts(resolve_model({str(world.llama)!r})); print('torch' in sys.modules)"
+    code = f"import sys; from harness.models.base_model import *; from harness.models.facts import model_facts; model_facts(resolve_model({str(world.llama)!r})); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 from harness.plugins import load
 from harness.training.trl import run_trainer
 from tests.tiny import ROWS, attached, stage, train
-from tests.train.test_preference_losses import said
+from tests.training.test_preference_losses import said
 
 
 def test_dft_by_hand():

@@ -11,7 +11,7 @@ from harness.errors import SpecError
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.objectives.distillation import divergence
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
@@ -121,6 +121,6 @@ def test_teachers_that_cannot_be_are_refused(world, teacher, tmp_path):
 def test_a_trial(world, teacher, tmp_path):
     trial = config(world, stage("lora", "distillation", teacher=str(teacher)), steps=3)
     assert "trainer of its own" in alone_because(trial)
-    result = run_trial(trial, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    result = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     assert result.status is TrialStatus.COMPLETE, result.reason
     assert result.cost.supervised_tokens > 0

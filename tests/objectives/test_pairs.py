@@ -9,12 +9,12 @@ import torch
 from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.trial.group import Workspace, run_pack
 from tests.tiny import config, stage, train
-from tests.train.pairs import ROWS, made_up, ready, shaken
-from tests.train.test_preference_losses import Setup, said, sigmoid, softplus, trls
+from tests.training.pairs import ROWS, made_up, ready, shaken
+from tests.training.test_preference_losses import Setup, said, sigmoid, softplus, trls
 
 CASES = [
     *(("cpo", {"comparison": kind, "beta": 0.3, "imitation_weight": 0.7}) for kind in ("sigmoid", "hinge", "ipo")),
@@ -152,7 +152,7 @@ def test_together_is_alone(objective, world):
 @pytest.mark.parametrize("objective", FUSED)
 def test_a_trial_on_a_task_with_preferences(objective, tmp_path, world):
     trial = config(world, stage("lora", objective, learning_rate=5e-4), task="manners", steps=4)
-    (result,) = run_pack([trial], Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    (result,) = run_pack([trial], Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     assert result.status is TrialStatus.COMPLETE, result.reason
 
 

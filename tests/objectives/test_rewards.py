@@ -14,7 +14,7 @@ from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.objectives._rewards import last_token_scores, rewards_for
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.tasks.file import ALLOW_CODE, file_sha256
 from harness.tasks.task import find_task
@@ -24,7 +24,7 @@ from harness.training.trl import run_trainer
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
 from tests.tiny import ROWS, attached, config, logits, stage, train
-from tests.train.pairs import ROWS as PAIRS
+from tests.training.pairs import ROWS as PAIRS
 
 
 def worth(reward, target, *answers):
@@ -247,7 +247,7 @@ def test_rlhf_in_three_stages(tmp_path, world):
     )
     trial = config(world, *stages, steps=16, task="manners", fractions=(0.5, 1.0))
     assert "stages" in alone_because(trial)
-    result = run_trial(trial, Workspace(Layout(tmp_path), (world.tasks,), device="cpu", keep_model=True))
+    result = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu", keep_model=True))
     assert result.status is TrialStatus.COMPLETE, result.reason
     sft, judge, policy = result.provenance.effective["stages"]
     assert (sft["steps"], judge["steps"], policy["steps"]) == (4, 8, 4)

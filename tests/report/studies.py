@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.database.ingest import ingest
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.space import Float
 from harness.study.family import Family, FamilyStage
 from harness.study.spec import StageSpec, StudySpec
-from tests.learn.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec
+from tests.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec
 
 METHODS = ("full", "lora", "dora", "ia3", "prefix_tuning", "qlora")
 RETENTION = ("none", "replay")
@@ -48,30 +48,30 @@ def large_spec(models: int = 2, tasks: int = 4, trials: int = 20, finalists: int
     )
 
 
-def layout_in(folder: Path) -> Layout:
+def paths_in(folder: Path) -> Paths:
     """Where a test's records and reports lie."""
-    return Layout(folder / "results", folder / "reports")
+    return Paths(folder / "results", folder / "reports")
 
 
-def write_large(folder: Path, spec: StudySpec) -> Layout:
+def write_large(folder: Path, spec: StudySpec) -> Paths:
     """Fabricate a study of twelve families and fill its database."""
-    layout = layout_in(folder)
-    fabricate(layout, spec, twelve_families())
-    ingest(layout)
-    return layout
+    paths = paths_in(folder)
+    fabricate(paths, spec, twelve_families())
+    ingest(paths)
+    return paths
 
 
-def write_small(folder: Path, world: World | None = None) -> Layout:
+def write_small(folder: Path, world: World | None = None) -> Paths:
     """Two tasks, three families, five seeds: the study `made_up`."""
-    layout = layout_in(folder)
-    fabricate(layout, study_spec(tasks=2, trials=4, seeds=5), world=world)
-    ingest(layout)
-    return layout
+    paths = paths_in(folder)
+    fabricate(paths, study_spec(tasks=2, trials=4, seeds=5), world=world)
+    ingest(paths)
+    return paths
 
 
-def write_walked(folder: Path) -> Layout:
+def write_walked(folder: Path) -> Paths:
     """The same with a fourth family, whose trials stay somewhere between base and tuned weights; all are confirmed."""
-    layout = layout_in(folder)
+    paths = paths_in(folder)
     spec = study_spec(tasks=2, trials=4, seeds=5)
     four = {name: {"method": "full"} for name in (*spec.families, "full_between")}
     spec = StudySpec.model_validate(
@@ -79,9 +79,9 @@ def write_walked(folder: Path) -> Layout:
     )
     space = {"learning_rate": LEARNING_RATE, "tuned_weight": Float(0.0, 1.0, default=0.5)}
     between = FamilyStage(StageSpec(method="full", retention="interpolation"), space, 1.0)
-    fabricate(layout, spec, FAMILIES | {"full_between": Family("full_between", (between,))})
-    ingest(layout)
-    return layout
+    fabricate(paths, spec, FAMILIES | {"full_between": Family("full_between", (between,))})
+    ingest(paths)
+    return paths
 
 
 def failing_world() -> World:
@@ -89,18 +89,18 @@ def failing_world() -> World:
     return World(best=dict.fromkeys(("full", "lora", "full_replay"), -9.0))
 
 
-def keep_members(layout: Layout, study: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
+def keep_members(paths: Paths, study: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Drop members from a study, as if it had stopped before them, and rebuild the database."""
-    path = layout.study(study) / "members.jsonl"
+    path = paths.study(study) / "members.jsonl"
     lines = [line for line in path.read_text().splitlines() if wanted(json.loads(line))]
     path.write_text("".join(f"{line}\n" for line in lines))
-    ingest(layout)
+    ingest(paths)
 
 
-def change_records(layout: Layout, change: Callable[[dict[str, Any]], None]) -> None:
+def change_records(paths: Paths, change: Callable[[dict[str, Any]], None]) -> None:
     """Edit every record's JSON in place and rebuild the database."""
-    for path in sorted(layout.trials.glob("*/*/record.json")):
+    for path in sorted(paths.trials.glob("*/*/record.json")):
         record = json.loads(path.read_text())
         change(record)
         path.write_text(json.dumps(record))
-    ingest(layout)
+    ingest(paths)

@@ -7,33 +7,33 @@ from typing import Any
 import pytest
 
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
 from harness.report.findings import Comparison, compare
 from tests.report.studies import change_records, keep_members, write_small
 
 
-def set_scores(layout: Layout, task: str, values: dict[str, list[float]], base: float) -> None:
+def set_scores(paths: Paths, task: str, values: dict[str, list[float]], base: float) -> None:
     """Give the confirmed runs of a task known test scores, by family in the order of repetitions."""
-    members = [json.loads(line) for line in (layout.study("made_up") / "members.jsonl").read_text().splitlines()]
+    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
     wanted = {
         member["key"]: values[member["family"]][member["repetition"]]
         for member in members
         if member["role"] == "confirm" and member["task"] == task
     }
     wanted |= {member["key"]: base for member in members if member["role"] == "base" and member["task"] == task}
-    keys = iter(path.parent.name for path in sorted(layout.trials.glob("*/*/record.json")))
+    keys = iter(path.parent.name for path in sorted(paths.trials.glob("*/*/record.json")))
 
     def change(record: dict[str, Any]) -> None:
         key = next(keys)
         if key in wanted:
             record["scores"][0]["value"] = wanted[key]
 
-    change_records(layout, change)
+    change_records(paths, change)
 
 
-def confirmed_families(layout: Layout, task: str) -> list[str]:
-    found = compare(load_study_data(layout, "made_up"))
+def confirmed_families(paths: Paths, task: str) -> list[str]:
+    found = compare(load_study_data(paths, "made_up"))
     return [contender.family for comparison in found if comparison.task == task for contender in comparison.contenders]
 
 
@@ -44,11 +44,11 @@ def comparison(study: StudyData, task: str) -> Comparison:
 @pytest.fixture
 def known(tmp_path: Path) -> tuple[Comparison, list[str]]:
     """Two finalists on task_0 with scores from which everything follows by hand."""
-    layout = write_small(tmp_path)
-    families = confirmed_families(layout, "task_0")
+    paths = write_small(tmp_path)
+    families = confirmed_families(paths, "task_0")
     scores = {families[0]: [0.50, 0.52, 0.54, 0.56, 0.58], families[1]: [0.60, 0.63, 0.64, 0.67, 0.66]}
-    set_scores(layout, "task_0", scores, base=0.25)
-    return comparison(load_study_data(layout, "made_up"), "task_0"), families
+    set_scores(paths, "task_0", scores, base=0.25)
+    return comparison(load_study_data(paths, "made_up"), "task_0"), families
 
 
 def test_the_ranking_follows_the_mean_and_intervals_are_students(known: tuple[Comparison, list[str]]) -> None:
@@ -81,7 +81,7 @@ def test_the_runner_up_is_tested_pairwise_over_seeds(known: tuple[Comparison, li
     assert second.p == pytest.approx(5.29e-5, rel=0.01)
 
 
-def test_what_a_loss_gains_on_a_skill_counts_as_lost(small: Layout) -> None:
+def test_what_a_loss_gains_on_a_skill_counts_as_lost(small: Paths) -> None:
     study = load_study_data(small, "made_up")
     # the fabricated perplexity rises from 5.0 by half of what accuracy on facts loses, plus noise
     for contender in (contender for found in compare(study) for contender in found.contenders):
@@ -92,18 +92,18 @@ def test_what_a_loss_gains_on_a_skill_counts_as_lost(small: Layout) -> None:
 
 
 def test_scores_with_different_keys_are_never_ranked_together(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    families = confirmed_families(layout, "task_0")
-    members = [json.loads(line) for line in (layout.study("made_up") / "members.jsonl").read_text().splitlines()]
+    paths = write_small(tmp_path)
+    families = confirmed_families(paths, "task_0")
+    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
     moved = {m["key"] for m in members if m["role"] == "confirm" and m["family"] == families[1]}
-    keys = iter(path.parent.name for path in sorted(layout.trials.glob("*/*/record.json")))
+    keys = iter(path.parent.name for path in sorted(paths.trials.glob("*/*/record.json")))
 
     def change(record: dict[str, Any]) -> None:
         if next(keys) in moved:
             record["scores"][0]["comparability"] = "another tokenizer"
 
-    change_records(layout, change)
-    found = [c for c in compare(load_study_data(layout, "made_up")) if c.task == "task_0"]
+    change_records(paths, change)
+    found = [c for c in compare(load_study_data(paths, "made_up")) if c.task == "task_0"]
     assert sorted(contender.family for c in found for contender in c.contenders) == sorted(families)
     assert [len(c.contenders) for c in found] == [1, 1]
     apart = next(c for c in found if c.comparability == "another tokenizer")
@@ -112,21 +112,21 @@ def test_scores_with_different_keys_are_never_ranked_together(tmp_path: Path) ->
 
 
 def test_without_base_scores_gain_and_forgetting_are_absent(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    members = [json.loads(line) for line in (layout.study("made_up") / "members.jsonl").read_text().splitlines()]
+    paths = write_small(tmp_path)
+    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
     for member in members:
         if member["role"] == "base":
-            layout.record(member["key"]).unlink()
-    keep_members(layout, "made_up", lambda member: member["role"] != "base")
-    for found in compare(load_study_data(layout, "made_up")):
+            paths.record(member["key"]).unlink()
+    keep_members(paths, "made_up", lambda member: member["role"] != "base")
+    for found in compare(load_study_data(paths, "made_up")):
         assert found.base is None
         assert all((c.gain, c.lost, c.worst) == (None, (), None) for c in found.contenders)
 
 
 def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    keep_members(layout, "made_up", lambda member: member["role"] != "confirm" or member["repetition"] == 0)
-    for found in compare(load_study_data(layout, "made_up")):
+    paths = write_small(tmp_path)
+    keep_members(paths, "made_up", lambda member: member["role"] != "confirm" or member["repetition"] == 0)
+    for found in compare(load_study_data(paths, "made_up")):
         assert all((c.level.low, c.level.high, c.level.n) == (None, None, 1) for c in found.contenders)
         assert found.contenders[1].p is None
 
@@ -145,31 +145,31 @@ def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
     ],
 )
 def test_the_answer_says_when_tuning_does_not_help(tmp_path: Path, best: list[float], says: str, never: str) -> None:
-    layout = write_small(tmp_path)
-    keep_members(layout, "made_up", lambda member: member["task"] == "task_0")
-    families = confirmed_families(layout, "task_0")
-    set_scores(layout, "task_0", {families[0]: [0.1, 0.1, 0.1, 0.1, 0.1], families[1]: best}, base=0.25)
-    text = load("report/sections", "answer")().render(load_study_data(layout, "made_up"))
+    paths = write_small(tmp_path)
+    keep_members(paths, "made_up", lambda member: member["task"] == "task_0")
+    families = confirmed_families(paths, "task_0")
+    set_scores(paths, "task_0", {families[0]: [0.1, 0.1, 0.1, 0.1, 0.1], families[1]: best}, base=0.25)
+    text = load("report/sections", "answer")().render(load_study_data(paths, "made_up"))
     assert says in text
     assert never not in text
 
 
 def test_a_runner_up_that_cannot_be_told_apart_is_named_with_what_speaks_for_it(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    families = confirmed_families(layout, "task_0")
+    paths = write_small(tmp_path)
+    families = confirmed_families(paths, "task_0")
     # differences -0.02, 0.04, -0.01, 0.03, 0.01: mean 0.01, sd 0.02550, t = 0.877, df 4, p about 0.43
     scores = {families[0]: [0.50, 0.56, 0.51, 0.55, 0.53], families[1]: [0.52, 0.52, 0.52, 0.52, 0.52]}
-    set_scores(layout, "task_0", scores, base=0.25)
-    text = load("report/sections", "answer")().render(load_study_data(layout, "made_up"))
+    set_scores(paths, "task_0", scores, base=0.25)
+    text = load("report/sections", "answer")().render(load_study_data(paths, "made_up"))
     assert f"ahead of the runner-up, {families[1]}, by +1.0 points, but these seeds cannot tell the two apart" in text
     assert "p = 0.430 after Holm" in text
 
 
 def test_a_lead_without_any_spread_cannot_be_judged(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    families = confirmed_families(layout, "task_0")
-    set_scores(layout, "task_0", {families[0]: [0.6, 0.7, 0.8, 0.9, 1.0], families[1]: [0.5, 0.6, 0.7, 0.8, 0.9]}, 0.25)
-    study = load_study_data(layout, "made_up")
+    paths = write_small(tmp_path)
+    families = confirmed_families(paths, "task_0")
+    set_scores(paths, "task_0", {families[0]: [0.6, 0.7, 0.8, 0.9, 1.0], families[1]: [0.5, 0.6, 0.7, 0.8, 0.9]}, 0.25)
+    study = load_study_data(paths, "made_up")
     assert comparison(study, "task_0").contenders[1].p is None
     for section in ("answer", "method_comparison"):
         text = str(load("report/sections", section)().render(study))
@@ -178,18 +178,18 @@ def test_a_lead_without_any_spread_cannot_be_judged(tmp_path: Path) -> None:
 
 
 def test_failed_confirm_runs_are_counted(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    family = confirmed_families(layout, "task_0")[0]
-    members = [json.loads(line) for line in (layout.study("made_up") / "members.jsonl").read_text().splitlines()]
+    paths = write_small(tmp_path)
+    family = confirmed_families(paths, "task_0")[0]
+    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
     failed = next(m["key"] for m in members if (m["role"], m["task"], m["family"]) == ("confirm", "task_0", family))
-    keys = iter(path.parent.name for path in sorted(layout.trials.glob("*/*/record.json")))
+    keys = iter(path.parent.name for path in sorted(paths.trials.glob("*/*/record.json")))
 
     def change(record: dict[str, Any]) -> None:
         if next(keys) == failed:
             record.update(status="out_of_memory", scores=[], reason="no memory")
 
-    change_records(layout, change)
-    found = comparison(load_study_data(layout, "made_up"), "task_0")
+    change_records(paths, change)
+    found = comparison(load_study_data(paths, "made_up"), "task_0")
     counted = {c.family: (c.level.n, c.failures) for c in found.contenders}
     assert counted[family] == (4, 1)
     assert all(value == (5, 0) for name, value in counted.items() if name != family)

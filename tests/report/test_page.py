@@ -11,14 +11,14 @@ import yaml
 
 from harness.database.ingest import ingest
 from harness.errors import SpecError, StorageError
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.report import page
 from harness.report.data import load_study_data
 from harness.report.page import LIMIT_BYTES, render_report, write_report
 from harness.study.family import Family, FamilyStage
 from harness.study.spec import FamilySpec, StageSpec, StudySpec
-from tests.learn.fabricate import LEARNING_RATE, fabricate
-from tests.report.studies import layout_in
+from tests.fabricate import LEARNING_RATE, fabricate
+from tests.report.studies import paths_in
 
 
 class Page(HTMLParser):
@@ -94,11 +94,11 @@ def test_every_figure_has_its_numbers_in_a_table(report: Path) -> None:
         assert "<table>" in content
 
 
-def test_the_same_study_gives_the_same_bytes(small: Layout, report: Path) -> None:
+def test_the_same_study_gives_the_same_bytes(small: Paths, report: Path) -> None:
     assert render_report(load_study_data(small, "made_up")) == report.read_text(encoding="utf-8")
 
 
-def test_the_pasted_recipe_is_a_family_of_a_study_file(report: Path, small: Layout) -> None:
+def test_the_pasted_recipe_is_a_family_of_a_study_file(report: Path, small: Paths) -> None:
     page = Page(report.read_text(encoding="utf-8"))
     recipes = [yaml.safe_load(text) for text in page.text if text.startswith("base_models:")]
     assert len(recipes) == 2
@@ -113,7 +113,7 @@ EVIL = "<script>alert(1)</script> \"'&$x$"
 
 
 def test_what_users_wrote_is_shown_as_written_and_never_run(tmp_path: Path) -> None:
-    layout = layout_in(tmp_path)
+    paths = paths_in(tmp_path)
     study = StudySpec.model_validate(
         {
             "name": "evil",
@@ -131,9 +131,9 @@ def test_what_users_wrote_is_shown_as_written_and_never_run(tmp_path: Path) -> N
         name: Family(name, (FamilyStage(StageSpec(method=method), {"learning_rate": LEARNING_RATE}, 1.0),))
         for name, method in stages.items()
     }
-    fabricate(layout, study, families)
-    ingest(layout)
-    text = write_report(layout, "evil").read_text(encoding="utf-8")
+    fabricate(paths, study, families)
+    ingest(paths)
+    text = write_report(paths, "evil").read_text(encoding="utf-8")
     page = Page(text)
     assert "<script" not in text
     assert not page.all("script")
@@ -141,34 +141,34 @@ def test_what_users_wrote_is_shown_as_written_and_never_run(tmp_path: Path) -> N
     assert any(EVIL in part for part in page.text)
 
 
-def test_an_unknown_study_is_refused_with_those_there_are(small: Layout) -> None:
+def test_an_unknown_study_is_refused_with_those_there_are(small: Paths) -> None:
     with pytest.raises(SpecError, match=r"study must be one of those known, but got 'mad_up': did you mean 'made_up'"):
         write_report(small, "mad_up")
 
 
 def test_where_there_is_no_study_at_all_the_remedy_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="run 'harness search'"):
-        write_report(layout_in(tmp_path), "any")
+        write_report(paths_in(tmp_path), "any")
 
 
 def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
-    layout = layout_in(tmp_path)
-    layout.study("made_up").mkdir(parents=True)
-    (layout.study("made_up") / "study.json").write_text(json.dumps({"study": {"name": "made_up"}}))
+    paths = paths_in(tmp_path)
+    paths.study("made_up").mkdir(parents=True)
+    (paths.study("made_up") / "study.json").write_text(json.dumps({"study": {"name": "made_up"}}))
     with pytest.raises(StorageError, match="run 'harness database'"):
-        write_report(layout, "made_up")
+        write_report(paths, "made_up")
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_damaged_study_file_is_a_storage_error(tmp_path: Path, content: str) -> None:
-    layout = layout_in(tmp_path)
-    layout.study("made_up").mkdir(parents=True)
-    (layout.study("made_up") / "study.json").write_text(content)
+    paths = paths_in(tmp_path)
+    paths.study("made_up").mkdir(parents=True)
+    (paths.study("made_up") / "study.json").write_text(content)
     with pytest.raises(StorageError, match=r"study\.json must hold"):
-        write_report(layout, "made_up")
+        write_report(paths, "made_up")
 
 
-def test_what_would_not_fit_is_left_out_and_said(small: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_fit_is_left_out_and_said(small: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "LIMIT_BYTES", 100_000)
     text = render_report(load_study_data(small, "made_up"))
     assert len(text.encode()) <= 100_000
@@ -176,7 +176,7 @@ def test_what_would_not_fit_is_left_out_and_said(small: Layout, monkeypatch: pyt
     assert "Gain over the base model" in text, "the answer always stays"
 
 
-def test_the_spend_counts_failures_and_shows_reused_trials_apart(small: Layout) -> None:
+def test_the_spend_counts_failures_and_shows_reused_trials_apart(small: Paths) -> None:
     study = load_study_data(small, "made_up")
     trials = study.trials.copy()
     trials.loc[trials["role"] == "base", "reused"] = True

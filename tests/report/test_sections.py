@@ -12,7 +12,7 @@ import pytest
 
 from harness.plugins import load, names
 from harness.recommend.backtest import backtest
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html
 from harness.report.page import FOLDER
@@ -21,43 +21,43 @@ from tests.report.studies import failing_world, keep_members, large_spec, write_
 SECTIONS = names(FOLDER)
 
 
-def empty(folder: Path) -> Layout:
-    layout = write_small(folder)
-    keep_members(layout, "made_up", lambda member: False)
-    return layout
+def empty(folder: Path) -> Paths:
+    paths = write_small(folder)
+    keep_members(paths, "made_up", lambda member: False)
+    return paths
 
 
-def only_base(folder: Path) -> Layout:
-    layout = write_small(folder)
-    keep_members(layout, "made_up", lambda member: member["role"] == "base")
-    return layout
+def only_base(folder: Path) -> Paths:
+    paths = write_small(folder)
+    keep_members(paths, "made_up", lambda member: member["role"] == "base")
+    return paths
 
 
-def only_failures(folder: Path) -> Layout:
-    layout = write_small(folder, failing_world())
-    keep_members(layout, "made_up", lambda member: member["role"] != "base")
-    return layout
+def only_failures(folder: Path) -> Paths:
+    paths = write_small(folder, failing_world())
+    keep_members(paths, "made_up", lambda member: member["role"] != "base")
+    return paths
 
 
-def not_run(folder: Path) -> Layout:
-    layout = write_small(folder)
-    for path in layout.trials.glob("*/*/record.json"):
+def not_run(folder: Path) -> Paths:
+    paths = write_small(folder)
+    for path in paths.trials.glob("*/*/record.json"):
         path.unlink()
-    keep_members(layout, "made_up", lambda member: True)
-    return layout
+    keep_members(paths, "made_up", lambda member: True)
+    return paths
 
 
-def normal(folder: Path) -> Layout:
-    layout = write_walked(folder)
-    backtest(layout)
-    return layout
+def normal(folder: Path) -> Paths:
+    paths = write_walked(folder)
+    backtest(paths)
+    return paths
 
 
-def three_sizes(folder: Path) -> Layout:
+def three_sizes(folder: Path) -> Paths:
     return write_large(folder, large_spec(models=3, tasks=1, trials=2, finalists=2))
 
 
-KINDS: dict[str, Callable[[Path], Layout]] = {
+KINDS: dict[str, Callable[[Path], Paths]] = {
     kind.__name__: kind for kind in (empty, only_base, only_failures, not_run, normal, three_sizes)
 }
 
@@ -65,9 +65,7 @@ KINDS: dict[str, Callable[[Path], Layout]] = {
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyData]:
     made = {name: kind(tmp_path_factory.mktemp(name)) for name, kind in KINDS.items()}
-    return {
-        name: load_study_data(layout, next(layout.study("x").parent.iterdir()).name) for name, layout in made.items()
-    }
+    return {name: load_study_data(paths, next(paths.study("x").parent.iterdir()).name) for name, paths in made.items()}
 
 
 class Balance(HTMLParser):
@@ -152,21 +150,21 @@ def test_scaling_says_what_is_missing_and_draws_three_sizes(studies: dict[str, S
 def test_versions_that_differ_inside_a_comparison_are_flagged(tmp_path: Path) -> None:
     from tests.report.studies import change_records
 
-    layout = write_small(tmp_path)
+    paths = write_small(tmp_path)
     turn = iter(range(10_000))
 
     def change(record: dict[str, object]) -> None:
         if next(turn) % 2:
             record["provenance"]["versions"]["torch"] = "2.14.0"  # type: ignore[index]
 
-    assert 'class="warning"' not in shown("provenance", load_study_data(layout, "made_up"))
-    change_records(layout, change)
-    text = shown("provenance", load_study_data(layout, "made_up"))
+    assert 'class="warning"' not in shown("provenance", load_study_data(paths, "made_up"))
+    change_records(paths, change)
+    text = shown("provenance", load_study_data(paths, "made_up"))
     assert 'class="warning"' in text
     assert "torch (2.13.0 and 2.14.0)" in text
 
 
-def test_the_forecast_stands_beside_what_happened(small: Layout, tmp_path: Path) -> None:
+def test_the_forecast_stands_beside_what_happened(small: Paths, tmp_path: Path) -> None:
     study = load_study_data(small, "made_up")
     assert "No forecast was kept" in shown("cost", study)
     search = study.ran[(study.ran["role"] == "search") & (study.ran["family"] == "lora")]
@@ -196,9 +194,9 @@ def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
             record["scores"] = scores(record, 0.5, 0.875, 7.0)
             record["config"]["pipeline"]["stages"][0]["params"]["tuned_weight"] = 0.25
 
-    layout = write_walked(tmp_path)
-    change_records(layout, change)
-    study = load_study_data(layout, "made_up")
+    paths = write_walked(tmp_path)
+    change_records(paths, change)
+    study = load_study_data(paths, "made_up")
     text = shown("weight_path", study)
     # 2 tasks, 5 repetitions; the search's trials of a rate that diverged have no way
     cells = ["20.0 %", "60.0 %", "+40.0 points", "0.25", "50.0 %", "+2.5 points"]

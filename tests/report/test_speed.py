@@ -16,11 +16,11 @@ from harness.files import append_line
 from harness.plugins import load
 from harness.recommend.features import observations
 from harness.records.lost_work import Stop
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
 from harness.report.findings import compare
 from harness.report.page import FOLDER
-from tests.learn.fabricate import ALONE, GAIN
+from tests.fabricate import ALONE, GAIN
 from tests.report.studies import change_records, keep_members, write_small
 
 
@@ -28,22 +28,22 @@ def shown(name: str, study: StudyData) -> str:
     return str(load(FOLDER, name)().render(study) or "")
 
 
-def of_family(layout: Layout, **wanted: str) -> list[str]:
+def of_family(paths: Paths, **wanted: str) -> list[str]:
     """Keys of the study's members."""
-    lines = (layout.study("made_up") / "members.jsonl").read_text().splitlines()
+    lines = (paths.study("made_up") / "members.jsonl").read_text().splitlines()
     return [m["key"] for m in map(json.loads, lines) if all(m[name] == value for name, value in wanted.items())]
 
 
 def changed(folder: Path, change: Callable[[str, dict[str, Any]], None]) -> StudyData:
     """The small study after `change(key, record)` of every record."""
-    layout = write_small(folder)
-    change_by_key(layout, change)
-    return load_study_data(layout, "made_up")
+    paths = write_small(folder)
+    change_by_key(paths, change)
+    return load_study_data(paths, "made_up")
 
 
-def change_by_key(layout: Layout, change: Callable[[str, dict[str, Any]], None]) -> None:
-    keys = iter([path.parent.name for path in sorted(layout.trials.glob("*/*/record.json"))])
-    change_records(layout, lambda record: change(next(keys), record))
+def change_by_key(paths: Paths, change: Callable[[str, dict[str, Any]], None]) -> None:
+    keys = iter([path.parent.name for path in sorted(paths.trials.glob("*/*/record.json"))])
+    change_records(paths, lambda record: change(next(keys), record))
 
 
 def not_together(record: dict[str, Any]) -> None:
@@ -51,8 +51,8 @@ def not_together(record: dict[str, Any]) -> None:
 
 
 def test_what_training_together_saved_is_the_difference_to_training_alone(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    four = of_family(layout, role="search", family="lora", task="task_0")
+    paths = write_small(tmp_path)
+    four = of_family(paths, role="search", family="lora", task="task_0")
     assert len(four) == 4
 
     def change(key: str, record: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ def test_what_was_lost_by_training_together_is_said(tmp_path: Path) -> None:
     assert "times as fast" not in text
 
 
-def test_reused_trials_saved_this_study_nothing(small: Layout) -> None:
+def test_reused_trials_saved_this_study_nothing(small: Paths) -> None:
     study = load_study_data(small, "made_up")
     together = int((study.ran["trained_with"] > 1).sum())
     assert f"{together} of the" in shown("speed", study)
@@ -95,7 +95,7 @@ def test_reused_trials_saved_this_study_nothing(small: Layout) -> None:
     assert f"<p>{confirmed} of the" in shown("speed", replace(study, trials=trials))
 
 
-def test_the_reasons_for_training_alone_are_counted(small: Layout) -> None:
+def test_the_reasons_for_training_alone_are_counted(small: Paths) -> None:
     study = load_study_data(small, "made_up")
     alone = int((study.ran["alone"].fillna("") == ALONE).sum())
     assert alone > 10
@@ -127,8 +127,8 @@ def halved(tmp_path: Path) -> StudyData:
 
     Number 3 failed at 1/4. Training took 10 s to 1/4, and number 2 took 50 s for the rest.
     """
-    layout = write_small(tmp_path)
-    path = layout.study("made_up") / "members.jsonl"
+    paths = write_small(tmp_path)
+    path = paths.study("made_up") / "members.jsonl"
     members = [json.loads(line) for line in path.read_text().splitlines()]
     cell = [m for m in members if (m["role"], m["family"], m["task"]) == ("search", "full", "task_0")]
     keys = {m["number"]: m["key"] for m in cell}
@@ -145,10 +145,10 @@ def halved(tmp_path: Path) -> StudyData:
         if key == keys[3]:
             record["status"] = "diverged"
 
-    change_by_key(layout, change)
+    change_by_key(paths, change)
     kept = {*keys.values(), spare}
-    keep_members(layout, "made_up", lambda m: m["key"] in kept and m["family"] == "full")
-    return load_study_data(layout, "made_up")
+    keep_members(paths, "made_up", lambda m: m["key"] in kept and m["family"] == "full")
+    return load_study_data(paths, "made_up")
 
 
 def test_what_stopping_early_saved_goes_by_the_familys_pace(halved: StudyData) -> None:
@@ -169,11 +169,11 @@ STOP = Stop("lora", "task_0", "tiny-1m", 3, 5.0, 90.0, 0.41, 0.55, "full", 0.013
 
 
 def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    path = layout.study("made_up") / "early.jsonl"
+    paths = write_small(tmp_path)
+    path = paths.study("made_up") / "early.jsonl"
     for stop in (STOP, replace(STOP, task="task_1", left=2.5, seconds=30.0)):
         append_line(path, {name: getattr(stop, name) for name in Stop.__dataclass_fields__})
-    study = load_study_data(layout, "made_up")
+    study = load_study_data(paths, "made_up")
     text = shown("speed", study)
     assert "2 searches of one family on one task stopped before the tuning budget was used" in text
     assert "was at most 5%" in text
@@ -187,13 +187,13 @@ def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) ->
 
 
 def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
-    layout = write_small(tmp_path)
-    jobs = layout.study("made_up") / "jobs.jsonl"
-    key = of_family(layout, role="search", family="lora")[0]
+    paths = write_small(tmp_path)
+    jobs = paths.study("made_up") / "jobs.jsonl"
+    key = of_family(paths, role="search", family="lora")[0]
     for seconds in (90.0, 30.0):
         append_line(jobs, {"event": "lost", "key": key, "seconds": seconds, "of": 1, "blamed": True, "reason": "x"})
     without = load_study_data(write_small(tmp_path / "other"), "made_up")
-    study = load_study_data(layout, "made_up")
+    study = load_study_data(paths, "made_up")
     spent = float(study.ran["total_s"].sum())
     assert spent == pytest.approx(float(without.ran["total_s"].sum()))
     assert f"in {(spent + 120) / 60:.1f} min of trial time (2.0 min of it in attempts that were lost)" in shown(
@@ -206,7 +206,7 @@ def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
     assert "Lost are attempts" not in shown("cost", without)
 
 
-def test_the_bill_counts_shares(small: Layout) -> None:
+def test_the_bill_counts_shares(small: Paths) -> None:
     ran = load_study_data(small, "made_up").ran
     together = ran[ran["trained_with"] > 1]
     assert (together["solo_train_s"] / together["train_s"]).tolist() == pytest.approx([GAIN] * len(together))
@@ -217,9 +217,9 @@ def test_the_bill_counts_shares(small: Layout) -> None:
 
 def test_methods_are_compared_by_what_each_would_take_alone(tmp_path: Path) -> None:
     """Two finalists that train equally long alone; one of them trained with others, in a tenth of the time."""
-    layout = write_small(tmp_path)
-    confirmed = {c.family: c for c in compare(load_study_data(layout, "made_up"))[0].contenders}
-    packed = set(of_family(layout, role="confirm", task="task_0", family=min(confirmed)))
+    paths = write_small(tmp_path)
+    confirmed = {c.family: c for c in compare(load_study_data(paths, "made_up"))[0].contenders}
+    packed = set(of_family(paths, role="confirm", task="task_0", family=min(confirmed)))
 
     def change(key: str, record: dict[str, Any]) -> None:
         fused = key in packed
@@ -233,8 +233,8 @@ def test_methods_are_compared_by_what_each_would_take_alone(tmp_path: Path) -> N
     # 0.5 for 5 s is 4.1 for the 41 s that it would have taken alone
     assert [c.money for c in contenders] == pytest.approx([4.1, 4.1])
     assert set(study.curves["train_seconds"]) == {20.0}
-    with connect(layout) as database:
+    with connect(paths) as database:
         board = database.execute("SELECT seconds, money FROM leaderboard WHERE task = 'task_0'").fetchall()
-        seen = observations(layout, database)
+        seen = observations(paths, database)
     assert board == [(40.0, pytest.approx(4.1))] * 2
     assert {o.seconds for o in seen} == {41.0}

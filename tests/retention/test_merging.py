@@ -10,7 +10,7 @@ from harness.database.ingest import connect, ingest
 from harness.errors import SpecError
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import read_result
 from harness.records.trial import TrialStatus, result_from_json, to_json
 from harness.retention._merging import dropped, elected, trimmed
@@ -133,14 +133,14 @@ def test_a_trial(retention, tmp_path, world, other):
     params = {"merge_with": f"{other}=0.3"} if retention in ("ties", "fusion") else {}
     trial = config(world, stage("lora", retention=retention, **params), steps=3)
     assert "changes the trained weights" in alone_because(trial)
-    result = run_trial(trial, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    result = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     assert result.status is TrialStatus.COMPLETE, result.reason
     assert result.path == ()
 
 
 def test_the_way_from_base_to_tuned_weights_is_scored_in_one_trial(tmp_path, world):
     """At 0 it scores as the base, at 1 as the tuned model, in the middle as what the trial leaves."""
-    place = Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+    place = Workspace(Paths(tmp_path), (world.tasks,), device="cpu")
     common = {"task": "text", "off_target": ("colour",), "steps": 6}
     made = {"learning_rate": 3e-3}
     walked = run_trial(config(world, stage("full", retention="interpolation", path_points=3, **made), **common), place)
@@ -152,24 +152,24 @@ def test_the_way_from_base_to_tuned_weights_is_scored_in_one_trial(tmp_path, wor
     for point, known in zip(walked.path, (base, walked, tuned), strict=True):
         assert [s.value for s in point.scores] == pytest.approx([s.value for s in known.scores], abs=1e-5)
     assert base.target.value > tuned.target.value + 0.01
-    assert read_result(place.layout.record(walked.config.key)) == walked
+    assert read_result(place.paths.record(walked.config.key)) == walked
 
 
 def test_records_from_before_there_were_paths_are_read(tmp_path, world):
     trial = config(world, stage("none"), steps=0)
-    written = run_trial(trial, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    written = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     data = to_json(written)
     assert data.pop("path") == []
     assert result_from_json(data) == written
 
 
 def test_the_way_is_in_the_database(tmp_path, world):
-    place = Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+    place = Workspace(Paths(tmp_path), (world.tasks,), device="cpu")
     made = stage("full", retention="interpolation", path_points=2)
     walked = run_trial(config(world, made, steps=2, off_target=("text",)), place)
     run_trial(config(world, stage("none"), steps=0), place)
-    ingest(place.layout)
-    with connect(place.layout) as connection:
+    ingest(place.paths)
+    with connect(place.paths) as connection:
         found = connection.execute("SELECT tuned_weight, task, value FROM paths ORDER BY 1, 2").fetchall()
     wanted = [(point.tuned_weight, score.task, score.value) for point in walked.path for score in point.scores]
     assert found == sorted(wanted)

@@ -9,7 +9,7 @@ from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load, names
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.retention._corpus import corpus_tokens, diagonal_fisher, path_importance
 from harness.retention.hierarchical import layered
@@ -18,7 +18,7 @@ from harness.training.alone import Alone
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
 from tests.tiny import attached, config, stage, train, trained
-from tests.train.pairs import made_up, shaken
+from tests.training.pairs import made_up, shaken
 
 CORPUS = [{"prompt": "", "completion": f"old {number} text" + "s" * number} for number in range(12)]
 PENALTIES = ("l2_sp", "ewc", "hierarchical", "kl_to_base")
@@ -238,7 +238,7 @@ def test_a_corpus_without_texts_is_refused(world):
 def test_a_trial(retention, method, tmp_path, world):
     trial = config(world, stage(method, retention=retention, **QUICK.get(retention, {})), steps=3)
     assert "adds a term to the loss" in alone_because(trial)
-    place = Workspace(Layout(tmp_path), (world.tasks,), device="cpu", corpora={str(world.llama): "text"})
+    place = Workspace(Paths(tmp_path), (world.tasks,), device="cpu", corpora={str(world.llama): "text"})
     result = run_trial(trial, place)
     assert result.status is TrialStatus.COMPLETE, result.reason
 

@@ -1,10 +1,10 @@
-"""Replay from named tasks: each has its part of the tokens. Replay of the base's corpus is tested in tests/train."""
+"""Replay from named tasks: each has its part of the tokens. Replay of the base's corpus is tested in tests/training."""
 
 import random
 
 import pytest
 
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.trial.group import Workspace, run_trial
 from tests.tiny import attached, config, stage
@@ -40,5 +40,5 @@ def test_replayed_rows_keep_their_prompts(world):
 def test_pairs_may_be_replayed_beside_pairs(tmp_path, world):
     made = stage("lora", "dpo", retention="replay", learning_rate=1e-4, replay_share=0.3, replay_from="manners")
     trial = config(world, made, task="manners", steps=3)
-    result = run_trial(trial, Workspace(Layout(tmp_path), (world.tasks,), device="cpu"))
+    result = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     assert result.status is TrialStatus.COMPLETE, result.reason

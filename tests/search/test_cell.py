@@ -15,7 +15,7 @@ from harness.search.schedulers.base import Promotion, Rung
 from harness.space import defaults
 from harness.study.family import resolved_families
 from harness.study.spec import Search
-from tests.sweep import standin
+from tests.driver import standin
 
 RATES = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import SpecError
 from harness.models.base_model import resolve_model
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import read_result
 from harness.records.trial import Evaluation, TaskRef, TrialStatus, to_json
 from harness.training.alone import Alone
@@ -22,22 +22,22 @@ from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage, tas
 
 @pytest.fixture
 def workspace(world, tmp_path):
-    return Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+    return Workspace(Paths(tmp_path), (world.tasks,), device="cpu")
 
 
 def recorded(workspace, result):
     """The record as it stands on disk, which must be what was returned."""
-    on_disk = read_result(workspace.layout.record(result.config.key))
+    on_disk = read_result(workspace.paths.record(result.config.key))
     assert on_disk.status == result.status
     assert on_disk.scores == ()
     assert all(point.score is None for point in on_disk.curve)
-    assert not workspace.layout.items(result.config.key).exists()
+    assert not workspace.paths.items(result.config.key).exists()
     return on_disk
 
 
 def test_a_loss_that_is_not_finite_is_diverged(world, workspace):
     """Activations of 3e38 overflow float32 at the first product."""
-    broken = workspace.layout.results / "broken"
+    broken = workspace.paths.results / "broken"
     shutil.copytree(world.llama, broken)
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], 3e38)
@@ -61,7 +61,7 @@ def test_a_trial_that_takes_too_long_is_timed_out(world, workspace):
 
 def test_an_error_of_a_library_is_a_crash_with_a_traceback(world, workspace):
     """A vocabulary that the embedding lacks: torch raises from deep inside the model."""
-    folder = workspace.layout.results / "mismatch"
+    folder = workspace.paths.results / "mismatch"
     save_llama(folder)
     save_tokenizer(folder, additional_special_tokens=[f"<{i}>" for i in range(9)], eos_token="<8>")
     assert resolve_model(str(folder))
@@ -69,7 +69,7 @@ def test_an_error_of_a_library_is_a_crash_with_a_traceback(world, workspace):
     assert result.status == "crashed"
     assert result.reason.startswith("IndexError: index out of range in self (in ")
     recorded(workspace, result)
-    assert "Traceback" in workspace.layout.traceback(result.config.key).read_text()
+    assert "Traceback" in workspace.paths.traceback(result.config.key).read_text()
 
 
 def test_a_failure_is_not_run_again(world, workspace):
@@ -82,15 +82,16 @@ def test_a_failure_is_not_run_again(world, workspace):
 OOM = """
 import resource, sys
 from pathlib import Path
-from harness.layout import Layout
-from harness.records import config_from_json
-from harness.trial import Workspace, run_trial
-import json, torch, trl, peft, lm_eval, harness.evaluate, datasets
+from harness.records.paths import Paths
+from harness.records.trial import config_from_json
+from harness.trial.group import run_trial
+from harness.trial.workspace import Workspace
+import json, torch, trl, peft, lm_eval, harness.evaluation.evaluate, datasets
 
 config = config_from_json(json.loads(Path(sys.argv[1]).read_text()))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
-result = run_trial(config, Workspace(Layout(Path(sys.argv[2])), (Path(sys.argv[3]),), device="cpu"))
+result = run_trial(config, Workspace(Paths(Path(sys.argv[2])), (Path(sys.argv[3]),), device="cpu"))
 print(result.status, result.reason, sep="|")
 """
 
@@ -140,7 +141,7 @@ def test_a_trial_short_of_memory_goes_on_without_keeping_activations(method, wor
     spared = run_trial(trial, workspace)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Alone, "forward", Alone.forward.__closure__[0].cell_contents)
-        plenty = run_trial(trial, dataclasses.replace(workspace, layout=Layout(tmp_path / "plenty")))
+        plenty = run_trial(trial, dataclasses.replace(workspace, paths=Paths(tmp_path / "plenty")))
     assert spared.status == plenty.status == "complete", spared.reason
     assert [note for note in spared.notes if "computed again" in note]
     assert spared.provenance.effective["stages"][0]["recomputes"] is True
@@ -170,7 +171,7 @@ def test_a_trial_that_cannot_do_without_memory_is_out_of_it(world, workspace, mo
 def test_a_users_mistake_is_no_record(changes, message, world, workspace):
     with pytest.raises(SpecError, match=message):
         run_trial(dataclasses.replace(config(world), **changes), workspace)
-    assert not list(workspace.layout.results.rglob("record.json"))
+    assert not list(workspace.paths.results.rglob("record.json"))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_what_a_stage_names_must_be_what_was_planned_with(named, world, workspac
     made = dataclasses.replace(stage("full", **named), data_fingerprint="another" if "data" in named else "")
     with pytest.raises(SpecError, match=r"must be the one that was planned with .*another.*plan the study again"):
         run_trial(config(world, made), workspace)
-    assert not list(workspace.layout.results.rglob("record.json"))
+    assert not list(workspace.paths.results.rglob("record.json"))
 
 
 def test_the_corpus_must_be_what_was_planned_with(world, workspace):
@@ -202,7 +203,7 @@ def test_the_corpus_must_be_what_was_planned_with(world, workspace):
     assert run_trial(on(known), place).status == "complete"
     for fingerprint, where in (("another", place), (known, workspace)):
         with pytest.raises(SpecError, match=r"the corpus of .* must be the one that was planned with"):
-            run_trial(on(fingerprint), dataclasses.replace(where, layout=Layout(workspace.layout.results / "new")))
+            run_trial(on(fingerprint), dataclasses.replace(where, paths=Paths(workspace.paths.results / "new")))
 
 
 def test_replay_without_a_corpus_replays_what_the_base_tells(world, workspace):
@@ -226,7 +227,7 @@ def test_an_interrupt_leaves_no_record(world, workspace, monkeypatch):
     monkeypatch.setattr("torch.optim.AdamW.step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_trial(config(world), workspace)
-    assert not list(workspace.layout.results.rglob("record.json"))
+    assert not list(workspace.paths.results.rglob("record.json"))
 
 
 def test_a_choice_that_turns_out_not_to_fit_is_that_trials_record(world, workspace):
@@ -237,4 +238,4 @@ def test_a_choice_that_turns_out_not_to_fit_is_that_trials_record(world, workspa
     assert result.reason == "kv_digits must give 1024 different numbers, but 2 do not: raise it"
     assert result.scores == ()
     assert recorded(workspace, result)
-    assert not workspace.layout.traceback(result.config.key).exists()
+    assert not workspace.paths.traceback(result.config.key).exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.errors import Diverged, SpecError
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.trial import TaskRef
 from harness.training import solo_cost as calibration
 from harness.training.alone import Alone
@@ -35,13 +35,13 @@ def nothing_known(monkeypatch):
 
 @pytest.fixture
 def workspace(world, tmp_path):
-    return Workspace(Layout(tmp_path / "together"), (world.tasks,), device="cpu")
+    return Workspace(Paths(tmp_path / "together"), (world.tasks,), device="cpu")
 
 
 @pytest.fixture
 def apart(workspace, tmp_path):
     """Elsewhere, one by one."""
-    return dataclasses.replace(workspace, layout=Layout(tmp_path / "apart"), together=1)
+    return dataclasses.replace(workspace, paths=Paths(tmp_path / "apart"), together=1)
 
 
 def four(world, method="lora", **options):
@@ -84,7 +84,7 @@ def test_records_are_those_of_trials_alone(method, task, world, workspace, apart
     for mine, theirs in zip(together, alone, strict=True):
         assert mine.provenance.effective["stages"] == theirs.provenance.effective["stages"]
         assert mine.provenance.effective["peak_memory_from"].endswith(", of steps alone")
-        items = [pyarrow.parquet.read_table(w.layout.items(mine.config.key)).to_pandas() for w in (workspace, apart)]
+        items = [pyarrow.parquet.read_table(w.paths.items(mine.config.key)).to_pandas() for w in (workspace, apart)]
         assert len(items[0]) == len(items[1]) == 24
         assert items[0]["value"].to_list() == pytest.approx(items[1]["value"].to_list(), abs=1e-4)
     assert run_pack(trials, workspace) == together
@@ -131,7 +131,7 @@ def test_what_is_kept_of_each_is_its_own(world, workspace, apart):
     for where in (workspace, apart):
         where = dataclasses.replace(where, keep_model=True)
         run_pack(trials, where)
-        kept.append([load_file(where.layout.model(one.key) / "model.safetensors") for one in trials])
+        kept.append([load_file(where.paths.model(one.key) / "model.safetensors") for one in trials])
     for mine, theirs in zip(*kept, strict=True):
         assert mine.keys() == theirs.keys()
         assert all(torch.allclose(mine[name], theirs[name], atol=1e-5) for name in mine)
@@ -184,7 +184,7 @@ def test_one_that_cannot_be_set_up_leaves_the_others_together(world, workspace, 
     results = run_pack(four(world), workspace)
     assert [r.status for r in results] == ["complete", "crashed", "complete", "complete"]
     assert "no such rank" in results[1].reason
-    assert workspace.layout.traceback(results[1].config.key).exists()
+    assert workspace.paths.traceback(results[1].config.key).exists()
     assert [r.cost.trained_with for r in results] == [3, 1, 3, 3]
 
 
@@ -402,4 +402,4 @@ def test_an_interrupt_leaves_no_record(world, workspace, monkeypatch):
     monkeypatch.setattr(Together, "update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_pack(four(world), workspace)
-    assert not list(workspace.layout.results.rglob("record.json"))
+    assert not list(workspace.paths.results.rglob("record.json"))

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from harness.records.paths import Layout
+from harness.records.paths import Paths
 from harness.records.results import read_result
 from harness.records.trial import Stage
 from harness.space import defaults
@@ -21,7 +21,7 @@ from tests.tiny import config, logits, stage
 
 @pytest.fixture
 def workspace(world, tmp_path):
-    return Workspace(Layout(tmp_path), (world.tasks,), device="cpu")
+    return Workspace(Paths(tmp_path), (world.tasks,), device="cpu")
 
 
 def test_the_record_holds_scores_curve_cost_and_where_it_came_from(world, workspace):
@@ -31,7 +31,7 @@ def test_the_record_holds_scores_curve_cost_and_where_it_came_from(world, worksp
     result = run_trial(trial, priced)
 
     assert result.status == "complete", result.reason
-    assert read_result(workspace.layout.record(trial.key)) == result
+    assert read_result(workspace.paths.record(trial.key)) == result
     assert [(score.task, score.split, score.n) for score in result.scores] == [
         ("colour", "validation", 8),
         ("echo", "validation", 8),
@@ -74,7 +74,7 @@ def test_tokens_are_counted_by_hand(world, workspace):
 
 def test_items_stand_beside_the_record_and_average_to_its_score(world, workspace):
     result = run_trial(config(world, off_target=("echo",)), workspace)
-    items = pyarrow.parquet.read_table(workspace.layout.items(result.config.key)).to_pandas()
+    items = pyarrow.parquet.read_table(workspace.paths.items(result.config.key)).to_pandas()
     means = items.groupby("task")["value"].mean()
     assert {score.task: pytest.approx(score.value) for score in result.scores} == means.to_dict()
 
@@ -87,14 +87,14 @@ def test_a_record_is_not_run_again_unless_its_model_is_wanted(world, workspace):
     again = run_trial(trial, keeping)
     assert again.provenance.started_at >= first.provenance.started_at
     assert again.scores == first.scores
-    assert (workspace.layout.model(trial.key) / "model.safetensors").exists()
+    assert (workspace.paths.model(trial.key) / "model.safetensors").exists()
 
 
 def test_a_pack_is_the_trials_one_by_one(world, workspace, tmp_path):
     """Precision too changes from trial to trial: nothing of one may stay behind for the next."""
     trials = [config(world, stage("full", precision=p), seed=s) for p in ("float32", "bfloat16") for s in (0, 1)]
     packed = run_pack([*trials, trials[0]], workspace)
-    alone = dataclasses.replace(workspace, layout=Layout(tmp_path / "alone"))
+    alone = dataclasses.replace(workspace, paths=Paths(tmp_path / "alone"))
     for trial, result in zip(reversed(trials), reversed(packed[:-1]), strict=True):
         assert result.status == "complete", result.reason
         rounding = 1e-5 if trial.pipeline.stages[0].params["precision"] == "float32" else 1e-3
@@ -113,7 +113,7 @@ def test_an_adapter_on_a_base_that_an_earlier_stage_made_keeps_that_base(world, 
     trial = config(world, *stages)
     result = run_trial(trial, dataclasses.replace(workspace, keep_model=True))
     assert result.status == "complete", result.reason
-    folder = workspace.layout.model(trial.key)
+    folder = workspace.paths.model(trial.key)
     loaded = AutoPeftModelForCausalLM.from_pretrained(folder)
     with loaded.disable_adapter():
         base = AutoModelForCausalLM.from_pretrained(world.llama)
@@ -124,7 +124,7 @@ def test_the_model_card_says_what_is_known(world, workspace):
     keeping = dataclasses.replace(workspace, keep_model=True)
     base = run_trial(config(world, stage("none"), steps=0, off_target=("echo",)), keeping)
     tuned = run_trial(config(world, stage("lora"), off_target=("echo",), seed=3), keeping)
-    folder = workspace.layout.model(tuned.config.key)
+    folder = workspace.paths.model(tuned.config.key)
     assert "unknown" in (folder / "README.md").read_text()
     card = write_model_card(folder, tuned, base.scores).read_text()
     assert card.startswith(f"---\nbase_model: {world.llama}\n")

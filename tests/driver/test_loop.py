@@ -1,0 +1,226 @@
+"""How a driver fills its workers: packs, what it asks for ahead of results, lost packs, and families that give up."""
+
+from collections import Counter
+
+import pytest
+
+from harness.driver import steps as sweep
+from harness.driver.display import Display
+from harness.driver.loop import Driver, Proposal
+from harness.driver.sources import FixedSource, SearchSource, search_cells
+from harness.files import read_lines
+from harness.records.lost_work import lost_seconds, read_stops
+from harness.records.results import find_result, write_result
+from harness.records.study_trials import members_path, read_members
+from harness.records.trial import CostRecord, Score, TrialResult, TrialStatus
+from harness.runners import parse_options
+from harness.runners.base import Ended, Loss, Runner
+from tests.driver import standin
+
+NEAR_AND_FAR = {
+    "near": {"method": "lora", "params": {"learning_rate": {"low": 0.0005, "high": 0.002}}},
+    "far": {"method": "lora", "params": {"learning_rate": {"low": 0.01, "high": 0.012}, "target": "attention"}},
+}
+"""The stand-in scores one minus the distance from .001: far trials have .9890 to .9910, near ones .9990 to 1."""
+
+
+@pytest.fixture(autouse=True)
+def packs(tmp_path, monkeypatch):
+    """What workers were given; returns a function that lists the packs as tuples of keys."""
+    path = tmp_path / "packs"
+    monkeypatch.setenv("STANDIN_PACKS", str(path))
+    monkeypatch.setenv("PYTHONPATH", str(standin.REPOSITORY))
+    yield lambda: [tuple(line.split()) for line in path.read_text().splitlines()] if path.exists() else []
+    standin.dismiss(tmp_path)
+
+
+def question(trials=8, families=None, sampler="random", **changes):
+    families = families or {"a": {"method": "lora"}}
+    search = {"sampler": sampler} | changes.pop("search", {})
+    return standin.study(
+        families=families, tasks=["one"], budget={"trials": trials, "steps": 9}, search=search, **changes
+    )
+
+
+def step(name, spec, site):
+    return getattr(sweep, f"run_{name}")(spec, site, standin.setting(spec))
+
+
+@pytest.mark.parametrize(
+    ("runner", "options", "expected"),
+    [
+        ("inline", {}, [8]),
+        ("inline", {"pack": "3"}, [3, 3, 2]),
+        ("local", {"workers": "2"}, [4, 4]),
+        ("local", {"workers": "1"}, [8]),
+    ],
+)
+def test_alike_trials_go_to_workers_in_packs_that_end_together(tmp_path, packs, runner, options, expected):
+    step("search", question(), standin.site(tmp_path, runner, options=options))
+    assert sorted(map(len, packs()), reverse=True) == expected
+
+
+def test_finalists_train_together_over_their_seeds_and_base_scores_alone(tmp_path, packs):
+    spec = question(families=standin.TOGETHER, confirm={"finalists": 2, "seeds": 5})
+    site = standin.site(tmp_path)
+    for name in ("base", "search", "confirm"):
+        step(name, spec, site)
+    found = [find_result(site.paths, key[0]).config.evaluation.split for key in packs()]
+    sizes = [len(pack) for pack in packs()]
+    assert sizes[:2] == [1, 1]
+    assert [size for size, split in zip(sizes, found, strict=True) if split == "test"] == [1, 5, 5]
+
+
+def test_a_sampler_that_learns_is_not_asked_for_a_whole_budget_at_once(tmp_path, packs):
+    step("search", question(trials=13, sampler="tpe"), standin.site(tmp_path))
+    # Four that depend on no result; then half of those seen, which are 4, 6, 9: two, three, four.
+    assert [len(pack) for pack in packs()] == [4, 2, 3, 4]
+
+
+def test_promotions_of_a_rung_train_together(tmp_path, packs):
+    spec = question(trials=3, search={"sampler": "random", "scheduler": "successive_halving"})
+    site = standin.site(tmp_path)
+    step("search", spec, site)
+    found = [[find_result(site.paths, key).config.fidelity for key in pack] for pack in packs()]
+    assert all(len(set(fidelities)) == 1 for fidelities in found)
+    # The budget pays for 27 jobs at a ninth: four rounds of 7. Of these 7 the best two go on together, the two that are
+    # left of a bracket of 9 start, the third of the best third goes on, and of those three the best.
+    assert [(len(pack), round(1 / pack[0])) for pack in found[:5]] == [(7, 9), (2, 3), (2, 9), (1, 3), (1, 1)]
+
+
+def test_a_study_cut_short_asks_for_the_same_trials_as_one_that_was_not(tmp_path):
+    spec = question(trials=13, sampler="tpe")
+    whole, short = standin.site(tmp_path / "whole"), standin.site(tmp_path / "short")
+    for site in (whole, short):
+        step("search", spec, site)
+    path = members_path(short.paths, spec.name)
+    lines = path.read_text().splitlines(keepends=True)
+    for line in (4, 6, 9):  # between packs
+        path.write_text("".join(lines[:line]))
+        step("search", spec, short)
+        assert [m.params for m in read_members(short.paths, spec.name)] == [
+            m.params for m in read_members(whole.paths, spec.name)
+        ]
+
+
+class Fragile(Runner):
+    """Runs packs in this process; a worker dies of every pack that is too large, after its first trial."""
+
+    workers = slots = 1
+
+    def __init__(self, paths, bearable, seconds):
+        self.paths, self.bearable, self.seconds = paths, bearable, seconds
+        self.packs, self._ended = [], []
+
+    def submit(self, configs):
+        self.packs.append(len(configs))
+        fine = len(configs) <= self.bearable
+        for config in configs if fine else configs[:1]:
+            score = Score("one", config.evaluation.split, "acc", 0.5, None, 10, True, "same")
+            cost = CostRecord(seconds={"train": 1.0})
+            write_result(self.paths, TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+        loss = None if fine else Loss("worker", TrialStatus.OUT_OF_MEMORY, "as the test asked", self.seconds)
+        self._ended.append(Ended(tuple(configs), loss))
+
+    def poll(self):
+        ended, self._ended = self._ended, []
+        return ended
+
+    def under_way(self):
+        return [[config.key for config in pack.configs] for pack in self._ended]
+
+
+def driven(tmp_path, trials, bearable, seconds=9.0):
+    """A search driven on a fragile runner; returns driver, runner and site."""
+    spec = question(trials)
+    site = standin.site(tmp_path)
+    source = SearchSource(search_cells(spec, standin.setting(spec), {}))
+    runner = Fragile(site.paths, bearable, seconds)
+    driver = Driver(spec.name, site, runner, [], 8)
+    driver.run(source, [], Display("test", False))
+    return driver, runner, site
+
+
+def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tmp_path):
+    driver, runner, site = driven(tmp_path, trials=5, bearable=4)
+    assert runner.packs == [5, 1, 1, 1, 1]
+    lines = read_lines(site.paths.study("standin") / "jobs.jsonl")
+    # The pack held its worker for 9 s, of which the first trial's record has 1; four shared the others.
+    assert [(line["seconds"], line["of"], line["blamed"]) for line in lines] == [(2.0, 4, False)] * 4
+    assert sum(lost_seconds(site.paths, "standin").values()) == pytest.approx(8.0)
+    assert driver.tally.seconds == pytest.approx(5 * 1.0 + 8.0)
+    assert all(find_result(site.paths, line["key"]).status == TrialStatus.COMPLETE for line in lines)
+
+
+def test_packs_become_smaller_after_the_second_that_was_lost(tmp_path):
+    _, runner, _ = driven(tmp_path, trials=40, bearable=4)
+    # Five packs of eight are cut from what is left; two are lost, and the trials of each run one by one.
+    assert runner.packs[:16] == [8, *[1] * 7, 8, *[1] * 7]
+    assert max(runner.packs[16:]) == 4
+
+
+def test_a_family_without_hope_gives_up_and_says_what_that_saved(tmp_path, monkeypatch):
+    monkeypatch.setenv("STANDIN_COST", "2")
+    spec = question(12, NEAR_AND_FAR, search={"give_up": 0.05})
+    site = standin.site(tmp_path)
+    summary = step("search", spec, site)
+    count = Counter(member.family for member in read_members(site.paths, spec.name))
+    assert count == {"near": 12, "far": 4}
+    [stop] = read_stops(site.paths, spec.name)
+    assert (stop.family, stop.task, stop.base_model, stop.leader_family) == ("far", "one", "model", "near")
+    assert (stop.scored, stop.left, stop.seconds) == (4, 8.0, 16.0)
+    assert 0.989 < stop.best < 0.991 < 0.999 < stop.leader <= 1.0
+    assert stop.chance <= stop.limit == 0.05
+    assert stop.reason in summary.text()
+
+
+def test_a_restart_keeps_to_what_was_given_up(tmp_path):
+    spec = question(12, NEAR_AND_FAR, search={"give_up": 0.05})
+    site = standin.site(tmp_path)
+    step("search", spec, site)
+    members = read_members(site.paths, spec.name)
+    assert step("search", spec, site).ran == 0
+    path = members_path(site.paths, spec.name)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    step("search", spec, site)
+    again = read_members(site.paths, spec.name)
+    assert [(m.key, m.number) for m in again] == [(m.key, m.number) for m in members]
+    assert len(read_stops(site.paths, spec.name)) == 1
+
+
+def test_without_the_option_every_family_uses_its_budget(tmp_path):
+    spec = question(12, NEAR_AND_FAR)
+    site = standin.site(tmp_path)
+    step("search", spec, site)
+    count = Counter(member.family for member in read_members(site.paths, spec.name))
+    assert count == {"near": 12, "far": 12}
+    assert not (site.paths.study(spec.name) / "early.jsonl").exists()
+
+
+def test_another_base_model_waits_until_a_worker_would(tmp_path):
+    spec = question(trials=6, sampler="tpe", base_models=["first", "second"])
+    source = SearchSource(search_cells(spec, standin.setting(spec), {}))
+    assert {proposal.member.base_model for proposal in source.next(8)} == {"first"}
+    assert source.next(8) == []
+    assert source.left == 12 - 4
+    asked = [source.next(8, waiting=True)[0].member.base_model for _ in range(3)]
+    assert asked == ["first", "first", "second"]
+
+
+def test_a_fixed_list_is_handed_out_by_kind(tmp_path):
+    spec = question(trials=3, families=standin.TOGETHER)
+    cells = search_cells(spec, standin.setting(spec), {})
+    configs = [cell.config(job) for cell in cells for job in cell.next(3)]
+    source = FixedSource([Proposal(None, config) for config in configs])
+    assert [len(source.next(2)) for _ in range(5)] == [2, 1, 2, 1, 0]
+
+
+def test_the_time_limit_of_a_trial_comes_from_the_runner(tmp_path):
+    spec, site = question(), standin.site(tmp_path)
+    limited = sweep._duty(spec, site, parse_options("local", {"time_limit_min": "1.5", "idle_s": "7"}))
+    assert (limited.workspace.time_limit_s, limited.idle_s) == (90.0, 7.0)
+    assert sweep._duty(spec, site, parse_options("local", {})).workspace.time_limit_s is None
+
+
+def test_a_pack_has_eight_trials_unless_told_otherwise():
+    assert parse_options("local", {})["pack"] == 8

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from harness.database.ingest import connect, ingest
+from harness.models.facts import model_features
+from harness.recommend.features import Candidate, Encoder, describe, known_facts, observations, room
+from harness.records.paths import Paths
+from harness.records.trial import Stage
+from harness.tasks.facts import task_features
+from tests.fabricate import fabricate
+
+
+def seen(paths: Paths) -> dict[str, dict[str, float | str]]:
+    ingest(paths)
+    with connect(paths) as database:
+        return {o.key: describe(o.candidate) for o in observations(paths, database)}
+
+
+def test_no_feature_looks_at_what_came_out(paths: Paths) -> None:
+    """Scores, curve, cost, notes and provenance of every tuned trial are changed; no feature follows."""
+    made = fabricate(paths)
+    before = seen(paths)
+    for result in made.results:
+        if not result.config.steps:
+            continue
+        path = paths.record(result.config.key)
+        record = json.loads(path.read_text())
+        for score in record["scores"]:
+            score |= {"value": score["value"] * 0.37 + 0.11, "stderr": 0.4}
+        for point in record["curve"]:
+            point |= {"score": 0.123, "loss": 9.0, "train_seconds": 1e4}
+        record["cost"] |= {"seconds": {"train": 12345.0}, "peak_memory_bytes": 1, "trainable_params": 7, "tokens": 3}
+        record["provenance"] |= {"hardware": "another"}
+        record["notes"] = ["changed"]
+        path.write_text(json.dumps(record))
+    after = seen(paths)
+    assert len(before) > 40
+    assert after == before
+
+
+def test_features_say_what_is_known(paths: Paths) -> None:
+    stage = Stage("lora", params={"learning_rate": 1e-3, "batch_size": 8, "flag": True, "schedule": "cosine"})
+    candidate = Candidate((stage,), 100, 0.5, {"log_parameters": 6.0}, {"chance": 0.5, "domain": "x"}, 0.6)
+    features = describe(candidate)
+    assert features["stage0.param.learning_rate"] == pytest.approx(-3)  # its space is logarithmic
+    assert features["stage0.log_examples"] == pytest.approx(math.log10(400))  # 100 steps x 1/2 x 8 rows
+    assert features["task.room"] == pytest.approx(0.4)
+    assert features["task.above_chance"] == pytest.approx(0.1)
+    assert (features["stage0.method"], features["stage0.param.schedule"], features["task.domain"]) == (
+        "lora",
+        "cosine",
+        "x",
+    )
+
+
+def test_room_by_hand() -> None:
+    assert room(0.7, True) == pytest.approx(0.3)
+    assert room(0.99, True) == 0.05
+    assert room(8.0, False) == 8.0
+    assert room(35.0, True) == 35.0
+
+
+def test_encoder_one_hot_and_unknown() -> None:
+    encoder = Encoder.fit([{"a": 1.0, "m": "x"}, {"a": 3.0, "m": "y"}, {"m": "y"}, {"a": 2.0, "m": "x", "same": 1.0}])
+    assert encoder.columns == ("a", "m=x", "m=y")
+    rows = encoder.transform([{"a": 5.0, "m": "x"}, {"m": "unseen"}])
+    assert rows.tolist() == [[5.0, 1.0, 0.0], [2.0, 0.0, 0.0]]  # 2 is the median
+    distances = encoder.distances(rows, rows[0])
+    assert distances[0] == 0.0
+    assert distances[1] > 1.0
+    assert np.isfinite(distances).all()
+
+
+def test_damaged_facts_tell_nothing(paths: Paths) -> None:
+    fabricate(paths)
+    (paths.study("made_up") / "tasks.json").write_text('{"task_0": ')
+    assert known_facts(paths, "tasks.json") == {}
+    assert set(known_facts(paths, "models.json")) == {"tiny-1m"}
+    assert seen(paths)  # still usable
+
+
+def test_facts_of_the_embedded_task_and_model() -> None:
+    from pathlib import Path
+
+    from harness.models.base_model import embedded_models, resolve_model
+    from harness.tasks.task import find_task, task_folders
+
+    root = Path(__file__).parent.parent.parent
+    facts = task_features(find_task("my_task", task_folders(root)))
+    assert facts["output_type"] == "multiple_choice"
+    assert facts["chance"] == 0.25
+    assert 0 < float(facts["log_completion_chars"]) < float(facts["log_prompt_chars"]) < 4
+    model = model_features(resolve_model(embedded_models()[0], None))
+    assert 5 < float(model["log_parameters"]) < 7
+
+
+def test_stages_come_back_as_they_were_recorded(paths: Paths) -> None:
+    made = fabricate(paths)
+    old = next(r for r in made.results if r.target and r.config.steps)
+    path = paths.record(old.config.key)
+    path.write_text(re.sub(r',\s*"data_fingerprint": ""', "", path.read_text()))  # from before the field existed
+    ingest(paths)
+    with connect(paths) as database:
+        seen = {o.key: o for o in observations(paths, database)}
+    for result in made.results:
+        if result.target and result.config.steps:
+            assert seen[result.config.key].candidate.stages == result.config.pipeline.stages

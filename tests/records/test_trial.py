@@ -1,0 +1,173 @@
+"""Records: keys that name what determines the outcome, files that are whole or absent."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import StorageError
+from harness.files import write_atomically
+from harness.records.paths import Paths
+from harness.records.results import find_result, iterate_results, read_result, write_result
+from harness.records.trial import (
+    CostRecord,
+    CurvePoint,
+    Evaluation,
+    ModelRef,
+    Pipeline,
+    Score,
+    Stage,
+    TaskRef,
+    TrialConfig,
+    TrialResult,
+    TrialStatus,
+    canonical_json,
+    config_from_json,
+    derive_seed,
+    fingerprint,
+    result_from_json,
+    to_json,
+)
+
+STAGE = Stage("some_method", params={"learning_rate": 1e-3, "rank": 8})
+CONFIG = TrialConfig(
+    Pipeline(ModelRef("base", "abc"), (STAGE,)),
+    TaskRef("task", "def"),
+    steps=10,
+    evaluation=Evaluation(off_target=(TaskRef("old", "x"),)),
+)
+RESULT = TrialResult(
+    CONFIG,
+    TrialStatus.COMPLETE,
+    scores=(
+        Score("task", "validation", "acc", 0.5, 0.01, 100, True, "key"),
+        Score("old", "validation", "acc", 0.4, None, 9, True, "k2"),
+    ),
+    curve=(CurvePoint(1.0, 10, 1.5, 320, 2.0, 0.5),),
+    cost=CostRecord(seconds={"train": 1.5, "load": 0.5}, tokens=320),
+)
+
+scalars = st.one_of(
+    st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.text()
+)
+configs = st.builds(
+    TrialConfig,
+    pipeline=st.builds(
+        Pipeline,
+        st.builds(ModelRef, st.text(), st.text()),
+        st.lists(st.builds(Stage, st.text(), params=st.dictionaries(st.text(), scalars)), min_size=1, max_size=3).map(
+            tuple
+        ),
+    ),
+    task=st.builds(TaskRef, st.text(), st.text()),
+    steps=st.integers(0, 10**6),
+    fidelity=st.floats(0.01, 1),
+    seed=st.integers(0, 2**31),
+)
+
+
+@given(configs)
+def test_a_configuration_survives_json_with_its_key(config):
+    again = config_from_json(json.loads(json.dumps(to_json(config))))
+    assert again == config
+    assert again.key == config.key
+
+
+def test_the_key_does_not_depend_on_the_order_of_parameters():
+    swapped = replace(STAGE, params=dict(reversed(STAGE.params.items())))
+    assert replace(CONFIG, pipeline=replace(CONFIG.pipeline, stages=(swapped,))).key == CONFIG.key
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TrialConfig)])
+def test_every_field_of_a_configuration_changes_the_key(field):
+    other = {
+        "pipeline": Pipeline(ModelRef("base", "other"), (STAGE,)),
+        "task": TaskRef("task", "other"),
+        "steps": 11,
+        "fidelity": 0.5,
+        "seed": 1,
+        "evaluation": Evaluation("test"),
+    }
+    assert replace(CONFIG, **{field: other[field]}).key != CONFIG.key
+
+
+def test_the_key_is_the_documented_hash():
+    import hashlib
+
+    text = json.dumps(to_json(CONFIG), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert CONFIG.key == hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def test_seeds_come_from_names():
+    assert derive_seed(0, "confirm", 1) == derive_seed(0, "confirm", 1)
+    assert derive_seed(0, "confirm", 1) != derive_seed(0, "confirm", 2)
+    assert derive_seed("ab", "c") != derive_seed("a", "bc")
+    assert all(0 <= derive_seed(i) < 2**31 for i in range(1000))
+
+
+def test_canonical_json_refuses_what_json_cannot_say():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"x": float("nan")})
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_a_record_survives_its_file(tmp_path):
+    paths = Paths(tmp_path)
+    assert read_result(write_result(paths, RESULT)) == RESULT
+    assert find_result(paths, CONFIG.key) == RESULT
+    assert RESULT.target == RESULT.scores[0]
+    assert RESULT.cost.total_s == 2.0
+
+
+def test_a_record_cut_short_counts_as_absent_and_is_named(tmp_path):
+    paths = Paths(tmp_path)
+    path = write_result(paths, RESULT)
+    path.write_text(path.read_text()[:-40])
+    assert find_result(paths, CONFIG.key) is None
+    with pytest.raises(StorageError, match=r"not a whole record.*delete it and run"):
+        read_result(path)
+    assert [type(found) for _, found in iterate_results(paths)] == [StorageError]
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    data = to_json(RESULT) | {"schema_version": 99}
+    with pytest.raises(StorageError, match="99: update harness"):
+        result_from_json(data)
+
+
+def test_non_finite_numbers_are_stored_as_absent(tmp_path):
+    paths = Paths(tmp_path)
+    curve = (CurvePoint(1.0, 10, 1.5, 320, float("inf"), None),)
+    assert read_result(write_result(paths, replace(RESULT, curve=curve))).curve[0].loss is None
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path):
+    """The file-size limit of the process stands in for a full disk: the kernel refuses the same write."""
+    target = tmp_path / "record.json"
+    target.write_text("old")
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from harness.files import write_atomically\n"
+        "from harness.errors import StorageError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_atomically(Path(sys.argv[1]), 'x' * 100_000)\n"
+        "except StorageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
+    assert "could not be written" in done.stdout
+    assert "free space" in done.stdout
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not be written"):
+        write_atomically(tmp_path / "file" / "below", "x")
