@@ -97,7 +97,8 @@ def test_facts_come_from_the_files_alone(family, widths, world):
 
 
 def test_facts_load_no_torch(world):
-    code = f"import sys; from harness.models.base_model import *; from harness.models.facts import model_facts; model_facts(resolve_model({str(world.llama)!r})); print('torch' in sys.modules)"
+    imports = "import sys; from harness.models.base_model import *; from harness.models.facts import model_facts"
+    code = f"{imports}; model_facts(resolve_model({str(world.llama)!r})); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
