@@ -102,7 +102,7 @@ def rows(run: Run, count: int, vocabulary: int) -> list[TokenSequence]:
     return [TokenSequence(tuple(ids), quiet + tuple(ids[len(quiet) :])) for ids in drawn]
 
 
-def learner(base: PreTrainedModel, run: Run, method: str, batch: int, seed: int) -> Learner:
+def random_learner(base: PreTrainedModel, run: Run, method: str, batch: int, seed: int) -> Learner:
     """A trial that is ready to train, as `harness.run` prepares it."""
     params = {"batch_size": batch, "learning_rate": RATE, "max_length": run.length}
     chosen: Choices = choices(Stage(method, params=params | ({"rank": RANK} if method == "lora" else {})))
@@ -111,10 +111,10 @@ def learner(base: PreTrainedModel, run: Run, method: str, batch: int, seed: int)
     setup = StageSetup(chosen.params, tokenizer(), device, seed, steps, lambda: base, lambda: [])
     torch.manual_seed(seed)
     model = chosen.method.attach(twin(base), setup)
-    one = Learner(model, chosen, setup, Watch(steps, frozenset(), Meter(device), Tally()), [])
-    one.examples = [(row,) for row in rows(run, batch * steps, base.config.vocab_size)]
-    one.order = step_order((run.length,) * len(one.examples), batch, steps, seed)
-    return one
+    learner = Learner(model, chosen, setup, Watch(steps, frozenset(), Meter(device), Tally()), [])
+    learner.examples = [(row,) for row in rows(run, batch * steps, base.config.vocab_size)]
+    learner.order = step_order((run.length,) * len(learner.examples), batch, steps, seed)
+    return learner
 
 
 def timed(run: Run, advance: Callable[[int], None]) -> float:
@@ -143,7 +143,7 @@ def compile_layers(model: Any) -> None:
 
 def ours(run: Run, base: PreTrainedModel, batch: int, count: int, compiled: bool = False) -> float:
     """Seconds of our loop for `count` trials."""
-    learners = [learner(base, run, "lora", batch, seed) for seed in range(count)]
+    learners = [random_learner(base, run, "lora", batch, seed) for seed in range(count)]
     session: Session = Together(learners) if count > 1 else Alone(learners[0])
     if compiled:
         compile_layers(session.stack.model if isinstance(session, Together) else learners[0].model)
@@ -152,13 +152,13 @@ def ours(run: Run, base: PreTrainedModel, batch: int, count: int, compiled: bool
 
 def full(run: Run, base: PreTrainedModel, batch: int, compiled: bool) -> tuple[float, float]:
     """Seconds of full tuning alone, and its model FLOPs."""
-    one = learner(base, run, "full", batch, 0)
-    session = Alone(one)
+    learner = random_learner(base, run, "full", batch, 0)
+    session = Alone(learner)
     if compiled:
-        compile_layers(one.model)
+        compile_layers(learner.model)
     seconds = timed(run, session.advance)
     sequences = batch * run.steps
-    return seconds, training_flops(model_size(one.model), sequences * run.length, sequences * run.length**2)
+    return seconds, training_flops(model_size(learner.model), sequences * run.length, sequences * run.length**2)
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]

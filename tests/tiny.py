@@ -15,7 +15,7 @@ from harness.tasks.task import find_task
 from harness.training.alone import Alone
 from harness.training.choices import choices
 from harness.training.learner import Watch
-from harness.training.prepare import learner
+from harness.training.prepare import make_learner
 from harness.training.together import Together
 from harness.training.trl import run_trainer
 
@@ -209,7 +209,7 @@ def attached(
     model = chosen.method.attach(model, setup)
     model = model if dtype is None else model.to(dtype)
     watch = Watch(steps, frozenset(), Meter("cpu"), Tally())
-    return learner(model, list(rows), chosen, setup, watch), notes
+    return make_learner(model, list(rows), chosen, setup, watch), notes
 
 
 def trained(folder, one_stage, steps=2, rows=ROWS, corpus=(), **options):

@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 class Alone(Session):
     """One trial, its model as it is: any method, with every hook."""
 
-    def __init__(self, one: Learner) -> None:
-        super().__init__([one])
-        method, model = one.choices.method, one.model
+    def __init__(self, learner: Learner) -> None:
+        super().__init__([learner])
+        method, model = learner.choices.method, learner.model
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        own = method.optimizer(model, one.setup)
-        self.optimizer = own or self._adamw(one)
+        own = method.optimizer(model, learner.setup)
+        self.optimizer = own or self._adamw(learner)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]  # a kept state brings a step's own
-        if own and one.optimizer_state:
-            own.load_state_dict(one.optimizer_state)
-        terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
+        if own and learner.optimizer_state:
+            own.load_state_dict(learner.optimizer_state)
+        terms = (learner.choices.retention.penalty(model, method, learner.setup), method.penalty(model, learner.setup))
         self.terms = [term for term in terms if term is not None]
-        one.facts |= facts(one) | {"optimizer": type(self.optimizer).__name__}
+        learner.facts |= facts(learner) | {"optimizer": type(self.optimizer).__name__}
         model.train()
 
-    def _adamw(self, one: Learner) -> Any:
-        decays, decay = decaying(one.model), float(one.setup.params["weight_decay"])
+    def _adamw(self, learner: Learner) -> Any:
+        decays, decay = decaying(learner.model), float(learner.setup.params["weight_decay"])
         groups = [(decay, True), (0.0, False)]
         optimizer = adamw(
             [([p for name, p in self.trained.items() if (name in decays) is wanted], rate) for rate, wanted in groups]
         )
-        for name, (first, second) in one.moments.items():
-            put_state(optimizer, self.trained[name], first, second, one.step)
+        for name, (first, second) in learner.moments.items():
+            put_state(optimizer, self.trained[name], first, second, learner.step)
         return optimizer
 
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
@@ -65,9 +65,9 @@ class Alone(Session):
 
     def begin(self) -> None:
         """The method's own hook, and the retention's."""
-        one = self.learners[0]
-        one.choices.method.before_step(one.model, one.step + 1)
-        one.choices.retention.before_step(one.step + 1)
+        learner = self.learners[0]
+        learner.choices.method.before_step(learner.model, learner.step + 1)
+        learner.choices.retention.before_step(learner.step + 1)
 
     def passed(self) -> None:
         """The method's own hook."""
@@ -77,15 +77,15 @@ class Alone(Session):
         """One step of the method's optimiser, or of AdamW; then the method's own hook."""
         import torch
 
-        one = self.learners[0]
-        one.choices.method.before_update(one.model, one.step + 1)
-        limit = float(one.setup.params["max_grad_norm"])
+        learner = self.learners[0]
+        learner.choices.method.before_update(learner.model, learner.step + 1)
+        limit = float(learner.setup.params["max_grad_norm"])
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), limit or math.inf)
-        rate = learning_rate(one.setup.params, one.step, one.setup.steps)
+        rate = learning_rate(learner.setup.params, learner.step, learner.setup.steps)
         for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * (own / float(one.setup.params["learning_rate"]) if own else 1.0)
+            group["lr"] = rate * (own / float(learner.setup.params["learning_rate"]) if own else 1.0)
         self.optimizer.step()
-        one.choices.method.after_step(one.model, one.step + 1)
+        learner.choices.method.after_step(learner.model, learner.step + 1)
         self.optimizer.zero_grad()
         return norm.view(1)
 
@@ -95,12 +95,12 @@ class Alone(Session):
 
     def close(self) -> None:
         """Keep the moments; the weights are the model's."""
-        one, state = self.learners[0], self.optimizer.state
-        if type(one.choices.method).optimizer is not Method.optimizer:
-            one.optimizer_state = self.optimizer.state_dict()
-        one.moments = {
+        learner, state = self.learners[0], self.optimizer.state
+        if type(learner.choices.method).optimizer is not Method.optimizer:
+            learner.optimizer_state = self.optimizer.state_dict()
+        learner.moments = {
             name: (state[p]["exp_avg"], state[p]["exp_avg_sq"])
             for name, p in self.trained.items()
             if "exp_avg" in state.get(p, {})
         }
-        one.model.eval()
+        learner.model.eval()

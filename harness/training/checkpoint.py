@@ -48,7 +48,7 @@ class Progress:
     """Wall seconds of all phases, earlier rungs included."""
 
 
-def save(folder: Path, one: Learner, progress: Progress) -> None:
+def save(folder: Path, learner: Learner, progress: Progress) -> None:
     """Write a checkpoint beside `folder` and rename it there."""
     import torch
     from safetensors.torch import save_file
@@ -56,19 +56,19 @@ def save(folder: Path, one: Learner, progress: Progress) -> None:
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    moved = {name: p.detach().cpu().contiguous() for name, p in _moving(one)}
+    moved = {name: p.detach().cpu().contiguous() for name, p in _moving(learner)}
     save_file(moved, building / WEIGHTS)
-    if state := one.choices.method.state(one.model):
+    if state := learner.choices.method.state(learner.model):
         save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, building / METHOD)
-    if one.trainer is None:
+    if learner.trainer is None:
         save_file(
-            {f"{n}/{name}": m[n].cpu().contiguous() for name, m in one.moments.items() for n in (0, 1)},
+            {f"{n}/{name}": m[n].cpu().contiguous() for name, m in learner.moments.items() for n in (0, 1)},
             building / MOMENTS,
         )
-        if one.optimizer_state:
-            torch.save(one.optimizer_state, building / OPTIMIZER)
+        if learner.optimizer_state:
+            torch.save(learner.optimizer_state, building / OPTIMIZER)
     else:
-        save_state(one.trainer, building)
+        save_state(learner.trainer, building)
     (building / PROGRESS).write_text(json.dumps(to_json(progress)))
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
@@ -91,7 +91,7 @@ def find(paths: Paths, config: TrialConfig) -> Path | None:
     return max(found)[1] if found else None
 
 
-def restore(folder: Path, one: Learner) -> Progress:
+def restore(folder: Path, learner: Learner) -> Progress:
     """Put a saved trial's weights, moments, step and losses into a learner that has the same parameters.
 
     What a trainer of TRL's needs stays in the folder: it is to be resumed from there.
@@ -101,25 +101,29 @@ def restore(folder: Path, one: Learner) -> Progress:
 
     saved = load_file(folder / WEIGHTS)
     with torch.no_grad():
-        for name, parameter in _moving(one):
+        for name, parameter in _moving(learner):
             parameter.copy_(saved[name])
     if (folder / METHOD).exists():
-        one.choices.method.load_state(one.model, load_file(folder / METHOD, device=one.setup.device))
+        learner.choices.method.load_state(learner.model, load_file(folder / METHOD, device=learner.setup.device))
     progress = read_progress(folder)
-    if one.trainer is None:
-        moments = load_file(folder / MOMENTS, device=one.setup.device)
+    if learner.trainer is None:
+        moments = load_file(folder / MOMENTS, device=learner.setup.device)
         if (folder / OPTIMIZER).exists():
-            one.optimizer_state = torch.load(folder / OPTIMIZER, map_location=one.setup.device, weights_only=True)
-        one.moments = {name: (moments[f"0/{name}"], moments[f"1/{name}"]) for name in saved if f"0/{name}" in moments}
-    one.step = progress.step
-    one.losses.total, one.losses.steps = progress.losses
+            learner.optimizer_state = torch.load(
+                folder / OPTIMIZER, map_location=learner.setup.device, weights_only=True
+            )
+        learner.moments = {
+            name: (moments[f"0/{name}"], moments[f"1/{name}"]) for name in saved if f"0/{name}" in moments
+        }
+    learner.step = progress.step
+    learner.losses.total, learner.losses.steps = progress.losses
     return progress
 
 
-def _moving(one: Learner) -> Iterator[tuple[str, Parameter]]:
+def _moving(learner: Learner) -> Iterator[tuple[str, Parameter]]:
     """What the method trains, whether or not it moves in the next step."""
-    trains = re.compile(one.choices.method.trains)
-    return ((name, p) for name, p in one.model.named_parameters() if trains.fullmatch(name))
+    trains = re.compile(learner.choices.method.trains)
+    return ((name, p) for name, p in learner.model.named_parameters() if trains.fullmatch(name))
 
 
 def read_progress(folder: Path) -> Progress:

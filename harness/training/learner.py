@@ -171,17 +171,17 @@ class Learner:
         self.padded_tokens += len(sequences) * max(len(s.input_ids) for s in sequences)
 
 
-def facts(one: Learner) -> dict[str, Any]:
+def facts(learner: Learner) -> dict[str, Any]:
     """What a stage really runs with, for the record."""
-    setup, params = one.setup, one.setup.params
+    setup, params = learner.setup, learner.setup.params
     return {
         "learning_rate": params["learning_rate"],
         "weight_decay": params["weight_decay"],
         "schedule": params["schedule"],
         "warmup_steps": warmup_steps(params, setup.steps),
         "scheduled_steps": setup.steps,
-        "rows": len(one.examples),
-        "batch": list(one.batch),
+        "rows": len(learner.examples),
+        "batch": list(learner.batch),
         "bf16": resolve_precision(str(params["precision"]), setup.device) == "bfloat16",
         "seed": setup.seed,
     }

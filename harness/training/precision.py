@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def precision(one: Learner, model: PreTrainedModel, batch: Batch | None = None) -> Iterator[None]:
+def precision(learner: Learner, model: PreTrainedModel, batch: Batch | None = None) -> Iterator[None]:
     """bfloat16 where the stage asks for it, and on a CPU what is quicker there.
 
     Args:
-        one: Whose stage it is.
+        learner: Whose stage it is.
         model: What will be called.
         batch: With what, if only its supervised positions matter.
     """
     import torch
 
-    setup, method = one.setup, one.choices.method
+    setup, method = learner.setup, learner.choices.method
     half = resolve_precision(str(setup.params["precision"]), setup.device) == "bfloat16"
     with ExitStack() as stack:
-        if setup.device == "cpu" and not method.reserved(setup.params) and not one.facts.get("recomputes"):
+        if setup.device == "cpu" and not method.reserved(setup.params) and not learner.facts.get("recomputes"):
             stack.enter_context(quick_attention(model, batch))
         stack.enter_context(torch.autocast(setup.device, torch.bfloat16, enabled=half))
         yield

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch) -> Learner:
+def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch) -> Learner:
     """A stage ready to train: rows curated, old knowledge mixed in, and tokenised.
 
     Raises:
@@ -28,23 +28,23 @@ def learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: Sta
             "has none: use objective sft or continued_pretraining"
         )
     rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
-    one = Learner(model, chosen, setup, watch, rows)
+    learner = Learner(model, chosen, setup, watch, rows)
     if not chosen.objective.fuses:
         from harness.training.trl import trainer_for
 
-        one.trainer = trainer_for(one)
-        return one
-    one.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
-    if not one.examples:
+        learner.trainer = trainer_for(learner)
+        return learner
+    learner.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
+    if not learner.examples:
         raise SpecError(
             f"training needs at least one row with something to learn within {setup.params['max_length']} tokens, but none "
             f"of {len(rows)} has: check the task, and what else takes tokens of the context"
         )
-    lengths = tuple(max(len(s.input_ids) for s in example) for example in one.examples)
-    size, passes = one.batch
-    one.order = step_order(lengths, size * passes, setup.steps, setup.seed)
+    lengths = tuple(max(len(s.input_ids) for s in example) for example in learner.examples)
+    size, passes = learner.batch
+    learner.order = step_order(lengths, size * passes, setup.steps, setup.seed)
     if chosen.objective.needs_reference:
         from harness.training.reference import reference_of
 
-        one.reference = reference_of(one)
-    return one
+        learner.reference = reference_of(learner)
+    return learner

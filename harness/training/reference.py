@@ -33,76 +33,78 @@ TOKENS = 1 << 12
 _SUMS: dict[bytes, float] = {}
 
 
-def reference_of(one: Learner) -> Reference:
+def reference_of(learner: Learner) -> Reference:
     """What the base says of all that a learner will be shown; the learner has done no step yet.
 
     The base's own dropout is switched off for good, so that the model starts as its reference; a method's stays.
     """
-    _still(one)
-    with _base(one) as model:
-        sums = _sums(one, model, [sequence for example in one.examples for sequence in example])
-        apart = [_sums(one, model, shown) for shown in _apart(one)]
-    passes = one.batch[1]
-    return Reference(sums.reshape(len(one.examples), -1), np.array(apart).reshape(one.watch.stop_at, passes, -1))
+    _still(learner)
+    with _base(learner) as model:
+        sums = _sums(learner, model, [sequence for example in learner.examples for sequence in example])
+        apart = [_sums(learner, model, shown) for shown in _apart(learner)]
+    passes = learner.batch[1]
+    return Reference(
+        sums.reshape(len(learner.examples), -1), np.array(apart).reshape(learner.watch.stop_at, passes, -1)
+    )
 
 
-def _still(one: Learner) -> None:
+def _still(learner: Learner) -> None:
     from torch.nn import Dropout
 
-    own = {id(module) for layer in one.choices.method.layers(one.model).values() for module in layer.modules()}
-    noisy = [m for m in one.model.modules() if isinstance(m, Dropout) and m.p and id(m) not in own]
+    own = {id(module) for layer in learner.choices.method.layers(learner.model).values() for module in layer.modules()}
+    noisy = [m for m in learner.model.modules() if isinstance(m, Dropout) and m.p and id(m) not in own]
     for module in noisy:
         module.p = 0.0
     if noisy:
-        one.setup.note("the base's dropout was off, so that training starts from what it is compared with")
+        learner.setup.note("the base's dropout was off, so that training starts from what it is compared with")
 
 
 @contextmanager
-def _base(one: Learner) -> Iterator[PreTrainedModel]:
+def _base(learner: Learner) -> Iterator[PreTrainedModel]:
     """The base in eval mode: the model with its adapters off, or the model itself, which no step has moved yet."""
-    method, training = one.choices.method, one.model.training
-    one.model.eval()
+    method, training = learner.choices.method, learner.model.training
+    learner.model.eval()
     try:
         if type(method).detached is not Method.detached:
-            with method.detached(one.model) as bare:
+            with method.detached(learner.model) as bare:
                 yield bare
         elif method.identity_at_start:
-            yield one.model
+            yield learner.model
         else:
-            yield one.setup.load_base().eval()
+            yield learner.setup.load_base().eval()
     finally:
-        one.model.train(training)
+        learner.model.train(training)
 
 
-def _apart(one: Learner) -> Iterator[list[TokenSequence]]:
+def _apart(learner: Learner) -> Iterator[list[TokenSequence]]:
     """What is shown apart from each forward pass, in the order of steps and passes."""
-    assert one.order is not None
-    size, passes = one.batch
-    for step in one.order[: one.watch.stop_at]:
+    assert learner.order is not None
+    size, passes = learner.batch
+    for step in learner.order[: learner.watch.stop_at]:
         for number in range(passes):
-            examples = [one.examples[index] for index in step[number * size : (number + 1) * size]]
-            shown = one.choices.objective.apart(examples, one.setup)
+            examples = [learner.examples[index] for index in step[number * size : (number + 1) * size]]
+            shown = learner.choices.objective.apart(examples, learner.setup)
             yield [sequence for example in shown for sequence in example]
 
 
-def _sums(one: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
+def _sums(learner: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
     """Summed log-probability of each sequence's completion, shape (sequences,)."""
-    keys = _keys(one, sequences)
+    keys = _keys(learner, sequences)
     found = {key: _SUMS[key] for key in keys if key in _SUMS}
     missing = {key: sequence for key, sequence in zip(keys, sequences, strict=True) if key not in found}
-    found |= dict(zip(missing, _computed(one, model, list(missing.values())), strict=True))
-    if one.setup.base:
+    found |= dict(zip(missing, _computed(learner, model, list(missing.values())), strict=True))
+    if learner.setup.base:
         _SUMS.update((key, found[key]) for key in missing)
         for key in list(islice(_SUMS, max(0, len(_SUMS) - KEPT))):
             del _SUMS[key]
     return np.array([found[key] for key in keys])
 
 
-def _keys(one: Learner, sequences: Sequence[TokenSequence]) -> list[bytes]:
-    setup = one.setup
-    options = one.choices.method.load_options(dict(setup.params), setup.device)
+def _keys(learner: Learner, sequences: Sequence[TokenSequence]) -> list[bytes]:
+    setup = learner.setup
+    options = learner.choices.method.load_options(dict(setup.params), setup.device)
     precision = resolve_precision(str(setup.params["precision"]), setup.device)
-    common = hashlib.blake2b(repr((setup.base, options, precision, setup.device, one.model.dtype)).encode())
+    common = hashlib.blake2b(repr((setup.base, options, precision, setup.device, learner.model.dtype)).encode())
     keys = []
     for sequence in sequences:
         key = common.copy()
@@ -112,17 +114,17 @@ def _keys(one: Learner, sequences: Sequence[TokenSequence]) -> list[bytes]:
     return keys
 
 
-def _computed(one: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
+def _computed(learner: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
     """The same from the model, sequences of like length together."""
     import torch
 
-    setup, sums = one.setup, np.zeros(len(sequences))
+    setup, sums = learner.setup, np.zeros(len(sequences))
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].input_ids))
     while order:
         size = max(1, TOKENS // len(sequences[order[-1]].input_ids))
         part, order = order[-size:], order[:-size]
         batch = collate([[(sequences[index],) for index in part]], padding_id(setup.tokenizer), setup.device)
-        with torch.no_grad(), precision(one, model):
+        with torch.no_grad(), precision(learner, model):
             nats = supervised_nats(model, batch)
         losses = TokenLosses(nats, batch.sequence, batch.completion, batch.rows)
         sums[part] = losses.log_probabilities()[0].double().cpu().numpy()

@@ -36,7 +36,7 @@ class Session(ABC):
     def __init__(self, learners: Sequence[Learner]) -> None:
         self.learners = learners
         self._seen: list[tuple[Tensor, Tensor]] = []
-        self.draws = any(draws_numbers(one.model) for one in learners)
+        self.draws = any(draws_numbers(learner.model) for learner in learners)
         """Whether random numbers depend on how a step is put together."""
 
     @abstractmethod
@@ -61,11 +61,11 @@ class Session(ABC):
         try:
             for _ in range(steps):
                 self._seen.append(self._step())
-                for one in self.learners:
-                    one.step += 1
+                for learner in self.learners:
+                    learner.step += 1
                 if len(self._seen) >= every:
                     self._look()
-                if any(one.failure for one in self.learners):
+                if any(learner.failure for learner in self.learners):
                     return
         finally:
             self._look()
@@ -74,10 +74,10 @@ class Session(ABC):
         """Each trial's loss of the next forward pass, summed over what its objective counts; nothing is changed."""
         import torch
 
-        seeds = [derive_seed(one.setup.seed, "step", one.step) for one in self.learners]
+        seeds = [derive_seed(learner.setup.seed, "step", learner.step) for learner in self.learners]
         with torch.no_grad():
-            losses = self._losses([one.drawn(0) for one in self.learners], seeds)
-            summed = self.learners[0].choices.objective.loss(losses, [one.setup for one in self.learners])
+            losses = self._losses([learner.drawn(0) for learner in self.learners], seeds)
+            summed = self.learners[0].choices.objective.loss(losses, [learner.setup for learner in self.learners])
         found: list[float] = summed.tolist()
         return found
 
@@ -97,11 +97,11 @@ class Session(ABC):
         """One optimiser step; losses (K,) without penalty, gradient norms (K,)."""
         import torch
 
-        examples, passes = [one.next_examples() for one in self.learners], self.learners[0].batch[1]
+        examples, passes = [learner.next_examples() for learner in self.learners], self.learners[0].batch[1]
         objective, device = self.learners[0].choices.objective, self.learners[0].setup.device
-        seeds = [derive_seed(one.setup.seed, "step", one.step) for one in self.learners]
+        seeds = [derive_seed(learner.setup.seed, "step", learner.step) for learner in self.learners]
         items = torch.tensor([objective.items(own) for own in examples], device=device)
-        parts, shown = [], [[one.drawn(number) for one in self.learners] for number in range(passes)]
+        parts, shown = [], [[learner.drawn(number) for learner in self.learners] for number in range(passes)]
         self.begin()
         for number, drawn in enumerate(shown):
             pieces = self._pieces(drawn)
@@ -111,15 +111,15 @@ class Session(ABC):
                 if self.learners[0].choices.method.one_by_one:  # no example's share may depend on the others' lengths
                     parts_of = torch.tensor([objective.items(part.examples) for part in piece], device=device)
                     parts_of *= len(examples[0])
-                loss = objective.loss(losses, [one.setup for one in self.learners]) / parts_of
+                loss = objective.loss(losses, [learner.setup for learner in self.learners]) / parts_of
                 term = self.penalty()
                 (loss.sum() if term is None else loss.sum() + term / (passes * len(pieces))).backward()
                 self.passed()
                 parts.append(loss.detach())
         norms = self.update()
         for drawn in shown:  # only now: a step that runs out of memory may be done again
-            for one, part in zip(self.learners, drawn, strict=True):
-                one.count(part.examples)
+            for learner, part in zip(self.learners, drawn, strict=True):
+                learner.count(part.examples)
         return torch.stack(parts).sum(0).double(), norms.double()
 
     def _pieces(self, drawn: Sequence[Drawn]) -> list[list[Drawn]]:
@@ -159,17 +159,17 @@ class Session(ABC):
             return
         values = torch.stack([torch.stack(pair) for pair in self._seen]).tolist()  # (steps, 2, K)
         self._seen = []
-        for k, one in enumerate(self.learners):
+        for k, learner in enumerate(self.learners):
             for offset, (losses, norms) in enumerate(values, 1 - len(values)):
                 for name, value in (("loss", losses[k]), ("grad_norm", norms[k])):
-                    if one.failure is None and not math.isfinite(value):
-                        step = one.step + offset
-                        one.failure = Diverged(f"{name} became {value} at step {step}: lower the learning rate")
-                if one.failure is None:
-                    one.losses.total += losses[k]
-                    one.losses.steps += 1
-            if one.failure is None:
+                    if learner.failure is None and not math.isfinite(value):
+                        step = learner.step + offset
+                        learner.failure = Diverged(f"{name} became {value} at step {step}: lower the learning rate")
+                if learner.failure is None:
+                    learner.losses.total += losses[k]
+                    learner.losses.steps += 1
+            if learner.failure is None:
                 try:
-                    one.check_time()
+                    learner.check_time()
                 except TimedOut as failure:
-                    one.failure = failure
+                    learner.failure = failure

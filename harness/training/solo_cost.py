@@ -71,7 +71,7 @@ def calibrate(learners: Sequence[Learner], kind: tuple[Any, ...]) -> list[Solo]:
         learners: Trials that are alike, before any step of this session.
         kind: What makes figures comparable besides the number of trainable parameters (model, choices, batch, device).
     """
-    sizes = [sum(p.numel() for p in one.model.parameters() if p.requires_grad) for one in learners]
+    sizes = [sum(p.numel() for p in learner.model.parameters() if p.requires_grad) for learner in learners]
     ends = [sizes.index(min(sizes)), sizes.index(max(sizes))]
     for index in dict.fromkeys(ends):
         if (*kind, sizes[index]) not in _KNOWN:
@@ -89,31 +89,31 @@ def _between(low: Solo, high: Solo, size: int) -> Solo:
     return replace(high, trainable=size, seconds_per_token=per_token)
 
 
-def _measure(one: Learner, size: int) -> Solo:
+def _measure(learner: Learner, size: int) -> Solo:
     """Time steps of a stand-in that shares the learner's model, and put the weights back."""
     import torch
 
-    before = {name: p.detach().clone() for name, p in one.model.named_parameters() if p.requires_grad}
-    meter, spans = Meter(one.setup.device), []
+    before = {name: p.detach().clone() for name, p in learner.model.named_parameters() if p.requires_grad}
+    meter, spans = Meter(learner.setup.device), []
     shadow = replace(
-        one,
-        watch=replace(one.watch, tally=Tally(), meter=meter),
+        learner,
+        watch=replace(learner.watch, tally=Tally(), meter=meter),
         losses=Losses(),
         facts={},
-        moments={name: (first.clone(), second.clone()) for name, (first, second) in one.moments.items()},
+        moments={name: (first.clone(), second.clone()) for name, (first, second) in learner.moments.items()},
     )
     held = meter.memory_now()
     with meter.phase("train"):
         session = Alone(shadow)
-        for _ in range(min(1 + STEPS, one.watch.stop_at - one.step)):
+        for _ in range(min(1 + STEPS, learner.watch.stop_at - learner.step)):
             started, tokens = time.perf_counter(), shadow.padded_tokens
             session.advance(1)
-            if one.setup.device == "cuda":
+            if learner.setup.device == "cuda":
                 torch.cuda.synchronize()
             spans.append((time.perf_counter() - started, shadow.padded_tokens - tokens))
     timed = spans[1:] or spans
     with torch.no_grad():
         for name, weights in before.items():
-            one.model.get_parameter(name).copy_(weights)
+            learner.model.get_parameter(name).copy_(weights)
     per_token = sum(seconds for seconds, _ in timed) / sum(tokens for _, tokens in timed)
     return Solo(size, per_token, meter.peak_memory_bytes, max(0, (meter.peak_memory_bytes or 0) - held))

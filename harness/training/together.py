@@ -34,32 +34,34 @@ class Together(Session):
         from harness.nn.stack import Stack
 
         super().__init__(learners)
-        self.stack: Stack = Stack([one.model for one in learners], [one.choices.method for one in learners])
+        self.stack: Stack = Stack(
+            [learner.model for learner in learners], [learner.choices.method for learner in learners]
+        )
         self.first, self.second = torch.zeros_like(self.stack.gradients), torch.zeros_like(self.stack.gradients)
-        self.optimizers = [self._adamw(k, one) for k, one in enumerate(learners)]
-        for one in learners:
-            one.facts |= facts(one) | {"optimizer": "AdamW"}
+        self.optimizers = [self._adamw(k, learner) for k, learner in enumerate(learners)]
+        for learner in learners:
+            learner.facts |= facts(learner) | {"optimizer": "AdamW"}
         self.stack.model.train()
 
-    def _adamw(self, k: int, one: Learner) -> Any:
+    def _adamw(self, k: int, learner: Learner) -> Any:
         """AdamW over a trial's row: one vector that decays, one that does not."""
         import torch
 
         for moments, index in ((self.first, 0), (self.second, 1)):
             for name, view in self.stack.named(moments[k], k).items():
-                if name in one.moments:
-                    view.copy_(one.moments[name][index])
+                if name in learner.moments:
+                    view.copy_(learner.moments[name][index])
         rows = []
         values, gradients = self.stack.values.detach(), self.stack.gradients
         for columns in (slice(0, self.stack.decayed), slice(self.stack.decayed, None)):
             row = torch.nn.Parameter(values[k, columns])
             row.grad = gradients[k, columns]
             rows.append((row, columns))
-        decays = (float(one.setup.params["weight_decay"]), 0.0)
+        decays = (float(learner.setup.params["weight_decay"]), 0.0)
         optimizer = adamw([([row] if len(row) else [], decay) for (row, _), decay in zip(rows, decays, strict=True)])
         for row, columns in rows:
             if len(row):
-                put_state(optimizer, row, self.first[k, columns], self.second[k, columns], one.step)
+                put_state(optimizer, row, self.first[k, columns], self.second[k, columns], learner.step)
         return optimizer
 
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
@@ -82,12 +84,12 @@ class Together(Session):
 
         gradients = self.stack.gradients
         norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
-        limits = [float(one.setup.params["max_grad_norm"]) or math.inf for one in self.learners]
+        limits = [float(learner.setup.params["max_grad_norm"]) or math.inf for learner in self.learners]
         limit = torch.tensor(limits, dtype=norms.dtype, device=norms.device)
         gradients.mul_(torch.clamp(limit / (norms + 1e-6), max=1.0).unsqueeze(1))
-        for one, optimizer in zip(self.learners, self.optimizers, strict=True):
+        for learner, optimizer in zip(self.learners, self.optimizers, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(one.setup.params, one.step, one.setup.steps)
+                group["lr"] = learning_rate(learner.setup.params, learner.step, learner.setup.steps)
             optimizer.step()
         gradients.zero_()
         return norms
@@ -99,12 +101,12 @@ class Together(Session):
         if len(due) == len(self.learners):
             return nullcontext((self.stack.model, self.stack.count))
         self.stack.write_back()
-        return stacked([one.model for one in due], [one.choices.method for one in due])
+        return stacked([learner.model for learner in due], [learner.choices.method for learner in due])
 
     def close(self) -> None:
         """Each trial's weights to its model, its moments to itself."""
         self.stack.write_back()
-        for k, one in enumerate(self.learners):
+        for k, learner in enumerate(self.learners):
             first, second = (self.stack.named(moments[k], k) for moments in (self.first, self.second))
-            one.moments = {name: (first[name].clone(), second[name].clone()) for name in first}
-            one.model.eval()
+            learner.moments = {name: (first[name].clone(), second[name].clone()) for name in first}
+            learner.model.eval()

@@ -26,49 +26,51 @@ if TYPE_CHECKING:
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-def trainer_for(one: Learner) -> Trainer:
+def trainer_for(learner: Learner) -> Trainer:
     """The objective's trainer around an attached model."""
-    model = one.model
+    model = learner.model
     dtypes = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     with _temporary_folder() as folder:
-        parts = TrainerParts(model, one.rows, _arguments(one.setup.params, one.setup, folder), one.setup)
-        trainer = one.choices.objective.trainer(parts)
+        parts = TrainerParts(
+            model, learner.rows, _arguments(learner.setup.params, learner.setup, folder), learner.setup
+        )
+        trainer = learner.choices.objective.trainer(parts)
     for name, parameter in model.named_parameters():
         if name in dtypes:  # TRL turns a quantised model's adapters to bfloat16, which rounds small updates away
             parameter.data = parameter.data.to(dtypes[name])
-    trainer.optimizer = one.choices.method.optimizer(model, one.setup)
+    trainer.optimizer = learner.choices.method.optimizer(model, learner.setup)
     return trainer
 
 
-def run_trainer(one: Learner, paused: Callable[[], None], resume_from: Path | None = None) -> None:
+def run_trainer(learner: Learner, paused: Callable[[], None], resume_from: Path | None = None) -> None:
     """Train in place, up to `watch.stop_at`.
 
     Args:
-        one: What trains; its `failure` is set where a loss, a gradient norm or a weight is not finite, or time is up.
+        learner: What trains; its `failure` is set where a loss, a gradient norm or a weight is not finite, or time is up.
         paused: Called after the steps of `watch.score_at`.
         resume_from: Folder that `save_state` wrote, whose weights are in the model already.
     """
     from transformers import PrinterCallback, set_seed
 
-    trainer, model = one.trainer, one.model
-    set_seed(one.setup.seed)  # whatever was drawn since it was made; a checkpoint brings its own state
-    method = one.choices.method
-    terms = (one.choices.retention.penalty(model, method, one.setup), method.penalty(model, one.setup))
-    _count_and_penalise(trainer, one, [term for term in terms if term is not None])
+    trainer, model = learner.trainer, learner.model
+    set_seed(learner.setup.seed)  # whatever was drawn since it was made; a checkpoint brings its own state
+    method = learner.choices.method
+    terms = (learner.choices.retention.penalty(model, method, learner.setup), method.penalty(model, learner.setup))
+    _count_and_penalise(trainer, learner, [term for term in terms if term is not None])
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_callback(one, paused))
+    trainer.add_callback(_callback(learner, paused))
     trainer._load_from_checkpoint = lambda *args: None  # weights are restored by name, for any method
     model.train()
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except (Diverged, TimedOut) as failure:
-        one.failure = failure
+        learner.failure = failure
     for wrapped in (model, trainer.model):  # accelerate's autocast around `forward`
         original = wrapped.__dict__.pop("_original_forward", None)
         if original is not None:
             wrapped.forward = original
     model.eval()
-    one.facts |= _facts(trainer) | one.choices.objective.observed(trainer, one.setup)
+    learner.facts |= _facts(trainer) | learner.choices.objective.observed(trainer, learner.setup)
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
@@ -110,7 +112,7 @@ def _arguments(params: Mapping[str, Scalar], setup: StageSetup, folder: str) -> 
     }
 
 
-def _count_and_penalise(trainer: Trainer, one: Learner, terms: list[Callable[[], Tensor]]) -> None:
+def _count_and_penalise(trainer: Trainer, learner: Learner, terms: list[Callable[[], Tensor]]) -> None:
     """Wrap the trainer's loss to count the batch, and its backward pass to add the terms once per optimiser step.
 
     Not its loss: some trainers divide that by the passes of a step, others have done so already.
@@ -118,37 +120,37 @@ def _count_and_penalise(trainer: Trainer, one: Learner, terms: list[Callable[[],
     original, backward = trainer.compute_loss, trainer.accelerator.backward
 
     def compute_loss(model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
-        one.watch.tally.add(inputs)
+        learner.watch.tally.add(inputs)
         return original(model, inputs, return_outputs=return_outputs, **options)
 
     def penalised(loss: Tensor, **options: Any) -> None:
         if terms:
             loss = loss + sum(term() for term in terms) / trainer.current_gradient_accumulation_steps
         backward(loss, **options)
-        one.choices.method.after_backward(one.model)
+        learner.choices.method.after_backward(learner.model)
 
     trainer.compute_loss, trainer.accelerator.backward = compute_loss, penalised
 
 
-def _callback(one: Learner, paused: Callable[[], None]) -> Any:
+def _callback(learner: Learner, paused: Callable[[], None]) -> Any:
     """The trainer's hooks: after each step the method's own, then the checks, the curve and the end."""
     from transformers import TrainerCallback
 
-    watch, losses, model = one.watch, one.losses, one.model
+    watch, losses, model = learner.watch, learner.losses, learner.model
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            one.choices.method.before_step(model, state.global_step + 1)
-            one.choices.retention.before_step(state.global_step + 1)
+            learner.choices.method.before_step(model, state.global_step + 1)
+            learner.choices.retention.before_step(state.global_step + 1)
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            one.choices.method.before_update(model, state.global_step + 1)
+            learner.choices.method.before_update(model, state.global_step + 1)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            one.choices.method.after_step(model, state.global_step + 1)
+            learner.choices.method.after_step(model, state.global_step + 1)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            one.step = state.global_step
+            learner.step = state.global_step
             control.should_training_stop |= state.global_step >= watch.stop_at
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -160,11 +162,11 @@ def _callback(one: Learner, paused: Callable[[], None]) -> Any:
             losses.total += logs["loss"]
             losses.steps += 1
             if state.global_step in watch.score_at:
-                with random_state_kept(), _without_autocast(one.trainer.model):
+                with random_state_kept(), _without_autocast(learner.trainer.model):
                     paused()
-                if one.failure is not None:
-                    raise one.failure
-            one.check_time()
+                if learner.failure is not None:
+                    raise learner.failure
+            learner.check_time()
 
     return Watcher()
 

@@ -239,12 +239,12 @@ class _Group:
             session.advance(min(run.trainee.until_pause for run in runs))
             return session
         except Exception as error:
-            one = runs[0].trainee
-            if len(runs) > 1 or not out_of_memory(error) or not one.spare_memory():
+            learner = runs[0].trainee
+            if len(runs) > 1 or not out_of_memory(error) or not learner.spare_memory():
                 raise
         session.close()
         release_memory()
-        return Alone(one)
+        return Alone(learner)
 
     def _calibrated(self, runs: Sequence[Run]) -> list[Solo | None]:
         """What each would take alone, where several train together; fewer of them where memory does not suffice.
@@ -347,11 +347,11 @@ def _session(runs: Sequence[Run]) -> Session:
 @contextmanager
 def _elsewhere(runs: Sequence[Run], model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """What tasks other than the trials' own are asked of; a method that has a say in it runs alone."""
-    one = runs[0].learner
-    if one is None or one.merged:
+    learner = runs[0].learner
+    if learner is None or learner.merged:
         yield model
     else:
-        with one.choices.method.elsewhere(model) as other:
+        with learner.choices.method.elsewhere(model) as other:
             yield other
 
 

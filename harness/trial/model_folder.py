@@ -23,7 +23,7 @@ TUNED = "tuned.json"
 """What a method that cannot be merged needs to be put on its base again."""
 
 
-def save_model(folder: Path, one: Learner, base: BaseModel) -> None:
+def save_model(folder: Path, learner: Learner, base: BaseModel) -> None:
     """Write a tuned model and its tokenizer.
 
     A mergeable method leaves a whole model, in the dtype of the base's own weights; another an adapter beside its
@@ -32,26 +32,26 @@ def save_model(folder: Path, one: Learner, base: BaseModel) -> None:
 
     Args:
         folder: Where to; replaced if it exists.
-        one: The last stage, trained.
+        learner: The last stage, trained.
         base: The model that stage started from.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if one.choices.method.mergeable:
-        _save_whole(folder, one.plain(), base)
+    if learner.choices.method.mergeable:
+        _save_whole(folder, learner.plain(), base)
     else:
         kept = str(_kept_base(base, folder))
-        for config in getattr(one.model, "peft_config", {}).values():
+        for config in getattr(learner.model, "peft_config", {}).values():
             config.base_model_name_or_path = kept
-        one.choices.method.save(one.model, folder)
+        learner.choices.method.save(learner.model, folder)
         how = {
-            "method": type(one.choices.method).__module__.rpartition(".")[2],
-            "params": dict(one.setup.params),
+            "method": type(learner.choices.method).__module__.rpartition(".")[2],
+            "params": dict(learner.setup.params),
             "base": "base" if base.is_temporary else base.ref.name if base.ref.name in embedded_models() else kept,
             "revision": "" if base.is_local else base.ref.revision,
         }
         (folder / TUNED).write_text(json.dumps(how, indent=1))
-    one.setup.tokenizer.save_pretrained(folder)
+    learner.setup.tokenizer.save_pretrained(folder)
 
 
 def load_tuned(folder: Path, device: str = "cpu") -> PreTrainedModel:

@@ -84,12 +84,12 @@ def _git_commit() -> str | None:
         return None
 
 
-def effective_settings(one: Learner) -> dict[str, Any]:
+def effective_settings(learner: Learner) -> dict[str, Any]:
     """What a stage really ran with: optimiser, schedule, steps, precision, and the adapter's configuration."""
-    adapters = getattr(one.model, "peft_config", {})
-    return one.facts | {
-        "steps": one.step,
-        "weights": str(one.model.dtype).removeprefix("torch."),
+    adapters = getattr(learner.model, "peft_config", {})
+    return learner.facts | {
+        "steps": learner.step,
+        "weights": str(learner.model.dtype).removeprefix("torch."),
         "adapter": {name: _plain(config.to_dict()) for name, config in adapters.items()},
     }
 

@@ -36,7 +36,7 @@ from harness.retention.base import Retention
 from harness.training import checkpoint
 from harness.training.choices import choices, refusal
 from harness.training.learner import Learner, Watch
-from harness.training.prepare import learner
+from harness.training.prepare import make_learner
 from harness.trial.failures import require_score, status_of
 from harness.trial.hardware import bf16_is_faster, peak_flops
 from harness.trial.model_folder import save_model, save_untouched, write_model_card
@@ -155,7 +155,7 @@ class Run:
             self.model = chosen.method.attach(self.model, setup)
             self.size = model_size(self.model)
         with self.meter.phase("data"):
-            self.learner = learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
+            self.learner = make_learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
         rung = checkpoint.find(self.workspace.paths, self.config) if len(self.config.pipeline.stages) == 1 else None
         if rung:
             with self.meter.phase("load"):
@@ -166,27 +166,27 @@ class Run:
 
     def count(self) -> None:
         """Count a stage that has ended, however it ended."""
-        one = self.trainee
-        self.effective["stages"].append(effective_settings(one))
-        tokens, squares = one.watch.tally.tokens, one.watch.tally.squared_lengths
+        learner = self.trainee
+        self.effective["stages"].append(effective_settings(learner))
+        tokens, squares = learner.watch.tally.tokens, learner.watch.tally.squared_lengths
         self.tally.flops += training_flops(self.size, tokens, squares)
-        self.tally.take(one.watch.tally)
+        self.tally.take(learner.watch.tally)
 
     def trained(self, ready: Ready) -> None:
         """Leave a checkpoint of a stage that has ended where asked to, and let retention have the last word."""
-        one = self.trainee
-        if one.failure is not None:
-            raise one.failure
-        one.check_weights()
+        learner = self.trainee
+        if learner.failure is not None:
+            raise learner.failure
+        learner.check_weights()
         self.steps_done += ready.stop_at
         if self.workspace.keep_checkpoint and len(self.config.pipeline.stages) == 1 and self.config.fidelity < 1:
             with self.meter.phase("save"):
-                self._save_checkpoint(one, ready)
-        if type(one.choices.retention).finish is not Retention.finish:
+                self._save_checkpoint(learner, ready)
+        if type(learner.choices.retention).finish is not Retention.finish:
             with self.meter.phase("train"):
-                one.model = self.model = one.choices.method.merge(one.model, one.setup)
-                one.merged = True
-                one.choices.retention.finish(one.model, one.setup)
+                learner.model = self.model = learner.choices.method.merge(learner.model, learner.setup)
+                learner.merged = True
+                learner.choices.retention.finish(learner.model, learner.setup)
 
     def untouched(self) -> None:
         """The base as it is, where no stage trains anything."""
@@ -196,13 +196,13 @@ class Run:
 
     def paused(self, outcome: Evaluated | Diverged) -> None:
         """The task's score at a point of the learning curve."""
-        one = self.trainee
+        learner = self.trainee
         value = require_score(outcome).score.value
-        step = self.steps_done + one.step
+        step = self.steps_done + learner.step
         total = sum(round(self.config.steps * stage.share) for stage in self.config.pipeline.stages)
         fractions = {max(1, round(fraction * total)): fraction for fraction in self.config.evaluation.fractions}
-        self._add_point(fractions[step], step, one.losses.mean, value)
-        one.losses.total, one.losses.steps = 0.0, 0
+        self._add_point(fractions[step], step, learner.losses.mean, value)
+        learner.losses.total, learner.losses.steps = 0.0, 0
 
     def scored(self, outcome: Evaluated | Diverged) -> None:
         """A final score; the first one is the task's own, and the curve's last point."""
@@ -222,16 +222,16 @@ class Run:
 
     def merged(self, folder: Path, base: BaseModel, objective: str) -> BaseModel:
         """The next stage's base: what a finished stage made of `base`, or `base` again if it left something beside it."""
-        one, after = self.trainee, BaseModel(self.config.pipeline.base_model, str(folder), is_temporary=True)
+        learner, after = self.trainee, BaseModel(self.config.pipeline.base_model, str(folder), is_temporary=True)
         with self.meter.phase("save"):
-            if one.choices.objective.leaves_policy:
-                one.plain().save_pretrained(folder)
-                one.setup.tokenizer.save_pretrained(folder)
+            if learner.choices.objective.leaves_policy:
+                learner.plain().save_pretrained(folder)
+                learner.setup.tokenizer.save_pretrained(folder)
             else:
-                one.choices.objective.leave(one.plain(), one.setup, folder)
+                learner.choices.objective.leave(learner.plain(), learner.setup, folder)
                 self.left[objective], after = folder, base
         self.model = self.learner = None
-        del one
+        del learner
         release_memory()
         return after
 
@@ -250,7 +250,9 @@ class Run:
         status, work, meter = self.status or TrialStatus.COMPLETE, self.workspace, self.meter
         scored = status.has_scores
         self.effective |= {"device": meter.device, "threads": work.threads, "peak_memory_from": meter.peak_memory_from}
-        self.effective["latency_s"] = {one.score.task: one.latency_s for one in self.evaluated if one.latency_s}
+        self.effective["latency_s"] = {
+            outcome.score.task: outcome.latency_s for outcome in self.evaluated if outcome.latency_s
+        }
         cost = cost_record(meter, self.tally, self.size, work.prices, work.threads)
         return TrialResult(
             config=self.config,
@@ -364,18 +366,18 @@ class Run:
         points = frozenset(step for step in wanted if 0 < step <= ready.stop_at - ready.is_last)
         return Watch(ready.stop_at, points, self.meter, Tally(), self.workspace.time_limit_s)
 
-    def _save_checkpoint(self, one: Learner, ready: Ready) -> None:
+    def _save_checkpoint(self, learner: Learner, ready: Ready) -> None:
         paths, config = self.workspace.paths, self.config
         progress = checkpoint.Progress(
             key=config.key,
             step=ready.stop_at,
             curve=tuple(self.curve),
-            losses=(one.losses.total, one.losses.steps),
+            losses=(learner.losses.total, learner.losses.steps),
             train_seconds=self._train_seconds(),
             tokens=self._tokens(),
             total_s=self.meter.total_s + (self.inherited.total_s if self.inherited else 0.0),
         )
-        checkpoint.save(paths.checkpoint(config.key), one, progress)
+        checkpoint.save(paths.checkpoint(config.key), learner, progress)
         checkpoint.announce(paths, config)
 
     def _add_point(self, fraction: float, step: int, loss: float | None, score: float) -> None:

@@ -14,7 +14,7 @@ from harness.records.trial import TrialStatus
 from harness.study.family import stage_space
 from harness.training import checkpoint, reference
 from harness.training.choices import refusal
-from harness.training.prepare import learner
+from harness.training.prepare import make_learner
 from harness.trial.group import Workspace, run_pack
 from harness.trial.packs import alike, alone_because
 from tests.tiny import attached, config, stage, train
@@ -132,7 +132,7 @@ def test_a_continuation_compares_with_the_base_not_with_what_it_continues(object
 
     def until(step):
         one = ready(world.llama, made, 6)
-        return learner(one.model, one.rows, one.choices, one.setup, replace(one.watch, stop_at=step))
+        return make_learner(one.model, one.rows, one.choices, one.setup, replace(one.watch, stop_at=step))
 
     (whole,) = train(until(6))
     first, second = until(3), until(6)
