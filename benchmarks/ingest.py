@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -29,11 +30,8 @@ def multiply(paths: Paths, records: int) -> None:
         small = Paths(Path(folder) / "results")
         made = fabricate(small, study_spec(tasks=5, trials=10))
         texts = [small.record(result.config.key).read_text() for result in made.results]
-        study = small.study("made_up")
-        paths.study("made_up").mkdir(parents=True)
-        for name in ("study.json", "tasks.json", "models.json"):
-            (paths.study("made_up") / name).write_text((study / name).read_text())
-    with (paths.study("made_up") / "members.jsonl").open("w") as members:
+        shutil.copytree(small.study("made_up").folder, paths.study("made_up").folder)
+    with paths.study("made_up").members.open("w") as members:
         for index in range(records):
             result, member = index % len(texts), dict(made.members[index % len(texts)])
             key = hashlib.sha256(str(index).encode()).hexdigest()[:20]

@@ -199,13 +199,13 @@ class _Maker:
                 self._add(name, task, *finalists[name], ("confirm", 0, "test", repetition))
 
     def finish(self) -> None:
-        folder = self.paths.study(self.spec.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        files = self.paths.study(self.spec.name)
+        files.folder.mkdir(parents=True, exist_ok=True)
         study = {"fingerprint": self.spec.fingerprint, "study": self.spec.model_dump(mode="json")}
-        (folder / "study.json").write_text(json.dumps(study))
-        (folder / "members.jsonl").write_text("".join(json.dumps(member) + "\n" for member in self.members))
-        (folder / "tasks.json").write_text(json.dumps({task: task_facts(self.world, task) for task in self.spec.tasks}))
-        (folder / "models.json").write_text(json.dumps({m.name: MODEL_FACTS for m in self.spec.base_models}))
+        files.spec.write_text(json.dumps(study))
+        files.members.write_text("".join(json.dumps(member) + "\n" for member in self.members))
+        files.facts("tasks").write_text(json.dumps({task: task_facts(self.world, task) for task in self.spec.tasks}))
+        files.facts("models").write_text(json.dumps({m.name: MODEL_FACTS for m in self.spec.base_models}))
 
     def _add(
         self, family: str, task: str, pipeline: Pipeline, values: Mapping[str, Scalar], why: tuple[str, int, str, int]
@@ -224,7 +224,7 @@ class _Maker:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(to_json(result), indent=1))
         if self.items and split == "test" and result.scores:
-            _write_items(path.parent / "items.parquet", result, self.items)
+            _write_items(self.paths.items(config.key), result, self.items)
         self.results.append(result)
         self.members.append(
             {"key": config.key, "role": role, "family": family, "task": task,

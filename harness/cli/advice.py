@@ -219,9 +219,9 @@ def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
 def started_studies(paths: Paths) -> list[StudySpec]:
     """The studies that were started here, as they were started; files that are none (any more) are left out."""
     found = []
-    for path in sorted((paths.results / "studies").glob("*/study.json")):
+    for study in paths.started():
         with suppress(ValueError, AttributeError):
-            data = json.loads(path.read_text())
+            data = json.loads(study.spec.read_text())
             found.append(StudySpec.model_validate(data.get("study", data)))
     return found
 
@@ -241,7 +241,7 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], options: 
     from harness.trial.group import Workspace, run_trial
     from harness.trial.model_folder import write_model_card
 
-    folder: Path = options["output"] or paths.results / "models" / order.task.name
+    folder: Path = options["output"] or paths.trained(order.task.name)
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
     if options["dry_run"]:

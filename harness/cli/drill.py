@@ -94,7 +94,7 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
     runs = Counter(_lines(folder / "ran"))
     outcome = Drilled(
         runner=runner,
-        complete=len(list(Paths(folder).trials.glob("*/*/record.json"))),
+        complete=sum(Path(record).exists() for record in Paths(folder).records()),
         ran_twice=sum(count > 1 for count in runs.values()),
         workers_killed=int((folder / "killed").exists()),
         drivers_killed=int(killed),

@@ -153,7 +153,7 @@ def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
     Raises:
         SpecError: When the study was never started here.
     """
-    started = sorted(path.parent.name for path in (paths.results / "studies").glob("*/study.json"))
+    started = [files.name for files in paths.started()]
     if study is not None and Path(study).stem not in started:
         raise SpecError(one_of("started study", study, started))
     return [_status_of(paths, name) for name in started if study is None or Path(study).stem == name]
@@ -167,7 +167,7 @@ def _status_of(paths: Paths, study: str) -> StudyStatus:
     found = {key: result for key, result in results.items() if result is not None}
     failed = Counter(str(result.status) for result in found.values() if not result.status.has_scores)
     seconds = sum(result.cost.total_s for key, result in found.items() if not members[key].reused)
-    steps = tuple(step for step in ("base", "search", "confirm") if (paths.study(study) / f"{step}.done").exists())
+    steps = tuple(step for step in ("base", "search", "confirm") if paths.study(study).done(step).exists())
     return StudyStatus(study, len(found) - failed.total(), len(members) - len(found), dict(failed), seconds, steps)
 
 
@@ -203,10 +203,10 @@ def import_records(paths: Paths, source: Path) -> Imported:
         else:
             _take(other, paths, result.config.key, path)
             taken += 1
-    for study in sorted((source / "studies").glob("*/study.json")):
-        target = paths.study(study.parent.name)
+    for study in other.started():
+        target = paths.study(study.name).folder
         if not target.exists():
-            for file in [*study.parent.glob("*.json"), *study.parent.glob("*.jsonl"), *study.parent.glob("*.done")]:
+            for file in [file for suffix in ("json", "jsonl", "done") for file in study.folder.glob(f"*.{suffix}")]:
                 write_atomically(target / file.name, file.read_bytes())
     return Imported(taken, there, tuple(damaged))
 

@@ -123,7 +123,7 @@ def _opened(path: Path, read_only: bool) -> Iterator[DuckDBPyConnection]:
 @contextmanager
 def _only_one(paths: Paths) -> Iterator[None]:
     """Hold the ingest lock; the kernel drops it with the process, so a killed ingest leaves nothing to clean up."""
-    path = paths.results / ".harness.duckdb.lock"
+    path = paths.database_lock
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
@@ -177,8 +177,7 @@ def _count(connection: DuckDBPyConnection, table: str) -> int:
 
 def _stage_records(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     """Read all whole records into the temporary table `records`; returns the others."""
-    files = (f"{trial}/record.json" for shard in _folders(paths.trials) for trial in _folders(shard))
-    _stage(connection, "records", files, RECORD)
+    _stage(connection, "records", paths.records(), RECORD)
     # where a field is missing VALID is NULL, not false
     rows = connection.execute(f"SELECT path FROM records WHERE ({VALID}) IS NOT TRUE ORDER BY path").fetchall()
     if rows:
@@ -188,9 +187,9 @@ def _stage_records(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged
 
 def _stage_studies(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     """Read studies' folders into the temporary tables `staged_studies` (study, spec) and `staged_members` (study, m)."""
-    studies = _folders(paths.results / "studies")
-    _stage(connection, "specs", (f"{study}/study.json" for study in studies), '"JSON"')
-    _stage(connection, "lines", (f"{study}/members.jsonl" for study in studies), MEMBER, lines=True)
+    studies = paths.studies()
+    _stage(connection, "specs", (str(study.spec) for study in studies), '"JSON"')
+    _stage(connection, "lines", (str(study.members) for study in studies), MEMBER, lines=True)
     connection.execute(
         """CREATE TEMP TABLE staged_studies AS SELECT key AS study, r AS spec FROM specs WHERE r IS NOT NULL;
         CREATE TEMP TABLE staged_members AS SELECT key AS study, r AS m FROM lines WHERE r.key IS NOT NULL
@@ -233,15 +232,6 @@ def _stage(
         connection.register("chunk", pa.table(columns, schema=empty.schema))
         connection.execute(f"INSERT INTO {table} {parse}")
     connection.unregister("chunk")
-
-
-def _folders(parent: Path | str) -> list[str]:
-    """Its subfolders, sorted; none where it does not exist."""
-    try:
-        with os.scandir(parent) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir())
-    except FileNotFoundError:
-        return []
 
 
 def _read(path: str) -> bytes | None:

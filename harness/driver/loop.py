@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from harness import __version__
@@ -27,7 +26,7 @@ from harness.driver.resolve import Site, device
 from harness.errors import HarnessError, SpecError, StorageError
 from harness.files import now
 from harness.records.lost_work import append_lost, chances_used, lost_attempt
-from harness.records.paths import Paths
+from harness.records.paths import Paths, StudyPaths
 from harness.records.results import find_result, write_result
 from harness.records.study_trials import Member, append_member
 from harness.records.trial import CostRecord, Provenance, TrialConfig, TrialResult, TrialStatus
@@ -114,7 +113,7 @@ class Driver:
         self.paths: Paths = site.paths
         self.known = {_identity(member): member for member in known}
         self.tally = Tally()
-        self._jobs = self.paths.study(study) / "jobs.jsonl"
+        self._jobs = self.paths.study(study).jobs
         self._reused = {member.key: member.reused for member in known}
         self._counted: set[str] = set()
         self._waiting: dict[str, list[Proposal]] = {}
@@ -333,22 +332,21 @@ def doubtful(result: TrialResult) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One driver per study: holds `driver.lock` while inside, on this host or on a file system shared with others.
+def locked(study: StudyPaths) -> Iterator[None]:
+    """One driver per study: holds its lock while inside, on this host or on a file system shared with others.
 
     Raises:
         HarnessError: When another driver holds it; the message names its process and host.
     """
-    path = folder / "driver.lock"
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    study.folder.mkdir(parents=True, exist_ok=True)
+    with study.lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise HarnessError(
-                f"one driver at a time may run {folder.name}, but {holder} does: wait or stop it"
+                f"one driver at a time may run {study.name}, but {holder} does: wait or stop it"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -271,9 +271,9 @@ def _detectable_on(task: TaskInfo, study: StudySpec, measured: Sequence[float]) 
 def _seed_sds(study: StudySpec, paths: Paths) -> dict[str, list[float]]:
     """By task, the standard deviation over seeds of every family that this or another study has confirmed on it."""
     deviations: dict[str, list[float]] = {}
-    for folder in sorted(paths.study("x").parent.glob("*/members.jsonl")):
+    for other in paths.studies():
         groups: dict[tuple[str, str, str], list[float]] = {}
-        for member in read_members(paths, folder.parent.name):
+        for member in read_members(paths, other.name):
             if member.role != "confirm" or member.task not in study.tasks:
                 continue
             result = find_result(paths, member.key)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.axes.contract import Situation
 from harness.errors import SpecError
@@ -75,8 +75,8 @@ class Setting:
     off_target: tuple[TaskInfo, ...]
     families: Mapping[str, Family]
     notes: tuple[str, ...] = ()
-    features: Mapping[str, Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
-    """What recommendations will want to know of tasks and models: by file of the study's folder, then by name."""
+    features: Mapping[Literal["tasks", "models"], Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
+    """What recommendations will want to know of tasks and models, by name."""
 
     @property
     def off_target_refs(self) -> tuple[TaskRef, ...]:
@@ -111,8 +111,8 @@ def resolve(study: StudySpec, site: Site) -> Setting:
         families,
         tuple(notes),
         {
-            "tasks.json": {task.name: task_features(task) for task in tasks},
-            "models.json": {model.ref.name: model_features(model) for model in models},
+            "tasks": {task.name: task_features(task) for task in tasks},
+            "models": {model.ref.name: model_features(model) for model in models},
         },
     )
     refuse_impossible(setting, device(site), site.task_folders)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from harness.driver.display import Display
@@ -104,8 +103,8 @@ def run_search(study: StudySpec, site: Site, setting: Setting | None = None) -> 
     """Spend every family's tuning budget; see `run_base` for arguments and errors."""
     with _opened(study, site, setting) as step:
         cells = search_cells(study, step.setting, guesses(study, site, step.setting))
-        folder = site.paths.study(study.name)
-        source = SearchSource(cells, read_stops(site.paths, study.name), partial(append_stop, folder))
+        files = site.paths.study(study.name)
+        source = SearchSource(cells, read_stops(site.paths, study.name), partial(append_stop, files))
         step.drive("search", source, source.restore(step.members))
         _remove_checkpoints(site.paths, cells)
         without = [cell.design.label for cell in cells if cell.best() is None]
@@ -123,7 +122,7 @@ def run_confirm(study: StudySpec, site: Site, setting: Setting | None = None) ->
         SpecError: Also when the study was not searched to its end.
     """
     with _opened(study, site, setting, last=True) as step:
-        if not _marker(site.paths, study.name, "search").exists():
+        if not site.paths.study(study.name).done("search").exists():
             raise SpecError(f"{study.name} must be searched before it is confirmed: run 'harness search {study.name}'")
         cells = restored_cells(site.paths, search_cells(study, step.setting, {}), step.members)
         source = FixedSource(list(confirm_proposals(study, step.setting, cells)))
@@ -162,7 +161,7 @@ class _Step:
             without_score=tuple(without_score),
             notes=(*self.setting.notes, *notes),
         )
-        write_atomically(_marker(self.site.paths, self.study.name, role), summary.text() + "\n")
+        write_atomically(self.site.paths.study(self.study.name).done(role), summary.text() + "\n")
         return summary
 
 
@@ -170,17 +169,17 @@ class _Step:
 def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = False) -> Iterator[_Step]:
     """The study's folder, claimed for this study and for this process; workers stay warm for the next step, if any."""
     options = parse_options(site.runner, site.options)
-    folder = site.paths.study(study.name)
+    files = site.paths.study(study.name)
     check_folder(site.paths, study)
-    with locked(folder):
-        runner = make_runner(site.runner, options, folder, _duty(study, site, options))
+    with locked(files):
+        runner = make_runner(site.runner, options, files, _duty(study, site, options))
         try:
-            if not any((folder / f"{role}.done").exists() for role in ("search", "confirm")[last:]):
+            if not any(files.done(role).exists() for role in ("search", "confirm")[last:]):
                 runner.expect(len(study.families) * len(study.tasks) * len(study.base_models))
             setting = setting or resolve(study, site)
-            write_atomically(folder / "study.json", _study_json(study))
-            for name, facts in setting.features.items():
-                write_atomically(folder / name, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+            write_atomically(files.spec, _study_json(study))
+            for kind, facts in setting.features.items():
+                write_atomically(files.facts(kind), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
             _keep_plan(study, site, setting)
             members = read_members(site.paths, study.name)
             yield _Step(study, site, setting, members, Driver(study.name, site, runner, members, options["pack"]))
@@ -195,7 +194,7 @@ def _opened(study: StudySpec, site: Site, setting: Setting | None, last: bool = 
 
 def check_folder(paths: Paths, study: StudySpec) -> None:
     """Raise `SpecError` if the study's output folder belongs to another study."""
-    path = paths.study(study.name) / "study.json"
+    path = paths.study(study.name).spec
     if not path.exists():
         return
     try:
@@ -215,7 +214,7 @@ def _study_json(study: StudySpec) -> str:
 
 def _keep_plan(study: StudySpec, site: Site, setting: Setting) -> None:
     """What was expected before the first trial, kept beside what happens; a budget that funds nothing ends here."""
-    path = site.paths.study(study.name) / "plan.json"
+    path = site.paths.study(study.name).plan
     if not path.exists():
         write_atomically(path, json.dumps(to_json(plan_study(study, site, setting)), indent=1) + "\n")
 
@@ -235,12 +234,7 @@ def _duty(study: StudySpec, site: Site, options: Mapping[str, Any]) -> Duty:
         together=options["pack"],
         corpora=corpora(study),
     )
-    return Duty(paths.study(study.name) / "queue", site.work, workspace, options["idle_s"])
-
-
-def _marker(paths: Paths, study: str, role: Role) -> Path:
-    """Says to Snakemake that a step is complete."""
-    return paths.study(study) / f"{role}.done"
+    return Duty(paths.study(study.name).queue, site.work, workspace, options["idle_s"])
 
 
 def _remove_checkpoints(paths: Paths, cells: Sequence[Cell]) -> None:

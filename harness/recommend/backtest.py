@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -110,20 +109,15 @@ class Backtest:
         return "\n".join(lines)
 
 
-def backtest_path(paths: Paths) -> Path:
-    """Where the result is kept."""
-    return paths.results / "backtest.json"
-
-
 def backtest(paths: Paths) -> Backtest:
-    """Run the test on the database's evidence and keep the result in `results/backtest.json`.
+    """Run the test on the database's evidence and keep the result.
 
     Raises:
         StorageError: When there is no database.
     """
     with connect(paths) as connection:
         result = evaluate([o for o in observations(paths, connection) if o.gain is not None])
-    write_atomically(backtest_path(paths), json.dumps(to_json(result), indent=1) + "\n")
+    write_atomically(paths.backtest, json.dumps(to_json(result), indent=1) + "\n")
     return result
 
 
@@ -267,7 +261,7 @@ def _summary(
 def read_backtest(paths: Paths, seen: Sequence[Observation]) -> Backtest:
     """The kept result where it rests on this evidence; else a new one, kept."""
     try:
-        data = json.loads(backtest_path(paths).read_text())
+        data = json.loads(paths.backtest.read_text())
         if data["evidence"] == evidence_fingerprint(seen):
             kept = {target: Coverage(**value) for target, value in data["coverage"].items()}
             return Backtest(**data | {"tasks": tuple(LeftOut(**task) for task in data["tasks"]), "coverage": kept})

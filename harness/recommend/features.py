@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -194,7 +194,7 @@ ORDER BY t.key"""
 
 def observations(paths: Paths, connection: DuckDBPyConnection) -> list[Observation]:
     """Every trial that trained something and has a score, in key order."""
-    tasks, models = known_facts(paths, "tasks.json"), known_facts(paths, "models.json")
+    tasks, models = known_facts(paths, "tasks"), known_facts(paths, "models")
     return [_observation(row, tasks, models) for row in connection.execute(_SEEN).fetchall()]
 
 
@@ -230,12 +230,12 @@ def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
     return [o if o.forgetting_is_share is shares else replace(o, forgetting=None) for o in seen]
 
 
-def known_facts(paths: Paths, name: str) -> dict[str, Facts]:
-    """Facts by task or model name from all studies' `tasks.json` or `models.json`; files that are damaged tell nothing."""
+def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Facts]:
+    """Facts of tasks or base models by name, from all studies; files that are damaged tell nothing."""
     facts: dict[str, Facts] = {}
-    for path in sorted(paths.study("x").parent.glob(f"*/{name}")):
+    for study in paths.studies():
         try:
-            facts |= json.loads(path.read_text())
+            facts |= json.loads(study.facts(kind).read_text())
         except (OSError, ValueError, TypeError):
             continue
     return facts

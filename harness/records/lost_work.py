@@ -1,7 +1,7 @@
 """What a study lost or saved beside its trials' records: attempts that a dead worker took along, families that gave up.
 
-results/studies/NAME/jobs.jsonl    lines with event `lost`: seconds of a trial that no record has
-results/studies/NAME/early.jsonl   a line for each family that stopped before its budget was used
+`StudyPaths.jobs` has lines with event `lost`: seconds of a trial that no record has. `StudyPaths.stops` has a line for
+each family that stopped before its budget was used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.files import append_line, duration, now, read_lines
-from harness.records.paths import Paths
+from harness.records.paths import Paths, StudyPaths
 from harness.records.results import find_result
 from harness.records.trial import TrialConfig, to_json
 
@@ -51,19 +51,19 @@ class Stop:
         )
 
 
-def append_stop(folder: Path, stop: Stop) -> None:
+def append_stop(study: StudyPaths, stop: Stop) -> None:
     """Write down that a family gave up, so that a later driver of the study does not think otherwise.
 
     Args:
-        folder: The study's.
+        study: The study's files.
         stop: What was decided, and from what.
     """
-    append_line(folder / "early.jsonl", to_json(stop))
+    append_line(study.stops, to_json(stop))
 
 
 def read_stops(paths: Paths, study: str) -> list[Stop]:
     """The families of a study that gave up, in the order in which they did."""
-    return [Stop(**line) for line in read_lines(paths.study(study) / "early.jsonl")]
+    return [Stop(**line) for line in read_lines(paths.study(study).stops)]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def append_lost(lines: Path, lost: Lost) -> None:
     """Write down what was lost: a line and an equal share of the seconds for each trial.
 
     Args:
-        lines: The study's `jobs.jsonl`.
+        lines: The study's `StudyPaths.jobs`.
         lost: What happened.
     """
     count = len(lost.configs)
@@ -109,7 +109,7 @@ def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, re
 def lost_seconds(paths: Paths, study: str) -> dict[str, float]:
     """Wall seconds of lost attempts by trial key, beside what the trial's own record says."""
     seconds: dict[str, float] = {}
-    for line in read_lines(paths.study(study) / "jobs.jsonl"):
+    for line in read_lines(paths.study(study).jobs):
         if line["event"] == "lost":
             seconds[line["key"]] = seconds.get(line["key"], 0.0) + line.get("seconds", 0.0)
     return seconds

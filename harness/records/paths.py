@@ -1,9 +1,72 @@
-"""Where every file lies, and how records are written and read: whole, or not at all."""
+"""Where every file below `results/` and `reports/` lies; no other module knows a name of one."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of one study: what it asked for, and what its driver and its workers tell each other."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.folder.name
+
+    @property
+    def spec(self) -> Path:
+        """The study file as it was started, with its fingerprint."""
+        return self.folder / "study.json"
+
+    @property
+    def plan(self) -> Path:
+        """What was expected before the first trial."""
+        return self.folder / "plan.json"
+
+    def facts(self, kind: Literal["tasks", "models"]) -> Path:
+        """What recommendations want to know of the study's tasks or base models."""
+        return self.folder / f"{kind}.json"
+
+    @property
+    def members(self) -> Path:
+        """One line for each trial of the study: which step asked for it, and why."""
+        return self.folder / "members.jsonl"
+
+    @property
+    def stops(self) -> Path:
+        """One line for each family that gave up before its budget was used."""
+        return self.folder / "early.jsonl"
+
+    @property
+    def jobs(self) -> Path:
+        """One line for each worker that started or ended, and for each trial that was lost with one."""
+        return self.folder / "jobs.jsonl"
+
+    @property
+    def queue(self) -> Path:
+        """Packs of trials on their way to workers and back."""
+        return self.folder / "queue"
+
+    @property
+    def logs(self) -> Path:
+        """What submitit keeps of the workers: their logs and what they were told."""
+        return self.folder / "jobs"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one driver that runs the study."""
+        return self.folder / "driver.lock"
+
+    def done(self, step: str) -> Path:
+        """Written when a step (base, search, confirm) is complete; Snakemake waits for it."""
+        return self.folder / f"{step}.done"
 
 
 @dataclass(frozen=True)
@@ -18,11 +81,6 @@ class Paths:
         """Folder of all trials, shared by all studies."""
         return self.results / "trials"
 
-    @property
-    def database(self) -> Path:
-        """The DuckDB file, derived from the records."""
-        return self.results / "harness.duckdb"
-
     def trial(self, key: str) -> Path:
         """A trial's folder, in one of 256 by the key's first two digits, so that no folder grows too wide."""
         return self.trials / key[:2] / key
@@ -30,6 +88,12 @@ class Paths:
     def record(self, key: str) -> Path:
         """A trial's record."""
         return self.trial(key) / "record.json"
+
+    def records(self) -> Iterator[str]:
+        """Where the record of every trial that has a folder lies, in key order; a trial still running has none yet."""
+        for shard in _folders(self.trials):
+            for trial in _folders(shard):
+                yield f"{trial}/record.json"  # a hundred thousand Path objects would cost as much as reading the files
 
     def items(self, key: str) -> Path:
         """A trial's item-level outcomes."""
@@ -52,6 +116,21 @@ class Paths:
         return self.trial(key) / "model"
 
     @property
+    def database(self) -> Path:
+        """The DuckDB file, derived from the records."""
+        return self.results / "harness.duckdb"
+
+    @property
+    def database_lock(self) -> Path:
+        """Held by the one process that builds the database."""
+        return self.results / ".harness.duckdb.lock"
+
+    @property
+    def backtest(self) -> Path:
+        """How well recommendations would have done on each task, had it been the new one."""
+        return self.results / "backtest.json"
+
+    @property
     def cache(self) -> Path:
         """What takes long and can be computed again; deleting it loses nothing."""
         return self.results / "cache"
@@ -61,10 +140,31 @@ class Paths:
         """What was measured of the machines that ran trials, which all trials go by."""
         return self.results / "machine"
 
-    def study(self, name: str) -> Path:
-        """What the driver knows of a study: its file, its trials and why each ran, its jobs and its lock."""
-        return self.results / "studies" / name
+    def trained(self, task: str) -> Path:
+        """The model folder that `harness train` leaves for a task."""
+        return self.results / "models" / task
+
+    def study(self, name: str) -> StudyPaths:
+        """The files of a study."""
+        return StudyPaths(self.results / "studies" / name)
+
+    def studies(self) -> list[StudyPaths]:
+        """All studies that have a folder, by name."""
+        return [StudyPaths(Path(folder)) for folder in _folders(self.results / "studies")]
+
+    def started(self) -> list[StudyPaths]:
+        """All studies that were started, by name."""
+        return [study for study in self.studies() if study.spec.exists()]
 
     def report(self, name: str) -> Path:
         """A study's report."""
         return self.reports / f"{name}.html"
+
+
+def _folders(parent: Path | str) -> list[str]:
+    """The subfolders of a folder, sorted; none where it does not exist."""
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []

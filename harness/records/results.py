@@ -50,7 +50,7 @@ def find_result(paths: Paths, key: str) -> TrialResult | None:
 
 def iterate_results(paths: Paths) -> Iterator[tuple[Path, TrialResult | StorageError]]:
     """Every record below `results/trials`, in key order; damaged ones as the error that says what is wrong."""
-    for path in sorted(paths.trials.glob("*/*/record.json")):
+    for path in filter(Path.exists, map(Path, paths.records())):
         try:
             yield path, read_result(path)
         except StorageError as error:

@@ -1,10 +1,9 @@
-"""Which trials a study has, and why: `members.jsonl`, one line for each, written before the trial is started."""
+"""Which trials a study has, and why: one line for each, written before the trial is started."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from harness.files import append_line, read_lines
@@ -37,23 +36,18 @@ class Member:
     """Where it stops. A number without a line at a higher fidelity was not promoted; its record is complete as it is."""
 
 
-def members_path(paths: Paths, study: str) -> Path:
-    """Where a study's members stand."""
-    return paths.study(study) / "members.jsonl"
-
-
 def read_members(paths: Paths, study: str) -> list[Member]:
     """A study's trials in the order they were asked for; empty for an unknown study.
 
     Raises:
         StorageError: When a line other than an unfinished last one is damaged.
     """
-    return [Member(**data) for data in read_lines(members_path(paths, study))]
+    return [Member(**data) for data in read_lines(paths.study(study).members)]
 
 
 def append_member(paths: Paths, study: str, member: Member) -> None:
     """Add a line. A power cut may lose the last ones: the next driver asks for the same trials and finds their records."""
-    append_line(members_path(paths, study), to_json(member), sync=False)
+    append_line(paths.study(study).members, to_json(member), sync=False)
 
 
 Role = Literal["base", "search", "confirm"]

@@ -104,13 +104,13 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
     """
     from harness.database.ingest import connect
 
-    folder = paths.study(study)
-    known = sorted(path.parent.name for path in paths.study("x").parent.glob("*/study.json"))
+    files = paths.study(study)
+    known = [other.name for other in paths.started()]
     if study not in known:
         raise SpecError(
             one_of("study", study, known) + ("" if known else "none; run 'harness search' on a study first")
         )
-    content = _read(folder / "study.json")
+    content = _read(files.spec)
     with connect(paths) as connection:
         trials, scores, curves, walked = (
             connection.execute(sql, [study]).df() for sql in (_TRIALS, _SCORES, _CURVES, _PATHS)
@@ -118,8 +118,8 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
     return StudyData(
         study,
         content.get("study", content),
-        _read(folder / "plan.json") if (folder / "plan.json").exists() else None,
-        _read(paths.results / "backtest.json") if (paths.results / "backtest.json").exists() else None,
+        _read(files.plan) if files.plan.exists() else None,
+        _read(paths.backtest) if paths.backtest.exists() else None,
         trials,
         scores,
         curves,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, one_of
+from harness.records.paths import StudyPaths
 from harness.runners.base import InlineRunner, Runner
 from harness.runners.devices import gpus
 from harness.runners.worker import Duty
@@ -64,25 +64,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make_runner(runner: str, options: Mapping[str, Any], folder: Path, duty: Duty) -> Runner:
+def make_runner(runner: str, options: Mapping[str, Any], study: StudyPaths, duty: Duty) -> Runner:
     """The runner of a study.
 
     Args:
         runner: `inline`, `local` or `slurm`.
         options: From `parse_options`.
-        folder: The study's folder, on a file system that the workers share.
+        study: The study's files, on a file system that the workers share.
         duty: What workers do.
     """
     from harness.runners.local import LocalBackend
     from harness.runners.queue import QueueRunner, retire
     from harness.runners.slurm import SlurmBackend
 
-    jobs = folder / "jobs"
-    jobs.mkdir(parents=True, exist_ok=True)
-    jobs.chmod(0o700)  # submitit's pickles hold what workers are told
-    own = jobs / f"{time.time_ns()}"  # process ids come back; what submitit keeps by id must not
+    study.logs.mkdir(parents=True, exist_ok=True)
+    study.logs.chmod(0o700)  # submitit's pickles hold what workers are told
+    own = study.logs / f"{time.time_ns()}"  # process ids come back; what submitit keeps by id must not
     backends = {"local": LocalBackend(own, options), "slurm": SlurmBackend(own, options)}
     for kind, backend in backends.items():
         if kind != runner:
-            retire(folder / "jobs.jsonl", backend, kind)
-    return InlineRunner(duty) if runner == "inline" else QueueRunner(folder, duty, backends[runner], options)
+            retire(study.jobs, backend, kind)
+    return InlineRunner(duty) if runner == "inline" else QueueRunner(study.jobs, duty, backends[runner], options)

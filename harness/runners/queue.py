@@ -33,9 +33,9 @@ _DRIVERS_OWN = ("workers", "pack", "idle_s")
 class QueueRunner(Runner):
     """Feeds warm workers through the queue of a study; `backend` submits them."""
 
-    def __init__(self, folder: Path, duty: Duty, backend: Backend, options: Mapping[str, Any]) -> None:
+    def __init__(self, lines: Path, duty: Duty, backend: Backend, options: Mapping[str, Any]) -> None:
         self.duty, self.backend, self.settle_s = duty, backend, backend.settle_s
-        self.folders, self.lines = Folders(duty.queue), folder / "jobs.jsonl"
+        self.folders, self.lines = Folders(duty.queue), lines
         self.workers = options["workers"]
         self.slots = self.workers + max(1, self.workers // 4)
         self.folders.make()

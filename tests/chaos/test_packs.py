@@ -16,7 +16,7 @@ TOGETHER = {"STANDIN_TOGETHER": "1", "STANDIN_TRIALS": "4"}
 
 
 def events(scene, name):
-    return [line for line in read_lines(scene.paths.study(STUDY.name) / "jobs.jsonl") if line["event"] == name]
+    return [line for line in read_lines(scene.paths.study(STUDY.name).jobs) if line["event"] == name]
 
 
 def test_of_a_pack_whose_worker_was_killed_the_rest_runs_again_one_by_one(scene):

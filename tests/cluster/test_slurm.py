@@ -31,7 +31,7 @@ def scene(tmp_path):
 
 
 def started(scene):
-    lines = read_lines(scene.paths.study(STUDY.name) / "jobs.jsonl")
+    lines = read_lines(scene.paths.study(STUDY.name).jobs)
     return [line for line in lines if line["event"] == "started"]
 
 
@@ -51,7 +51,7 @@ def test_a_study_runs_through_slurm_and_leaves_no_job_behind(scene):
     jobs = [line["job"]["job"] for line in started(scene)]
     assert len(jobs) == 2
     wait_until_gone(jobs, timeout=90)
-    assert (scene.paths.study(STUDY.name) / "jobs").stat().st_mode & 0o777 == 0o700
+    assert scene.paths.study(STUDY.name).logs.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_next_step_finds_the_jobs_of_the_last_one_warm(scene):

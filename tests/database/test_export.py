@@ -70,7 +70,7 @@ def test_optuna_has_the_same_trials_and_values(paths: Paths, made: Fabricated, t
 
 
 def test_rungs_are_one_trial_each_and_pruned_below_the_top(paths: Paths, made: Fabricated, tmp_path: Path) -> None:
-    path = paths.study("made_up") / "members.jsonl"
+    path = paths.study("made_up").members
     lines = path.read_text().splitlines()
     cell = [
         i for i, line in enumerate(lines) if '"search"' in line and '"task_0"' in line and '"family": "lora"' in line
@@ -101,7 +101,7 @@ def test_mistakes_are_one_sentence(paths: Paths, made: Fabricated, tmp_path: Pat
 
 def test_values_outside_todays_space_are_exported(paths: Paths, made: Fabricated, tmp_path: Path) -> None:
     """A learning rate that the plug-in no longer offers, and a whole number that became a word."""
-    path = paths.study("made_up") / "members.jsonl"
+    path = paths.study("made_up").members
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     cell = [m for m in lines if (m["role"], m["task"], m["family"]) == ("search", "task_0", "lora")]
     cell[0]["params"] |= {"learning_rate": 50.0, "rank": "auto"}
@@ -119,5 +119,5 @@ def test_a_folder_is_no_storage(paths: Paths, tmp_path: Path) -> None:
 
 
 def test_only_the_optuna_export_imports_optuna() -> None:
-    code = "import sys, harness.export; print('optuna' in sys.modules)"
+    code = "import sys, harness.database.export; print('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

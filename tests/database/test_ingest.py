@@ -68,7 +68,7 @@ def test_new_records_arrive_and_deleted_ones_leave(paths: Paths) -> None:
     fabricate(paths, study_spec("one", tasks=1))
     ingest(paths)
     made = fabricate(paths, study_spec("two", tasks=2))
-    shutil.rmtree(paths.study("one"))
+    shutil.rmtree(paths.study("one").folder)
     ingest(paths)
     assert rows(paths, "SELECT DISTINCT study FROM members") == [("two",)]
     assert rows(paths, "SELECT count(*) FROM trials") == [(len(made.results),)]  # task_0's trials are shared
@@ -111,7 +111,7 @@ def test_a_damaged_record_is_named_and_the_rest_is_kept(paths: Paths, made: Fabr
 def test_damaged_items_and_member_lines_are_named_too(paths: Paths, made: Fabricated) -> None:
     victim = next(r for r in made.results if r.config.evaluation.split == "test")
     paths.items(victim.config.key).write_bytes(b"PAR1 torn")
-    members = paths.study("made_up") / "members.jsonl"
+    members = paths.study("made_up").members
     members.write_text(members.read_text()[:-40])
     summary = ingest(paths)
     assert (summary.trials, summary.members) == (60, 59)
@@ -253,7 +253,7 @@ LOCK = (
 @pytest.mark.parametrize("held", ["database", "lock"])
 def test_another_process_holding_it_is_one_sentence(paths: Paths, held: str) -> None:
     ingest(paths)
-    path = paths.database if held == "database" else paths.results / ".harness.duckdb.lock"
+    path = paths.database if held == "database" else paths.database_lock
     with subprocess.Popen(
         [sys.executable, "-c", HOLD if held == "database" else LOCK, str(path)], stdout=subprocess.PIPE, text=True
     ) as other:

@@ -11,7 +11,7 @@ from harness.driver.sources import FixedSource, SearchSource, search_cells
 from harness.files import read_lines
 from harness.records.lost_work import lost_seconds, read_stops
 from harness.records.results import find_result, write_result
-from harness.records.study_trials import members_path, read_members
+from harness.records.study_trials import read_members
 from harness.records.trial import CostRecord, Score, TrialResult, TrialStatus
 from harness.runners import parse_options
 from harness.runners.base import Ended, Loss, Runner
@@ -93,7 +93,7 @@ def test_a_study_cut_short_asks_for_the_same_trials_as_one_that_was_not(tmp_path
     whole, short = standin.site(tmp_path / "whole"), standin.site(tmp_path / "short")
     for site in (whole, short):
         step("search", spec, site)
-    path = members_path(short.paths, spec.name)
+    path = short.paths.study(spec.name).members
     lines = path.read_text().splitlines(keepends=True)
     for line in (4, 6, 9):  # between packs
         path.write_text("".join(lines[:line]))
@@ -144,7 +144,7 @@ def driven(tmp_path, trials, bearable, seconds=9.0):
 def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tmp_path):
     driver, runner, site = driven(tmp_path, trials=5, bearable=4)
     assert runner.packs == [5, 1, 1, 1, 1]
-    lines = read_lines(site.paths.study("standin") / "jobs.jsonl")
+    lines = read_lines(site.paths.study("standin").jobs)
     # The pack held its worker for 9 s, of which the first trial's record has 1; four shared the others.
     assert [(line["seconds"], line["of"], line["blamed"]) for line in lines] == [(2.0, 4, False)] * 4
     assert sum(lost_seconds(site.paths, "standin").values()) == pytest.approx(8.0)
@@ -180,7 +180,7 @@ def test_a_restart_keeps_to_what_was_given_up(tmp_path):
     step("search", spec, site)
     members = read_members(site.paths, spec.name)
     assert step("search", spec, site).ran == 0
-    path = members_path(site.paths, spec.name)
+    path = site.paths.study(spec.name).members
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
     step("search", spec, site)
     again = read_members(site.paths, spec.name)
@@ -194,7 +194,7 @@ def test_without_the_option_every_family_uses_its_budget(tmp_path):
     step("search", spec, site)
     count = Counter(member.family for member in read_members(site.paths, spec.name))
     assert count == {"near": 12, "far": 12}
-    assert not (site.paths.study(spec.name) / "early.jsonl").exists()
+    assert not (site.paths.study(spec.name).stops).exists()
 
 
 def test_another_base_model_waits_until_a_worker_would(tmp_path):

@@ -98,10 +98,10 @@ def test_after_a_study_its_seeds_and_its_times_are_what_the_plan_rests_on(tmp_pa
 def test_the_plan_is_kept_as_it_was_before_the_first_trial(tmp_path):
     spec, site = standin.study(), standin.site(tmp_path)
     sweep.run_base(spec, site, standin.setting(spec))
-    kept = (site.paths.study(spec.name) / "plan.json").read_text()
+    kept = site.paths.study(spec.name).plan.read_text()
     assert json.loads(kept)["families"]["a"]["basis"] == "formula"
     sweep.run_search(spec, site, standin.setting(spec))
-    assert (site.paths.study(spec.name) / "plan.json").read_text() == kept
+    assert site.paths.study(spec.name).plan.read_text() == kept
 
 
 def test_a_budget_that_funds_no_trial_is_refused_by_plan_and_search(tmp_path):

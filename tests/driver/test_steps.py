@@ -14,7 +14,7 @@ from harness.driver.sources import base_proposals
 from harness.errors import HarnessError, SpecError, StorageError, UsageError
 from harness.files import append_line, read_lines
 from harness.records.results import find_result
-from harness.records.study_trials import members_path, read_members
+from harness.records.study_trials import read_members
 from harness.records.trial import TaskRef, TrialStatus
 from tests.driver import standin
 
@@ -55,7 +55,7 @@ def test_a_study_runs_every_trial_once_and_a_second_time_nothing(tmp_path, runs,
     assert [s.ran for s in whole(spec, site)] == [0, 0, 0]
     assert runs() == ran
     assert read_members(site.paths, spec.name) == members
-    assert all((site.paths.study(spec.name) / f"{name}.done").exists() for name in ("base", "search", "confirm"))
+    assert all(site.paths.study(spec.name).done(name).exists() for name in ("base", "search", "confirm"))
 
 
 def test_only_base_and_confirm_open_the_test_split_and_finalists_share_fresh_seeds(tmp_path):
@@ -182,7 +182,7 @@ def test_confirm_before_search_is_refused(tmp_path):
 def test_the_folder_of_another_study_is_refused_and_left_alone(tmp_path):
     site = standin.site(tmp_path)
     step("base", standin.study(), site)
-    path = site.paths.study("standin") / "study.json"
+    path = site.paths.study("standin").spec
     before = path.read_text()
     with pytest.raises(SpecError, match="another study"):
         step("base", standin.study(seed=7), site)
@@ -267,7 +267,7 @@ def test_a_line_cut_short_by_a_kill_is_cut_off_and_the_next_is_whole(tmp_path):
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
     site = standin.site(tmp_path)
-    path = members_path(site.paths, "standin")
+    path = site.paths.study("standin").members
     path.parent.mkdir(parents=True)
     path.write_text('{"key": 1\n{}\n')
     with pytest.raises(StorageError, match=r"members\.jsonl"):
@@ -277,7 +277,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
 def test_the_study_file_is_kept_beside_its_fingerprint(tmp_path):
     spec, site = standin.study(), standin.site(tmp_path)
     step("base", spec, site)
-    kept = json.loads((site.paths.study(spec.name) / "study.json").read_text())
+    kept = json.loads(site.paths.study(spec.name).spec.read_text())
     assert kept["fingerprint"] == spec.fingerprint
     assert kept["study"]["families"].keys() == {"a", "b"}
 
@@ -339,15 +339,15 @@ def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(
     spec, site = standin.study(), standin.site(tmp_path, "local")
     options = parse_options("local", {})
     config = next(iter(base_proposals(spec, standin.setting(spec)))).config
-    folder = site.paths.study(spec.name)
-    duty = Duty(folder / "queue", site.work, sweep._duty(spec, site, options).workspace)
+    files = site.paths.study(spec.name)
+    duty = Duty(files.queue, site.work, sweep._duty(spec, site, options).workspace)
     write_item(duty.queue / "claimed" / "77", "pack.json", [config])
-    log = folder / "jobs" / "1" / "77_0_log.err"
+    log = files.logs / "1" / "77_0_log.err"
     log.parent.mkdir(parents=True)
     log.touch()
     claimed = (duty.queue / "claimed" / "77" / "pack.json").stat().st_ctime
     os.utime(log, (claimed + 40, claimed + 40))
-    [ended] = make_runner("local", options, folder, duty).poll()
+    [ended] = make_runner("local", options, files, duty).poll()
     assert ended.configs == (config,)
     assert ended.loss.seconds == pytest.approx(40)
 

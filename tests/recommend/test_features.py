@@ -79,9 +79,9 @@ def test_encoder_one_hot_and_unknown() -> None:
 
 def test_damaged_facts_tell_nothing(paths: Paths) -> None:
     fabricate(paths)
-    (paths.study("made_up") / "tasks.json").write_text('{"task_0": ')
-    assert known_facts(paths, "tasks.json") == {}
-    assert set(known_facts(paths, "models.json")) == {"tiny-1m"}
+    paths.study("made_up").facts("tasks").write_text('{"task_0": ')
+    assert known_facts(paths, "tasks") == {}
+    assert set(known_facts(paths, "models")) == {"tiny-1m"}
     assert seen(paths)  # still usable
 
 

@@ -78,7 +78,7 @@ def test_backtest_is_kept_and_made_again_when_the_evidence_changes(paths: Paths)
     fabricate(paths, study_spec("one", tasks=2))
     ingest(paths)
     first = backtest(paths)
-    path = paths.results / "backtest.json"
+    path = paths.backtest
     assert json.loads(path.read_text()) == to_json(first)
     with connect(paths) as database:
         seen = observations(paths, database)
@@ -321,7 +321,7 @@ def test_nothing_or_one_task_is_not_enough(paths: Paths) -> None:
     one = recommend(paths, request(World()))
     assert isinstance(one, NotEnoughEvidence)
     assert "1 tasks" in one.reason
-    assert (paths.results / "backtest.json").exists()
+    assert paths.backtest.exists()
     assert most_evidence(paths) == "tiny-1m"
 
 

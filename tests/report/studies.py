@@ -91,7 +91,7 @@ def failing_world() -> World:
 
 def keep_members(paths: Paths, study: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Drop members from a study, as if it had stopped before them, and rebuild the database."""
-    path = paths.study(study) / "members.jsonl"
+    path = paths.study(study).members
     lines = [line for line in path.read_text().splitlines() if wanted(json.loads(line))]
     path.write_text("".join(f"{line}\n" for line in lines))
     ingest(paths)

@@ -15,7 +15,7 @@ from tests.report.studies import change_records, keep_members, write_small
 
 def set_scores(paths: Paths, task: str, values: dict[str, list[float]], base: float) -> None:
     """Give the confirmed runs of a task known test scores, by family in the order of repetitions."""
-    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
+    members = [json.loads(line) for line in paths.study("made_up").members.read_text().splitlines()]
     wanted = {
         member["key"]: values[member["family"]][member["repetition"]]
         for member in members
@@ -94,7 +94,7 @@ def test_what_a_loss_gains_on_a_skill_counts_as_lost(small: Paths) -> None:
 def test_scores_with_different_keys_are_never_ranked_together(tmp_path: Path) -> None:
     paths = write_small(tmp_path)
     families = confirmed_families(paths, "task_0")
-    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
+    members = [json.loads(line) for line in paths.study("made_up").members.read_text().splitlines()]
     moved = {m["key"] for m in members if m["role"] == "confirm" and m["family"] == families[1]}
     keys = iter(path.parent.name for path in sorted(paths.trials.glob("*/*/record.json")))
 
@@ -113,7 +113,7 @@ def test_scores_with_different_keys_are_never_ranked_together(tmp_path: Path) ->
 
 def test_without_base_scores_gain_and_forgetting_are_absent(tmp_path: Path) -> None:
     paths = write_small(tmp_path)
-    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
+    members = [json.loads(line) for line in paths.study("made_up").members.read_text().splitlines()]
     for member in members:
         if member["role"] == "base":
             paths.record(member["key"]).unlink()
@@ -180,7 +180,7 @@ def test_a_lead_without_any_spread_cannot_be_judged(tmp_path: Path) -> None:
 def test_failed_confirm_runs_are_counted(tmp_path: Path) -> None:
     paths = write_small(tmp_path)
     family = confirmed_families(paths, "task_0")[0]
-    members = [json.loads(line) for line in (paths.study("made_up") / "members.jsonl").read_text().splitlines()]
+    members = [json.loads(line) for line in paths.study("made_up").members.read_text().splitlines()]
     failed = next(m["key"] for m in members if (m["role"], m["task"], m["family"]) == ("confirm", "task_0", family))
     keys = iter(path.parent.name for path in sorted(paths.trials.glob("*/*/record.json")))
 

@@ -153,8 +153,8 @@ def test_where_there_is_no_study_at_all_the_remedy_is_named(tmp_path: Path) -> N
 
 def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
     paths = paths_in(tmp_path)
-    paths.study("made_up").mkdir(parents=True)
-    (paths.study("made_up") / "study.json").write_text(json.dumps({"study": {"name": "made_up"}}))
+    paths.study("made_up").folder.mkdir(parents=True)
+    paths.study("made_up").spec.write_text(json.dumps({"study": {"name": "made_up"}}))
     with pytest.raises(StorageError, match="run 'harness database'"):
         write_report(paths, "made_up")
 
@@ -162,8 +162,8 @@ def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_damaged_study_file_is_a_storage_error(tmp_path: Path, content: str) -> None:
     paths = paths_in(tmp_path)
-    paths.study("made_up").mkdir(parents=True)
-    (paths.study("made_up") / "study.json").write_text(content)
+    paths.study("made_up").folder.mkdir(parents=True)
+    paths.study("made_up").spec.write_text(content)
     with pytest.raises(StorageError, match=r"study\.json must hold"):
         write_report(paths, "made_up")
 

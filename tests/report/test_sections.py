@@ -65,7 +65,7 @@ KINDS: dict[str, Callable[[Path], Paths]] = {
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyData]:
     made = {name: kind(tmp_path_factory.mktemp(name)) for name, kind in KINDS.items()}
-    return {name: load_study_data(paths, next(paths.study("x").parent.iterdir()).name) for name, paths in made.items()}
+    return {name: load_study_data(paths, paths.studies()[0].name) for name, paths in made.items()}
 
 
 class Balance(HTMLParser):

@@ -30,7 +30,7 @@ def shown(name: str, study: StudyData) -> str:
 
 def of_family(paths: Paths, **wanted: str) -> list[str]:
     """Keys of the study's members."""
-    lines = (paths.study("made_up") / "members.jsonl").read_text().splitlines()
+    lines = paths.study("made_up").members.read_text().splitlines()
     return [m["key"] for m in map(json.loads, lines) if all(m[name] == value for name, value in wanted.items())]
 
 
@@ -128,7 +128,7 @@ def halved(tmp_path: Path) -> StudyData:
     Number 3 failed at 1/4. Training took 10 s to 1/4, and number 2 took 50 s for the rest.
     """
     paths = write_small(tmp_path)
-    path = paths.study("made_up") / "members.jsonl"
+    path = paths.study("made_up").members
     members = [json.loads(line) for line in path.read_text().splitlines()]
     cell = [m for m in members if (m["role"], m["family"], m["task"]) == ("search", "full", "task_0")]
     keys = {m["number"]: m["key"] for m in cell}
@@ -170,7 +170,7 @@ STOP = Stop("lora", "task_0", "tiny-1m", 3, 5.0, 90.0, 0.41, 0.55, "full", 0.013
 
 def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) -> None:
     paths = write_small(tmp_path)
-    path = paths.study("made_up") / "early.jsonl"
+    path = paths.study("made_up").stops
     for stop in (STOP, replace(STOP, task="task_1", left=2.5, seconds=30.0)):
         append_line(path, {name: getattr(stop, name) for name in Stop.__dataclass_fields__})
     study = load_study_data(paths, "made_up")
@@ -188,7 +188,7 @@ def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) ->
 
 def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
     paths = write_small(tmp_path)
-    jobs = paths.study("made_up") / "jobs.jsonl"
+    jobs = paths.study("made_up").jobs
     key = of_family(paths, role="search", family="lora")[0]
     for seconds in (90.0, 30.0):
         append_line(jobs, {"event": "lost", "key": key, "seconds": seconds, "of": 1, "blamed": True, "reason": "x"})
