@@ -34,9 +34,18 @@ def work(configs: Sequence[TrialConfig], workspace: object) -> list[TrialResult]
     results = []
     for config in configs:
         rate = float(config.pipeline.stages[0].params["learning_rate"])
-        score = Score(config.task.name, "validation", "acc", 1 - abs(rate - 1e-3), None, 1, True, "same")
+        score = Score(
+            task=config.task.name,
+            split="validation",
+            metric="acc",
+            value=1 - abs(rate - 1e-3),
+            stderr=None,
+            n=1,
+            higher_is_better=True,
+            comparability="same",
+        )
         cost = CostRecord(seconds={"train": 0.001})
-        results.append(TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+        results.append(TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=cost))
         write_result(workspace.paths, results[-1])  # type: ignore[attr-defined]
     return results
 

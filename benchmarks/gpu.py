@@ -105,7 +105,7 @@ def rows(run: Run, count: int, vocabulary: int) -> list[TokenSequence]:
 def random_learner(base: PreTrainedModel, run: Run, method: str, batch: int, seed: int) -> Learner:
     """A trial that is ready to train, as `harness.run` prepares it."""
     params = {"batch_size": batch, "learning_rate": RATE, "max_length": run.length}
-    chosen: Choices = choices(Stage(method, params=params | ({"rank": RANK} if method == "lora" else {})))
+    chosen: Choices = choices(Stage(method=method, params=params | ({"rank": RANK} if method == "lora" else {})))
     steps = run.warm + run.steps
     device = torch.device(run.device).type
     setup = StageSetup(chosen.params, tokenizer(), device, seed, steps, lambda: base, lambda: [])

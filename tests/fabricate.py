@@ -182,7 +182,7 @@ class _Maker:
 
     def cell(self, model: str, task: str) -> None:
         for split in ("validation", "test"):
-            self._add("base", task, Pipeline(_model(model), (Stage("none"),)), {}, ("base", 0, split, 0))
+            self._add("base", task, Pipeline(_model(model), (Stage(method="none"),)), {}, ("base", 0, split, 0))
         best: list[tuple[float, str, Pipeline, dict[str, Scalar]]] = []
         for name, family in self.families.items():
             rng = random.Random(derive_seed(self.spec.seed, "draw", model, task, name))
@@ -212,8 +212,8 @@ class _Maker:
     ) -> TrialResult:
         role, number, split, repetition = why
         config = TrialConfig(
-            pipeline,
-            TaskRef(task, fingerprint(task)),
+            pipeline=pipeline,
+            task=TaskRef(task, fingerprint(task)),
             steps=0 if family == "base" else self.spec.budget.steps or 60,
             seed=derive_seed(self.spec.seed, role, repetition),
             evaluation=Evaluation(split, None, tuple(TaskRef(n, fingerprint(n)) for n in self.off_target)),
@@ -240,13 +240,22 @@ class _Maker:
         fused = config.pipeline.stages[0].method == "lora"
         effective = {} if fused or is_base else {"alone": ALONE}
         provenance = Provenance(
-            "0.1.0", VERSIONS, "CPU", "host", "3.11.9", None, "2026-11-22T10:00:00+00:00", effective
+            harness_version="0.1.0",
+            versions=VERSIONS,
+            hardware="CPU",
+            hostname="host",
+            python="3.11.9",
+            git_commit=None,
+            started_at="2026-11-22T10:00:00+00:00",
+            effective=effective,
         )
         rate = float(values.get("learning_rate", 0))
         if not is_base and math.log10(rate) - self.world.best.get(family, -3.0) > 2:
-            cost = CostRecord({"load": 0.5, "train": truth.seconds / 3}, cpu_s=truth.seconds / 3)
+            cost = CostRecord(seconds={"load": 0.5, "train": truth.seconds / 3}, cpu_s=truth.seconds / 3)
             reason = "the loss became non-finite at step 20: lower learning_rate"
-            return TrialResult(config, TrialStatus.DIVERGED, reason, cost=cost, provenance=provenance)
+            return TrialResult(
+                config=config, status=TrialStatus.DIVERGED, reason=reason, cost=cost, provenance=provenance
+            )
         score = self.world.base(config.task.name) if is_base else truth.score + rng.gauss(0, noise)
         scores = [_score(config.task.name, config, min(max(score, 0.0), 1.0), True)]
         for name, higher in self.off_target.items():
@@ -256,12 +265,25 @@ class _Maker:
         base = self.world.base(config.task.name)
         curve = tuple(
             CurvePoint(
-                f, round(f * config.steps), f * truth.seconds, int(6400 * f), 3 - 2 * f, base + f * (score - base)
+                fraction=f,
+                step=round(f * config.steps),
+                train_seconds=f * truth.seconds,
+                tokens=int(6400 * f),
+                loss=3 - 2 * f,
+                score=base + f * (score - base),
             )
             for f in ((1.0,) if is_base else (0.25, 0.5, 1.0))
         )
         cost = _cost(truth, is_base, together if fused else 1)
-        result = TrialResult(config, TrialStatus.COMPLETE, "", tuple(scores), curve, cost, provenance)
+        result = TrialResult(
+            config=config,
+            status=TrialStatus.COMPLETE,
+            reason="",
+            scores=tuple(scores),
+            curve=curve,
+            cost=cost,
+            provenance=provenance,
+        )
         return self._walked(result, values) if config.pipeline.stages[-1].retention == "interpolation" else result
 
     def _walked(self, tuned: TrialResult, values: Mapping[str, Scalar]) -> TrialResult:
@@ -301,14 +323,24 @@ def _score(task: str, config: TrialConfig, value: float, higher: bool) -> Score:
     metric = "acc" if higher else "perplexity"
     value = min(max(value, 0.0), 1.0) if higher else value
     error = math.sqrt(value * (1 - value) / 200) if higher else 0.1
-    return Score(task, config.evaluation.split, metric, value, error, 200, higher, fingerprint([task, metric]), None)
+    return Score(
+        task=task,
+        split=config.evaluation.split,
+        metric=metric,
+        value=value,
+        stderr=error,
+        n=200,
+        higher_is_better=higher,
+        comparability=fingerprint([task, metric]),
+        chance=None,
+    )
 
 
 def _cost(truth: Truth, is_base: bool, together: int) -> CostRecord:
     alone = 0.0 if is_base else truth.seconds - 1
     train = alone / GAIN if together > 1 else alone
     return CostRecord(
-        {"load": 0.4, "data": 0.1, "train": train, "evaluate": 0.4, "save": 0.1},
+        seconds={"load": 0.4, "data": 0.1, "train": train, "evaluate": 0.4, "save": 0.1},
         cpu_s=train + 1,
         peak_memory_bytes=int(truth.memory_bytes),
         tokens=6400,

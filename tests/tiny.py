@@ -157,7 +157,15 @@ def task_ref(name, folder):
 def stage(method="full", objective="sft", retention="none", curation="as_is", share=1.0, data=None, **params):
     space = stage_space({"method": method, "objective": objective, "retention": retention, "curation": curation})
     known = defaults(space) | {"batch_size": 4, "learning_rate": 1e-3} | params
-    return Stage(method, objective, retention, curation, dict(sorted(known.items())), data, share)
+    return Stage(
+        method=method,
+        objective=objective,
+        retention=retention,
+        curation=curation,
+        params=dict(sorted(known.items())),
+        data=data,
+        share=share,
+    )
 
 
 def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5, 1.0), model=None, **changes):
@@ -165,9 +173,9 @@ def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5
     base = resolve_model(str(model or world.llama))
     refs = tuple(task_ref(name, world.tasks) for name in off_target)
     return TrialConfig(
-        Pipeline(base.ref, stages or (stage(),)),
-        task_ref(task, world.tasks),
-        steps,
+        pipeline=Pipeline(base.ref, stages or (stage(),)),
+        task=task_ref(task, world.tasks),
+        steps=steps,
         evaluation=Evaluation(off_target=refs, fractions=fractions),
         **changes,
     )

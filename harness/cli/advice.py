@@ -141,11 +141,18 @@ class Order:
     def config(self, seed: int) -> TrialConfig:
         """The trial that trains it and opens its test split."""
         pipeline = Pipeline(self.base.ref, self.stages)
-        return TrialConfig(pipeline, self.task.ref, self.steps, 1.0, seed, Evaluation("test", None, self.off_target))
+        return TrialConfig(
+            pipeline=pipeline,
+            task=self.task.ref,
+            steps=self.steps,
+            fidelity=1.0,
+            seed=seed,
+            evaluation=Evaluation("test", None, self.off_target),
+        )
 
     def base_config(self) -> TrialConfig:
         """The trial that scores the base on the same."""
-        untouched = Pipeline(self.base.ref, (Stage("none"),))
+        untouched = Pipeline(self.base.ref, (Stage(method="none"),))
         return replace(self.config(0), pipeline=untouched, steps=0)
 
     def text(self) -> str:

@@ -139,8 +139,19 @@ def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
         with suppress(FileExistsError):  # only one worker is to die
             (paths.results / "killed").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
-    score = Score(config.task.name, config.evaluation.split, "none", 0.0, None, 1, True, "drill")
-    result = TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=CostRecord({"train": TRIAL_S}))
+    score = Score(
+        task=config.task.name,
+        split=config.evaluation.split,
+        metric="none",
+        value=0.0,
+        stderr=None,
+        n=1,
+        higher_is_better=True,
+        comparability="drill",
+    )
+    result = TrialResult(
+        config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=CostRecord(seconds={"train": TRIAL_S})
+    )
     write_result(paths, result)
     return result
 

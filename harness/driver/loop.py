@@ -256,7 +256,10 @@ class Driver:
         on_gpu = device(self.site) == "cuda"
         cost = CostRecord(seconds={"lost": loss.seconds}, gpu_s=loss.seconds if on_gpu else 0.0)
         provenance = Provenance(harness_version=__version__, hostname=socket.gethostname(), started_at=now())
-        write_result(self.paths, TrialResult(config, loss.status, loss.reason, cost=cost, provenance=provenance))
+        write_result(
+            self.paths,
+            TrialResult(config=config, status=loss.status, reason=loss.reason, cost=cost, provenance=provenance),
+        )
         self._take_record(source, config.key)
 
     def _settle_late(self, source: Source) -> bool:

@@ -260,7 +260,9 @@ def base_proposals(study: StudySpec, setting: Setting) -> Iterator[Proposal]:
     for model, task, split in _product(setting):
         limit = study.search.limit if split == "validation" else study.confirm.limit
         evaluation = Evaluation(split, limit, setting.off_target_refs, (1.0,))
-        config = TrialConfig(Pipeline(model.ref, (Stage("none"),)), task.ref, 0, evaluation=evaluation)
+        config = TrialConfig(
+            pipeline=Pipeline(model.ref, (Stage(method="none"),)), task=task.ref, steps=0, evaluation=evaluation
+        )
         yield Proposal(_member(config, "base", BASE_FAMILY), config)
 
 
@@ -294,12 +296,12 @@ def restored_cells(paths: Paths, cells: Sequence[Cell], members: Sequence[Member
 def _fresh_run(cell: Cell, best: Best, repetition: int, evaluation: Evaluation) -> Proposal:
     design = cell.design
     config = TrialConfig(
-        design.family.pipeline(design.model, best.params),
-        design.task,
-        design.steps(best.params),
-        1.0,
-        derive_seed(design.study.seed, "confirm", repetition),
-        evaluation,
+        pipeline=design.family.pipeline(design.model, best.params),
+        task=design.task,
+        steps=design.steps(best.params),
+        fidelity=1.0,
+        seed=derive_seed(design.study.seed, "confirm", repetition),
+        evaluation=evaluation,
     )
     member = _member(config, "confirm", design.family.name)
     return Proposal(replace(member, repetition=repetition, number=best.number, params=best.params), config)
@@ -314,4 +316,15 @@ def _product(setting: Setting) -> Iterator[tuple[ModelInfo, TaskInfo, str]]:
 
 def _member(config: TrialConfig, role: Role, family: str) -> Member:
     names = config.pipeline.base_model.name, config.task.name
-    return Member(config.key, role, family, names[1], names[0], 0, 0, {}, False, now())
+    return Member(
+        key=config.key,
+        role=role,
+        family=family,
+        task=names[1],
+        base_model=names[0],
+        repetition=0,
+        number=0,
+        params={},
+        reused=False,
+        asked_at=now(),
+    )

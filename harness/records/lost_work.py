@@ -16,7 +16,7 @@ from harness.records.results import find_result
 from harness.records.trial import TrialConfig, to_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stop:
     """A family that gave up on a task and base model; scores are in the task's own metric."""
 

@@ -12,7 +12,7 @@ from harness.records.trial import to_json
 from harness.space import Scalar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """One trial of a study. A trial that a scheduler took over several rungs has one line, key and record for each."""
 

@@ -37,7 +37,7 @@ class TrialStatus(StrEnum):
         return self in (TrialStatus.COMPLETE, TrialStatus.PRUNED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One choice on each axis, with every hyperparameter that is not at its default."""
 
@@ -98,7 +98,7 @@ class Evaluation:
     """Fractions of the training budget at which the learning curve scores the task; the last is 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialConfig:
     """Everything that determines a trial's outcome; its `key` names its record."""
 
@@ -122,7 +122,7 @@ class TrialConfig:
         return replace(self, fidelity=fidelity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """One metric of one task on one split."""
 
@@ -139,7 +139,7 @@ class Score:
     """Score of guessing, where the task states it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CurvePoint:
     """The learning curve at one fraction of the full training budget."""
 
@@ -164,7 +164,7 @@ class PathPoint:
     """The task's own score first, then the off-target suite, as a record has them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostRecord:
     """Everything a trial cost, failures included. Seconds are wall seconds on one monotonic clock."""
 
@@ -203,7 +203,7 @@ class CostRecord:
         return self.total_s - self.seconds.get("train", 0.0) + self.solo_equivalent_s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where and with what a trial ran, as far as it may matter when scores are compared."""
 
@@ -219,7 +219,7 @@ class Provenance:
     """Configuration read back from the libraries' objects, by stage."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialResult:
     """A trial's record."""
 
@@ -244,7 +244,7 @@ class TrialResult:
         return next((score for score in self.scores if score.task == self.config.task.name), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What `plan` predicted for the quantities that `CostRecord` measures."""
 

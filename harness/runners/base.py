@@ -89,7 +89,7 @@ class InlineRunner(Runner):
         return [[config.key for config in pack.configs] for pack in self._ended]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerJob:
     """A worker's job, as its line in `jobs.jsonl` has it."""
 

@@ -47,7 +47,14 @@ class LocalBackend(Backend):
         with _environment(OMP_NUM_THREADS=str(self.threads)), _streams_to(self.folder / "controllers.log"):
             job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
         _CHILDREN.append(job)
-        return WorkerJob("local", job.job_id, socket.gethostname(), _birth(int(job.job_id)) or "", gpu, now())
+        return WorkerJob(
+            runner="local",
+            job=job.job_id,
+            host=socket.gethostname(),
+            birth=_birth(int(job.job_id)) or "",
+            gpu=gpu,
+            at=now(),
+        )
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs whose controller process is gone."""

@@ -52,7 +52,7 @@ class SlurmBackend(Backend):
             raise HarnessError(
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
             ) from error
-        return WorkerJob("slurm", job.job_id, socket.gethostname(), at=now())
+        return WorkerJob(runner="slurm", job=job.job_id, host=socket.gethostname(), at=now())
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs that ended, and those that Slurm has known nothing of for 30 s."""

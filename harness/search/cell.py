@@ -105,12 +105,12 @@ class CellDesign:
     def config(self, params: Mapping[str, Scalar], rung: int) -> TrialConfig:
         """The trial at one point of the space; every search trial of a study has the same seed."""
         return TrialConfig(
-            self.family.pipeline(self.model, params),
-            self.task,
-            self.steps(params),
-            self.rungs[rung],
-            derive_seed(self.study.seed, "search"),
-            self.evaluation,
+            pipeline=self.family.pipeline(self.model, params),
+            task=self.task,
+            steps=self.steps(params),
+            fidelity=self.rungs[rung],
+            seed=derive_seed(self.study.seed, "search"),
+            evaluation=self.evaluation,
         )
 
 

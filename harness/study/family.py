@@ -65,14 +65,14 @@ class Family:
             spec = stage.spec
             stages.append(
                 Stage(
-                    spec.method,
-                    spec.objective,
-                    spec.retention,
-                    spec.curation,
-                    dict(sorted(params.items())),
-                    spec.data,
-                    stage.share,
-                    stage.data_fingerprint,
+                    method=spec.method,
+                    objective=spec.objective,
+                    retention=spec.retention,
+                    curation=spec.curation,
+                    params=dict(sorted(params.items())),
+                    data=spec.data,
+                    share=stage.share,
+                    data_fingerprint=stage.data_fingerprint,
                 )
             )
         return Pipeline(base_model, tuple(stages))

@@ -381,7 +381,16 @@ class Run:
         checkpoint.announce(paths, config)
 
     def _add_point(self, fraction: float, step: int, loss: float | None, score: float) -> None:
-        self.curve.append(CurvePoint(fraction, step, self._train_seconds(), self._tokens(), loss, score))
+        self.curve.append(
+            CurvePoint(
+                fraction=fraction,
+                step=step,
+                train_seconds=self._train_seconds(),
+                tokens=self._tokens(),
+                loss=loss,
+                score=score,
+            )
+        )
 
     def _train_seconds(self) -> float:
         return self.meter.so_far("train") + (self.inherited.train_seconds if self.inherited else 0.0)

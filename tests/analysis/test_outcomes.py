@@ -13,8 +13,19 @@ from harness.records.paths import Paths
 from harness.records.trial import Score
 from tests.fabricate import fabricate
 
-ACCURACY = Score("facts", "test", "acc", 0.9, 0.01, 100, True, "k")
-LOSS = Score("stories", "test", "perplexity", 5.0, 0.1, 100, False, "k")
+ACCURACY = Score(
+    task="facts", split="test", metric="acc", value=0.9, stderr=0.01, n=100, higher_is_better=True, comparability="k"
+)
+LOSS = Score(
+    task="stories",
+    split="test",
+    metric="perplexity",
+    value=5.0,
+    stderr=0.1,
+    n=100,
+    higher_is_better=False,
+    comparability="k",
+)
 number = st.floats(-1e6, 1e6)
 
 

@@ -52,10 +52,19 @@ def run_one(config, paths):
     misbehave(os.environ.get("STANDIN_TROUBLE", ""), rate, config)
     value = 1.0 - abs(rate - 1e-3) * config.fidelity - config.seed % 97 * 1e-9
     diverged = os.environ.get("STANDIN_TROUBLE") == "diverge" and rate > 1e-4
-    score = Score(config.task.name, config.evaluation.split, "acc", value, None, 10, True, "same")
+    score = Score(
+        task=config.task.name,
+        split=config.evaluation.split,
+        metric="acc",
+        value=value,
+        stderr=None,
+        n=10,
+        higher_is_better=True,
+        comparability="same",
+    )
     result = TrialResult(
-        config,
-        TrialStatus.DIVERGED if diverged else TrialStatus.COMPLETE,
+        config=config,
+        status=TrialStatus.DIVERGED if diverged else TrialStatus.COMPLETE,
         scores=() if diverged else (score,),
         cost=CostRecord(seconds={"train": float(os.environ.get("STANDIN_COST", "1"))}),
         provenance=Provenance(harness_version="0.1.0"),

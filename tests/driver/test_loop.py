@@ -116,9 +116,20 @@ class Fragile(Runner):
         self.packs.append(len(configs))
         fine = len(configs) <= self.bearable
         for config in configs if fine else configs[:1]:
-            score = Score("one", config.evaluation.split, "acc", 0.5, None, 10, True, "same")
+            score = Score(
+                task="one",
+                split=config.evaluation.split,
+                metric="acc",
+                value=0.5,
+                stderr=None,
+                n=10,
+                higher_is_better=True,
+                comparability="same",
+            )
             cost = CostRecord(seconds={"train": 1.0})
-            write_result(self.paths, TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+            write_result(
+                self.paths, TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=cost)
+            )
         loss = None if fine else Loss("worker", TrialStatus.OUT_OF_MEMORY, "as the test asked", self.seconds)
         self._ended.append(Ended(tuple(configs), loss))
 

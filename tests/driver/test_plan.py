@@ -72,10 +72,19 @@ def confirmed(paths, setting, task, values):
 
     for repetition, value in enumerate(values):
         ref = next(one.ref for one in setting.tasks if one.ref.name == task)
-        pipeline = Pipeline(setting.models[0].ref, (Stage("none", params={"learning_rate": 0.01}),))
-        config = TrialConfig(pipeline, ref, 9, seed=repetition, evaluation=Evaluation("test"))
-        score = Score(task, "test", "bits_per_byte", value, None, 10, False, "same")
-        write_result(paths, TrialResult(config, TrialStatus.COMPLETE, scores=(score,)))
+        pipeline = Pipeline(setting.models[0].ref, (Stage(method="none", params={"learning_rate": 0.01}),))
+        config = TrialConfig(pipeline=pipeline, task=ref, steps=9, seed=repetition, evaluation=Evaluation("test"))
+        score = Score(
+            task=task,
+            split="test",
+            metric="bits_per_byte",
+            value=value,
+            stderr=None,
+            n=10,
+            higher_is_better=False,
+            comparability="same",
+        )
+        write_result(paths, TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,)))
         yield {
             "key": config.key, "role": "confirm", "family": "a", "task": task, "base_model": "model",
             "repetition": repetition, "number": 0, "params": {}, "reused": False, "asked_at": "2026-11-22T10:00:00+00:00",
@@ -123,8 +132,8 @@ def test_a_budget_in_seconds_gives_every_family_the_same(tmp_path, monkeypatch):
 def occasion(tmp_path, steps=100, **changes):
     spec = standin.study()
     setting = standin.setting(spec)
-    stage = Stage("none", params={"batch_size": 4, "gradient_accumulation": 2})
-    config = TrialConfig(Pipeline(setting.models[0].ref, (stage,)), setting.tasks[0].ref, steps)
+    stage = Stage(method="none", params={"batch_size": 4, "gradient_accumulation": 2})
+    config = TrialConfig(pipeline=Pipeline(setting.models[0].ref, (stage,)), task=setting.tasks[0].ref, steps=steps)
     model = replace(setting.models[0], facts={"parameters": 1_000_000})
     fields = {
         "config": config, "model": model, "tasks": {"one": setting.tasks[0]},
@@ -146,9 +155,18 @@ def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
 
     paths, target = standin.site(tmp_path).paths, occasion(tmp_path, steps=100)
     past = replace(target.config, steps=50, evaluation=Evaluation(limit=5))
-    score = Score("one", "validation", "acc", 0.5, None, 5, True, "same")
+    score = Score(
+        task="one",
+        split="validation",
+        metric="acc",
+        value=0.5,
+        stderr=None,
+        n=5,
+        higher_is_better=True,
+        comparability="same",
+    )
     cost = CostRecord(seconds={"train": 10.0, "evaluate": 1.0}, peak_memory_bytes=7)
-    write_result(paths, TrialResult(past, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+    write_result(paths, TrialResult(config=past, status=TrialStatus.COMPLETE, scores=(score,), cost=cost))
     one = forecast(target, read_past(paths))
     # 0.2 s a step for 100 steps; 0.2 s an item for the 10 validation items.
     assert one.seconds == pytest.approx(20 + 2)
@@ -161,9 +179,18 @@ def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(
 
     paths, target = standin.site(tmp_path).paths, occasion(tmp_path, steps=100)
     past = replace(target.config, steps=50)
-    score = Score("one", "validation", "acc", 0.5, None, 10, True, "same")
+    score = Score(
+        task="one",
+        split="validation",
+        metric="acc",
+        value=0.5,
+        stderr=None,
+        n=10,
+        higher_is_better=True,
+        comparability="same",
+    )
     cost = CostRecord(seconds={"train": 10.0, "evaluate": 2.0}, solo_equivalent_s=30.0, trained_with=8)
-    write_result(paths, TrialResult(past, TrialStatus.COMPLETE, scores=(score,), cost=cost))
+    write_result(paths, TrialResult(config=past, status=TrialStatus.COMPLETE, scores=(score,), cost=cost))
     # 0.2 s a step as its share, 0.6 s alone; 2 s for the same 10 items.
     assert forecast(target, read_past(paths)).seconds == pytest.approx(20 + 2)
     assert forecast(target, read_past(paths), alone=True).seconds == pytest.approx(60 + 2)

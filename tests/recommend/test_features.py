@@ -45,7 +45,7 @@ def test_no_feature_looks_at_what_came_out(paths: Paths) -> None:
 
 
 def test_features_say_what_is_known(paths: Paths) -> None:
-    stage = Stage("lora", params={"learning_rate": 1e-3, "batch_size": 8, "flag": True, "schedule": "cosine"})
+    stage = Stage(method="lora", params={"learning_rate": 1e-3, "batch_size": 8, "flag": True, "schedule": "cosine"})
     candidate = Candidate((stage,), 100, 0.5, {"log_parameters": 6.0}, {"chance": 0.5, "domain": "x"}, 0.6)
     features = describe(candidate)
     assert features["stage0.param.learning_rate"] == pytest.approx(-3)  # its space is logarithmic

@@ -35,21 +35,39 @@ from harness.records.trial import (
     to_json,
 )
 
-STAGE = Stage("some_method", params={"learning_rate": 1e-3, "rank": 8})
+STAGE = Stage(method="some_method", params={"learning_rate": 1e-3, "rank": 8})
 CONFIG = TrialConfig(
-    Pipeline(ModelRef("base", "abc"), (STAGE,)),
-    TaskRef("task", "def"),
+    pipeline=Pipeline(ModelRef("base", "abc"), (STAGE,)),
+    task=TaskRef("task", "def"),
     steps=10,
     evaluation=Evaluation(off_target=(TaskRef("old", "x"),)),
 )
 RESULT = TrialResult(
-    CONFIG,
-    TrialStatus.COMPLETE,
+    config=CONFIG,
+    status=TrialStatus.COMPLETE,
     scores=(
-        Score("task", "validation", "acc", 0.5, 0.01, 100, True, "key"),
-        Score("old", "validation", "acc", 0.4, None, 9, True, "k2"),
+        Score(
+            task="task",
+            split="validation",
+            metric="acc",
+            value=0.5,
+            stderr=0.01,
+            n=100,
+            higher_is_better=True,
+            comparability="key",
+        ),
+        Score(
+            task="old",
+            split="validation",
+            metric="acc",
+            value=0.4,
+            stderr=None,
+            n=9,
+            higher_is_better=True,
+            comparability="k2",
+        ),
     ),
-    curve=(CurvePoint(1.0, 10, 1.5, 320, 2.0, 0.5),),
+    curve=(CurvePoint(fraction=1.0, step=10, train_seconds=1.5, tokens=320, loss=2.0, score=0.5),),
     cost=CostRecord(seconds={"train": 1.5, "load": 0.5}, tokens=320),
 )
 
@@ -61,9 +79,9 @@ configs = st.builds(
     pipeline=st.builds(
         Pipeline,
         st.builds(ModelRef, st.text(), st.text()),
-        st.lists(st.builds(Stage, st.text(), params=st.dictionaries(st.text(), scalars)), min_size=1, max_size=3).map(
-            tuple
-        ),
+        st.lists(
+            st.builds(Stage, method=st.text(), params=st.dictionaries(st.text(), scalars)), min_size=1, max_size=3
+        ).map(tuple),
     ),
     task=st.builds(TaskRef, st.text(), st.text()),
     steps=st.integers(0, 10**6),
@@ -143,7 +161,7 @@ def test_a_newer_schema_is_refused(tmp_path):
 
 def test_non_finite_numbers_are_stored_as_absent(tmp_path):
     paths = Paths(tmp_path)
-    curve = (CurvePoint(1.0, 10, 1.5, 320, float("inf"), None),)
+    curve = (CurvePoint(fraction=1.0, step=10, train_seconds=1.5, tokens=320, loss=float("inf"), score=None),)
     assert read_result(write_result(paths, replace(RESULT, curve=curve))).curve[0].loss is None
 
 

@@ -165,7 +165,20 @@ def test_a_trial_that_may_still_go_on_has_saved_nothing_yet(halved: StudyData) -
     assert "1 of 4 search trials was stopped" in text
 
 
-STOP = Stop("lora", "task_0", "tiny-1m", 3, 5.0, 90.0, 0.41, 0.55, "full", 0.013, 0.05, "2026-11-22T10:00:00+00:00")
+STOP = Stop(
+    family="lora",
+    task="task_0",
+    base_model="tiny-1m",
+    scored=3,
+    left=5.0,
+    seconds=90.0,
+    best=0.41,
+    leader=0.55,
+    leader_family="full",
+    chance=0.013,
+    limit=0.05,
+    at="2026-11-22T10:00:00+00:00",
+)
 
 
 def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) -> None:

@@ -47,9 +47,22 @@ def cell(trials=4, scheduler="none", stages=1, higher=True, seconds=None, guess_
 def result(config, value, seconds=1.0):
     """A record with this score; None is a crash, infinity a score that no comparison may see."""
     if value is None:
-        return TrialResult(config, TrialStatus.CRASHED, "test", cost=CostRecord(seconds={"train": seconds}))
-    score = Score("t", "validation", "acc", value, None, 10, True, "same")
-    return TrialResult(config, TrialStatus.COMPLETE, scores=(score,), cost=CostRecord(seconds={"train": seconds}))
+        return TrialResult(
+            config=config, status=TrialStatus.CRASHED, reason="test", cost=CostRecord(seconds={"train": seconds})
+        )
+    score = Score(
+        task="t",
+        split="validation",
+        metric="acc",
+        value=value,
+        stderr=None,
+        n=10,
+        higher_is_better=True,
+        comparability="same",
+    )
+    return TrialResult(
+        config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=CostRecord(seconds={"train": seconds})
+    )
 
 
 def drive(subject, values, workers=1, seconds=1.0, pack=1):

@@ -47,7 +47,20 @@ def test_who_leads_does_not_give_up():
 
 def test_what_gave_up_can_be_read_again(tmp_path):
     paths = Paths(tmp_path)
-    stop = Stop("full", "sort", "tiny", 5, 11.0, 90.0, 0.4, 0.9, "lora", 0.01, 0.05, "2026-11-22T10:00:00+00:00")
+    stop = Stop(
+        family="full",
+        task="sort",
+        base_model="tiny",
+        scored=5,
+        left=11.0,
+        seconds=90.0,
+        best=0.4,
+        leader=0.9,
+        leader_family="lora",
+        chance=0.01,
+        limit=0.05,
+        at="2026-11-22T10:00:00+00:00",
+    )
     append_stop(paths.study("s"), stop)
     assert read_stops(paths, "s") == [stop]
     assert stop.reason == (

@@ -19,8 +19,10 @@ from harness.trial.packs import alike, alone_because, cut, portion
 
 def trial(method="lora", seed=0, steps=10, model="m", stages=1, task="t", **stage):
     params = {"learning_rate": 1e-3} | stage.pop("params", {})
-    one = Stage(method, params=params, share=1 / stages, **stage)
-    return TrialConfig(Pipeline(ModelRef(model, "r"), (one,) * stages), TaskRef(task, "f"), steps, seed=seed)
+    one = Stage(method=method, params=params, share=1 / stages, **stage)
+    return TrialConfig(
+        pipeline=Pipeline(ModelRef(model, "r"), (one,) * stages), task=TaskRef(task, "f"), steps=steps, seed=seed
+    )
 
 
 def test_trials_of_one_family_can_train_together():
