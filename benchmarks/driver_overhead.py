@@ -19,6 +19,7 @@ from pathlib import Path
 from harness.driver import steps as sweep
 from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
 from harness.files import write_atomically
+from harness.models.facts import ModelFacts
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.results import write_result
@@ -70,7 +71,7 @@ def driven(runner: str, spec: StudySpec, folder: Path) -> float:
     options = {"workers": "2"} if runner == "local" else {}
     paths = Paths(folder / runner, folder)
     setting = Setting(
-        (ModelInfo(ModelRef("model", "r"), {"parameters": 1}),),
+        (ModelInfo(ModelRef("model", "r"), ModelFacts(parameters=1)),),
         (TaskInfo(TaskRef("task", "f"), True, 1, 1.0, {"validation": 1, "test": 1}),),
         (),
         resolved_families(spec),

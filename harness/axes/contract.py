@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import SpecError
+from harness.models.facts import ModelFacts
 from harness.plugins import AXIS_FOLDER, load
 from harness.space import Scalar, Space
+from harness.tasks.facts import TaskFacts
+from harness.tasks.metadata import TaskMetadata
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
@@ -25,26 +28,24 @@ class Situation:
 
     device: str = "cpu"
     """`cpu` or `cuda`."""
-    model_type: str = ""
-    """`model_type` of the base's config, for example `llama`."""
-    model_facts: dict[str, Any] = field(default_factory=dict)
-    """The base's config as a dict, plus `parameters` (count) and `linear_widths` (in-features, list)."""
-    task_facts: dict[str, Any] = field(default_factory=dict)
-    """The task's `output_type`, `metadata`, `rows` (training), `columns`."""
+    model: ModelFacts = field(default_factory=ModelFacts)
+    """The base's sizes and kind."""
+    task: TaskFacts = field(default_factory=TaskFacts)
+    """How the task is scored, and what its rows have."""
     beside: Mapping[str, type[Plugin]] = field(default_factory=dict)
     """The stage's choices by axis (`method`, `objective`, `retention`, `curation`); empty where no stage is asked about."""
     params: Mapping[str, Scalar] = field(default_factory=dict)
     """The stage's parameters as far as they are known."""
     left: tuple[str, ...] | None = None
     """Objectives of earlier stages that leave something beside the policy; None where no pipeline is asked about."""
-    facts_of: Callable[[str], dict[str, Any]] = lambda name: {}
-    """The same facts of another task, by the name that a parameter holds; empty where they are not known."""
+    facts_of: Callable[[str], TaskFacts] = lambda name: TaskFacts()
+    """The facts of another task, by the name that a parameter holds."""
 
     def of(self, stage: Stage) -> Situation:
-        """The same where a stage's plug-ins ask what stands beside them; `task_facts` are those of the stage's rows."""
+        """The same where a stage's plug-ins ask what stands beside them; `task` is the one that the stage's rows are of."""
         chosen = {axis: load(folder, getattr(stage, axis)) for axis, folder in AXIS_FOLDER.items()}
-        facts = self.facts_of(stage.data) if stage.data else self.task_facts
-        return replace(self, task_facts=facts, beside=chosen, params=dict(stage.params))
+        task = self.facts_of(stage.data) if stage.data else self.task
+        return replace(self, task=task, beside=chosen, params=dict(stage.params))
 
 
 def _nothing_named(name: str) -> Any:
@@ -82,7 +83,7 @@ class StageSetup:
     """Training rows of another task, by the name that a `Text` parameter of tasks holds."""
     model_of: Callable[[str], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = _nothing_named
     """Another model and its tokenizer, by the name that a `Text` parameter of models holds."""
-    task_metadata: Mapping[str, Any] = field(default_factory=dict)
+    task_metadata: TaskMetadata = field(default_factory=TaskMetadata)
     """What the task's file says under `metadata`."""
     left: Mapping[str, Path] = field(default_factory=dict)
     """Folders that earlier stages left beside the policy, by objective (see `Objective.leaves_policy`)."""

@@ -99,7 +99,7 @@ def advise(
     from harness.models.base_model import resolve_model
     from harness.models.facts import model_facts
     from harness.recommend.rank import NotEnoughEvidence, most_evidence, recommend, request_for
-    from harness.tasks.training_rows import columns
+    from harness.tasks.facts import task_facts
 
     name = model or most_evidence(paths)
     if name is None:
@@ -107,9 +107,7 @@ def advise(
             "a recommendation needs records, but there are none: run a study first, for example `snakemake`"
         )
     base = resolve_model(name, None)
-    facts = model_facts(base)
-    task_facts = {"output_type": task.output_type, "metadata": dict(task.metadata), "columns": columns(task)}
-    situation = Situation("cpu", str(facts.get("model_type", "")), facts, task_facts)
+    situation = Situation("cpu", model_facts(base), task_facts(task))
     request = request_for(paths, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
         request = replace(request, base_score=_base_score(paths, task, base, score_base))

@@ -159,6 +159,7 @@ def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
 def _question() -> tuple[StudySpec, Setting]:
     """A study of trivial trials; any method will do, since nothing is trained."""
     from harness.driver.resolve import ModelInfo, Setting, TaskInfo
+    from harness.models.facts import ModelFacts
     from harness.plugins import names
     from harness.study.spec import StudySpec
 
@@ -174,7 +175,9 @@ def _question() -> tuple[StudySpec, Setting]:
         }
     )
     task = TaskInfo(TaskRef("drill", ""), True, 1, 1.0, {"validation": 1, "test": 1})
-    return study, Setting((ModelInfo(ModelRef("drill", ""), {"parameters": 1}),), (task,), (), resolved_families(study))
+    return study, Setting(
+        (ModelInfo(ModelRef("drill", ""), ModelFacts(parameters=1)),), (task,), (), resolved_families(study)
+    )
 
 
 def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:

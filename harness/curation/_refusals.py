@@ -33,7 +33,7 @@ def unmet(situation: Situation, gives: tuple[str, ...] = ()) -> str | None:
 
 def without_answers(situation: Situation) -> str | None:
     """Why there are no answers to work with: the task is plain text."""
-    if situation.task_facts.get("output_type") != "loglikelihood_rolling":
+    if situation.task.output_type != "loglikelihood_rolling":
         return None
     return "its curation needs prompts with answers, but the task is plain text"
 

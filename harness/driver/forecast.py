@@ -96,7 +96,7 @@ def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) ->
 
 def _from_formula(occasion: Occasion) -> Forecast:
     """6 FLOPs per parameter and token of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
-    parameters = float(occasion.model.facts.get("parameters", 0))
+    parameters = float(occasion.model.facts.parameters)
     tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
     tokens = steps_run(occasion.config) * _rows_per_step(occasion.config) * tokens_per_row
     scored = _scorings(occasion.config.evaluation, occasion) * CHOICES * tokens_per_row

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.axes.contract import Situation
 from harness.errors import SpecError
+from harness.models.facts import ModelFacts, model_facts, model_features
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import ModelRef, Stage, TaskRef
@@ -19,6 +20,7 @@ from harness.runners.devices import gpus
 from harness.space import Scalar, Text, weighted
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
+from harness.tasks.facts import TaskFacts, task_facts, task_features
 
 if TYPE_CHECKING:
     from harness.tasks.task import Task
@@ -47,7 +49,7 @@ class ModelInfo:
     """A base model as far as the driver needs it."""
 
     ref: ModelRef
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: ModelFacts = field(default_factory=ModelFacts)
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class TaskInfo:
     """Mean characters of a training row."""
     items: Mapping[str, int] = field(default_factory=dict)
     """Items by split."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What plug-ins may ask about it, see `Situation`."""
+    facts: TaskFacts = field(default_factory=TaskFacts)
+    """What plug-ins may ask about it."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,6 @@ def resolve(study: StudySpec, site: Site) -> Setting:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
     from harness.models.base_model import resolve_model
-    from harness.models.facts import model_facts, model_features
-    from harness.tasks.facts import task_features
     from harness.tasks.task import find_task
     from harness.tasks.training_rows import check_task, with_corpus
 
@@ -163,8 +163,7 @@ def refuse_impossible(setting: Setting, on: str, folders: tuple[Path, ...] = ())
     for family in setting.families.values():
         for model in setting.models:
             for task in setting.tasks:
-                kind, facts = model.facts.get("model_type", ""), dict(model.facts)
-                situation = Situation(on, kind, facts, dict(task.facts), facts_of=partial(_named_facts, folders))
+                situation = Situation(on, model.facts, task.facts, facts_of=partial(_named_facts, folders))
                 pipeline = family.pipeline(model.ref, {})
                 if reason := refusal(pipeline, situation):
                     raise SpecError(
@@ -215,23 +214,15 @@ def _trained(task: Task) -> TaskInfo:
     from harness.tasks.training_rows import training_rows
 
     rows = training_rows(task)
-    facts = _facts(task) | {"rows": len(rows)}
     chars = sum(len(row["prompt"]) + len(row["completion"]) for row in rows) / max(1, len(rows))
-    return replace(_evaluated(task), rows=len(rows), chars=chars, facts=facts)
+    return replace(_evaluated(task), rows=len(rows), chars=chars, facts=task_facts(task))
 
 
-def _facts(task: Task) -> dict[str, Any]:
-    """What a task's rows have, known without them."""
-    from harness.tasks.training_rows import columns
-
-    return {"output_type": task.output_type, "metadata": dict(task.metadata), "columns": columns(task)}
-
-
-def _named_facts(folders: tuple[Path, ...], name: str) -> dict[str, Any]:
-    """The same of a task that a stage names, with or without what pins it."""
+def _named_facts(folders: tuple[Path, ...], name: str) -> TaskFacts:
+    """The facts of a task that a stage names, with or without what pins it."""
     from harness.tasks.task import find_task
 
-    return _facts(find_task(name.partition("@")[0], folders))
+    return task_facts(find_task(name.partition("@")[0], folders))
 
 
 def _evaluated(task: Task) -> TaskInfo:

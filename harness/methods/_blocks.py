@@ -56,7 +56,7 @@ class Block:
 
 def unknown_blocks(situation: Situation) -> str | None:
     """Why a method cannot find its places in the situation's model, or None."""
-    kind = situation.model_type
+    kind = situation.model.model_type
     return f"nobody has looked where attention and feed-forward are in a {kind}" if kind and kind not in KNOWN else None
 
 

@@ -49,9 +49,9 @@ class LayerMethod(PeftMethod, ABC):
 
     def skip(self, situation: Situation) -> str | None:
         """Some kinds know plain linear layers only."""
-        if situation.model_type not in TRANSPOSED or self.takes_transposed:
+        if situation.model.model_type not in TRANSPOSED or self.takes_transposed:
             return None
-        return f"PEFT's {self.kind.removesuffix('Config')} takes no transposed linear layers, as those of a {situation.model_type} are"
+        return f"PEFT's {self.kind.removesuffix('Config')} takes no transposed linear layers, as those of a {situation.model.model_type} are"
 
     def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
         """Mapped, or one after the other."""

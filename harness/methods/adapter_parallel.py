@@ -32,7 +32,7 @@ class AdapterParallel(ModuleMethod):
 
     def skip(self, situation: Situation) -> str | None:
         """A feed-forward part must be one module, whose input and output meet."""
-        if situation.model_type == "opt":
+        if situation.model.model_type == "opt":
             return "the feed-forward part of an opt is not one module that an adapter could stand beside"
         return super().skip(situation)
 

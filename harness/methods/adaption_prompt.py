@@ -34,8 +34,8 @@ class AdaptionPrompt(PeftMethod):
         """PEFT must know the attention of this architecture."""
         from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG as KNOWN
 
-        known = not situation.model_type or situation.model_type in KNOWN
-        return None if known else f"PEFT does not know the attention of a {situation.model_type}"
+        known = not situation.model.model_type or situation.model.model_type in KNOWN
+        return None if known else f"PEFT does not know the attention of a {situation.model.model_type}"
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> AdaptionPromptConfig:
         """No more layers than there are."""

@@ -27,9 +27,9 @@ class BitFit(Method):
 
     def skip(self, situation: Situation) -> str | None:
         """Many newer models have no biases."""
-        if situation.model_facts.get("biases") != 0:
+        if situation.model.biases != 0:
             return None
-        return f"a {situation.model_type} has no biases to train: BEFT adds some"
+        return f"a {situation.model.model_type} has no biases to train: BEFT adds some"
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Freeze the rest.

@@ -34,9 +34,8 @@ class Cpt(VirtualTokens):
 
     def skip(self, situation: Situation) -> str | None:
         """PEFT asks for attention heads."""
-        facts = situation.model_facts
-        if facts and not any(facts.get(name) for name in ("num_attention_heads", "n_head", "num_heads")):
-            return f"PEFT asks for attention heads, which a {situation.model_type} has none of"
+        if not situation.model.has_attention:
+            return f"PEFT asks for attention heads, which a {situation.model.model_type} has none of"
         return super().skip(situation)
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> CPTConfig:

@@ -30,8 +30,8 @@ class Ia3(PeftMethod):
         """PEFT must know where keys, values and the feed-forward layer of this architecture are."""
         from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
-        known = not situation.model_type or situation.model_type in KNOWN
-        return None if known else f"PEFT does not say where IA3 goes in a {situation.model_type}"
+        known = not situation.model.model_type or situation.model.model_type in KNOWN
+        return None if known else f"PEFT does not say where IA3 goes in a {situation.model.model_type}"
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> IA3Config:
         """IA3 where PEFT places it for this architecture."""

@@ -36,7 +36,7 @@ class IrQLora(RoundedLora):
 
     def skip(self, situation: Situation) -> str | None:
         """Blocks must fill the inputs."""
-        widths = [width for width in situation.model_facts.get("linear_widths", ()) if width % BLOCK]
+        widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 
     def rounded(self, rows: Tensor, params: Mapping[str, Scalar]) -> Tensor:

@@ -40,9 +40,9 @@ class Kasa(Lora):
 
     def skip(self, situation: Situation) -> str | None:
         """PEFT decomposes plain weights only."""
-        refused = situation.model_type in TRANSPOSED
+        refused = situation.model.model_type in TRANSPOSED
         return (
-            f"PEFT's KaSA takes no transposed linear layers, as those of a {situation.model_type} are"
+            f"PEFT's KaSA takes no transposed linear layers, as those of a {situation.model.model_type} are"
             if refused
             else None
         )

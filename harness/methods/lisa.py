@@ -31,8 +31,7 @@ class Lisa(PartialMethod):
 
     def skip(self, situation: Situation) -> str | None:
         """A single layer leaves nothing to draw."""
-        only = situation.model_facts.get("num_hidden_layers", situation.model_facts.get("n_layer")) == 1
-        return "a model of one layer has no layers to draw from" if only else None
+        return "a model of one layer has no layers to draw from" if situation.model.layers == 1 else None
 
     def movable(self, model: PreTrainedModel, setup: StageSetup) -> Iterable[str]:
         """Every parameter; a number of active layers that leaves none at rest is cut, which is noted."""

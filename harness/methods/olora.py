@@ -20,9 +20,9 @@ class OLora(ResidualLora):
 
     def skip(self, situation: Situation) -> str | None:
         """PEFT decomposes weights as they are kept."""
-        refused = situation.model_type in TRANSPOSED
+        refused = situation.model.model_type in TRANSPOSED
         return (
-            f"PEFT's OLoRA takes no transposed linear layers, as those of a {situation.model_type} are"
+            f"PEFT's OLoRA takes no transposed linear layers, as those of a {situation.model.model_type} are"
             if refused
             else None
         )

@@ -38,9 +38,9 @@ class PrefixTuning(PeftMethod):
 
     def skip(self, situation: Situation) -> str | None:
         """A model without attention has no keys and values."""
-        facts = situation.model_facts
-        heads = not facts or any(facts.get(name) for name in ("num_attention_heads", "n_head", "num_heads"))
-        return None if heads else f"a {situation.model_type} has no attention whose keys and values could be trained"
+        if situation.model.has_attention:
+            return None
+        return f"a {situation.model.model_type} has no attention whose keys and values could be trained"
 
     def reserved(self, params: Mapping[str, Scalar]) -> int:
         """The virtual tokens come before the text."""

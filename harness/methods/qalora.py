@@ -32,7 +32,7 @@ class QaLora(RoundedLora):
     def skip(self, situation: Situation) -> str | None:
         """Groups must fill the inputs."""
         size = int(situation.params.get("group", 32))
-        widths = [width for width in situation.model_facts.get("linear_widths", ()) if width % size]
+        widths = [width for width in situation.model.linear_widths if width % size]
         return (
             f"groups of {size} inputs do not fill layers of width {widths}: set group to a divisor" if widths else None
         )

@@ -30,7 +30,7 @@ class QLora(Lora):
 
     def skip(self, situation: Situation) -> str | None:
         """Layers whose width is no multiple of the block cannot be quantised."""
-        widths = [width for width in situation.model_facts.get("linear_widths", ()) if width % BLOCK]
+        widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 
     def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class TrainableTokens(PeftMethod):
 
     def skip(self, situation: Situation) -> str | None:
         """TRL's trainers that sample multiply by the output layer's own weights, which stay while tied embeddings move."""
-        objective, tied = situation.beside.get("objective"), situation.model_facts.get("tie_word_embeddings")
+        objective, tied = situation.beside.get("objective"), situation.model.ties_embeddings
         if not getattr(objective, "samples", False) or tied is False:
             return None
         return "its objective takes the output layer as it was, which moves with the tokens that its method trains"

@@ -41,7 +41,7 @@ class Unipelt(PrefixedMethod):
 
     def skip(self, situation: Situation) -> str | None:
         """An adapter's gate looks at the input of a feed-forward part, which must be one module."""
-        if situation.model_type == "opt":
+        if situation.model.model_type == "opt":
             return "the feed-forward part of an opt is not one module whose input a gate could look at"
         return super().skip(situation)
 

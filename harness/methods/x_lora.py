@@ -48,9 +48,10 @@ class XLora(ModuleMethod):
             reason := unfit(str(situation.params["expert_tasks"]), "expert_tasks")
         ):
             return reason
-        facts = situation.model_facts
-        if facts and not any(facts.get(name) for name in ("num_attention_heads", "n_head", "num_heads")):
-            return f"a {situation.model_type} has no attention, whose keys and values each reading keeps for itself"
+        if not situation.model.has_attention:
+            return (
+                f"a {situation.model.model_type} has no attention, whose keys and values each reading keeps for itself"
+            )
         return super().skip(situation)
 
     def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:

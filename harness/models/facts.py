@@ -6,23 +6,55 @@ import json
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import SpecError
 from harness.models.base_model import BaseModel
 
-if TYPE_CHECKING:
-    pass
 LOOKUP_TABLES = ("embed", "wte", "wpe", "lm_head")
+# Configs name the same number differently: GPT-2 says n_head, GPT-Neo num_heads, MPT n_heads.
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+WIDTH = ("hidden_size", "n_embd", "d_model")
+HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 
 
-def model_facts(base: BaseModel) -> dict[str, Any]:
-    """What can be known of a model without loading it.
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A base model's config under one spelling, and what the headers of its weights say.
 
-    Returns:
-        Its config, plus `parameters` (count, tied weights once), `linear_widths` (sorted in-features of its linear
-        layers), `biases` (numbers in biases) and `bytes` (of its weights on disk).
+    A field at its default is not known: plug-ins refuse nothing because of it.
+    """
+
+    model_type: str = ""
+    """`model_type` of the config, for example `llama`."""
+    layers: int | None = None
+    width: int | None = None
+    """Numbers in a token's hidden state."""
+    vocabulary: int | None = None
+    """Rows of the embedding table."""
+    heads: int | None = None
+    """Attention heads of a layer; 0 where the model has no attention."""
+    ties_embeddings: bool | None = None
+    """Whether the output layer's weights are the embedding table, where the config says so."""
+    dtype: str | None = None
+    """Number format that the config says its weights are stored in, for example `bfloat16`."""
+    parameters: int = 0
+    """Numbers in all weights; tied weights count once."""
+    linear_widths: tuple[int, ...] = ()
+    """In-features of the linear layers, each once, ascending."""
+    biases: int | None = None
+    """Numbers in all biases."""
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether layers have attention heads; True where that is not known."""
+        return self.heads != 0
+
+
+def model_facts(base: BaseModel) -> ModelFacts:
+    """Read a model's facts from its config.json and the headers of its safetensors files.
 
     Raises:
         SpecError: When the config or a weight file cannot be read.
@@ -40,44 +72,54 @@ def model_facts(base: BaseModel) -> dict[str, Any]:
             f"base model {base.ref.name!r} must have its weights as safetensors, but has none: choose a revision with "
             "them, or save it again with save_pretrained"
         )
+    # A model for pictures and text keeps the sizes of its language model in a config within its config.
+    config = (config.get("text_config") or {}) | config
+    model_type = str(config.get("model_type", ""))
+    return ModelFacts(
+        model_type=model_type,
+        layers=_first(config, LAYERS),
+        width=_first(config, WIDTH),
+        vocabulary=_first(config, ("vocab_size",)),
+        heads=_first(config, HEADS) or 0,
+        ties_embeddings=config.get("tie_word_embeddings"),
+        dtype=config.get("dtype") or config.get("torch_dtype"),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        linear_widths=_linear_widths(shapes, model_type),
+        biases=sum(shape[0] for name, shape in shapes.items() if name.split(".")[-1] == "bias" and len(shape) == 1),
+    )
+
+
+def _first(config: dict[str, Any], spellings: tuple[str, ...]) -> int | None:
+    """The number that the config holds under one of these names; 0 counts as absent."""
+    return next((int(config[name]) for name in spellings if config.get(name)), None)
+
+
+def _linear_widths(shapes: dict[str, list[int]], model_type: str) -> tuple[int, ...]:
     # GPT-2's Conv1D keeps weights as (in, out); every other linear layer as (out, in).
-    transposed = config.get("model_type") in ("gpt2", "openai-gpt")
-    widths = {
-        shape[0 if transposed else 1]
-        for name, shape in shapes.items()
-        if len(shape) == 2 and not any(table in name for table in LOOKUP_TABLES)
-    }
-    weight_bytes = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    biases = sum(shape[0] for name, shape in shapes.items() if name.rpartition(".")[2] == "bias" and len(shape) == 1)
-    return config | {
-        "parameters": parameters,
-        "linear_widths": sorted(widths),
-        "biases": biases,
-        "bytes": weight_bytes,
-    }
+    inputs = 0 if model_type in ("gpt2", "openai-gpt") else 1
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    return tuple(
+        sorted({shape[inputs] for name, shape in matrices.items() if not any(t in name for t in LOOKUP_TABLES)})
+    )
 
 
 def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Name and shape of every tensor, from the headers of the safetensors files."""
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
+            # The file begins with the header's length in bytes, then the header as JSON.
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def model_features(base: BaseModel) -> dict[str, float | str]:
-    """What is knowable of a base model without loading it; counts as decadic logarithms."""
-    config = model_facts(base)
-
-    def first(*names: str) -> float:
-        return float(next((config[name] for name in names if config.get(name)), 1))
-
+    """What recommendations compare base models by; counts as decadic logarithms, an unknown count as 1."""
+    facts = model_facts(base)
     return {
-        "log_parameters": math.log10(first("parameters")),
-        "layers": first("num_hidden_layers", "n_layer"),
-        "log_width": math.log10(first("hidden_size", "n_embd")),
-        "log_vocab": math.log10(first("vocab_size")),
-        "type": str(config.get("model_type", "")),
+        "log_parameters": math.log10(facts.parameters or 1),
+        "layers": float(facts.layers or 1),
+        "log_width": math.log10(facts.width or 1),
+        "log_vocab": math.log10(facts.vocabulary or 1),
+        "type": facts.model_type,
     }

@@ -74,16 +74,14 @@ class ReinforcementObjective(Objective, ABC):
 
     def skip(self, situation: Situation) -> str | None:
         """There must be prompts, rewards, attention that skips padding, and no virtual tokens: TRL samples without them."""
-        facts, method = situation.task_facts, situation.beside.get("method")
-        if facts.get("output_type") == "loglikelihood_rolling":
+        task, method = situation.task, situation.beside.get("method")
+        if task.output_type == "loglikelihood_rolling":
             return "its objective answers prompts, but the task's rows are plain texts"
-        if situation.model_type in READS_PADDING:
-            return (
-                f"its objective samples answers to prompts padded in front, but a {situation.model_type} reads padding"
-            )
+        if situation.model.model_type in READS_PADDING:
+            return f"its objective samples answers to prompts padded in front, but a {situation.model.model_type} reads padding"
         if method is not None and _virtual_tokens(method, situation):
             return "its objective samples from the model's weights, without the virtual tokens of its method"
-        if "metadata" in facts and (problem := reward_problem(facts["metadata"].get("reward"), situation.left)):
+        if task.metadata is not None and (problem := reward_problem(task.metadata.reward, situation.left)):
             return problem
         return super().skip(situation)
 

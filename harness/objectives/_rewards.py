@@ -52,7 +52,7 @@ def rewards_for(setup: StageSetup, rows: Sequence[Row]) -> Rewards:
     Raises:
         SpecError: When the task names no reward that there is, or its rows do not fit it.
     """
-    reward = setup.task_metadata.get("reward")
+    reward = setup.task_metadata.reward
     if problem := reward_problem(reward, list(setup.left)):
         raise SpecError(f"{problem}: correct the task file, or put a stage that trains a reward model before this one")
     name = next(iter(setup.left), "") if reward is None else reward

@@ -76,14 +76,14 @@ class Objective(Plugin, ABC):
 
     def skip(self, situation: Situation) -> str | None:
         """Rows without a column that it needs are nothing to train on."""
-        columns, curation = situation.task_facts.get("columns"), situation.beside.get("curation")
+        columns, curation = situation.task.columns, situation.beside.get("curation")
         given = getattr(curation, "gives", ())
         missing = [name for name in self.needs if columns is not None and name not in (*columns, *given)]
         if missing:
             return f"its objective needs {' and '.join(missing)} answers, which the task does not name in {PREFERENCE}"
         for name in _rows_brought(situation):
-            known = situation.facts_of(name).get("columns", self.needs)
-            if missing := [column for column in self.needs if column not in known]:
+            known = situation.facts_of(name).columns
+            if missing := [column for column in self.needs if known is not None and column not in known]:
                 task = name.partition("@")[0]
                 return (
                     f"its objective needs {' and '.join(missing)} answers, which {task} does not name in {PREFERENCE}"

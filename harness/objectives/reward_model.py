@@ -43,8 +43,10 @@ class RewardModel(PreferenceObjective):
         from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
 
         method = situation.beside.get("method")
-        if situation.model_type and situation.model_type not in KNOWN:
-            return f"transformers has no sequence classifier for a {situation.model_type}, as which rewards are kept"
+        if situation.model.model_type and situation.model.model_type not in KNOWN:
+            return (
+                f"transformers has no sequence classifier for a {situation.model.model_type}, as which rewards are kept"
+            )
         if method is not None and not getattr(method, "mergeable", True):
             return "its objective leaves a plain model, but its method cannot be merged into one"
         return super().skip(situation)

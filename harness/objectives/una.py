@@ -37,7 +37,8 @@ class UnifiedAlignment(PreferenceObjective):
 
     def skip(self, situation: Situation) -> str | None:
         """Answers need scores: of their own, or by being chosen or rejected."""
-        return None if situation.task_facts.get("metadata", {}).get("score") else super().skip(situation)
+        metadata = situation.task.metadata
+        return None if metadata is not None and metadata.score else super().skip(situation)
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One answer per row with its score, or one pair.
@@ -45,11 +46,11 @@ class UnifiedAlignment(PreferenceObjective):
         Raises:
             SpecError: When a row has neither a score in [0, 1] nor a rejected answer.
         """
-        column = setup.task_metadata.get("score")
+        column = setup.task_metadata.score
         if column is None:
             return super().examples(rows, setup)
         rows = reached(rows, setup)
-        scores = [_score(row, str(column)) for row in rows]
+        scores = [_score(row, column) for row in rows]
         answers = zip(tokenised(rows, setup), scores, strict=True)
         kept: list[Example] = [(replace(answer, score=score),) for answer, score in answers if learnable(answer)]
         if len(kept) < len(rows):

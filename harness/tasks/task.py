@@ -1,8 +1,7 @@
 """Tasks: one YAML file is an lm-eval task with a training split; found by name, pinned by a fingerprint, built for lm-eval.
 
 The same file scores the task and renders its training rows, so prompts cannot drift apart. What lm-eval has no field for
-stands under `metadata`: `chance` (score of guessing), `licence`, `description`, `preference: {chosen, rejected}` (columns),
-`score` (column), `reward` (what a sampled answer is worth), `pieces: {column, max_chars}` (cuts long texts).
+stands under `metadata` (see `metadata.TaskMetadata`).
 
 Code: a user's `!function` tags and `unsafe_code` run only once the user has allowed the files' hashes
 (`taskfile.require_permission`). Tags of lm-eval's built-in tasks are installed package code and run as such, unless the
@@ -25,6 +24,7 @@ from harness.metrics.base import checked, measure, register
 from harness.records.trial import TaskRef, fingerprint
 from harness.tasks.file import CodeReference, TaskFile, file_sha256, read_task_file, require_permission
 from harness.tasks.generation import generation_settings, repeats_of, sampling_notes
+from harness.tasks.metadata import PROSE, Pieces, TaskMetadata, read_metadata
 from harness.tasks.splits import Generated, Part, Source, cut, locate, split_parts
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ _UNUSED = (
     "num_fewshot",
     "repeats",
 )
-_PROSE = ("licence", "license", "description", "source", "citation", "config_source")
-"""Metadata that cannot change a score; not part of the fingerprint."""
 _UNSUPPORTED = ("use_prompt", "doc_to_image", "doc_to_audio", "class")
 
 
@@ -57,8 +55,7 @@ class Task:
     output_type: str
     metric: str
     higher_is_better: bool
-    chance: float | None
-    metadata: Mapping[str, Any]
+    metadata: TaskMetadata
     notes: tuple[str, ...]
     source: Source = field(repr=False)
     parts: Mapping[str, Part] = field(repr=False)
@@ -70,6 +67,11 @@ class Task:
 
     def __hash__(self) -> int:
         return hash(self.ref)
+
+    @property
+    def chance(self) -> float | None:
+        """The score of guessing, where the file says it."""
+        return self.metadata.chance
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, `validation` or `test`, as lm-eval's templates see them.
@@ -142,10 +144,10 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     for key in _UNSUPPORTED:
         if raw.get(key):
             raise SpecError(f"{where}: {key} is not supported, but is set: choose a task with plain templates")
-    metadata = dict(_resolve(raw.get("metadata") or {}))
     parts = split_parts(raw.get("training_split"), raw.get("validation_split"), raw.get("test_split"), where)
     resolved = {key: _resolve(value) for key, value in raw.items()}
-    source = _source(resolved, metadata, file.path.parent, where)
+    metadata, notes = _metadata(resolved, built_in, where)
+    source = _source(resolved, file.path.parent, where)
     config = _config(resolved, name, where)
     metric = config["metric_list"][0]
     return Task(
@@ -155,18 +157,31 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
         output_type=config["output_type"],
         metric=_metric_name(metric),
         higher_is_better=metric["higher_is_better"],
-        chance=_chance(metadata, where),
         metadata=metadata,
-        notes=_notes(raw, parts, _metric_name(metric)),
+        notes=(*_notes(raw, parts, _metric_name(metric)), *notes),
         source=source,
         parts=parts,
         process=resolved.get("process_docs"),
     )
 
 
-def _source(resolved: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, where: str) -> Source:
+def _metadata(resolved: Mapping[str, Any], built_in: bool, where: str) -> tuple[TaskMetadata, tuple[str, ...]]:
+    """A task's metadata, and a note where some of it is left unread."""
+    given = dict(resolved.get("metadata") or {})
+    unknown = sorted(str(key) for key in given if key not in TaskMetadata.model_fields)
+    if not built_in and not resolved.get("custom_dataset"):
+        return read_metadata(given, where), ()
+    # lm-eval's own files carry keys for its tables, and passes the keys on to a function that makes the data.
+    known = {key: value for key, value in given.items() if key in TaskMetadata.model_fields}
+    return read_metadata(known, where), (
+        f"metadata that the harness does not read: {', '.join(unknown)}",
+    ) if unknown else ()
+
+
+def _source(resolved: Mapping[str, Any], folder: Path, where: str) -> Source:
     if make := resolved.get("custom_dataset"):
-        return Generated(make, {**metadata, **(resolved.get("dataset_kwargs") or {})}, _version())
+        options = {**(resolved.get("metadata") or {}), **(resolved.get("dataset_kwargs") or {})}
+        return Generated(make, options, _version())
     return locate(resolved, folder, where)
 
 
@@ -186,7 +201,7 @@ def _config(resolved: Mapping[str, Any], name: str, where: str) -> dict[str, Any
 def _fingerprint(raw: Mapping[str, Any], source: Source, built_in: bool) -> str:
     """Hash of what can change a row, a prompt or a score; a built-in task's code comes with lm-eval's version."""
     keys = {key: value for key, value in raw.items() if key not in (*_PLACES, "task", "include")}
-    facts = {key: value for key, value in (raw.get("metadata") or {}).items() if key not in _PROSE}
+    facts = {key: value for key, value in (raw.get("metadata") or {}).items() if key not in PROSE}
     return fingerprint([_canonical(keys), _canonical(facts), source.identity(), _version() if built_in else None])
 
 
@@ -225,15 +240,6 @@ def _metric_name(entry: Mapping[str, Any]) -> str:
     return str(named.__name__ if callable(named) else named)
 
 
-def _chance(metadata: Mapping[str, Any], where: str) -> float | None:
-    chance = metadata.get("chance")
-    if chance is None:
-        return None
-    if isinstance(chance, bool) or not isinstance(chance, int | float):
-        raise SpecError(f"{where}: metadata.chance must be the score of guessing, but is {chance!r}: give a number")
-    return float(chance)
-
-
 def _notes(raw: Mapping[str, Any], parts: Mapping[str, Part], metric: str) -> tuple[str, ...]:
     notes = [
         f"{name} is {part.high - part.low:.0%} of the data's split '{part.split}', chosen by hash"
@@ -263,19 +269,19 @@ def _rows(task: Task, name: str) -> Dataset:
 
     datasets.disable_progress_bars()
     rows = task.parts[name].take(task.source.load(task.parts[name].split))
-    if pieces := task.metadata.get("pieces"):
+    if pieces := task.metadata.pieces:
         rows = _in_pieces(rows, pieces, task.name)
     return task.process(rows) if task.process else rows
 
 
-def _in_pieces(rows: Dataset, pieces: Any, name: str) -> Dataset:
+def _in_pieces(rows: Dataset, pieces: Pieces, name: str) -> Dataset:
     from datasets import Dataset
 
-    column, longest = (pieces.get(key) if isinstance(pieces, dict) else None for key in ("column", "max_chars"))
-    if not isinstance(longest, int) or longest < 1 or column not in rows.column_names:
+    column, longest = pieces.column, pieces.max_chars
+    if column not in rows.column_names:
         raise SpecError(
             f"task {name}: metadata.pieces must be {{column, max_chars}} with one of the columns "
-            f"{', '.join(rows.column_names)}, but is {pieces!r}: correct it"
+            f"{', '.join(rows.column_names)}, but is {pieces.model_dump()!r}: correct it"
         )
     return Dataset.from_list([row | {column: piece} for row in rows for piece in cut(str(row[column] or ""), longest)])
 
@@ -335,34 +341,6 @@ def _built_in(name: str) -> Path | None:
 
 
 _KINDS = {"str": "string", "int": "integer", "bool": "boolean", "float": "number", "dict": "object", "list": "array"}
-_METADATA = {
-    "chance": {"type": "number", "description": "Score of guessing, in the metric's units."},
-    "licence": {"type": "string", "description": "Licence of the data."},
-    "description": {"type": "string", "description": "What the task asks, in one sentence."},
-    "preference": {
-        "type": "object",
-        "description": "Columns of preferred and rejected answers, for preference objectives.",
-        "properties": {"chosen": {"type": "string"}, "rejected": {"type": "string"}},
-        "required": ["chosen", "rejected"],
-        "additionalProperties": False,
-    },
-    "score": {"type": "string", "description": "Column with an answer's score in [0, 1], for objectives of scores."},
-    "reward": {
-        "description": "What a sampled answer is worth: exact_match, numeric, {regex: ...}, !function module.name, or "
-        "the objective of an earlier stage that trains a reward model.",
-        "anyOf": [
-            {"type": "string"},
-            {"type": "object", "properties": {"regex": {"type": "string"}}, "required": ["regex"]},
-        ],
-    },
-    "pieces": {
-        "type": "object",
-        "description": "Cuts the texts of a column into pieces, at paragraph, line, sentence or word ends.",
-        "properties": {"column": {"type": "string"}, "max_chars": {"type": "integer", "minimum": 1}},
-        "required": ["column", "max_chars"],
-        "additionalProperties": False,
-    },
-}
 
 
 def task_json_schema() -> dict[str, Any]:
@@ -377,7 +355,10 @@ def task_json_schema() -> dict[str, Any]:
     properties["output_type"] = {
         "enum": ["multiple_choice", "generate_until", "loglikelihood", "loglikelihood_rolling"]
     }
-    properties["metadata"] = {"type": "object", "properties": _METADATA}
+    metadata = TaskMetadata.model_json_schema()
+    # References inside it start at the root of the whole document.
+    definitions = metadata.pop("$defs")
+    properties["metadata"] = metadata
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "harness task",
@@ -385,4 +366,5 @@ def task_json_schema() -> dict[str, Any]:
         "properties": properties,
         "anyOf": [{"required": ["include"]}, {"required": ["dataset_path", "metric_list", "doc_to_target"]}],
         "additionalProperties": False,
+        "$defs": definitions,
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import SpecError, one_of
 from harness.records.trial import ModelRef
 from harness.tasks.lm_eval_task import gold_index, lm_eval_task
+from harness.tasks.metadata import Preference
 from harness.tasks.task import SPLITS, Task, find_task
 
 if TYPE_CHECKING:
@@ -56,20 +57,14 @@ def training_rows(task: Task) -> list[Row]:
     return list(_training_rows(task))
 
 
-def columns(task: Task) -> list[str]:
-    """What every training row of a task has, beside `doc`."""
-    wrong = ["wrong"] if task.output_type == "multiple_choice" else []
-    return ["prompt", "completion", *(["rejected"] if task.metadata.get("preference") else []), *wrong]
-
-
 @lru_cache(maxsize=16)
 def _training_rows(task: Task) -> tuple[Row, ...]:
     built = lm_eval_task(task, "train")
-    preference = task.metadata.get("preference")
+    preference = task.metadata.preference
     return tuple(_row(built, doc, preference) for doc in built.test_docs())
 
 
-def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Mapping[str, str] | None) -> Row:
+def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Preference | None) -> Row:
     prefix = built.doc_to_prefix(doc)
     context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
     requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1))
@@ -86,7 +81,7 @@ def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Mapping[st
         others = [request.args[1] for request in requests if request.args[0] == prompt]
         row["wrong"] = [choice for choice in dict.fromkeys(others) if choice != completion]
     if preference:
-        chosen, rejected = (_delimited(built, prefix, _cell(doc, preference, key)) for key in ("chosen", "rejected"))
+        chosen, rejected = (_delimited(built, prefix, _cell(doc, key, column)) for key, column in preference)
         row |= {"completion": chosen, "rejected": rejected}
     return row
 
@@ -107,10 +102,9 @@ def _delimited(built: ConfigurableTask, prefix: str | None, answer: str) -> str:
     return f"{built.config.target_delimiter}{answer}"
 
 
-def _cell(doc: Mapping[str, Any], preference: Mapping[str, str], key: str) -> str:
-    column = preference.get(key) if isinstance(preference, Mapping) else None
-    if column is None or column not in doc:
-        raise SpecError(f"metadata.preference.{key}: " + one_of("column", str(column), list(doc)))
+def _cell(doc: Mapping[str, Any], key: str, column: str) -> str:
+    if column not in doc:
+        raise SpecError(f"metadata.preference.{key}: " + one_of("column", column, list(doc)))
     return str(doc[column])
 
 

@@ -101,8 +101,7 @@ def _stored_dtype(base: BaseModel) -> Any:
     """The torch dtype that the base's config states, or None."""
     import torch
 
-    facts = model_facts(base)
-    return getattr(torch, str(facts.get("dtype") or facts.get("torch_dtype")), None)
+    return getattr(torch, str(model_facts(base).dtype), None)
 
 
 def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Score] = ()) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import SpecError
 from harness.methods.base import Method
 from harness.models.base_model import BaseModel, load_model, load_tokenizer, resolve_model
-from harness.models.facts import model_facts
+from harness.models.facts import ModelFacts, model_facts
 from harness.plugins import AXIS_FOLDER
 from harness.records.trial import ModelRef, TaskRef, TrialConfig
 from harness.space import Scalar, Text, weighted
@@ -99,8 +99,8 @@ def planned_base(ref: ModelRef, workspace: Workspace) -> BaseModel:
 
 
 @lru_cache(maxsize=8)
-def facts_of(base: BaseModel) -> dict[str, Any]:
-    """Its config and counts."""
+def facts_of(base: BaseModel) -> ModelFacts:
+    """Its sizes and kind."""
     return model_facts(base)
 
 

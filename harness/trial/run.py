@@ -298,12 +298,10 @@ class Run:
         return planned_base(self.config.pipeline.base_model, self.workspace)
 
     def _stages(self) -> list[Ready]:
-        from harness.tasks.training_rows import columns
+        from harness.tasks.facts import task_facts
 
-        pipeline, config, facts = self.config.pipeline, self.config, facts_of(self.base)
-        target = self.target
-        task_facts = {"output_type": target.output_type, "metadata": target.metadata, "columns": columns(target)}
-        reason = refusal(pipeline, Situation(self.meter.device, str(facts.get("model_type", "")), facts, task_facts))
+        pipeline, config = self.config.pipeline, self.config
+        reason = refusal(pipeline, Situation(self.meter.device, facts_of(self.base), task_facts(self.target)))
         if reason:
             raise SpecError(f"this pipeline cannot run on {self.base.ref.name} here: {reason}")
         found = []

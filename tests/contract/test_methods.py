@@ -140,7 +140,7 @@ def after(request, world):
         if (name, family) not in kept:
             folder = request.getfixturevalue("rwkv") if family == "rwkv" else getattr(world, family)
             facts = model_facts(resolve_model(str(folder)))
-            reason = load("methods", name)().skip(Situation("cpu", facts["model_type"], facts))
+            reason = load("methods", name)().skip(Situation("cpu", facts))
             kept[name, family] = reason or build(name, folder)
         return kept[name, family]
 

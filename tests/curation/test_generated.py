@@ -15,6 +15,7 @@ from harness.errors import SpecError, TrialFailure
 from harness.metrics._overlap import rouge_l, words
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load
+from harness.tasks.facts import TaskFacts
 from tests.curation.test_tokens import setup_with, shaken
 from tests.tiny import ROWS, save_tokenizer, stage, trained
 
@@ -206,7 +207,7 @@ def test_pairs_train_a_preference_objective_on_a_task_without_preferences(world)
     assert one.step == 3
     assert one.failure is None
     situation = Situation(
-        task_facts={"columns": ["prompt", "completion"], "output_type": "generate_until"},
+        task=TaskFacts("generate_until", ("prompt", "completion")),
         beside={"objective": load("objectives", "dpo"), "curation": load("curation", "counterfactual_pairs")},
     )
     assert load("objectives", "dpo")().skip(situation) is None

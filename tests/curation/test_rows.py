@@ -8,6 +8,7 @@ import pytest
 from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import load
+from harness.tasks.facts import TaskFacts
 from tests.curation.test_tokens import own_losses, setup_with
 from tests.tiny import ROWS
 
@@ -213,5 +214,5 @@ def test_rows_that_are_made_do_not_suit_objectives_that_need_more(name):
 
 @pytest.mark.parametrize("name", [*MAKERS, "explanation_consistency", "prompt_internalization", "counterfactual_pairs"])
 def test_plain_text_has_no_answers(name):
-    situation = Situation(task_facts={"output_type": "loglikelihood_rolling"})
+    situation = Situation(task=TaskFacts("loglikelihood_rolling"))
     assert "plain text" in load("curation", name)().skip(situation)

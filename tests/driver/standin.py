@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
 from harness.errors import SpecError, StorageError
+from harness.models.facts import ModelFacts
 from harness.records.paths import Paths
 from harness.records.results import find_result, write_result
 from harness.records.trial import CostRecord, ModelRef, Provenance, Score, TaskRef, TrialResult, TrialStatus
@@ -118,7 +119,7 @@ def study(**changes):
 def setting(spec):
     """What `resolve` would give, without models and tasks."""
     tasks = tuple(TaskInfo(TaskRef(name, "f"), True, 90, 30.0, {"validation": 10, "test": 10}) for name in spec.tasks)
-    models = tuple(ModelInfo(ModelRef(model.name, "r"), {"parameters": 1000}) for model in spec.base_models)
+    models = tuple(ModelInfo(ModelRef(model.name, "r"), ModelFacts(parameters=1000)) for model in spec.base_models)
     return Setting(models, tasks, (), resolved_families(spec))
 
 

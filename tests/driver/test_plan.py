@@ -11,6 +11,7 @@ from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.plan import plan_study
 from harness.driver.resolve import steps_of
 from harness.errors import SpecError
+from harness.models.facts import ModelFacts
 from harness.records.trial import CostRecord, Evaluation, Pipeline, Score, Stage, TrialConfig, TrialResult, TrialStatus
 from harness.study.family import resolved_families
 from harness.study.spec import Prices
@@ -134,7 +135,7 @@ def occasion(tmp_path, steps=100, **changes):
     setting = standin.setting(spec)
     stage = Stage(method="none", params={"batch_size": 4, "gradient_accumulation": 2})
     config = TrialConfig(pipeline=Pipeline(setting.models[0].ref, (stage,)), task=setting.tasks[0].ref, steps=steps)
-    model = replace(setting.models[0], facts={"parameters": 1_000_000})
+    model = replace(setting.models[0], facts=ModelFacts(parameters=1_000_000))
     fields = {
         "config": config, "model": model, "tasks": {"one": setting.tasks[0]},
         "device": "cpu", "threads": 1, "prices": Prices(cpu_hour=3.6),

@@ -13,6 +13,7 @@ from harness.driver.resolve import ModelInfo, refuse_impossible
 from harness.driver.sources import base_proposals
 from harness.errors import HarnessError, SpecError, StorageError, UsageError
 from harness.files import append_line, read_lines
+from harness.models.facts import ModelFacts
 from harness.records.results import find_result
 from harness.records.study_trials import read_members
 from harness.records.trial import TaskRef, TrialStatus
@@ -232,7 +233,7 @@ def test_wrong_runners_and_options_are_refused_before_anything_is_written(tmp_pa
 def test_a_family_that_cannot_work_is_refused_with_its_reason():
     spec = standin.study(families={"quantised": {"method": "qlora"}})
     setting = standin.setting(spec)
-    odd = ModelInfo(setting.models[0].ref, {"model_type": "llama", "linear_widths": [100], "parameters": 1000})
+    odd = ModelInfo(setting.models[0].ref, ModelFacts(model_type="llama", linear_widths=(100,), parameters=1000))
     with pytest.raises(SpecError, match=r"family quantised .* model and one, but .*64"):
         refuse_impossible(replace(setting, models=(odd,)), "cpu")
 

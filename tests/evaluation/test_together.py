@@ -155,7 +155,7 @@ def test_every_method_that_stacks_is_scored_like_alone(world: Any, base: str, me
     from harness.nn.stack import Stack
 
     facts = model_facts(resolve_model(str(getattr(world, base))))
-    if reason := load("methods", method)().skip(Situation("cpu", facts["model_type"], facts)):
+    if reason := load("methods", method)().skip(Situation("cpu", facts)):
         pytest.skip(reason)
     models, methods = [], []
     for seed in range(3):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM, RwkvCo
 from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.models.base_model import embedded_models, load_model, resolve_model
+from harness.models.facts import ModelFacts
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.trial.group import Workspace, run_trial
@@ -84,7 +85,7 @@ PARTS = {
 def test_an_adapter_adds_its_formula_to_the_part(name, family, world, others):
     """With adapters off a part gives y for x; with them on, y plus the formula of y, or of x where parallel."""
     folder = others.get(family) or getattr(world, family)
-    if reason := load("methods", name)().skip(Situation(model_type=family)):
+    if reason := load("methods", name)().skip(Situation(model=ModelFacts(model_type=family))):
         pytest.skip(reason)
     ready, _ = attached(folder, stage(name))
     shaken(ready.model)
@@ -113,8 +114,8 @@ def test_an_adapter_adds_its_formula_to_the_part(name, family, world, others):
 
 def test_a_parallel_adapter_cannot_stand_beside_two_layers():
     for name in ("adapter_parallel", "mam", "unipelt"):
-        assert "not one module" in load("methods", name)().skip(Situation(model_type="opt"))
-        assert load("methods", name)().skip(Situation(model_type="llama")) is None
+        assert "not one module" in load("methods", name)().skip(Situation(model=ModelFacts(model_type="opt")))
+        assert load("methods", name)().skip(Situation(model=ModelFacts(model_type="llama"))) is None
 
 
 def test_a_learned_scale_starts_where_it_is_told_and_moves(world):
@@ -292,8 +293,8 @@ def test_a_prefix_and_modules_are_kept_together(name, world, tmp_path):
 
 @pytest.mark.parametrize("name", ["mam", "unipelt"])
 def test_a_prefix_needs_attention(name):
-    facts = {"attention_hidden_size": 32}
-    assert "no attention" in load("methods", name)().skip(Situation(model_type="rwkv", model_facts=facts))
+    facts = ModelFacts(model_type="rwkv", heads=0)
+    assert "no attention" in load("methods", name)().skip(Situation(model=facts))
 
 
 # Fusion
@@ -381,5 +382,5 @@ def test_the_penalty_is_the_distance_of_values_to_the_identity(world):
 )
 def test_sources_that_do_not_fit_are_refused(text, said):
     method = load("methods", "adapter_fusion")()
-    assert said in method.skip(Situation(model_type="llama", params={"fusion_sources": text}))
-    assert method.skip(Situation(model_type="llama", params={"fusion_sources": "a, b"})) is None
+    assert said in method.skip(Situation(model=ModelFacts(model_type="llama"), params={"fusion_sources": text}))
+    assert method.skip(Situation(model=ModelFacts(model_type="llama"), params={"fusion_sources": "a, b"})) is None

@@ -8,6 +8,7 @@ from harness.evaluation.loglikelihood import Members, score
 from harness.evaluation.prefix_tree import Ask, Plan
 from harness.methods._experts import Router
 from harness.models.base_model import load_model, resolve_model
+from harness.models.facts import ModelFacts
 from harness.plugins import load
 from harness.training.alone import Alone
 from harness.trial.model_folder import load_tuned, save_model
@@ -177,6 +178,8 @@ def test_the_stage_trains_the_router_alone_and_is_loaded_again(world, tmp_path):
 def test_what_cannot_work_is_refused():
     method = load("methods", "x_lora")()
     for text in ("", "trec", "trec, trec"):
-        assert "two tasks or more" in method.skip(Situation(model_type="llama", params={"expert_tasks": text}))
-    assert "no attention" in method.skip(Situation(model_type="rwkv", model_facts={"attention_hidden_size": 32}))
-    assert method.skip(Situation(model_type="llama", params={"expert_tasks": "a, b"})) is None
+        assert "two tasks or more" in method.skip(
+            Situation(model=ModelFacts(model_type="llama"), params={"expert_tasks": text})
+        )
+    assert "no attention" in method.skip(Situation(model=ModelFacts(model_type="rwkv", heads=0)))
+    assert method.skip(Situation(model=ModelFacts(model_type="llama"), params={"expert_tasks": "a, b"})) is None

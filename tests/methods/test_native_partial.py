@@ -56,8 +56,7 @@ def test_bitfit_moves_every_bias_and_nothing_else(world):
 
 def test_bitfit_is_refused_where_there_are_no_biases(world):
     def reason(folder):
-        facts = model_facts(resolve_model(str(folder)))
-        return load("methods", "bitfit")().skip(Situation(model_type=facts["model_type"], model_facts=facts))
+        return load("methods", "bitfit")().skip(Situation(model=model_facts(resolve_model(str(folder)))))
 
     assert reason(world.gpt2) is None
     assert reason(world.llama) == "a llama has no biases to train: BEFT adds some"

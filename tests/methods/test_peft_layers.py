@@ -5,6 +5,7 @@ import torch
 
 from harness.axes.contract import Situation
 from harness.models.base_model import load_model, resolve_model
+from harness.models.facts import ModelFacts
 from harness.plugins import load, names
 from tests.tiny import attached, stage, trained
 
@@ -169,7 +170,7 @@ def test_transposed_layers_are_refused_where_peft_does_not_take_them():
     refused = [name for name in names("methods") if not getattr(load("methods", name), "takes_transposed", True)]
     assert "oft" in refused
     for name in refused:
-        reason = load("methods", name)().skip(Situation(model_type="gpt2"))
+        reason = load("methods", name)().skip(Situation(model=ModelFacts(model_type="gpt2")))
         assert "transposed" in reason
 
 

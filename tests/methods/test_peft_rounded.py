@@ -6,6 +6,7 @@ import torch
 from harness.axes.contract import Situation
 from harness.methods import ir_qlora
 from harness.models.base_model import load_model, resolve_model
+from harness.models.facts import ModelFacts
 from harness.plugins import load
 from harness.trial.process import model_for
 from tests.tiny import attached, logits, stage, trained
@@ -103,10 +104,10 @@ def test_qaloras_inner_factor_sees_the_sums_of_groups(world):
 
 
 def test_groups_that_do_not_fill_the_inputs_are_refused():
-    facts = {"linear_widths": [48, 64]}
-    assert "[48]" in load("methods", "qalora")().skip(Situation(model_facts=facts, params={"group": 32}))
-    assert load("methods", "qalora")().skip(Situation(model_facts=facts, params={"group": 16})) is None
-    assert "[48]" in load("methods", "ir_qlora")().skip(Situation(model_facts=facts))
+    facts = ModelFacts(linear_widths=(48, 64))
+    assert "[48]" in load("methods", "qalora")().skip(Situation(model=facts, params={"group": 32}))
+    assert load("methods", "qalora")().skip(Situation(model=facts, params={"group": 16})) is None
+    assert "[48]" in load("methods", "ir_qlora")().skip(Situation(model=facts))
 
 
 def test_moments_are_in_eight_bits_where_tensors_are_large(world):

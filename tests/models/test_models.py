@@ -1,6 +1,7 @@
 """Base models by name: found, pinned by content, refused with a remedy; their facts without torch."""
 
 import json
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.errors import SpecError
 from harness.models.base_model import embedded_models, load_model, load_tokenizer, resolve_model
-from harness.models.facts import model_facts
+from harness.models.facts import ModelFacts, model_facts, model_features
 from tests.tiny import save_llama, save_tokenizer
 
 
@@ -60,9 +61,9 @@ def test_a_hub_id_in_the_cache_is_pinned_to_its_commit_and_loads(tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     code = (
-        "from harness.models.base_model import *\nfrom harness.models.facts import model_facts\n"
+        "from harness.models.base_model import *\nfrom harness.models.facts import ModelFacts, model_facts, model_features\n"
         "base = resolve_model('owner/model')\n"
-        "print(base.ref.revision, model_facts(base)['model_type'], load_model(base, {}, 'cpu').num_parameters())"
+        "print(base.ref.revision, model_facts(base).model_type, load_model(base, {}, 'cpu').num_parameters())"
     )
     environment = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -85,19 +86,60 @@ def test_what_the_hub_said_once_is_kept_for_nodes_without_internet(tmp_path, mon
     assert answers == []
 
 
-@pytest.mark.parametrize(("family", "widths"), [("llama", [64, 128]), ("gpt2", [64, 256])])
+@pytest.mark.parametrize(("family", "widths"), [("llama", (64, 128)), ("gpt2", (64, 256))])
 def test_facts_come_from_the_files_alone(family, widths, world):
     """GPT-2's feed-forward layer is 4 x 64 wide and its weights are transposed; the tiny Llama's is 2 x 64."""
     folder = getattr(world, family)
     facts = model_facts(resolve_model(str(folder)))
-    assert facts["parameters"] == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
-    assert facts["linear_widths"] == widths
-    assert facts["model_type"] == family
-    assert facts["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert facts.parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert facts.linear_widths == widths
+    assert facts.model_type == family
+
+
+SPELLINGS = {
+    "llama": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 90},
+    "gpt2": {"n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 90},
+    "gpt_neo": {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "vocab_size": 90},
+    "mpt": {"n_layers": 2, "d_model": 64, "n_heads": 4, "vocab_size": 90},
+    "gemma3": {"text_config": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 90}},
+    "rwkv": {"num_hidden_layers": 2, "hidden_size": 64, "attention_hidden_size": 64, "vocab_size": 90},
+}
+
+
+@pytest.mark.parametrize("model_type", SPELLINGS)
+def test_sizes_are_read_under_every_spelling(model_type, tmp_path):
+    folder = save_llama(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type} | SPELLINGS[model_type]))
+    facts = model_facts(resolve_model(str(folder)))
+    assert (facts.model_type, facts.layers, facts.width, facts.vocabulary) == (model_type, 2, 64, 90)
+    assert (facts.heads, facts.has_attention) == ((0, False) if model_type == "rwkv" else (4, True))
+    assert ModelFacts().has_attention
+
+
+def test_what_recommendations_compare_base_models_by():
+    """Four layers of width 128, and 1,024 tokens; a layer has 4 * 128^2 weights of attention, 3 * 128 * 384 of the rest
+    and two norms, the model a table of tokens and a last norm."""
+    parameters = 4 * (4 * 128**2 + 3 * 128 * 384 + 2 * 128) + 1024 * 128 + 128
+    assert model_features(resolve_model("tiny-1m")) == {
+        "log_parameters": math.log10(parameters),
+        "layers": 4.0,
+        "log_width": math.log10(128),
+        "log_vocab": math.log10(1024),
+        "type": "llama",
+    }
+
+
+def test_embedded_models_keep_their_revisions():
+    """Records name base models by these: one that changes makes every trial on its model run again."""
+    assert {name: resolve_model(name).ref.revision for name in embedded_models()} == {
+        "tiny-0.3m": "f606057b7c061f97f7a9",
+        "tiny-1m": "b3ea498b5929fc9595d0",
+        "tiny-4m": "ebfc9473c9d24955379c",
+    }
 
 
 def test_facts_load_no_torch(world):
-    imports = "import sys; from harness.models.base_model import *; from harness.models.facts import model_facts"
+    imports = "import sys; from harness.models.base_model import *; from harness.models.facts import ModelFacts, model_facts, model_features"
     code = f"{imports}; model_facts(resolve_model({str(world.llama)!r})); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
@@ -113,7 +155,7 @@ def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
     folder = save_llama(tmp_path / "model")
     AutoModelForCausalLM.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
     base = resolve_model(str(folder))
-    assert model_facts(base)["dtype"] == "bfloat16"
+    assert model_facts(base).dtype == "bfloat16"
     assert load_model(base, {}, "cpu").dtype == torch.float32
 
 

@@ -11,6 +11,8 @@ from harness.errors import SpecError
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.tasks.facts import TaskFacts
+from harness.tasks.metadata import TaskMetadata
 from harness.trial.group import Workspace, run_pack
 from tests.tiny import config, stage, train
 from tests.training.pairs import ROWS, made_up, ready, shaken
@@ -98,7 +100,7 @@ def test_una_on_pairs_is_half_of_trls_bco(world):
 
 def with_score(metadata, rows, world, **params):
     one = ready(world.llama, stage("full", "una", learning_rate=1e-5, **params))
-    return one.choices.objective.examples(rows, replace(one.setup, task_metadata=metadata))
+    return one.choices.objective.examples(rows, replace(one.setup, task_metadata=TaskMetadata(**metadata)))
 
 
 def test_una_takes_the_column_that_the_task_names(world):
@@ -114,9 +116,9 @@ def test_una_takes_the_column_that_the_task_names(world):
 
 def test_una_needs_scores_or_pairs():
     una = load("objectives", "una")()
-    columns = {"columns": ["prompt", "completion"]}
-    assert "rejected" in una.skip(Situation(task_facts=columns))
-    assert una.skip(Situation(task_facts=columns | {"metadata": {"score": "good"}})) is None
+    plain = TaskFacts(columns=("prompt", "completion"))
+    assert "rejected" in una.skip(Situation(task=plain))
+    assert una.skip(Situation(task=replace(plain, metadata=TaskMetadata(score="good")))) is None
 
 
 def test_aot_needs_rows_to_sort(world):

@@ -12,11 +12,14 @@ import yaml
 
 from harness.axes.contract import Situation
 from harness.errors import SpecError
+from harness.models.facts import ModelFacts
 from harness.objectives._rewards import last_token_scores, rewards_for
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.tasks.facts import TaskFacts
 from harness.tasks.file import ALLOW_CODE, file_sha256
+from harness.tasks.metadata import TaskMetadata
 from harness.tasks.task import find_task
 from harness.training import checkpoint
 from harness.training.choices import refusal
@@ -29,7 +32,7 @@ from tests.training.pairs import ROWS as PAIRS
 
 def worth(reward, target, *answers):
     rows = [{"prompt": "q", "completion": target, "doc": {"key": 3}}]
-    setup = SimpleNamespace(task_metadata={"reward": reward}, left={})
+    setup = SimpleNamespace(task_metadata=TaskMetadata(reward=reward), left={})
     return rewards_for(setup, rows)(rows * len(answers), answers)
 
 
@@ -58,13 +61,16 @@ def test_rewards_that_cannot_be_are_refused():
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
 def test_what_has_no_prompt_or_reward_is_refused_when_planning(objective):
     plugin = load("objectives", objective)()
-    facts = {"output_type": "generate_until", "metadata": {}}
-    assert "rewards need metadata.reward" in plugin.skip(Situation(task_facts=facts, left=()))
-    assert plugin.skip(Situation(task_facts=facts, left=("reward_model",))) is None
-    assert plugin.skip(Situation(task_facts=facts | {"metadata": {"reward": "numeric"}}, left=())) is None
-    assert "must be one of" in plugin.skip(Situation(task_facts=facts | {"metadata": {"reward": 1}}, left=()))
-    assert "plain texts" in plugin.skip(Situation(task_facts={"output_type": "loglikelihood_rolling"}))
-    assert "reads padding" in plugin.skip(Situation(model_type="rwkv"))
+
+    def rewarded_by(reward, left=()):
+        return Situation(task=TaskFacts("generate_until", metadata=TaskMetadata(reward=reward)), left=left)
+
+    assert "rewards need metadata.reward" in plugin.skip(rewarded_by(None))
+    assert plugin.skip(rewarded_by(None, ("reward_model",))) is None
+    assert plugin.skip(rewarded_by("numeric")) is None
+    assert "must be one of" in plugin.skip(rewarded_by("numerical"))
+    assert "plain texts" in plugin.skip(Situation(task=TaskFacts("loglikelihood_rolling")))
+    assert "reads padding" in plugin.skip(Situation(model=ModelFacts(model_type="rwkv")))
     prefix, lora = load("methods", "prefix_tuning"), load("methods", "lora")
     assert "virtual tokens" in plugin.skip(Situation(beside={"method": prefix}))
     assert plugin.skip(Situation(beside={"method": lora})) is None
@@ -78,10 +84,10 @@ def test_a_method_that_acts_at_the_output_layer_is_refused_where_trl_passes_by_i
     assert "passes by" in dropout.skip(Situation(beside={"objective": sampled}))
     assert dropout.skip(Situation(beside={"objective": plain})) is None
     for tied, refused in ((True, True), (False, False)):
-        facts = {"tie_word_embeddings": tied}
-        reason = tokens.skip(Situation(model_facts=facts, beside={"objective": sampled}))
+        facts = ModelFacts(ties_embeddings=tied)
+        reason = tokens.skip(Situation(model=facts, beside={"objective": sampled}))
         assert (reason is not None) == refused
-        assert tokens.skip(Situation(model_facts=facts, beside={"objective": plain})) is None
+        assert tokens.skip(Situation(model=facts, beside={"objective": plain})) is None
 
 
 def test_a_tasks_own_reward_runs_only_when_its_code_is_allowed(world, tmp_path, monkeypatch):
@@ -97,7 +103,7 @@ def test_a_tasks_own_reward_runs_only_when_its_code_is_allowed(world, tmp_path, 
     hashes = [file_sha256(tmp_path / name) for name in ("own.yaml", "judge.py")]
     monkeypatch.setenv(ALLOW_CODE, ",".join(hashes))
     task = find_task("own", (tmp_path,))
-    assert task.metadata["reward"]({"number": 2}, "abc") == 5
+    assert task.metadata.reward({"number": 2}, "abc") == 5
     (tmp_path / "judge.py").write_text("def length(doc, answer):\n    return 0\n")
     monkeypatch.setenv(ALLOW_CODE, ",".join([hashes[0], file_sha256(tmp_path / "judge.py")]))
     assert find_task("own", (tmp_path,)).ref.fingerprint != task.ref.fingerprint
@@ -139,9 +145,9 @@ def test_a_reward_model_learns_to_tell_answers_apart(world):
 
 def test_a_reward_model_must_be_followed_and_merged(world):
     plugin, lora = load("objectives", "reward_model")(), load("methods", "lora")
-    assert "no sequence classifier for a rwkv" in plugin.skip(Situation(model_type="rwkv"))
+    assert "no sequence classifier for a rwkv" in plugin.skip(Situation(model=ModelFacts(model_type="rwkv")))
     assert "cannot be merged" in plugin.skip(Situation(beside={"method": load("methods", "prefix_tuning")}))
-    assert plugin.skip(Situation(model_type="llama", beside={"method": lora})) is None
+    assert plugin.skip(Situation(model=ModelFacts(model_type="llama"), beside={"method": lora})) is None
     alone = config(world, stage("lora", "reward_model", learning_rate=1e-4), task="manners")
     assert "another stage must follow it" in refusal(alone.pipeline, Situation())
 
@@ -158,7 +164,7 @@ SAMPLED = {"batch_size": 4, "generations": 4, "completion_tokens": 8}
 def test_what_is_rewarded_becomes_likelier(objective, world):
     sizes = {"batch_size": 4, "generations": 16, "completion_tokens": 2, "kl_weight": 0.0}
     made = stage("full", objective, learning_rate=7e-4, schedule="constant", **sizes)
-    one, notes = attached(world.llama, made, 40, ROWS, task_metadata={"reward": letters})
+    one, notes = attached(world.llama, made, 40, ROWS, task_metadata=TaskMetadata(reward=letters))
     train(one)
     assert one.failure is None
     # means of 256 answers of two letters at first and at last: .08 before, with a standard error below .03
@@ -172,7 +178,7 @@ def test_what_is_rewarded_becomes_likelier(objective, world):
 def test_what_is_kept_is_what_was_trained(objective, method, world):
     """TRL replaces the model's `forward`, which a copy would share with the original."""
     made = stage(method, objective, learning_rate=3e-4, kl_weight=0.1, **SAMPLED)
-    one, _ = attached(world.llama, made, 3, ROWS, task_metadata={"reward": letters})
+    one, _ = attached(world.llama, made, 3, ROWS, task_metadata=TaskMetadata(reward=letters))
     before = logits(one.model)
     trains = {name for name, p in one.model.named_parameters() if p.requires_grad}
     train(one)
@@ -190,7 +196,7 @@ def test_what_is_kept_is_what_was_trained(objective, method, world):
 def test_the_same_seed_samples_the_same_answers(world):
     def curve():
         made = stage("lora", "grpo", learning_rate=1e-3, **SAMPLED)
-        one, _ = attached(world.llama, made, 4, ROWS, task_metadata={"reward": letters})
+        one, _ = attached(world.llama, made, 4, ROWS, task_metadata=TaskMetadata(reward=letters))
         train(one)
         return [entry["reward"] for entry in one.trainer.state.log_history if "reward" in entry]
 
@@ -199,7 +205,7 @@ def test_the_same_seed_samples_the_same_answers(world):
 
 def test_groups_without_signal_are_told(world):
     made = stage("lora", "grpo", learning_rate=1e-3, **SAMPLED)
-    one, notes = attached(world.llama, made, 2, ROWS, task_metadata={"reward": lambda doc, answer: 1.0})
+    one, notes = attached(world.llama, made, 2, ROWS, task_metadata=TaskMetadata(reward=lambda doc, answer: 1.0))
     train(one)
     assert one.facts["groups_without_signal"] == 1.0
     assert "all answers of a group were worth the same in 100% of 8 groups, so rewards taught nothing" in notes[-1]
@@ -208,7 +214,7 @@ def test_groups_without_signal_are_told(world):
 def test_what_cannot_be_sampled_is_refused(world):
     def made(method="lora", rows=ROWS, **params):
         one = stage(method, "rloo", learning_rate=1e-3, **SAMPLED | params)
-        attached(world.llama, one, 2, rows, task_metadata={"reward": letters})
+        attached(world.llama, one, 2, rows, task_metadata=TaskMetadata(reward=letters))
 
     with pytest.raises(SpecError, match=r"completion_tokens must be below .* context \(96\), but got 96: lower it"):
         made(completion_tokens=96)
@@ -222,7 +228,7 @@ def test_how_answers_are_drawn_and_weighed_is_what_was_asked_for(world):
     asked = {"generations": 2, "completion_tokens": 5, "sampling_temperature": 0.7}
     weighed = {"loss_type": "dr_grpo", "scale_rewards": "none"}
     made = stage("lora", "grpo", learning_rate=1e-3, **asked, **weighed)
-    trainer = attached(world.llama, made, 1, ROWS, task_metadata={"reward": letters})[0].trainer
+    trainer = attached(world.llama, made, 1, ROWS, task_metadata=TaskMetadata(reward=letters))[0].trainer
     assert (trainer.num_generations, trainer.max_completion_length, trainer.temperature) == (2, 5, 0.7)
     assert (trainer.loss_type, trainer.scale_rewards) == ("dr_grpo", "none")
     assert (trainer.args.per_device_train_batch_size, trainer.num_iterations) == (8, 1)
@@ -231,7 +237,7 @@ def test_how_answers_are_drawn_and_weighed_is_what_was_asked_for(world):
 def test_long_prompts_lose_their_beginning(world):
     rows = [{"prompt": "x" * 200 + ":", "completion": " a"}]
     made = stage("lora", "rloo", learning_rate=1e-3, **SAMPLED)
-    one, _ = attached(world.llama, made, 1, rows, task_metadata={"reward": letters})
+    one, _ = attached(world.llama, made, 1, rows, task_metadata=TaskMetadata(reward=letters))
     ids, *_ = one.trainer._tokenize_prompts([rows[0]["prompt"]])
     assert [len(each) for each in ids] == [96 - 8]
     train(one)
@@ -277,7 +283,7 @@ def test_a_continuation_samples_what_the_whole_would_have(family, tmp_path, worl
     made = stage("lora", "rloo", learning_rate=1e-3, **SAMPLED)
 
     def until(step):
-        one, _ = attached(getattr(world, family), made, 4, ROWS, task_metadata={"reward": letters})
+        one, _ = attached(getattr(world, family), made, 4, ROWS, task_metadata=TaskMetadata(reward=letters))
         return replace(one, watch=replace(one.watch, stop_at=step))
 
     def rewards(one):
@@ -298,7 +304,7 @@ def test_a_continuation_samples_what_the_whole_would_have(family, tmp_path, worl
 def test_divergence_is_from_the_stages_own_base(method, objective, world):
     """Nothing before the first step, something after it."""
     made = stage(method, objective, learning_rate=7e-4, kl_weight=0.1, warmup_share=0.0, **SAMPLED)
-    one, _ = attached(world.llama, made, 4, ROWS, task_metadata={"reward": letters})
+    one, _ = attached(world.llama, made, 4, ROWS, task_metadata=TaskMetadata(reward=letters))
     train(one)
     found = [entry["kl"] for entry in one.trainer.state.log_history if "kl" in entry]
     assert found[0] == pytest.approx(0, abs=1e-6)

@@ -14,6 +14,7 @@ from harness.records.trial import TrialStatus
 from harness.retention._corpus import corpus_tokens, diagonal_fisher, path_importance
 from harness.retention.hierarchical import layered
 from harness.retention.kl_to_base import divergence
+from harness.tasks.metadata import TaskMetadata
 from harness.training.alone import Alone
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
@@ -198,7 +199,7 @@ def test_a_trainer_of_an_objectives_own_adds_the_term_once_per_step(objective, w
 
     def stepped(strength):
         made = stage("full", objective, learning_rate=1e-4, gradient_accumulation=2, max_grad_norm=0.0, **own)
-        more = {"task_metadata": {"reward": lambda doc, answer: len(answer)}}
+        more = {"task_metadata": TaskMetadata(reward=lambda doc, answer: len(answer))}
         more["model_of"] = lambda name: (load_model(base, {}, "cpu"), load_tokenizer(base))
         one, _ = attached(world.llama, made, 1, rows, **more)
         embeddings, slopes = one.model.get_input_embeddings().weight, []

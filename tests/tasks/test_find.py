@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from harness.errors import SpecError
+from harness.tasks.metadata import TaskMetadata
 from harness.tasks.task import find_task, task_folders, task_json_schema, task_keys, task_names
 from harness.tasks.training_rows import check_task, training_rows
 
@@ -38,7 +39,7 @@ def test_facts_of_a_task(tmp_path: Path) -> None:
     task = find_task("mine", (tmp_path,))
     assert (task.name, task.output_type, task.metric) == ("mine", "multiple_choice", "acc")
     assert task.higher_is_better
-    assert task.metadata == {"licence": "CC0"}
+    assert task.metadata == TaskMetadata(licence="CC0")
     assert "dataset_kwargs" not in task.config
 
 

@@ -12,6 +12,7 @@ from harness.errors import SpecError
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.study.family import stage_space
+from harness.tasks.facts import TaskFacts
 from harness.training import checkpoint, reference
 from harness.training.choices import refusal
 from harness.training.prepare import make_learner
@@ -211,9 +212,9 @@ def test_pairs_with_nothing_to_learn_are_dropped_whole(world):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_task_without_preferences_is_refused_when_planning(objective, world):
     pipeline = config(world, stage("lora", objective, learning_rate=1e-4)).pipeline
-    plain = Situation(task_facts={"columns": ["completion", "prompt"]})
+    plain = Situation(task=TaskFacts(columns=("completion", "prompt")))
     assert "metadata.preference" in refusal(pipeline, plain)
-    assert refusal(pipeline, Situation(task_facts={"columns": ["completion", "prompt", "rejected"]})) is None
+    assert refusal(pipeline, Situation(task=TaskFacts(columns=("completion", "prompt", "rejected")))) is None
     assert refusal(pipeline, Situation()) is None
     elsewhere = config(world, stage("lora", objective, learning_rate=1e-4, data="manners")).pipeline
     assert refusal(elsewhere, plain) is None

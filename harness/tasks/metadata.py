@@ -1,0 +1,114 @@
+"""What a task file says under `metadata`, where lm-eval has no field for it; a misspelt key is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+
+from harness.errors import SpecError
+from harness.study.spec import Strict, sentence
+
+PROSE = ("licence", "license", "description", "source", "citation", "config_source")
+"""Metadata that cannot change a score; not part of a task's fingerprint."""
+REWARDS = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"regex": {"type": "string"}}, "required": ["regex"]},
+    ]
+}
+
+
+class Preference(Strict):
+    """Columns of preferred and rejected answers."""
+
+    chosen: str
+    rejected: str
+
+
+class Pieces(Strict):
+    """Which column's texts are cut, and how long a piece is at most."""
+
+    column: str
+    max_chars: int = Field(ge=1)
+
+
+class TaskMetadata(Strict):
+    """A task's metadata, with the types that the harness needs; every key may be left out."""
+
+    # Without `strict`, pydantic would take the text "0.5" for a number.
+    model_config = ConfigDict(strict=True)
+
+    chance: float | None = Field(None, description="Score of guessing, in the metric's units.")
+    licence: str | None = Field(None, description="Licence of the data.")
+    license: str | None = Field(None, description="The same in American spelling.")
+    description: str | None = Field(None, description="What the task asks, in one sentence.")
+    source: str | None = Field(None, description="Where the data come from.")
+    citation: str | None = Field(None, description="The paper that introduced the data.")
+    config_source: str | None = Field(None, description="Where the task file comes from.")
+    domain: str | None = Field(None, description="What the texts are about; recommendations compare tasks by it.")
+    preference: Preference | None = Field(
+        None, description="Columns of preferred and rejected answers, for preference objectives."
+    )
+    score: str | None = Field(None, description="Column with an answer's score in [0, 1], for objectives of scores.")
+    reward: Annotated[Any, WithJsonSchema(REWARDS)] = Field(
+        None,
+        description="What a sampled answer is worth: exact_match, numeric, {regex: ...}, !function module.name, or "
+        "the objective of an earlier stage that trains a reward model.",
+    )
+    pieces: Pieces | None = Field(
+        None, description="Cuts the texts of a column into pieces, at paragraph, line, sentence or word ends."
+    )
+    version: Annotated[Any, WithJsonSchema({"type": ["number", "string"]})] = Field(
+        None, description="Version of the task, for lm-eval's tables."
+    )
+    num_fewshot: int | None = Field(None, description="Number of examples that lm-eval's tables show.")
+
+    @field_validator("chance", mode="before")
+    @classmethod
+    def _is_a_score(cls, value: Any) -> Any:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"metadata.chance must be the score of guessing, but is {value!r}: give a number")
+        return value
+
+    @field_validator("reward")
+    @classmethod
+    def _is_a_rule(cls, value: Any) -> Any:
+        if not (value is None or isinstance(value, str | Mapping) or callable(value)):
+            raise ValueError(
+                f"metadata.reward must be a name, {{regex: ...}} or !function module.name, but is {value!r}: correct it"
+            )
+        return value
+
+    @field_validator("version")
+    @classmethod
+    def _is_a_version(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+            raise ValueError(f"metadata.version must be a number or a text, but is {value!r}: correct it")
+        return value
+
+
+def read_metadata(given: Mapping[str, Any], where: str) -> TaskMetadata:
+    """Check what a task file says under `metadata`.
+
+    Args:
+        given: Keys and values as the file has them, functions imported.
+        where: The task, for error messages.
+
+    Raises:
+        SpecError: For an unknown key, or a value of another type.
+    """
+    try:
+        return TaskMetadata.model_validate(given)
+    except ValidationError as error:
+        # A misspelt key is often a missing one as well: the misspelling is the mistake.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        raise SpecError(f"{where}: {_sentence(first)}") from error
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "value_error":
+        # The validators above name the key themselves, in the sentence that users know.
+        return str(error["msg"]).removeprefix("Value error, ")
+    return sentence(error | {"loc": ("metadata", *error["loc"])}, TaskMetadata)
