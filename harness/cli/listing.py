@@ -11,12 +11,10 @@ from pathlib import Path
 from harness.cli.left_out import LEFT_OUT
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.files import write_atomically
-from harness.plugins import AXES, load, names
+from harness.plugins import FOLDERS, load, names
 from harness.records.paths import Paths
 from harness.records.results import find_result, iterate_results
 from harness.study.recipes import recipes
-
-FOLDERS = (*AXES, "metrics", "search/samplers", "search/schedulers", "recommend/surrogates", "report/sections")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,10 @@ def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
 
 
 def _plugin_entry(folder: str, name: str) -> Entry:
-    plugin = load(folder, name)
+    try:
+        plugin = load(folder, name)
+    except SpecError as error:
+        return Entry(name, f"unreadable: {error}")
     space = {
         key: f"{value} default {value.default if value.default != '' else 'none'}"
         for key, value in getattr(plugin, "space", {}).items()

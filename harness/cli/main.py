@@ -17,6 +17,7 @@ import click
 from harness import __version__
 from harness.cli.terminal import Commands, json_option, listen, show
 from harness.errors import SpecError, UsageError
+from harness.plugins import use_project
 
 if TYPE_CHECKING:
     from harness.driver.steps import Site, Summary
@@ -34,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
     type=click.Path(file_okay=False, path_type=Path),
     default=".",
     envvar="HARNESS_ROOT",
-    help="Project folder.",
+    help="Project folder, with studies/ and, if it has plug-ins of its own, plugins/.",
 )
 @click.option("--verbose", is_flag=True, help="Log what the libraries say, too.")
 @click.pass_context
@@ -43,6 +44,7 @@ def main(ctx: click.Context, root: Path, verbose: bool) -> None:
     listen(verbose)
     if not root.is_dir():
         raise UsageError(f"--root must be a folder, but got '{root}': create it or name another")
+    use_project(root)
     ctx.obj = root
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from harness.errors import SpecError, one_of
-from harness.plugins import load, names
+from harness.plugins import load, load_all, names
 
 LM_EVALS = ("metric", "aggregation", "higher_is_better", "hf_evaluate")
 """Keys of a metric's entry that are lm-eval's."""
@@ -134,8 +134,8 @@ def register() -> None:
 
     from harness.metrics._clusters import cluster_filter
 
-    for name in names("metrics"):
-        own = load("metrics", name)()
+    for name, kind in load_all("metrics").items():
+        own = kind()
         is_mean = type(own).total is Measure.total  # lm-eval's own mean, so that a standard error is known
         metric_registry.register(name, target=own.item)
         aggregation_registry.register(name, target=mean if is_mean else own.total)

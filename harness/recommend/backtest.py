@@ -16,7 +16,7 @@ import numpy as np
 from harness.analysis.outcomes import normalized_regret, simple_regret
 from harness.database.ingest import connect
 from harness.files import write_atomically
-from harness.plugins import load, names
+from harness.plugins import load, load_all
 from harness.recommend.conformal import COVERAGE, enough_tasks
 from harness.recommend.features import Candidate, Observation, default_distance, observations
 from harness.recommend.predictor import Outlook, covered
@@ -131,7 +131,7 @@ def evaluate(seen: Sequence[Observation]) -> Backtest:
     full = [observation for observation in seen if observation.candidate.fidelity == 1]
     tasks = sorted({observation.task for observation in full})
     results: list[LeftOut] = []
-    hits: dict[str, dict[str, list[bool]]] = {name: {} for name in names("recommend/surrogates")}
+    hits: dict[str, dict[str, list[bool]]] = {name: {} for name in load_all("recommend/surrogates")}
     for task in tasks if len(tasks) > 1 else ():
         train = [observation for observation in seen if observation.task != task]
         test = [observation for observation in full if observation.task == task]

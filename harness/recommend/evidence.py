@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from harness.plugins import load, names
+from harness.plugins import load_all
 from harness.recommend.features import Facts, Observation
 from harness.study.spec import StudySpec
 
@@ -98,7 +98,7 @@ def _study(name: str, task: str, base_model: str, known: Sequence[str], studies:
     """A study on the task, with the families, budget and off-target suite of a known study."""
     like = studies[-1].model_dump(mode="json", exclude_defaults=True) if studies else {}
     families = like.get("families") or {
-        name: {"method": name} for name in names("methods") if load("methods", name).needs_training
+        name: {"method": name} for name, method in load_all("methods").items() if method.needs_training
     }
     study = {
         "name": name,

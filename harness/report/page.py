@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from harness.files import write_atomically
-from harness.plugins import load, names
+from harness.plugins import load_all
 from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html, join, listing, paragraph, slug, tag
@@ -50,9 +50,7 @@ def write_report(paths: Paths, study: str) -> Path:
 
 def render_report(study: StudyData) -> str:
     """The whole page; the same study gives the same bytes."""
-    sections = sorted(
-        (load(FOLDER, name) for name in names(FOLDER)), key=lambda section: (section.order, section.title)
-    )
+    sections = sorted(load_all(FOLDER).values(), key=lambda section: (section.order, section.title))
     parts = []
     for section in sections:
         content = section().render(study)

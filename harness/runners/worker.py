@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, StorageError
 from harness.files import write_atomically
+from harness.plugins import project_root, use_project
 from harness.records.trial import TrialConfig, TrialResult, canonical_json, config_from_json, fingerprint, to_json
 
 if TYPE_CHECKING:
@@ -108,13 +109,16 @@ class Duty:
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Variables set before the first import of torch."""
+    project: Path | None = field(default_factory=project_root)
+    """Folder whose plug-ins it finds beside the package's own: that of the process which starts it."""
 
     def sign(self) -> str:
         """Fingerprint of what makes a worker fit for this duty: the code, what it is told, and where it looks.
 
         Its GPU, its time limit and its patience are its own.
         """
-        code = max(path.stat().st_mtime_ns for path in Path(__file__).parents[1].rglob("*.py"))
+        homes = [Path(__file__).parents[1], *([self.project / "plugins"] if self.project else [])]
+        code = [[str(path), path.stat().st_mtime_ns] for home in homes for path in sorted(home.rglob("*.py"))]
         around = {name: value for name, value in os.environ.items() if name.startswith(_TELLING)}
         return fingerprint([code, str(self.queue), self.work, repr(self.workspace), around])
 
@@ -139,6 +143,8 @@ def read_item(path: Path) -> list[TrialConfig]:
 def serve(duty: Duty) -> int:
     """A worker's life; returns how many packs it ran. Runs inside a submitit job."""
     os.environ.update(duty.environment)
+    if duty.project:
+        use_project(duty.project)
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, _leave)
     folders = Folders(duty.queue)
