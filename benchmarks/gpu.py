@@ -111,7 +111,13 @@ def random_learner(base: PreTrainedModel, run: Run, method: str, batch: int, see
     setup = StageSetup(chosen.params, tokenizer(), device, seed, steps, lambda: base, lambda: [])
     torch.manual_seed(seed)
     model = chosen.method.attach(twin(base), setup)
-    learner = Learner(model, chosen, setup, Watch(steps, frozenset(), Meter(device), Tally()), [])
+    learner = Learner(
+        model=model,
+        choices=chosen,
+        setup=setup,
+        watch=Watch(stop_at=steps, score_at=frozenset(), meter=Meter(device), tally=Tally()),
+        rows=[],
+    )
     learner.examples = [(row,) for row in rows(run, batch * steps, base.config.vocab_size)]
     learner.order = step_order((run.length,) * len(learner.examples), batch, steps, seed)
     return learner

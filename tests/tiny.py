@@ -216,7 +216,7 @@ def attached(
     set_seed(seed)
     model = chosen.method.attach(model, setup)
     model = model if dtype is None else model.to(dtype)
-    watch = Watch(steps, frozenset(), Meter("cpu"), Tally())
+    watch = Watch(stop_at=steps, score_at=frozenset(), meter=Meter("cpu"), tally=Tally())
     return make_learner(model, list(rows), chosen, setup, watch), notes
 
 

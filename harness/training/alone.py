@@ -25,19 +25,22 @@ class Alone(Session):
 
     def __init__(self, learner: Learner) -> None:
         super().__init__([learner])
-        method, model = learner.choices.method, learner.model
+        self.learner = learner
+        method, model, setup = learner.choices.method, learner.model, learner.setup
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        own = method.optimizer(model, learner.setup)
-        self.optimizer = own or self._adamw(learner)
-        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]  # a kept state brings a step's own
+        own = method.optimizer(model, setup)
+        self.optimizer = own or self._adamw()
+        # Read before a kept state is loaded, which brings the rates of the step at which it was kept.
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         if own and learner.optimizer_state:
             own.load_state_dict(learner.optimizer_state)
-        terms = (learner.choices.retention.penalty(model, method, learner.setup), method.penalty(model, learner.setup))
+        terms = (learner.choices.retention.penalty(model, method, setup), method.penalty(model, setup))
         self.terms = [term for term in terms if term is not None]
         learner.facts |= facts(learner) | {"optimizer": type(self.optimizer).__name__}
         model.train()
 
-    def _adamw(self, learner: Learner) -> Any:
+    def _adamw(self) -> Any:
+        learner = self.learner
         decays, decay = decaying(learner.model), float(learner.setup.params["weight_decay"])
         groups = [(decay, True), (0.0, False)]
         optimizer = adamw(
@@ -48,14 +51,13 @@ class Alone(Session):
         return optimizer
 
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
-        """The model's own, its random numbers seeded for the step."""
+        """The model's own forward pass, its random numbers seeded for the step."""
         import torch
 
         for seed in seeds:
             torch.manual_seed(seed)
-        model = self.learners[0].model
-        with precision(self.learners[0], model, batch):
-            return supervised_nats(model, batch)
+        with precision(self.learner, self.learner.model, batch):
+            return supervised_nats(self.learner.model, batch)
 
     def penalty(self) -> Tensor | None:
         """The retention's term and the method's."""
@@ -63,27 +65,28 @@ class Alone(Session):
 
         return torch.stack([term() for term in self.terms]).sum() if self.terms else None
 
-    def begin(self) -> None:
-        """The method's own hook, and the retention's."""
-        learner = self.learners[0]
+    def before_passes(self) -> None:
+        """The hooks `before_step` of the method and the retention."""
+        learner = self.learner
         learner.choices.method.before_step(learner.model, learner.step + 1)
         learner.choices.retention.before_step(learner.step + 1)
 
-    def passed(self) -> None:
-        """The method's own hook."""
-        self.learners[0].choices.method.after_backward(self.learners[0].model)
+    def after_pass(self) -> None:
+        """The method's hook `after_backward`."""
+        self.learner.choices.method.after_backward(self.learner.model)
 
-    def update(self) -> Tensor:
-        """One step of the method's optimiser, or of AdamW; then the method's own hook."""
+    def optimizer_step(self) -> Tensor:
+        """One step of the method's optimiser, or of AdamW, between the method's hooks `before_update` and `after_step`."""
         import torch
 
-        learner = self.learners[0]
+        learner, params = self.learner, self.learner.setup.params
         learner.choices.method.before_update(learner.model, learner.step + 1)
-        limit = float(learner.setup.params["max_grad_norm"])
+        limit = float(params["max_grad_norm"])
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), limit or math.inf)
-        rate = learning_rate(learner.setup.params, learner.step, learner.setup.steps)
+        rate = learning_rate(params, learner.step, learner.setup.steps)
         for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * (own / float(learner.setup.params["learning_rate"]) if own else 1.0)
+            # Groups keep the ratio to the stage's rate that their method gave them.
+            group["lr"] = rate * (own / float(params["learning_rate"]) if own else 1.0)
         self.optimizer.step()
         learner.choices.method.after_step(learner.model, learner.step + 1)
         self.optimizer.zero_grad()
@@ -91,11 +94,11 @@ class Alone(Session):
 
     def scoring(self, due: Sequence[Learner]) -> AbstractContextManager[tuple[PreTrainedModel, int]]:
         """The model itself."""
-        return nullcontext((self.learners[0].model, 1))
+        return nullcontext((self.learner.model, 1))
 
     def close(self) -> None:
-        """Keep the moments; the weights are the model's."""
-        learner, state = self.learners[0], self.optimizer.state
+        """Keep the optimiser's state; the weights are the model's already."""
+        learner, state = self.learner, self.optimizer.state
         if type(learner.choices.method).optimizer is not Method.optimizer:
             learner.optimizer_state = self.optimizer.state_dict()
         learner.moments = {

@@ -32,7 +32,7 @@ METHOD = "method.safetensors"
 PROGRESS = "progress.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """What a trial had behind it when it was saved."""
 

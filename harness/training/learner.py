@@ -1,7 +1,7 @@
 """A stage of one trial, ready to train: its plug-ins, its examples in their order, and where it pauses and ends.
 
 Nothing here knows any plug-in by name: what differs between methods, objectives and retention is behind their hooks.
-`sessions` trains what is made here.
+`prepare` makes a learner, a `Session` or a trainer of TRL's trains it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from harness.axes.contract import StageSetup
 from harness.cost.meter import Meter, Tally
@@ -20,10 +22,7 @@ from harness.tasks.training_rows import Row
 from harness.training.choices import Choices
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel
-
-    pass
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Losses:
         return self.total / self.steps if self.steps else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Watch:
     """Where a stage pauses and ends, and what is counted meanwhile."""
 
@@ -53,24 +52,24 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A trial's part of a forward pass."""
+class Part:
+    """A learner's part of a forward pass."""
 
     examples: Sequence[Example]
     reference: np.ndarray | None = None
-    """The base's log-probability of each of their sequences, where the objective needs it."""
-    apart: Drawn | None = None
+    """The base's log-probability of each of their sequences, shape (sequences,), where the objective needs it."""
+    apart: Part | None = None
     """What the objective shows apart from them, without gradient."""
 
-    def piece(self, place: slice) -> Drawn:
+    def piece(self, place: slice) -> Part:
         """Some of its examples, where nothing is shown apart from them."""
-        known = self.reference
-        if known is not None:
-            known = known.reshape(len(self.examples), -1)[place].ravel()
-        return Drawn(self.examples[place], known)
+        reference = self.reference
+        if reference is not None:
+            reference = reference.reshape(len(self.examples), -1)[place].ravel()
+        return Part(self.examples[place], reference)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Learner:
     """One trial's stage while it trains."""
 
@@ -83,8 +82,8 @@ class Learner:
     """Curated, with old knowledge mixed in."""
     examples: list[Example] = field(default_factory=list)
     """The rows as tokens, where the objective trains in our own loop."""
-    order: np.ndarray | None = None
-    """Indices of each step's examples, see `batches.step_order`."""
+    order: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=int))
+    """Indices of each step's examples, shape (steps, examples of a step), see `batches.step_order`."""
     reference: Reference | None = None
     """What the base says of them, where the objective needs it."""
     trainer: Any = None
@@ -149,20 +148,18 @@ class Learner:
 
     def next_examples(self) -> list[Example]:
         """Those of the next step, in forward passes of `batch[0]` each."""
-        assert self.order is not None
         return [self.examples[index] for index in self.order[self.step]]
 
-    def drawn(self, number: int) -> Drawn:
-        """Its part of one of the next step's forward passes."""
-        size, known = self.batch[0], self.reference
+    def part(self, number: int) -> Part:
+        """Its part of the next step's forward pass of that number, counting from 0."""
+        size, reference = self.batch[0], self.reference
         place = slice(number * size, (number + 1) * size)
         examples = self.next_examples()[place]
         beside = self.choices.objective.apart(examples, self.setup)
-        if known is None:
-            return Drawn(examples, apart=Drawn(beside) if beside else None)
-        assert self.order is not None
-        apart = Drawn(beside, known.apart[self.step, number]) if beside else None
-        return Drawn(examples, known.examples[self.order[self.step, place]].ravel(), apart)
+        if reference is None:
+            return Part(examples, apart=Part(beside) if beside else None)
+        apart = Part(beside, reference.apart[self.step, number]) if beside else None
+        return Part(examples, reference.examples[self.order[self.step, place]].ravel(), apart)
 
     def count(self, examples: Sequence[Example]) -> None:
         """Count the examples of a forward pass that was trained on."""

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch) -> Learner:
     """A stage ready to train: rows curated, old knowledge mixed in, and tokenised.
 
+    Args:
+        model: The base with the stage's method attached.
+        rows: The task's training rows; they are not changed.
+        chosen: The stage's plug-ins.
+        setup: What the plug-ins may use.
+        watch: Where the stage pauses and ends.
+
     Raises:
         SpecError: When there is nothing to learn.
     """
@@ -28,7 +35,7 @@ def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup
             "has none: use objective sft or continued_pretraining"
         )
     rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
-    learner = Learner(model, chosen, setup, watch, rows)
+    learner = Learner(model=model, choices=chosen, setup=setup, watch=watch, rows=rows)
     if not chosen.objective.fuses:
         from harness.training.trl import trainer_for
 

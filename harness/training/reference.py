@@ -78,7 +78,6 @@ def _base(learner: Learner) -> Iterator[PreTrainedModel]:
 
 def _apart(learner: Learner) -> Iterator[list[TokenSequence]]:
     """What is shown apart from each forward pass, in the order of steps and passes."""
-    assert learner.order is not None
     size, passes = learner.batch
     for step in learner.order[: learner.watch.stop_at]:
         for number in range(passes):

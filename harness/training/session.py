@@ -1,6 +1,6 @@
 """The harness's own training loop, for one trial or for several that share a forward pass.
 
-A session trains learners in step, together (`fused.Stack`) or alone. All that a continuation needs is a learner's
+A session trains learners in step, together (`nn.stack.Stack`) or alone. All that a continuation needs is a learner's
 weights, its moments and its step: batches and random numbers are functions of seed and step.
 """
 
@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,34 +19,76 @@ from harness.errors import Diverged, TimedOut
 from harness.nn.attention import draws_numbers
 from harness.nn.batches import Batch, collate, cuts, padding_id
 from harness.nn.sequences import TokenLosses
+from harness.objectives.base import Objective
 from harness.records.trial import derive_seed
-from harness.training.learner import Drawn, Learner
+from harness.training.learner import Learner, Part
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from harness.axes.contract import StageSetup
 
 CHECK_EVERY = {"cpu": 1, "cuda": 16}
-"""Steps between looks at losses: on a GPU each look waits for it."""
+"""Steps between two reads of the losses: on a GPU each read waits for all steps queued before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all learners of a session share (`trial.packs.alike` lets no others train together)."""
+
+    objective: Objective
+    device: str
+    passes: int
+    """Forward passes of one optimiser step."""
+    padding: int
+    """The tokenizer's padding token."""
+    one_by_one: bool
+    """Whether every example has a backward pass of its own."""
+
+    @staticmethod
+    def of(learner: Learner) -> Common:
+        """The same for any learner of the session."""
+        return Common(
+            objective=learner.choices.objective,
+            device=learner.setup.device,
+            passes=learner.batch[1],
+            padding=padding_id(learner.setup.tokenizer),
+            one_by_one=learner.choices.method.one_by_one,
+        )
 
 
 class Session(ABC):
-    """Trains learners in step; what it changes is theirs again after `close`."""
+    """Trains learners in step; `close` writes the weights and optimiser states back to them."""
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         self.learners = learners
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self.common = Common.of(learners[0])
         self.draws = any(draws_numbers(learner.model) for learner in learners)
         """Whether random numbers depend on how a step is put together."""
+        self._unread: list[tuple[Tensor, Tensor]] = []
+        """Losses and gradient norms of steps, each of shape (K,), which nobody has looked at yet."""
 
     @abstractmethod
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
-        """Negative log-probability of each supervised token, shape (K, supervised)."""
+        """Negative log-probability of each supervised token.
+
+        Args:
+            batch: The rows of all learners.
+            seeds: One for each learner's random numbers; empty after the first forward pass of a step, which goes on
+                with the same stream.
+
+        Returns:
+            Nats, shape (K, supervised tokens of the longest member, padded with zeros).
+        """
 
     @abstractmethod
-    def update(self) -> Tensor:
-        """Clip, step, and forget the gradients; returns the norms of the gradients before clipping, shape (K,)."""
+    def optimizer_step(self) -> Tensor:
+        """Clip the gradients, update the parameters, and clear the gradients.
+
+        Returns:
+            Norms of the gradients before clipping, shape (K,).
+        """
 
     @abstractmethod
     def scoring(self, due: Sequence[Learner]) -> AbstractContextManager[tuple[PreTrainedModel, int]]:
@@ -53,112 +96,126 @@ class Session(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave weights and moments to the learners."""
+        """Write weights and moments back to the learners."""
+
+    def before_passes(self) -> None:  # noqa: B027  a hook that does nothing by default
+        """Called before the first forward pass of every optimiser step."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that retention and the method add to the loss of one step, or None."""
+        return None
+
+    def after_pass(self) -> None:  # noqa: B027
+        """Called after every backward pass."""
 
     def advance(self, steps: int) -> None:
-        """Do so many steps, or fewer if a learner fails meanwhile (its `failure` says why)."""
-        every = CHECK_EVERY[self.learners[0].setup.device]
+        """Do so many optimiser steps, or fewer if a learner fails meanwhile (its `failure` says why)."""
         try:
             for _ in range(steps):
-                self._seen.append(self._step())
+                self._unread.append(self._step())
                 for learner in self.learners:
                     learner.step += 1
-                if len(self._seen) >= every:
-                    self._look()
+                if len(self._unread) >= CHECK_EVERY[self.common.device]:
+                    self._read_losses()
                 if any(learner.failure for learner in self.learners):
                     return
         finally:
-            self._look()
+            self._read_losses()
 
     def preview(self) -> list[float]:
-        """Each trial's loss of the next forward pass, summed over what its objective counts; nothing is changed."""
+        """Each learner's loss of the next forward pass, summed over what its objective counts; nothing is changed."""
         import torch
 
-        seeds = [derive_seed(learner.setup.seed, "step", learner.step) for learner in self.learners]
         with torch.no_grad():
-            losses = self._losses([learner.drawn(0) for learner in self.learners], seeds)
-            summed = self.learners[0].choices.objective.loss(losses, [learner.setup for learner in self.learners])
-        found: list[float] = summed.tolist()
-        return found
+            losses = self._losses([learner.part(0) for learner in self.learners], self._seeds())
+            sums: list[float] = self.common.objective.loss(losses, self._setups()).tolist()
+        return sums
 
-    def penalty(self) -> Tensor | None:
-        """What retention and the method add to the loss of one step."""
-        return None
+    def _seeds(self) -> list[int]:
+        return [derive_seed(learner.setup.seed, "step", learner.step) for learner in self.learners]
 
-    @abstractmethod
-    def begin(self) -> None:
-        """What is done before the passes of a step."""
-
-    @abstractmethod
-    def passed(self) -> None:
-        """What is done after each backward pass."""
+    def _setups(self) -> list[StageSetup]:
+        return [learner.setup for learner in self.learners]
 
     def _step(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; losses (K,) without penalty, gradient norms (K,)."""
         import torch
 
-        examples, passes = [learner.next_examples() for learner in self.learners], self.learners[0].batch[1]
-        objective, device = self.learners[0].choices.objective, self.learners[0].setup.device
-        seeds = [derive_seed(learner.setup.seed, "step", learner.step) for learner in self.learners]
-        items = torch.tensor([objective.items(own) for own in examples], device=device)
-        parts, shown = [], [[learner.drawn(number) for learner in self.learners] for number in range(passes)]
-        self.begin()
-        for number, drawn in enumerate(shown):
-            pieces = self._pieces(drawn)
+        objective, seeds = self.common.objective, self._seeds()
+        items = [objective.items(learner.next_examples()) for learner in self.learners]
+        divisors = torch.tensor(items, device=self.common.device)
+        passes = [[learner.part(number) for learner in self.learners] for number in range(self.common.passes)]
+        losses: list[Tensor] = []
+        self.before_passes()
+        for number, parts in enumerate(passes):
+            pieces = self._pieces(parts)
             for piece in pieces:
-                losses = self._losses(piece, seeds if number == 0 else [])
-                parts_of = items
-                if self.learners[0].choices.method.one_by_one:  # no example's share may depend on the others' lengths
-                    parts_of = torch.tensor([objective.items(part.examples) for part in piece], device=device)
-                    parts_of *= len(examples[0])
-                loss = objective.loss(losses, [learner.setup for learner in self.learners]) / parts_of
-                term = self.penalty()
-                (loss.sum() if term is None else loss.sum() + term / (passes * len(pieces))).backward()
-                self.passed()
-                parts.append(loss.detach())
-        norms = self.update()
-        for drawn in shown:  # only now: a step that runs out of memory may be done again
-            for learner, part in zip(self.learners, drawn, strict=True):
+                loss = self._loss(piece, divisors, seeds if number == 0 else [])
+                total, term = loss.sum(), self.penalty()
+                if term is not None:  # the penalty is the step's: each of its backward passes adds an equal share
+                    total = total + term / (len(passes) * len(pieces))
+                total.backward()
+                self.after_pass()
+                losses.append(loss.detach())
+        norms = self.optimizer_step()
+        for parts in passes:  # only now: a step that runs out of memory may be done again
+            for learner, part in zip(self.learners, parts, strict=True):
                 learner.count(part.examples)
-        return torch.stack(parts).sum(0).double(), norms.double()
+        return torch.stack(losses).sum(0).double(), norms.double()
 
-    def _pieces(self, drawn: Sequence[Drawn]) -> list[list[Drawn]]:
-        """A pass, cut where that saves padding and changes no loss."""
-        if self.learners[0].choices.method.one_by_one:
-            return [[part.piece(slice(k, k + 1)) for part in drawn] for k in range(len(drawn[0].examples))]
-        if self.draws or self.learners[0].choices.objective.compares:
-            return [list(drawn)]
-        places = cuts([part.examples for part in drawn], self.learners[0].setup.device)
-        return [[part.piece(place) for part in drawn] for place in places]
+    def _loss(self, piece: Sequence[Part], divisors: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Each learner's share of the step's loss, shape (K,).
 
-    def _losses(self, drawn: Sequence[Drawn], seeds: Sequence[int]) -> TokenLosses:
-        """What the model says of the trials' parts of a forward pass, and of what is shown apart from it."""
+        Args:
+            piece: What one forward pass shows.
+            divisors: What each learner's loss is a mean over in the whole step, shape (K,).
+            seeds: See `forward`.
+        """
         import torch
 
-        setup = self.learners[0].setup
-        batch = collate([part.examples for part in drawn], padding_id(setup.tokenizer), setup.device)
+        objective, device = self.common.objective, self.common.device
+        losses = self._losses(piece, seeds)
+        if self.common.one_by_one:  # no example's share may depend on the others' lengths
+            divisors = torch.tensor([objective.items(part.examples) for part in piece], device=device)
+            divisors *= len(self.learners[0].next_examples())
+        return objective.loss(losses, self._setups()) / divisors
+
+    def _pieces(self, parts: Sequence[Part]) -> list[list[Part]]:
+        """A pass, cut where that saves padding and changes no loss."""
+        if self.common.one_by_one:
+            return [[part.piece(slice(k, k + 1)) for part in parts] for k in range(len(parts[0].examples))]
+        if self.draws or self.common.objective.compares:
+            return [list(parts)]
+        places = cuts([part.examples for part in parts], self.common.device)
+        return [[part.piece(place) for part in parts] for place in places]
+
+    def _losses(self, parts: Sequence[Part], seeds: Sequence[int]) -> TokenLosses:
+        """What the model says of the learners' parts of a forward pass, and of what is shown apart from it."""
+        import torch
+
+        batch = collate([part.examples for part in parts], self.common.padding, self.common.device)
         nats = self.forward(batch, seeds)
-        sums = [part.reference for part in drawn if part.reference is not None]
-        apart = [part.apart for part in drawn if part.apart is not None]
+        reference = [part.reference for part in parts if part.reference is not None]
+        apart = [part.apart for part in parts if part.apart is not None]
         with torch.no_grad():
             return TokenLosses(
                 nats,
                 batch.sequence,
                 batch.completion,
                 batch.rows,
-                torch.tensor(np.stack(sums), dtype=nats.dtype, device=nats.device) if sums else None,
+                torch.tensor(np.stack(reference), dtype=nats.dtype, device=nats.device) if reference else None,
                 self._losses(apart, []) if apart else None,
                 batch.scores,
             )
 
-    def _look(self) -> None:
-        """Read the losses of the steps since the last look; a learner's first bad one is its end."""
+    def _read_losses(self) -> None:
+        """Read the losses of the steps since the last read; a learner's first bad one is its end."""
         import torch
 
-        if not self._seen:
+        if not self._unread:
             return
-        values = torch.stack([torch.stack(pair) for pair in self._seen]).tolist()  # (steps, 2, K)
-        self._seen = []
+        values = torch.stack([torch.stack(pair) for pair in self._unread]).tolist()  # (steps, 2, K)
+        self._unread = []
         for k, learner in enumerate(self.learners):
             for offset, (losses, norms) in enumerate(values, 1 - len(values)):
                 for name, value in (("loss", losses[k]), ("grad_norm", norms[k])):

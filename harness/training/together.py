@@ -72,13 +72,7 @@ class Together(Session):
         with precision(self.learners[0], self.stack.model, batch):
             return supervised_nats(self.stack.model, batch)
 
-    def begin(self) -> None:
-        """Nothing: a method that acts before a step runs alone."""
-
-    def passed(self) -> None:
-        """Nothing, likewise."""
-
-    def update(self) -> Tensor:
+    def optimizer_step(self) -> Tensor:
         """Each trial's own clipping, rate and decay."""
         import torch
 
@@ -86,6 +80,7 @@ class Together(Session):
         norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
         limits = [float(learner.setup.params["max_grad_norm"]) or math.inf for learner in self.learners]
         limit = torch.tensor(limits, dtype=norms.dtype, device=norms.device)
+        # As `clip_grad_norm_` does it alone, its 1e-6 included.
         gradients.mul_(torch.clamp(limit / (norms + 1e-6), max=1.0).unsqueeze(1))
         for learner, optimizer in zip(self.learners, self.optimizers, strict=True):
             for group in optimizer.param_groups:

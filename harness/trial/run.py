@@ -362,7 +362,13 @@ class Run:
         if not ready.chosen.objective.leaves_policy:
             wanted = set()  # what it trains is not what the task is asked of
         points = frozenset(step for step in wanted if 0 < step <= ready.stop_at - ready.is_last)
-        return Watch(ready.stop_at, points, self.meter, Tally(), self.workspace.time_limit_s)
+        return Watch(
+            stop_at=ready.stop_at,
+            score_at=points,
+            meter=self.meter,
+            tally=Tally(),
+            time_limit_s=self.workspace.time_limit_s,
+        )
 
     def _save_checkpoint(self, learner: Learner, ready: Ready) -> None:
         paths, config = self.workspace.paths, self.config

@@ -159,7 +159,11 @@ def test_adalora_goes_on_from_a_checkpoint_bit_for_bit(world, tmp_path, rung):
     first, _ = attached(world.llama, chosen, steps=16)
     first = dataclasses.replace(first, watch=dataclasses.replace(first.watch, stop_at=rung))
     train(first)
-    checkpoint.save(tmp_path / "rung", first, Progress("key", rung, (), (0.0, 0), 0.0, 0, 0.0))
+    checkpoint.save(
+        tmp_path / "rung",
+        first,
+        Progress(key="key", step=rung, curve=(), losses=(0.0, 0), train_seconds=0.0, tokens=0, total_s=0.0),
+    )
     second, _ = attached(world.llama, chosen, steps=16)
     checkpoint.restore(tmp_path / "rung", second)
     train(second)

@@ -295,7 +295,7 @@ def test_weight_decay_does_what_adamw_says(folders):
     group = learners(folders["gpt2"], [stage("full", learning_rate=rate, **optimizer) for rate in (1e-3, 2e-3)], 1)
     session = Together(group)
     before = session.stack.values.detach().clone()
-    session.update()
+    session.optimizer_step()
     after, decayed = session.stack.values.detach(), session.stack.decayed
     for k, rate in enumerate((1e-3, 2e-3)):
         torch.testing.assert_close(after[k, :decayed], before[k, :decayed] * (1 - rate * 0.3), atol=1e-12, rtol=0)

@@ -292,7 +292,11 @@ def test_a_continuation_samples_what_the_whole_would_have(family, tmp_path, worl
     whole, first, second = until(4), until(2), until(4)
     train(whole)
     train(first)
-    checkpoint.save(tmp_path / "rung", first, checkpoint.Progress("", 2, (), (0.0, 0), 0.0, 0, 0.0))
+    checkpoint.save(
+        tmp_path / "rung",
+        first,
+        checkpoint.Progress(key="", step=2, curve=(), losses=(0.0, 0), train_seconds=0.0, tokens=0, total_s=0.0),
+    )
     checkpoint.restore(tmp_path / "rung", second)
     run_trainer(second, lambda: None, tmp_path / "rung")
     assert rewards(whole)[:2] == rewards(first)

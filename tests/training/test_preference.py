@@ -138,7 +138,11 @@ def test_a_continuation_compares_with_the_base_not_with_what_it_continues(object
     (whole,) = train(until(6))
     first, second = until(3), until(6)
     (before,) = train(first)
-    checkpoint.save(tmp_path / "rung", first, checkpoint.Progress("", 3, (), (0.0, 0), 0.0, 0, 0.0))
+    checkpoint.save(
+        tmp_path / "rung",
+        first,
+        checkpoint.Progress(key="", step=3, curve=(), losses=(0.0, 0), train_seconds=0.0, tokens=0, total_s=0.0),
+    )
     checkpoint.restore(tmp_path / "rung", second)
     (after,) = train(second)
     assert before + after == whole

@@ -229,7 +229,7 @@ def test_an_error_that_is_nobodys_own_is_tried_again_one_by_one(world, workspace
     def fail(self):
         raise ValueError("the stack fell over")
 
-    monkeypatch.setattr(Together, "update", fail)
+    monkeypatch.setattr(Together, "optimizer_step", fail)
     together = run_pack(four(world), workspace)
     for result in together:
         assert "ValueError: the stack fell over" in result.provenance.effective["alone"]
@@ -251,7 +251,7 @@ def test_what_the_failed_attempt_took_stays_on_the_bill(world, workspace, monkey
         now[0] += 1.0
         return usual(self)
 
-    monkeypatch.setattr(Together, "update", fail)
+    monkeypatch.setattr(Together, "optimizer_step", fail)
     monkeypatch.setattr(Alone, "_step", step)
     results = run_pack(four(world, steps=6), workspace)
     # two were measured alone for four steps, all failed together for 10 s, and each then took six steps
@@ -399,7 +399,7 @@ def test_an_interrupt_leaves_no_record(world, workspace, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Together, "update", interrupt)
+    monkeypatch.setattr(Together, "optimizer_step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_pack(four(world), workspace)
     assert not list(workspace.paths.results.rglob("record.json"))
