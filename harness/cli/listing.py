@@ -6,15 +6,21 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
-from harness.cli.left_out import LEFT_OUT
+import yaml
+
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.files import write_atomically
 from harness.plugins import FOLDERS, load, names
 from harness.records.paths import Paths
 from harness.records.results import find_result, iterate_results
+from harness.space import Choice, Distribution, Float, Integer, Text
 from harness.study.recipes import recipes
+
+BEFORE = {"measures": "metrics"}
+"""Names of kinds that `harness list` took before, and still takes."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
     Raises:
         UsageError: For an unknown kind.
     """
+    kind = BEFORE.get(kind, kind) if kind else kind
     kinds = {folder.split("/")[-1]: folder for folder in FOLDERS}
     known = [*kinds, "recipes", "left_out", "tasks", "models", "studies"]
     if kind is not None and kind not in known:
@@ -51,7 +58,7 @@ def _entries(root: Path, kind: str, folder: str | None) -> list[Entry]:
     if folder is not None:
         return [_plugin_entry(folder, name) for name in names(folder)]
     if kind == "left_out":
-        return [Entry(name, reason, source) for name, (reason, source) in LEFT_OUT.items()]
+        return _left_out()
     if kind == "recipes":
         return [Entry(name, recipe.summary, recipe.paper) for name, recipe in recipes(root / "studies").items()]
     if kind == "tasks":
@@ -68,16 +75,34 @@ def _plugin_entry(folder: str, name: str) -> Entry:
         plugin = load(folder, name)
     except SpecError as error:
         return Entry(name, f"unreadable: {error}")
-    space = {
-        key: f"{value} default {value.default if value.default != '' else 'none'}"
-        for key, value in getattr(plugin, "space", {}).items()
-    }
+    space = {name: _in_words(distribution) for name, distribution in getattr(plugin, "space", {}).items()}
     merges = plugin.mergeable if folder == "methods" else None
     needs = [getattr(plugin, "requires", "")]
     needs += ["preference rows"] if "rejected" in getattr(plugin, "needs", ()) else []
     needs += ["the base as a reference"] if getattr(plugin, "needs_reference", False) else []
     limits = plugin.limits if folder == "methods" else ""
     return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)), limits)
+
+
+def _in_words(distribution: Distribution) -> str:
+    """A range and its default, for example `whole number from 1 to 256, log scale; default 8`."""
+    match distribution:
+        case Float() | Integer():
+            kind = "whole number" if isinstance(distribution, Integer) else "number"
+            scale = ", log scale" if distribution.log else ""
+            values = f"{kind} from {distribution.low:g} to {distribution.high:g}{scale}"
+        case Choice():
+            values = f"one of {', '.join(map(str, distribution.choices))}"
+        case Text(names=""):
+            values = "text"
+        case Text():
+            values = f"names of {distribution.names}, with weights if wanted: NAME or NAME=0.5,OTHER=0.25"
+    return f"{values}; default {'none' if distribution.default == '' else distribution.default}"
+
+
+def _left_out() -> list[Entry]:
+    text = files("harness.cli").joinpath("left_out.yaml").read_text(encoding="utf-8")
+    return [Entry(name, entry["reason"], entry["source"]) for name, entry in yaml.safe_load(text).items()]
 
 
 def _task_entries(root: Path) -> list[Entry]:

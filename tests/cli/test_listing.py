@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.left_out import LEFT_OUT
 from harness.cli.listing import inventory, inventory_text
 from harness.plugins import AXES, load, names
 
@@ -40,7 +39,10 @@ def test_it_says_whether_a_choice_merges_and_what_it_needs(kind, name, merges, n
 def test_one_kind_is_shown_with_its_spaces():
     text = inventory_text(inventory(ROOT, "objectives"))
     assert "\n      needs preference rows, the base as a reference\n" in text
-    assert "\n      teacher                names of models, each with =weight if wanted default none\n" in text
+    assert (
+        "\n      teacher                names of models, with weights if wanted: NAME or NAME=0.5,OTHER=0.25; default none\n"
+        in text
+    )
     assert "learning_rate" not in inventory_text(inventory(ROOT, None))
 
 
@@ -52,8 +54,15 @@ def test_recipes_are_listed_with_their_papers():
 
 def test_what_is_left_out_is_not_there_and_has_a_reason():
     there = {name for kind in (*AXES, "metrics") for name in names(kind)}
-    assert set(LEFT_OUT) & there == set()
-    assert all(len(reason) > 20 for reason, _ in LEFT_OUT.values())
+    left_out = inventory(ROOT, "left_out")["left_out"]
+    assert {"brier", "lora", "sft"} <= there
+    assert {"ppo"} <= {entry.name for entry in left_out}
+    assert {entry.name for entry in left_out} & there == set()
+    assert all(len(entry.summary) > 20 for entry in left_out)
+
+
+def test_a_kind_goes_by_its_name_of_before_too():
+    assert inventory(ROOT, "measures") == inventory(ROOT, "metrics")
 
 
 def test_what_holds_a_method_back_is_shown(monkeypatch):
@@ -69,3 +78,14 @@ def test_a_method_that_stayed_below_half_of_full_tunings_gain_says_why():
     for name, row in rows:
         if load("methods", name).needs_training:
             assert bool(load("methods", name).limits) == ("below half" in row), name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rank", "whole number from 1 to 512, log scale; default 16"),
+        ("learning_rate", "number from 1e-05 to 0.02, log scale; default 0.0002"),
+    ],
+)
+def test_a_range_is_told_in_words(name, text):
+    assert entry("methods", "lora").space[name] == text
