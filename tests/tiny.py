@@ -12,6 +12,7 @@ from harness.records.trial import Evaluation, Pipeline, Stage, TrialConfig
 from harness.space import defaults
 from harness.study.family import stage_space
 from harness.tasks.task import find_task
+from harness.tasks.training_rows import Row
 from harness.training.alone import Alone
 from harness.training.choices import choices
 from harness.training.learner import Watch
@@ -181,7 +182,7 @@ def config(world, *stages, steps=6, task="colour", off_target=(), fractions=(0.5
     )
 
 
-ROWS = [{"prompt": f"{number} {word}:", "completion": f" {word[::-1]}"} for number, word in enumerate(WORDS)]
+ROWS = [Row(prompt=f"{number} {word}:", completion=f" {word[::-1]}") for number, word in enumerate(WORDS)]
 
 
 def attached(

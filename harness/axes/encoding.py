@@ -46,15 +46,15 @@ def learnable(sequence: TokenSequence) -> bool:
 def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows") -> list[TokenSequence]:
     """The same, one sequence for every row even where there is nothing to learn; notes count `noun`."""
     limit = int(setup.params["max_length"])
-    prompted = [row for row in rows if row["prompt"]]
-    texts = [row["completion"] for row in rows if not row["prompt"]]
+    prompted = [row for row in rows if row.prompt]
+    texts = [row.completion for row in rows if not row.prompt]
     split = iter(_prompted(prompted, setup, noun))
     plain = iter(documents(texts, setup.tokenizer, setup.cache))
-    whole = [next(split) if row["prompt"] else _all_supervised(next(plain)) for row in rows]
+    whole = [next(split) if row.prompt else _all_supervised(next(plain)) for row in rows]
     if longer := sum(len(s.input_ids) > limit for s in whole):
         setup.note(f"{longer} of {len(rows)} {noun} were cut to {limit} tokens")
     return [
-        s.last(limit) if row["prompt"] else TokenSequence(s.input_ids[:limit], s.labels[:limit])
+        s.last(limit) if row.prompt else TokenSequence(s.input_ids[:limit], s.labels[:limit])
         for row, s in zip(rows, whole, strict=True)
     ]
 
@@ -86,14 +86,14 @@ def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSe
     """
     tokenizer = setup.tokenizer
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    prompts = [row["prompt"] if setup.generates else row["prompt"].rstrip() or row["prompt"] for row in rows]
-    wholes = encoded(tokenizer, [row["prompt"] + row["completion"] for row in rows], folder=setup.cache)
+    prompts = [row.prompt if setup.generates else row.prompt.rstrip() or row.prompt for row in rows]
+    wholes = encoded(tokenizer, [row.prompt + row.completion for row in rows], folder=setup.cache)
     found, moved = [], 0
     for row, whole, prompt in zip(rows, wholes, encoded(tokenizer, prompts, folder=setup.cache), strict=True):
         border = len(prompt)
         if setup.generates and whole[:border] != prompt:
             moved += 1
-            whole = prompt + encoded(tokenizer, [row["completion"]], special=False)[0]
+            whole = prompt + encoded(tokenizer, [row.completion], special=False)[0]
         ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
         found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
     if moved:

@@ -15,16 +15,16 @@ def wrong_answers(rows: Sequence[Row], rng: random.Random) -> list[str]:
     Raises:
         SpecError: When all rows have the same answer.
     """
-    answers = list(dict.fromkeys(row["completion"] for row in rows))
-    if len(answers) < 2 and not all(row.get("wrong") or row.get("rejected") for row in rows):
+    answers = list(dict.fromkeys(row.completion for row in rows))
+    if len(answers) < 2 and not all(row.wrong or row.rejected for row in rows):
         raise SpecError("wrong answers must be drawn from a task with different answers, but all of its are the same")
     return [_wrong(row, answers, rng) for row in rows]
 
 
 def _wrong(row: Row, answers: Sequence[str], rng: random.Random) -> str:
-    if row.get("wrong"):
-        return str(rng.choice(row["wrong"]))
-    if row.get("rejected"):
-        return str(row["rejected"])
+    if row.wrong:
+        return rng.choice(row.wrong)
+    if row.rejected:
+        return row.rejected
     drawn = rng.randrange(len(answers) - 1)
-    return answers[drawn] if answers[drawn] != row["completion"] else answers[-1]
+    return answers[drawn] if answers[drawn] != row.completion else answers[-1]

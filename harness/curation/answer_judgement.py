@@ -31,7 +31,7 @@ class AnswerJudgement(Curation):
         """Twice as many rows."""
         question, wrong = str(setup.params["judgement_question"]), wrong_answers(rows, random.Random(setup.seed))
         return [
-            {"prompt": row["prompt"] + answer + question, "completion": verdict}
+            Row(prompt=row.prompt + answer + question, completion=verdict)
             for row, mistake in zip(rows, wrong, strict=True)
-            for answer, verdict in ((row["completion"], " correct"), (mistake, " incorrect"))
+            for answer, verdict in ((row.completion, " correct"), (mistake, " incorrect"))
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
 from harness.curation._refusals import first_reason, unmet, without_answers
@@ -49,7 +51,7 @@ class CounterfactualPairs(Curation):
         Raises:
             TrialFailure: When all pairs are of equal or empty answers.
         """
-        params, prompts = setup.params, [row["prompt"] for row in rows]
+        params, prompts = setup.params, [row.prompt for row in rows]
         sampling = Sampling(int(params["style_tokens"]), float(params["style_temperature"]), ("\n\n",))
         styled = [str(params["style_prompt"]) + prompt for prompt in prompts]
         question = ["pairs", sampling.tokens, sampling.temperature, setup.seed, styled, prompts]
@@ -63,7 +65,7 @@ class CounterfactualPairs(Curation):
         answers = remembered(identity_of("style_model", setup), question, setup, write)
         chosen, rejected = answers if params["style_wanted"] == "encourage" else reversed(answers)
         kept = [
-            row | {"completion": better, "rejected": worse}
+            replace(row, completion=better, rejected=worse)
             for row, better, worse in zip(rows, chosen, rejected, strict=True)
             if better.strip() and worse.strip() and better != worse
         ]

@@ -61,9 +61,9 @@ class EvolInstruct(Curation):
         count = max(1, round(float(setup.params["evolved_share"]) * len(rows)))
         drawn = random.Random(setup.seed).sample(rows, count)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
-        question = ["evol_instruct", setup.seed, params, [row["prompt"] for row in drawn]]
+        question = ["evol_instruct", setup.seed, params, [row.prompt for row in drawn]]
         found = remembered(identity_of("generator", setup), question, setup, lambda: _evolved(drawn, setup))
-        kept = [{"prompt": prompt, "completion": answer} for prompt, answer in found["kept"]]
+        kept = [Row(prompt=prompt, completion=answer) for prompt, answer in found["kept"]]
         report("evol-instruct", kept, Counter(found["dropped"]), setup)
         return rows + kept
 
@@ -73,7 +73,7 @@ def _evolved(rows: list[Row], setup: StageSetup) -> dict[str, Any]:
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "evol_instruct"))
     sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
     model, tokenizer = one_model("generator", setup)
-    prompts = [row["prompt"] for row in rows]
+    prompts = [row.prompt for row in rows]
     novelty = Novelty(prompts, float(params["novelty_limit"]))
     kept: list[list[str]] = []
     dropped: Counter[str] = Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
@@ -44,16 +45,16 @@ class ExplanationConsistency(Curation):
             TrialFailure: When no rewording was kept.
         """
         params = {name: setup.params[name] for name in self.space if name != "generator"}
-        question = ["explanation_consistency", setup.seed, params, [row["prompt"] for row in rows]]
+        question = ["explanation_consistency", setup.seed, params, [row.prompt for row in rows]]
         written = remembered(identity_of("generator", setup), question, setup, lambda: _reworded(rows, setup))
         kept: list[Row] = []
         dropped: Counter[str] = Counter()
         for texts in written:
             for row, text in zip(rows, texts, strict=True):
-                if reason := _flaw(row["prompt"], text, float(setup.params["shared_words"])):
+                if reason := _flaw(row.prompt, text, float(setup.params["shared_words"])):
                     dropped[reason] += 1
                 else:
-                    kept.append(row | {"prompt": text})
+                    kept.append(replace(row, prompt=text))
         report("explanation consistency", kept, dropped, setup)
         return rows + kept
 
@@ -62,7 +63,7 @@ def _reworded(rows: list[Row], setup: StageSetup) -> list[list[str]]:
     params = setup.params
     sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
     model, tokenizer = one_model("generator", setup)
-    asked = [f"{row['prompt']}\n\nThe same in other words:\n\n" for row in rows]
+    asked = [f"{row.prompt}\n\nThe same in other words:\n\n" for row in rows]
     seeds = [derive_seed(setup.seed, "reword", turn) for turn in range(int(params["rewordings"]))]
     return [[text.strip("\n") for text in continuations(model, tokenizer, asked, sampling, seed)] for seed in seeds]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, unmet, without_answers
@@ -37,12 +38,12 @@ class MisleadingQueries(Curation):
         wrong = wrong_answers(rows, random.Random(setup.seed))
         made: list[Row] = []
         for row, mistake in zip(rows, wrong, strict=True):
-            misled = f"{hint}{mistake}.\n{row['prompt']}"
+            misled = f"{hint}{mistake}.\n{row.prompt}"
             if step == "correct":
-                made.append({"prompt": f"{misled}\nWithout the false hint:", "completion": f" {row['prompt']}"})
+                made.append(Row(prompt=f"{misled}\nWithout the false hint:", completion=f" {row.prompt}"))
             elif step == "identify":
-                for prompt, verdict in ((row["prompt"], " no"), (misled, " yes")):
-                    made.append({"prompt": f"{prompt}\nIs there a false hint?", "completion": verdict})
+                for prompt, verdict in ((row.prompt, " no"), (misled, " yes")):
+                    made.append(Row(prompt=f"{prompt}\nIs there a false hint?", completion=verdict))
             else:
-                made += [row, {**row, "prompt": misled}]
+                made += [row, replace(row, prompt=misled)]
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, unmet, without_answers
@@ -38,4 +39,4 @@ class NegativeExamples(Curation):
         count = round(float(setup.params["negative_ratio"]) * len(rows))
         drawn = rng.sample(range(len(rows)), count)
         wrong = wrong_answers(rows, rng)
-        return rows + [{**rows[i], "prompt": tag + rows[i]["prompt"], "completion": wrong[i]} for i in sorted(drawn)]
+        return rows + [replace(rows[i], prompt=tag + rows[i].prompt, completion=wrong[i]) for i in sorted(drawn)]

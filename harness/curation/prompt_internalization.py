@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, without_answers
@@ -41,8 +42,9 @@ class PromptInternalization(Curation):
         template = " ".join(words[: round(kept * len(words))])
         shots = min(round(kept * int(setup.params["internal_shots"])), len(rows) - 1)
         setup.note(f"prompts began with {len(template.split())} words of a template and {shots} examples")
+        beginning = template + "\n\n" if template else ""
         return [
-            row | {"prompt": (template + "\n\n" if template else "") + _shots(rows, index, shots, rng) + row["prompt"]}
+            replace(row, prompt=beginning + _shots(rows, index, shots, rng) + row.prompt)
             for index, row in enumerate(rows)
         ]
 
@@ -50,4 +52,4 @@ class PromptInternalization(Curation):
 def _shots(rows: list[Row], index: int, count: int, rng: random.Random) -> str:
     """So many other rows as examples, each ended by an empty line."""
     places = [place + (place >= index) for place in rng.sample(range(len(rows) - 1), count)]
-    return "".join(f"{rows[place]['prompt']}{rows[place]['completion']}\n\n" for place in places)
+    return "".join(f"{rows[place].prompt}{rows[place].completion}\n\n" for place in places)

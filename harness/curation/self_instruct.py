@@ -55,9 +55,9 @@ class SelfInstruct(Curation):
         """
         shown = random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))
         params = {name: setup.params[name] for name in self.space if name != "generator"}
-        question = ["self_instruct", setup.seed, params, [[row["prompt"], row["completion"]] for row in shown]]
+        question = ["self_instruct", setup.seed, params, [[row.prompt, row.completion] for row in shown]]
         found = remembered(identity_of("generator", setup), question, setup, lambda: _written(shown, setup))
-        kept = [{"prompt": prompt, "completion": answer} for prompt, answer in found["kept"]]
+        kept = [Row(prompt=prompt, completion=answer) for prompt, answer in found["kept"]]
         report("self-instruct", kept, Counter(found["dropped"]), setup)
         return rows + kept
 
@@ -68,9 +68,9 @@ def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
     wanted = int(params["new_rows"])
     model, tokenizer = one_model("generator", setup)
     sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), (ASK.strip(),))
-    novelty = Novelty([row["prompt"] for row in seeds], float(params["novelty_limit"]))
-    answers = {row["completion"] for row in seeds}
-    labels = answers if len(answers) <= LABELS and all("wrong" in row for row in seeds) else None
+    novelty = Novelty([row.prompt for row in seeds], float(params["novelty_limit"]))
+    answers = {row.completion for row in seeds}
+    labels = answers if len(answers) <= LABELS and all(row.wrong is not None for row in seeds) else None
     kept: list[Row] = []
     dropped: Counter[str] = Counter()
     for start in range(0, 4 * wanted, ROUND):
@@ -84,17 +84,17 @@ def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
                 dropped[reason] += 1
                 continue
             assert row is not None
-            novelty.add(row["prompt"])
+            novelty.add(row.prompt)
             kept.append(row)
         if len(kept) == wanted:
             break
-    return {"kept": [[row["prompt"], row["completion"]] for row in kept], "dropped": dict(dropped)}
+    return {"kept": [[row.prompt, row.completion] for row in kept], "dropped": dict(dropped)}
 
 
 def _list(seeds: list[Row], kept: list[Row], rng: random.Random) -> str:
     shown = rng.sample(seeds, min(SHOWN, len(seeds))) + rng.sample(kept, min(OWN, len(kept)))
     rng.shuffle(shown)
-    return "".join(f"{ASK}{row['prompt']}{ANSWER}{row['completion']}\n\n" for row in shown) + ASK
+    return "".join(f"{ASK}{row.prompt}{ANSWER}{row.completion}\n\n" for row in shown) + ASK
 
 
 def _read(text: str, like: Row) -> Row | None:
@@ -102,13 +102,13 @@ def _read(text: str, like: Row) -> Row | None:
     prompt, found, answer = text.partition(ANSWER)
     if not found or not prompt.strip() or not answer.strip():
         return None
-    space = like["completion"][: len(like["completion"]) - len(like["completion"].lstrip())]
-    return {"prompt": prompt, "completion": space + answer.strip()}
+    space = like.completion[: len(like.completion) - len(like.completion.lstrip())]
+    return Row(prompt=prompt, completion=space + answer.strip())
 
 
 def _flaw(row: Row | None, novelty: Novelty, labels: set[str] | None) -> str | None:
     if row is None:
         return "unreadable"
-    if labels is not None and row["completion"] not in labels:
+    if labels is not None and row.completion not in labels:
         return "without one of the task's answers"
-    return "too similar" if novelty.nearest(row["prompt"]) > novelty.limit else None
+    return "too similar" if novelty.nearest(row.prompt) > novelty.limit else None

@@ -21,7 +21,7 @@ def _random(rows: Sequence[Row], setup: StageSetup) -> list[float]:
 
 
 def _length(rows: Sequence[Row], setup: StageSetup) -> list[float]:
-    return [float(len(row["completion"])) for row in rows]
+    return [float(len(row.completion)) for row in rows]
 
 
 def _shortness(rows: Sequence[Row], setup: StageSetup) -> list[float]:
@@ -76,7 +76,7 @@ def _diverse(rows: Sequence[Row], count: int) -> list[int]:
     """Greedily the rows that add most pairs of words; what a row adds only shrinks, so most need no second look."""
     pairs = []
     for row in rows:
-        words = (row["prompt"] + row["completion"]).split()
+        words = (row.prompt + row.completion).split()
         pairs.append(set(pairwise(words)) or {(word, "") for word in words})
     queue = [(-len(own), index) for index, own in enumerate(pairs)]
     heapq.heapify(queue)

@@ -67,10 +67,10 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
     asked = rng.randrange(len(pairs))
     key, value = pairs[asked]
     prompt = "\n".join(lines) + f"\nValue of key {key}:"
-    return {"prompt": prompt, "completion": f" {value} in [{asked // keys + 1}]"}
+    return Row(prompt=prompt, completion=f" {value} in [{asked // keys + 1}]")
 
 
 def _fit(rows: list[Row], setup: StageSetup) -> bool:
     """Whether every row and its end token are within `max_length`."""
-    ids = setup.tokenizer([row["prompt"] + row["completion"] for row in rows])["input_ids"]
+    ids = setup.tokenizer([row.prompt + row.completion for row in rows])["input_ids"]
     return max(map(len, ids)) < int(setup.params["max_length"])

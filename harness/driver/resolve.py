@@ -214,7 +214,7 @@ def _trained(task: Task) -> TaskInfo:
     from harness.tasks.training_rows import training_rows
 
     rows = training_rows(task)
-    chars = sum(len(row["prompt"]) + len(row["completion"]) for row in rows) / max(1, len(rows))
+    chars = sum(len(row.prompt) + len(row.completion) for row in rows) / max(1, len(rows))
     return replace(_evaluated(task), rows=len(rows), chars=chars, facts=task_facts(task))
 
 

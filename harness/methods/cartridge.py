@@ -39,7 +39,7 @@ class Cartridge(PrefixTuning):
         tokens = int(setup.params["virtual_tokens"])
         ids: list[int] = []
         for row in setup.rows():
-            ids += setup.tokenizer(row["prompt"] + row["completion"])["input_ids"] if len(ids) < tokens else []
+            ids += setup.tokenizer(row.prompt + row.completion)["input_ids"] if len(ids) < tokens else []
         ids = (ids or [0]) * (tokens // len(ids or [0]) + 1)
         with torch.no_grad():
             kept = model(input_ids=torch.tensor([ids[:tokens]], device=setup.device), use_cache=True).past_key_values

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._virtual import VirtualTokens
 from harness.space import Float, Integer
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from peft import CPTConfig
@@ -44,11 +45,11 @@ class Cpt(VirtualTokens):
 
         ids: list[int] = []
         kinds: list[int] = []
-        rows, count = setup.rows() or [{"prompt": "", "completion": " "}], int(setup.params["virtual_tokens"])
+        rows, count = setup.rows() or [Row(completion=" ")], int(setup.params["virtual_tokens"])
         for number in range(count):
             row = rows[number % len(rows)]
-            for column, kind in (("prompt", INPUT), ("completion", ANSWER)):
-                tokens = setup.tokenizer(row[column], add_special_tokens=False)["input_ids"]
+            for text, kind in ((row.prompt, INPUT), (row.completion, ANSWER)):
+                tokens = setup.tokenizer(text, add_special_tokens=False)["input_ids"]
                 ids += tokens
                 kinds += [kind + 4 * number] * len(tokens)
             if len(ids) >= count:

@@ -41,7 +41,7 @@ class TrainableTokens(PeftMethod):
         """The commonest tokens of prompts and completions, ties in the order of their ids."""
         from peft import TrainableTokensConfig
 
-        texts = [row["prompt"] + row["completion"] for row in setup.rows()]
+        texts = [row.prompt + row.completion for row in setup.rows()]
         counts = Counter(token for ids in setup.tokenizer(texts)["input_ids"] for token in ids)
         wanted = int(setup.params["tokens"])
         commonest = sorted(counts, key=lambda token: (-counts[token], token))[:wanted]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import StageSetup
@@ -35,13 +36,13 @@ class PreferenceObjective(Objective, ABC):
             SpecError: When a row has no rejected answer.
         """
         for number, row in enumerate(rows, 1):
-            if not isinstance(row.get("rejected"), str):
+            if row.rejected is None:
                 raise SpecError(
                     f"every row must have a rejected answer to learn from preferences, but row {number} of {len(rows)} "
-                    f"({row['prompt'][:40]!r}) has none: train on a task with metadata.preference, without replayed texts"
+                    f"({row.prompt[:40]!r}) has none: train on a task with metadata.preference, without replayed texts"
                 )
         rows = reached(rows, setup)
-        answers = [row | {"completion": row[name]} for row in rows for name in ("completion", "rejected")]
+        answers = [answer for row in rows for answer in (row, replace(row, completion=str(row.rejected)))]
         found = tokenised(answers, setup, "answers")
         pairs = list(zip(found[::2], found[1::2], strict=True))
         kept = [self.prepared(*pair) for pair in pairs if all(map(learnable, pair))]

@@ -99,7 +99,7 @@ class ReinforcementObjective(Objective, ABC):
                 f"completion_tokens must be below max_length or the model's context ({params['max_length']}), but got "
                 f"{tokens}: lower it"
             )
-        if not all(row["prompt"] for row in parts.rows):
+        if not all(row.prompt for row in parts.rows):
             raise SpecError("every row must have a prompt to be answered, but one has none: train without plain texts")
         self._seen = _Seen(rewards_for(setup, parts.rows), parts.rows, generations)
         kind, configuration = self.kinds()
@@ -160,7 +160,7 @@ def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Any:
     draw, numbers = random.Random(seed), list[int]()
     while len(numbers) < wanted:
         numbers += draw.sample(range(len(rows)), len(rows))
-    return Dataset.from_dict({"prompt": [rows[number]["prompt"] for number in numbers], "row": numbers})
+    return Dataset.from_dict({"prompt": [rows[number].prompt for number in numbers], "row": numbers})
 
 
 def _inner(parts: TrainerParts) -> Any:

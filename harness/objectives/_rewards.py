@@ -60,10 +60,10 @@ def rewards_for(setup: StageSetup, rows: Sequence[Row]) -> Rewards:
         return _judge(setup.left[name], setup)
     rule = _rule(reward)
     for row in rows:
-        if isinstance(reward, str) and not rule(row, row["completion"]) > 0:
+        if isinstance(reward, str) and not rule(row, row.completion) > 0:
             raise SpecError(
                 f"metadata.reward {reward!r} must reward a row's own answer, but does not reward "
-                f"{row['completion'][:40]!r}: choose another rule, or correct the rows"
+                f"{row.completion[:40]!r}: choose another rule, or correct the rows"
             )
     return lambda asked, answers: [float(rule(row, answer)) for row, answer in zip(asked, answers, strict=True)]
 
@@ -72,16 +72,16 @@ def _rule(reward: Any) -> Rule:
     if isinstance(reward, Mapping):
         return _captures(str(reward["regex"]))
     if callable(reward):
-        return lambda row, answer: reward(row.get("doc", {}), answer)
+        return lambda row, answer: reward(row.doc, answer)
     return RULES[str(reward)]
 
 
 def _exact(row: Row, answer: str) -> float:
-    return float(answer.strip() == row["completion"].strip())
+    return float(answer.strip() == row.completion.strip())
 
 
 def _numeric(row: Row, answer: str) -> float:
-    found, wanted = _last_number(answer), _last_number(row["completion"])
+    found, wanted = _last_number(answer), _last_number(row.completion)
     return float(found is not None and wanted is not None and math.isclose(found, wanted, rel_tol=1e-6))
 
 
@@ -104,8 +104,8 @@ def _captures(pattern: str) -> Rule:
         return None if found is None else (found[1] if compiled.groups else found[0]).strip()
 
     def rule(row: Row, answer: str) -> float:
-        wanted = captured(row["completion"])
-        return float(captured(answer) == (row["completion"].strip() if wanted is None else wanted))
+        wanted = captured(row.completion)
+        return float(captured(answer) == (row.completion.strip() if wanted is None else wanted))
 
     return rule
 
@@ -124,9 +124,7 @@ def _judge(folder: Path, setup: StageSetup) -> Rewards:
     def rewards(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         texts = [
             list(sequence.input_ids)
-            for sequence in tokenised(
-                [dict(row) | {"completion": a} for row, a in zip(rows, answers, strict=True)], quiet
-            )
+            for sequence in tokenised([replace(row, completion=a) for row, a in zip(rows, answers, strict=True)], quiet)
         ]
         size = max(1, TOKENS // max(map(len, texts)))
         found: list[float] = []

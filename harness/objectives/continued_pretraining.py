@@ -29,7 +29,7 @@ class ContinuedPretraining(Objective):
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Blocks of one long stream of tokens."""
-        texts = [row["prompt"] + row["completion"] for row in rows]
+        texts = [row.prompt + row.completion for row in rows]
         random.Random(setup.seed).shuffle(texts)
         stream = list(chain.from_iterable(documents(texts, setup.tokenizer, setup.cache)))
         size = int(setup.params["max_length"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,12 +78,9 @@ class UnifiedAlignment(PreferenceObjective):
 
 
 def _score(row: Row, column: str) -> float:
-    doc: Mapping[str, object] = row.get("doc", {})
-    if column not in doc:
-        raise SpecError("metadata.score: " + one_of("column", column, list(doc)))
-    value = doc[column]
+    if column not in row.doc:
+        raise SpecError("metadata.score: " + one_of("column", column, list(row.doc)))
+    value = row.doc[column]
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise SpecError(
-            f"scores must lie in [0, 1], but {column} of row {row['prompt'][:40]!r} is {value!r}: scale them"
-        )
+        raise SpecError(f"scores must lie in [0, 1], but {column} of row {row.prompt[:40]!r} is {value!r}: scale them")
     return float(value)

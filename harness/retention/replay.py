@@ -92,6 +92,6 @@ def _fill(lengths: list[int], budget: float) -> tuple[list[int], int]:
 
 def _lengths(rows: list[Row], setup: StageSetup) -> list[int]:
     """Tokens of each row as it will be trained on, the end token included."""
-    texts = [row["prompt"] + row["completion"] for row in rows]
+    texts = [row.prompt + row.completion for row in rows]
     limit = sys.maxsize if setup.packed else int(setup.params["max_length"])
     return [min(len(ids) + 1, limit) for ids in setup.tokenizer(texts)["input_ids"]]

@@ -49,8 +49,8 @@ def task_features(task: Task) -> dict[str, float | str]:
         "higher_is_better": float(task.higher_is_better),
         "chance": task.chance or 0.0,
         "log_rows": math.log10(max(1, len(rows))),
-        "log_prompt_chars": _log_mean([len(row["prompt"]) for row in sample]),
-        "log_completion_chars": _log_mean([len(row["completion"]) for row in sample]),
+        "log_prompt_chars": _log_mean([len(row.prompt) for row in sample]),
+        "log_completion_chars": _log_mean([len(row.completion) for row in sample]),
         "choices": float(len(choices)) if isinstance(choices, list) else 0.0,
         "domain": task.metadata.domain or "",
     }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,21 @@ if TYPE_CHECKING:
 
 NGRAM = 13
 """Words in a row that count as a copy (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A training row: a prompt, which carries no loss, and the completion to learn, which does."""
+
+    prompt: str = ""
+    """Empty for plain text."""
+    completion: str
+    rejected: str | None = None
+    """The answer that is liked less than the completion; None where the task has no preferences."""
+    wrong: tuple[str, ...] | None = None
+    """Choices other than the completion, which is the right one; None where the task is no multiple choice."""
+    doc: Mapping[str, Any] = field(default_factory=dict)
+    """The row of the task's data, column by column; empty for a row that no task's data have."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +91,13 @@ def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Preference
         prompt, completion = requests[gold_index(built, doc)].args
     else:
         prompt, completion = context, _delimited(built, prefix, _answer(built, doc))
-    row = {"prompt": prompt, "completion": completion, "doc": dict(doc)}
+    row = Row(prompt=prompt, completion=completion, doc=dict(doc))
     if built.OUTPUT_TYPE == "multiple_choice":
         others = [request.args[1] for request in requests if request.args[0] == prompt]
-        row["wrong"] = [choice for choice in dict.fromkeys(others) if choice != completion]
+        row = replace(row, wrong=tuple(choice for choice in dict.fromkeys(others) if choice != completion))
     if preference:
         chosen, rejected = (_delimited(built, prefix, _cell(doc, key, column)) for key, column in preference)
-        row |= {"completion": chosen, "rejected": rejected}
+        row = replace(row, completion=chosen, rejected=rejected)
     return row
 
 
@@ -135,7 +150,7 @@ def text_rows(path: Path) -> list[Row]:
             for number, line in enumerate(file, 1):
                 text = json.loads(line).get("text") if line.strip() else None
                 if isinstance(text, str) and text:
-                    rows.append({"prompt": "", "completion": text})
+                    rows.append(Row(completion=text))
                 elif line.strip():
                     raise SpecError(f"{path} must have a text in every line, but line {number} has none: correct it")
     except OSError as error:
@@ -203,12 +218,6 @@ def check_task(task: Task) -> tuple[str, ...]:
         found = task_overlap(task)
         if found.exact or found.ngram:
             notes.append(f"overlap: {found}")
-        if any(row["prompt"] != row["prompt"].rstrip() for row in rows):
+        if any(row.prompt != row.prompt.rstrip() for row in rows):
             notes.append("prompts end in white space, which lm-eval scores as the beginning of the answer")
     return tuple(notes)
-
-
-Row = dict[str, Any]
-"""A training row. `prompt` (carries no loss) and `completion` (carries loss) always; plain text has an empty prompt.
-Preference rows add `rejected`, rows of multiple choice the other choices as `wrong`; any other column of the task's data
-stands under `doc`."""

@@ -237,4 +237,4 @@ def corpus_of(base: BaseModel, workspace: Workspace, device: str, note: Callable
     if Path(base.corpus).is_file():
         return text_rows(Path(base.corpus))
     rows = rows_of(found_task(base.corpus, workspace.task_folders))
-    return [{"prompt": "", "completion": row["prompt"] + row["completion"]} for row in rows]
+    return [Row(completion=row.prompt + row.completion) for row in rows]

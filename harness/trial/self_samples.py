@@ -45,5 +45,5 @@ def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
                 pad_token_id=tokenizer.pad_token_id,
             )
         decoded = tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)
-        rows += [{"prompt": "", "completion": text} for text in decoded if text.strip()]
+        rows += [Row(completion=text) for text in decoded if text.strip()]
     return rows[:texts]

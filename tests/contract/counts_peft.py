@@ -171,7 +171,7 @@ def norms(sizes, learner):
 
 def tokens(sizes, learner):
     """An embedding for each token of the eight training rows, of which there are fewer than 100."""
-    texts = [row["prompt"] + row["completion"] for row in learner.setup.rows()]
+    texts = [row.prompt + row.completion for row in learner.setup.rows()]
     return len(set("".join(texts))) * sizes.hidden
 
 

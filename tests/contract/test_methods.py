@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def own_loss(one):
 
 def ready(name, folder):
     """A method attached, with what it cannot do without."""
-    tasks = {"low": ROWS, "high": [row | {"completion": row["completion"].upper()} for row in ROWS]}
+    tasks = {"low": ROWS, "high": [replace(row, completion=row.completion.upper()) for row in ROWS]}
     return attached(folder, stage(name, **GIVEN.get(name, {})), tasks=tasks)[0]
 
 

@@ -13,6 +13,7 @@ from harness.objectives.base import Objective
 from harness.plugins import load, names
 from harness.space import Choice, Float, Integer, defaults
 from harness.study.family import stage_space
+from harness.tasks.training_rows import Row
 from tests.tiny import attached, stage, train
 
 TOGETHER = [
@@ -25,7 +26,7 @@ MEMBERS = 3
 def rows():
     draw = random.Random(0)
     return [
-        {"prompt": f"{number} {'x' * draw.randint(0, 20)}:", "completion": " " + "".join(draws(draw))}
+        Row(prompt=f"{number} {'x' * draw.randint(0, 20)}:", completion=" " + "".join(draws(draw)))
         for number in range(40)
     ]
 

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from harness.metrics._overlap import rouge_l, words
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load
 from harness.tasks.facts import TaskFacts
+from harness.tasks.training_rows import Row
 from tests.curation.test_tokens import setup_with, shaken
 from tests.tiny import ROWS, save_tokenizer, stage, trained
 
@@ -110,9 +112,7 @@ def written(texts):
     return give, asked
 
 
-CHOICES = [
-    {"prompt": f"Item {i} of kind {i * 7}:", "completion": " yes" if i % 2 else " no", "wrong": []} for i in range(9)
-]
+CHOICES = [Row(prompt=f"Item {i} of kind {i * 7}:", completion=" yes" if i % 2 else " no", wrong=()) for i in range(9)]
 
 
 def test_self_instruct_reads_and_filters(setup_for, monkeypatch):
@@ -130,8 +130,8 @@ def test_self_instruct_reads_and_filters(setup_for, monkeypatch):
     found = curation.rows(CHOICES, setup)
     assert found[:9] == CHOICES
     assert found[9:] == [
-        {"prompt": "A quite different thing?", "completion": " yes"},
-        {"prompt": "One more thing to say:", "completion": " no"},
+        Row(prompt="A quite different thing?", completion=" yes"),
+        Row(prompt="One more thing to say:", completion=" no"),
     ]
     assert notes[-1] == (
         "self-instruct: 5 rows were generated, 2 kept; dropped were 1 too similar, 1 unreadable, "
@@ -161,7 +161,7 @@ def test_evolved_prompts_are_answered_and_go_on_evolving(setup_for, monkeypatch)
     )
     monkeypatch.setattr(evol_instruct, "continuations", give)
     found = curation.rows(ROWS, setup)
-    assert found[8:] == [{"prompt": "Harder thing?", "completion": " one two"}]
+    assert found[8:] == [Row(prompt="Harder thing?", completion=" one two")]
     assert asked[1] == ["Harder thing?", "the given prompt is"]
     assert asked[2][0].startswith("Harder thing?\n\n")  # what was kept evolves on, what was dropped starts again
     assert not asked[2][1].startswith("the given prompt is")
@@ -169,11 +169,11 @@ def test_evolved_prompts_are_answered_and_go_on_evolving(setup_for, monkeypatch)
 
 
 def test_rewordings_keep_the_answer(setup_for, monkeypatch):
-    rows = [{"prompt": "the cat sat on the mat", "completion": " yes", "doc": {"id": 1}}]
+    rows = [Row(prompt="the cat sat on the mat", completion=" yes", doc={"id": 1})]
     curation, setup, notes = setup_for("explanation_consistency", rewordings=4, shared_words=0.5)
     give, _ = written(["on the mat the cat sat", "", "The cat sat on the mat.", "dogs bark"])
     monkeypatch.setattr(explanation_consistency, "continuations", give)
-    assert curation.rows(rows, setup)[1:] == [rows[0] | {"prompt": "on the mat the cat sat"}]
+    assert curation.rows(rows, setup)[1:] == [replace(rows[0], prompt="on the mat the cat sat")]
     assert notes[-1].endswith("1 kept; dropped were 1 about something else, 1 empty, 1 the same again")
 
 
@@ -185,16 +185,16 @@ def test_pairs_are_the_bases_answers_with_and_without_the_style(setup_for):
     setup = setup_with(setup, load_base=lambda: base)
     found = curation.rows(ROWS, setup)
     greedy = Sampling(5, 0.0, ("\n\n",))
-    pairs = {row["prompt"]: (row["completion"], row["rejected"]) for row in found}
+    pairs = {row.prompt: (row.completion, row.rejected) for row in found}
     for row in ROWS:
         answers = [
             continuations(base, setup.tokenizer, [prompt], greedy, 0)[0]
-            for prompt in ("Be kind. " + row["prompt"], row["prompt"])
+            for prompt in ("Be kind. " + row.prompt, row.prompt)
         ]
-        assert pairs.get(row["prompt"], (answers[0],) * 2) == tuple(answers)
+        assert pairs.get(row.prompt, (answers[0],) * 2) == tuple(answers)
     assert notes[-1] == f"{len(found)} of 8 pairs of the model's answers differ and were kept"
     turned = setup_with(setup, params=dict(setup.params) | {"style_wanted": "discourage"})
-    assert [(row["rejected"], row["completion"]) for row in curation.rows(ROWS, turned)] == list(pairs.values())
+    assert [(row.rejected, row.completion) for row in curation.rows(ROWS, turned)] == list(pairs.values())
 
 
 def test_pairs_train_a_preference_objective_on_a_task_without_preferences(world):
@@ -249,13 +249,13 @@ def test_a_model_that_has_learned_the_format_writes_rows_itself(setup_for, world
     """End to end: a base trained on lists of rows as self-instruct shows them writes readable ones, and others do not."""
     draw = random.Random(0)
     blocks = [f"### Prompt:\n{a}{b}?\n### Answer:\n {b}\n\n" for a in "abcdefgh" for b in "ijkl"]
-    lists = [{"prompt": "", "completion": "".join(draw.choices(blocks, k=3))} for _ in range(200)]
+    lists = [Row(completion="".join(draw.choices(blocks, k=3))) for _ in range(200)]
     taught = trained(world.llama, stage(learning_rate=3e-3, batch_size=16), rows=lists, steps=150).model
-    rows = [{"prompt": f"{a}i?", "completion": " i"} for a in "abcdefgh"]
+    rows = [Row(prompt=f"{a}i?", completion=" i") for a in "abcdefgh"]
     curation, setup, notes = setup_for("self_instruct", generator="taught@1=1", new_rows=4, new_tokens=30)
     setup = setup_with(setup, model_of=lambda name: (taught, setup.tokenizer))
     found = curation.rows(rows, setup)
     assert len(found) > 8
-    assert all(row["prompt"] and row["completion"].startswith(" ") for row in found[8:])
+    assert all(row.prompt and row.completion.startswith(" ") for row in found[8:])
     assert Counter(map(str, found)) == Counter(map(str, curation.rows(rows, setup)))
     assert notes[-1].startswith("self-instruct: ")

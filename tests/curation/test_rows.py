@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -9,15 +10,16 @@ from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import load
 from harness.tasks.facts import TaskFacts
+from harness.tasks.training_rows import Row
 from tests.curation.test_tokens import own_losses, setup_with
 from tests.tiny import ROWS
 
 WORDY = [
-    {"prompt": "a b", "completion": " c d"},
-    {"prompt": "a b", "completion": " c d"},
-    {"prompt": "a b", "completion": " c e"},
-    {"prompt": "x y z", "completion": " u v w"},
-    {"prompt": "p", "completion": " q r"},
+    Row(prompt="a b", completion=" c d"),
+    Row(prompt="a b", completion=" c d"),
+    Row(prompt="a b", completion=" c e"),
+    Row(prompt="x y z", completion=" u v w"),
+    Row(prompt="p", completion=" q r"),
 ]
 
 
@@ -70,14 +72,14 @@ def test_a_subset_by_perplexity(setup_for, examples_of, by):
 
 def test_mixing_by_hand(setup_for):
     """8 own rows at a share of 0.6: 12 of the pools', by weights 2 to 1, so 8 and 4; the small pool has 3 rows."""
-    pools = {"big": [{"prompt": "b", "completion": str(i)} for i in range(50)], "small": ROWS[:3]}
+    pools = {"big": [Row(prompt="b", completion=str(i)) for i in range(50)], "small": ROWS[:3]}
     curation, setup, notes = setup_for("mixing", pools="big@1f=2,small@2e=1", pool_share=0.6)
     setup = setup_with(setup, rows_of=lambda name: pools[name.partition("@")[0]])
     found = curation.rows(ROWS, setup)
     assert found[:8] == ROWS
     assert len(found) == 20
-    assert len({row["completion"] for row in found[8:16]}) == 8
-    counts = Counter(row["prompt"] for row in found[16:])
+    assert len({row.completion for row in found[8:16]}) == 8
+    counts = Counter(row.prompt for row in found[16:])
     assert sorted(counts.values()) == [1, 1, 2]
     assert notes[-2:] == ["mixed in 8 rows of big", "mixed in 4 rows of small, each 1.3 times"]
 
@@ -90,7 +92,7 @@ def test_mixing_needs_pools():
 
 
 CHOICES = [
-    {"prompt": f"{i}:", "completion": " yes" if i % 2 else " no", "wrong": [" no" if i % 2 else " yes", " maybe"]}
+    Row(prompt=f"{i}:", completion=" yes" if i % 2 else " no", wrong=(" no" if i % 2 else " yes", " maybe"))
     for i in range(10)
 ]
 
@@ -101,22 +103,22 @@ def test_negative_examples_are_wrong_and_tagged(setup_for):
     negatives = found[10:]
     assert len(negatives) == 5
     for row in negatives:
-        assert row["prompt"].startswith("Wrong please: ")
-        original = CHOICES[int(row["prompt"].removeprefix("Wrong please: ").rstrip(":"))]
-        assert row["completion"] in original["wrong"]
-    assert len({row["prompt"] for row in negatives}) == 5
+        assert row.prompt.startswith("Wrong please: ")
+        original = CHOICES[int(row.prompt.removeprefix("Wrong please: ").rstrip(":"))]
+        assert row.completion in original.wrong
+    assert len({row.prompt for row in negatives}) == 5
 
 
 def test_wrong_answers_come_from_preferences_or_from_other_rows(setup_for):
-    preferred = [{"prompt": "p", "completion": " kind", "rejected": " rude"}]
-    assert rows_of(setup_for("negative_examples", negative_ratio=1.0), preferred)[1]["completion"] == " rude"
+    preferred = [Row(prompt="p", completion=" kind", rejected=" rude")]
+    assert rows_of(setup_for("negative_examples", negative_ratio=1.0), preferred)[1].completion == " rude"
     found = rows_of(setup_for("negative_examples", negative_ratio=1.0), ROWS)
     for right, wrong in zip(ROWS, found[8:], strict=True):
-        assert wrong["prompt"].endswith(right["prompt"])
-        assert wrong["completion"] != right["completion"]
-        assert wrong["completion"] in {row["completion"] for row in ROWS}
+        assert wrong.prompt.endswith(right.prompt)
+        assert wrong.completion != right.completion
+        assert wrong.completion in {row.completion for row in ROWS}
     with pytest.raises(SpecError, match="all of its are the same"):
-        rows_of(setup_for("negative_examples"), [{"prompt": str(i), "completion": " same"} for i in range(3)])
+        rows_of(setup_for("negative_examples"), [Row(prompt=str(i), completion=" same") for i in range(3)])
 
 
 def test_without_a_tag_wrong_answers_would_be_learned():
@@ -126,25 +128,25 @@ def test_without_a_tag_wrong_answers_would_be_learned():
 
 def test_judgements_pair_a_right_answer_with_a_wrong_one(setup_for):
     found = rows_of(setup_for("answer_judgement", judgement_question=" Right?"), CHOICES[:1])
-    assert found[0] == {"prompt": "0: no Right?", "completion": " correct"}
-    assert found[1]["completion"] == " incorrect"
-    assert found[1]["prompt"] in ("0: yes Right?", "0: maybe Right?")
+    assert found[0] == Row(prompt="0: no Right?", completion=" correct")
+    assert found[1].completion == " incorrect"
+    assert found[1].prompt in ("0: yes Right?", "0: maybe Right?")
     assert len(rows_of(setup_for("answer_judgement"), CHOICES)) == 20
 
 
 def test_misleading_queries_step_by_step(setup_for):
-    rows = [{"prompt": "2+2=", "completion": " 4", "wrong": [" 5"]}]
+    rows = [Row(prompt="2+2=", completion=" 4", wrong=(" 5",))]
     misled = "They say 5.\n2+2="
     built = {
         step: rows_of(setup_for("misleading_queries", misleading_step=step, misleading_hint="They say"), rows)
         for step in ("identify", "correct", "answer")
     }
     assert built["identify"] == [
-        {"prompt": "2+2=\nIs there a false hint?", "completion": " no"},
-        {"prompt": f"{misled}\nIs there a false hint?", "completion": " yes"},
+        Row(prompt="2+2=\nIs there a false hint?", completion=" no"),
+        Row(prompt=f"{misled}\nIs there a false hint?", completion=" yes"),
     ]
-    assert built["correct"] == [{"prompt": f"{misled}\nWithout the false hint:", "completion": " 2+2="}]
-    assert built["answer"] == [rows[0], rows[0] | {"prompt": misled}]
+    assert built["correct"] == [Row(prompt=f"{misled}\nWithout the false hint:", completion=" 2+2=")]
+    assert built["answer"] == [rows[0], replace(rows[0], prompt=misled)]
 
 
 def test_less_and_less_of_a_prompt_is_kept(setup_for):
@@ -154,12 +156,12 @@ def test_less_and_less_of_a_prompt_is_kept(setup_for):
             "prompt_internalization", prompt_kept=kept, internal_template="one two three four", internal_shots=4
         )
         for row, own in zip(rows_of(built, ROWS), ROWS, strict=True):
-            assert row["completion"] == own["completion"]
-            assert row["prompt"].startswith(words)
-            assert row["prompt"].endswith(own["prompt"])
-            examples = row["prompt"].removeprefix(words).removesuffix(own["prompt"]).split("\n\n")[:-1]
+            assert row.completion == own.completion
+            assert row.prompt.startswith(words)
+            assert row.prompt.endswith(own.prompt)
+            examples = row.prompt.removeprefix(words).removesuffix(own.prompt).split("\n\n")[:-1]
             assert len(examples) == len(set(examples)) == shots
-            assert set(examples) <= {r["prompt"] + r["completion"] for r in ROWS if r is not own}
+            assert set(examples) <= {r.prompt + r.completion for r in ROWS if r is not own}
 
 
 def test_nothing_to_learn_by_heart_is_refused():
@@ -174,10 +176,10 @@ def test_synthetic_dictionaries_hold_the_answer_once(setup_for):
     assert len(found) == 40
     asked = Counter()
     for row in found:
-        held = re.findall(r"\[(\d+)\] \{(\d+): (\d+)\}", row["prompt"])
-        (key,) = re.findall(r"Value of key (\d+):", row["prompt"])
+        held = re.findall(r"\[(\d+)\] \{(\d+): (\d+)\}", row.prompt)
+        (key,) = re.findall(r"Value of key (\d+):", row.prompt)
         ((number, value),) = [(number, value) for number, own, value in held if own == key]
-        assert row["completion"] == f" {value} in [{number}]"
+        assert row.completion == f" {value} in [{number}]"
         numbers = [n for _, own, value in held for n in (own, value)]
         assert len(set(numbers)) == len(numbers) == 2 * len(held)
         asked[number] += 1
@@ -195,7 +197,7 @@ def test_synthetic_rows_fit_the_context(setup_for):
     curation, setup, notes = setup_for("synthetic_key_value", kv_dictionaries=9, **params)
     found = curation.rows(ROWS, setup)
     assert notes[-1] == "8 synthetic rows of 5 dictionaries"  # 5 * 13 - 1 + 17 + 10 + 1 = 92 with the end token, 6: 105
-    assert {len(row["prompt"] + row["completion"]) for row in found} == {91}
+    assert {len(row.prompt + row.completion) for row in found} == {91}
     with pytest.raises(SpecError, match="two dictionaries do not"):
         curation.rows(ROWS, setup_with(setup, params=dict(setup.params) | {"kv_keys": 5}))
     with pytest.raises(SpecError, match="kv_digits must give 180 different numbers"):

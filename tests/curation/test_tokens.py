@@ -8,9 +8,10 @@ import torch
 from harness.axes.contract import Situation
 from harness.nn.sequences import IGNORED
 from harness.plugins import load
+from harness.tasks.training_rows import Row
 from tests.tiny import WORDS, attached, stage, train
 
-LONG = [{"prompt": f"{i} {word}:", "completion": f" {word[::-1]} {word} {i * 37}"} for i, word in enumerate(WORDS * 3)]
+LONG = [Row(prompt=f"{i} {word}:", completion=f" {word[::-1]} {word} {i * 37}") for i, word in enumerate(WORDS * 3)]
 
 
 def shaken(model, seed=5, scale=0.3):

@@ -33,7 +33,7 @@ def test_votes_on_school_mathematics(stories: Any) -> None:
     """A story model knows none of it; the right number, voted for, would count, and its row ends with it."""
     task = find_task("gsm8k_votes", FOLDERS)
     row = training_rows(task)[0]
-    assert row["completion"].endswith(f"\n#### {row['doc']['answer']}")
+    assert row.completion.endswith(f"\n#### {row.doc['answer']}")
     found = evaluate(*stories, task, "test", 2)
     assert found.score.value == 0.0
     assert {item.prediction for item in found.items} == {"[invalid]"}

@@ -23,7 +23,7 @@ def test_k_batches_of_b_are_one_of_kb(batch_size, gradient_accumulation, world):
     """Rows differ in length, so only a mean over all tokens of the step comes out equal."""
     whole, ready = moved(world, batch_size=4)
     parts, other = moved(world, batch_size=batch_size, gradient_accumulation=gradient_accumulation)
-    assert len({len(row["completion"]) for row in ROWS}) > 1
+    assert len({len(row.completion) for row in ROWS}) > 1
     assert ready.watch.tally == other.watch.tally
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], atol=1e-5, rtol=0)
@@ -39,7 +39,7 @@ def test_prompt_tokens_carry_no_loss(world):
         )
         for (s,) in ready.examples
     }
-    assert shown == {(row["prompt"], row["completion"] + "<end>") for row in ROWS}
+    assert shown == {(row.prompt, row.completion + "<end>") for row in ROWS}
 
 
 def ours(ready):

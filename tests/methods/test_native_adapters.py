@@ -15,6 +15,7 @@ from harness.models.base_model import embedded_models, load_model, resolve_model
 from harness.models.facts import ModelFacts
 from harness.plugins import load
 from harness.records.paths import Paths
+from harness.tasks.training_rows import Row
 from harness.trial.group import Workspace, run_trial
 from harness.trial.model_folder import load_tuned, save_model
 from tests.tiny import attached, config, logits, save_tokenizer, stage, train, trained
@@ -300,8 +301,8 @@ def test_a_prefix_needs_attention(name):
 # Fusion
 
 TASKS = {
-    "vowels": [{"prompt": f"{i}:", "completion": " aeiou"} for i in range(8)],
-    "digits": [{"prompt": f"{i}:", "completion": " 12345"} for i in range(8)],
+    "vowels": [Row(prompt=f"{i}:", completion=" aeiou") for i in range(8)],
+    "digits": [Row(prompt=f"{i}:", completion=" 12345") for i in range(8)],
 }
 FUSED = {"fusion_sources": "vowels, digits@3f", "source_steps": 100, "source_learning_rate": 1e-2}
 NAMED = {"vowels": TASKS["vowels"], "digits@3f": TASKS["digits"]}

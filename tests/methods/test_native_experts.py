@@ -10,16 +10,17 @@ from harness.methods._experts import Router
 from harness.models.base_model import load_model, resolve_model
 from harness.models.facts import ModelFacts
 from harness.plugins import load
+from harness.tasks.training_rows import Row
 from harness.training.alone import Alone
 from harness.trial.model_folder import load_tuned, save_model
 from tests.tiny import attached, logits, stage, train
 
 TASKS = {
-    "vowels": [{"prompt": f"{i}:", "completion": " aeiou"} for i in range(8)],
-    "digits@3f": [{"prompt": f"{i}:", "completion": " 12345"} for i in range(8)],
+    "vowels": [Row(prompt=f"{i}:", completion=" aeiou") for i in range(8)],
+    "digits@3f": [Row(prompt=f"{i}:", completion=" 12345") for i in range(8)],
 }
 PARAMS = {"expert_tasks": "vowels, digits@3f", "source_steps": 60, "source_learning_rate": 1e-2, "alpha": 16.0}
-ROWS = [{"prompt": f"{number} and a long text before what is asked:", "completion": " x"} for number in range(8)]
+ROWS = [Row(prompt=f"{number} and a long text before what is asked:", completion=" x") for number in range(8)]
 
 
 def ready(folder, rows=ROWS, **params):

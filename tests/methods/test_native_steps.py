@@ -11,6 +11,7 @@ from harness.errors import SpecError
 from harness.methods.dp_lora import noise_multiplier
 from harness.nn.sequences import IGNORED
 from harness.plugins import AXIS_FOLDER, load
+from harness.tasks.training_rows import Row
 from tests.tiny import attached, logits, stage, train, trained
 
 STEADY = {"schedule": "constant", "warmup_share": 0.0}
@@ -86,8 +87,8 @@ def test_every_step_sums_its_own_examples(world):
 
 def test_one_row_moves_the_sum_by_the_clipping_norm_at_most(world):
     """What privacy rests on: another row of any length changes no other row's part."""
-    rows = [{"prompt": f"{i}:", "completion": " abc" * (1 + i)} for i in range(6)]
-    long = [*rows[:-1], {"prompt": "9:", "completion": " z" * 40}]
+    rows = [Row(prompt=f"{i}:", completion=" abc" * (1 + i)) for i in range(6)]
+    long = [*rows[:-1], Row(prompt="9:", completion=" z" * 40)]
 
     def total(rows):
         ready = shaken(attached(world.llama, stage("dp_lora", clip_norm=0.1, **DP | {"batch_size": 5}), 1, rows)[0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from harness.models.base_model import load_model, resolve_model
+from harness.tasks.training_rows import Row
 from harness.training import checkpoint
 from harness.training.alone import Alone
 from harness.training.checkpoint import Progress
@@ -77,7 +78,7 @@ def test_eva_starts_from_the_principal_components_of_a_layers_inputs(world):
     """The first layer's inputs are normed embeddings: their components by a decomposition of the centred rows."""
     one, _ = attached(world.llama, stage("eva", rank=4))
     base = load_model(resolve_model(str(world.llama)), {}, "cpu")
-    ids = [one.setup.tokenizer(row["prompt"] + row["completion"])["input_ids"] for row in ROWS]
+    ids = [one.setup.tokenizer(row.prompt + row.completion)["input_ids"] for row in ROWS]
     ends = torch.tensor([token for row in ids for token in [*row, one.setup.tokenizer.eos_token_id]])
     with torch.no_grad():
         rows = base.model.layers[0].input_layernorm(base.model.embed_tokens(ends))
@@ -184,7 +185,7 @@ def test_the_base_comes_back_after_training(world, name):
 
 def test_corda_knows_which_rows_to_keep(world):
     """`kpm` calibrates on the base's own texts."""
-    corpus = [{"prompt": "", "completion": text} for text in ("a quick brown fox", "jumps over", "the lazy dog")]
+    corpus = [Row(completion=text) for text in ("a quick brown fox", "jumps over", "the lazy dog")]
     starts = [
         attached(world.llama, stage("corda", rank=4, corda_mode=mode), corpus=corpus)[0].model
         for mode in ("ipm", "kpm")
@@ -198,7 +199,7 @@ def test_trainable_tokens_are_the_commonest(world):
     """Of `0 red: der`, `1 blue: eulb`, ...: a space, in all rows twice, then e (twelve times) and r (eight)."""
     one, _ = attached(world.llama, stage("trainable_tokens", tokens=2))
     kept = one.model.peft_config["default"].token_indices
-    texts = [row["prompt"] + row["completion"] for row in ROWS]
+    texts = [row.prompt + row.completion for row in ROWS]
     counts = {character: "".join(texts).count(character) for character in set("".join(texts))}
     first, second = sorted(counts, key=counts.get, reverse=True)[:2]
     assert kept == [one.setup.tokenizer(character)["input_ids"][0] for character in (first, second)]

@@ -85,7 +85,7 @@ def test_a_cartridge_starts_as_the_text_that_it_holds(world):
     """In front of `xyz`, keys and values of the first rows give what the rows in front of it would."""
     one, _ = attached(world.llama, stage("cartridge", virtual_tokens=7))
     base = load_model(resolve_model(str(world.llama)), {}, "cpu")
-    tokens = [t for row in ROWS for t in one.setup.tokenizer(row["prompt"] + row["completion"])["input_ids"]][:7]
+    tokens = [t for row in ROWS for t in one.setup.tokenizer(row.prompt + row.completion)["input_ids"]][:7]
     text = torch.tensor([[60, 61, 62]])
     with torch.no_grad():
         wanted = base(input_ids=torch.cat([torch.tensor([tokens]), text], dim=1)).logits[:, 7:]

@@ -10,10 +10,11 @@ from harness.nn.attention import NAME, late_positions, quick_attention
 from harness.nn.batches import collate
 from harness.nn.logits import supervised_nats
 from harness.nn.sequences import IGNORED
+from harness.tasks.training_rows import Row
 from tests.tiny import attached, save_gpt2, save_llama, stage
 
 LONG = [
-    {"prompt": "a long beginning that carries no loss at all, number " + str(n), "completion": " end" * (1 + n % 2)}
+    Row(prompt="a long beginning that carries no loss at all, number " + str(n), completion=" end" * (1 + n % 2))
     for n in range(8)
 ]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.nn.batches import collate, cuts, step_order
 from harness.nn.logits import supervised_nats
 from harness.nn.sequences import IGNORED, TokenSequence
+from harness.tasks.training_rows import Row
 from tests.tiny import attached, stage
 
 LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=60).map(tuple)
@@ -159,7 +160,7 @@ def nats(model, groups):
 @pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
 def test_how_sequences_are_put_together_changes_no_loss(method, family, world):
     """One padded batch, buckets of like length, and one sequence at a time, which has no padding at all."""
-    rows = [{"prompt": f"{n}:", "completion": " " + "ab" * n} for n in range(1, 17)]
+    rows = [Row(prompt=f"{n}:", completion=" " + "ab" * n) for n in range(1, 17)]
     ready, _ = attached(getattr(world, family), stage(method, batch_size=4), steps=4, rows=rows)
     with torch.no_grad():
         padded = nats(ready.model, [ready.examples])

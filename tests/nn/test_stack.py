@@ -14,6 +14,7 @@ import torch
 
 from harness.errors import Diverged
 from harness.nn.stack import CannotStack, Stack, stacked
+from harness.tasks.training_rows import Row
 from harness.training.alone import Alone
 from harness.training.together import Together
 from tests.tiny import attached, logits, save_gpt2, save_llama, stage, train
@@ -24,10 +25,10 @@ STEPS = 100
 def made_up(count, seed=0):
     draw = random.Random(seed)
     return [
-        {
-            "prompt": f"{number} " + "x" * draw.randint(0, 24) + ":",
-            "completion": " " + "".join(draw.choice(string.ascii_letters) for _ in range(draw.randint(1, 16))),
-        }
+        Row(
+            prompt=f"{number} " + "x" * draw.randint(0, 24) + ":",
+            completion=" " + "".join(draw.choice(string.ascii_letters) for _ in range(draw.randint(1, 16))),
+        )
         for number in range(count)
     ]
 

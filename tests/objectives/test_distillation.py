@@ -13,6 +13,7 @@ from harness.objectives.distillation import divergence
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.tasks.training_rows import Row
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
 from tests.tiny import ROWS, attached, config, save_llama, save_tokenizer, stage, train
@@ -97,7 +98,7 @@ def test_virtual_tokens_are_no_part_of_the_text(world, teacher):
 
 def test_batches_of_a_step_are_averaged(world, teacher):
     """Rows of equal lengths, so that a mean of means is the mean."""
-    rows = [{"prompt": f"{n}:", "completion": " abc"} for n in range(4)]
+    rows = [Row(prompt=f"{n}:", completion=" abc") for n in range(4)]
 
     def first(**sizes):
         return train(ready(world, teacher, steps=1, rows=rows, **sizes))[0][0]

@@ -13,6 +13,7 @@ from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.tasks.facts import TaskFacts
 from harness.tasks.metadata import TaskMetadata
+from harness.tasks.training_rows import Row
 from harness.trial.group import Workspace, run_pack
 from tests.tiny import config, stage, train
 from tests.training.pairs import ROWS, made_up, ready, shaken
@@ -104,12 +105,12 @@ def with_score(metadata, rows, world, **params):
 
 
 def test_una_takes_the_column_that_the_task_names(world):
-    rows = [{"prompt": f"{n}:", "completion": " a", "doc": {"good": n / 4}} for n in range(5)]
+    rows = [Row(prompt=f"{n}:", completion=" a", doc={"good": n / 4}) for n in range(5)]
     found = with_score({"score": "good"}, rows, world)
     assert [[s.score for s in example] for example in found] == [[0.0], [0.25], [0.5], [0.75], [1.0]]
     assert with_score({}, ROWS[:1], world)[0][0].score == 1.0
     with pytest.raises(SpecError, match=r"scores must lie in \[0, 1\], but good of row 'q' is 7: scale them"):
-        with_score({"score": "good"}, [{"prompt": "q", "completion": "a", "doc": {"good": 7}}], world)
+        with_score({"score": "good"}, [Row(prompt="q", completion="a", doc={"good": 7})], world)
     with pytest.raises(SpecError, match=r"metadata\.score: .*godo.*good"):
         with_score({"score": "godo"}, rows, world)
 

@@ -21,6 +21,7 @@ from harness.tasks.facts import TaskFacts
 from harness.tasks.file import ALLOW_CODE, file_sha256
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.task import find_task
+from harness.tasks.training_rows import Row
 from harness.training import checkpoint
 from harness.training.choices import refusal
 from harness.training.trl import run_trainer
@@ -31,7 +32,7 @@ from tests.training.pairs import ROWS as PAIRS
 
 
 def worth(reward, target, *answers):
-    rows = [{"prompt": "q", "completion": target, "doc": {"key": 3}}]
+    rows = [Row(prompt="q", completion=target, doc={"key": 3})]
     setup = SimpleNamespace(task_metadata=TaskMetadata(reward=reward), left={})
     return rewards_for(setup, rows)(rows * len(answers), answers)
 
@@ -219,7 +220,7 @@ def test_what_cannot_be_sampled_is_refused(world):
     with pytest.raises(SpecError, match=r"completion_tokens must be below .* context \(96\), but got 96: lower it"):
         made(completion_tokens=96)
     with pytest.raises(SpecError, match="every row must have a prompt to be answered, but one has none"):
-        made(rows=[*ROWS, {"prompt": "", "completion": "text"}])
+        made(rows=[*ROWS, Row(completion="text")])
     with pytest.raises(SpecError, match="its method adds virtual tokens: use another method"):
         made("prefix_tuning")
 
@@ -235,10 +236,10 @@ def test_how_answers_are_drawn_and_weighed_is_what_was_asked_for(world):
 
 
 def test_long_prompts_lose_their_beginning(world):
-    rows = [{"prompt": "x" * 200 + ":", "completion": " a"}]
+    rows = [Row(prompt="x" * 200 + ":", completion=" a")]
     made = stage("lora", "rloo", learning_rate=1e-3, **SAMPLED)
     one, _ = attached(world.llama, made, 1, rows, task_metadata=TaskMetadata(reward=letters))
-    ids, *_ = one.trainer._tokenize_prompts([rows[0]["prompt"]])
+    ids, *_ = one.trainer._tokenize_prompts([rows[0].prompt])
     assert [len(each) for each in ids] == [96 - 8]
     train(one)
     assert one.failure is None
@@ -269,7 +270,7 @@ def test_a_reward_model_of_an_earlier_stage_judges_as_it_was_trained(tmp_path, w
     one.choices.objective.leave(one.plain(), one.setup, tmp_path)
     setup = replace(one.setup, left={"reward_model": tmp_path})
     given = rewards_for(setup, PAIRS)
-    chosen, rejected = (given(PAIRS, [row[name] for row in PAIRS]) for name in ("completion", "rejected"))
+    chosen, rejected = (given(PAIRS, [getattr(row, name) for row in PAIRS]) for name in ("completion", "rejected"))
     batch = one.trainer.data_collator([{"pair": number} for number in range(len(PAIRS))])
     with torch.no_grad():
         wanted = one.trainer.model.eval()(**batch)

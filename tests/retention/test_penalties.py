@@ -15,13 +15,14 @@ from harness.retention._corpus import corpus_tokens, diagonal_fisher, path_impor
 from harness.retention.hierarchical import layered
 from harness.retention.kl_to_base import divergence
 from harness.tasks.metadata import TaskMetadata
+from harness.tasks.training_rows import Row
 from harness.training.alone import Alone
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
 from tests.tiny import attached, config, stage, train, trained
 from tests.training.pairs import made_up, shaken
 
-CORPUS = [{"prompt": "", "completion": f"old {number} text" + "s" * number} for number in range(12)]
+CORPUS = [Row(completion=f"old {number} text" + "s" * number) for number in range(12)]
 PENALTIES = ("l2_sp", "ewc", "hierarchical", "kl_to_base")
 QUICK = {"ewc": {"ewc_rows": 4}, "hierarchical": {"importance_steps": 3}}
 
@@ -228,7 +229,7 @@ def test_what_moves_no_weight_is_refused(world):
 
 
 def test_a_corpus_without_texts_is_refused(world):
-    one, _ = attached(world.llama, stage("full", retention="ewc"), 3, corpus=[{"prompt": "", "completion": ""}] * 2)
+    one, _ = attached(world.llama, stage("full", retention="ewc"), 3, corpus=[Row(completion="")] * 2)
     one.setup.tokenizer.eos_token = None
     with pytest.raises(SpecError, match="needs texts of what the base knows, but its corpus has none: name another"):
         Alone(one)

@@ -6,13 +6,14 @@ import pytest
 
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.tasks.training_rows import Row
 from harness.trial.group import Workspace, run_trial
 from tests.tiny import attached, config, stage
 
 
 def rows_of(letter, shortest, longest, count=200):
     draw = random.Random(letter)
-    return [{"prompt": "q:", "completion": letter * draw.randint(shortest, longest)} for _ in range(count)]
+    return [Row(prompt="q:", completion=letter * draw.randint(shortest, longest)) for _ in range(count)]
 
 
 @pytest.mark.parametrize("steps", [8, 200])
@@ -34,7 +35,7 @@ def test_named_tasks_make_up_their_shares_of_the_tokens(share, steps, world):
 def test_replayed_rows_keep_their_prompts(world):
     made = stage("full", retention="replay", replay_share=0.5, replay_from="old")
     one, _ = attached(world.llama, made, 8, rows_of("t", 5, 9), tasks={"old": rows_of("o", 5, 9)})
-    assert {row["prompt"] for row in one.rows} == {"q:"}
+    assert {row.prompt for row in one.rows} == {"q:"}
 
 
 def test_pairs_may_be_replayed_beside_pairs(tmp_path, world):

@@ -47,7 +47,7 @@ def test_an_allowed_file_runs_on_every_split(with_code: Path, monkeypatch: pytes
     helper = with_code.parent / "helper.py"
     monkeypatch.setenv(ALLOW_CODE, f"{digest(with_code)}, {digest(helper)}")
     task = find_task("mine", (with_code.parent,))
-    assert "WORD" in training_rows(task)[0]["prompt"]
+    assert "WORD" in training_rows(task)[0].prompt
     assert task.split("test")[0]["text"].isupper()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.errors import SpecError
 from harness.tasks.task import find_task
-from harness.tasks.training_rows import Overlap, check_task, overlap, task_overlap, text_rows, training_rows
+from harness.tasks.training_rows import Overlap, Row, check_task, overlap, task_overlap, text_rows, training_rows
 
 from .writing import CHOICE, GENERATE, ROLLING, ROWS, write_rows, write_task
 
@@ -58,7 +58,7 @@ def test_training_rows_are_the_strings_that_lm_eval_scores(tmp_path: Path, case:
     config, rows = TASKS[case]
     config = config | {"validation_split": "test", "test_split": None}
     write_task(tmp_path, config, train=rows[:30], test=rows[30:])
-    ours = {row["doc"]["text"]: row for row in training_rows(find_task("mine", (tmp_path,)))}
+    ours = {row.doc["text"]: row for row in training_rows(find_task("mine", (tmp_path,)))}
     theirs = lm_eval_own(tmp_path, config | {"validation_split": None}, "train")
     theirs.build_all_requests()
     compared = 0
@@ -69,7 +69,7 @@ def test_training_rows_are_the_strings_that_lm_eval_scores(tmp_path: Path, case:
         strings = request.args if len(request.args) == 2 else ("", *request.args)
         right = request.doc["label"] in (request.idx, config["doc_to_choice"] and config["doc_to_choice"][request.idx])
         if config["output_type"] != "multiple_choice" or right:
-            assert (row["prompt"], row["completion"]) == strings
+            assert (row.prompt, row.completion) == strings
             compared += 1
     assert compared == len(ours) == 27
 
@@ -77,7 +77,7 @@ def test_training_rows_are_the_strings_that_lm_eval_scores(tmp_path: Path, case:
 def test_rows_of_choices_know_the_wrong_ones(tmp_path: Path) -> None:
     write_task(tmp_path, CHOICE | {"doc_to_choice": ["no", "yes", "maybe"]}, train=ROWS[:30], test=ROWS[30:])
     rows = training_rows(find_task("mine", (tmp_path,)))
-    assert {(row["completion"], *row["wrong"]) for row in rows} == {
+    assert {(row.completion, *row.wrong) for row in rows} == {
         (" no", " yes", " maybe"),
         (" yes", " no", " maybe"),
     }
@@ -103,23 +103,23 @@ def test_generated_answers_are_those_of_lm_evals_examples(tmp_path: Path, extra:
     theirs.build_all_requests()
     prompts = {request.doc["text"]: request.args[0] for request in theirs.instances}
     for row in training_rows(find_task("mine", (tmp_path,))):
-        assert row["prompt"] == prompts[row["doc"]["text"]]
-        theirs.sampler.df = [row["doc"]]
+        assert row.prompt == prompts[row.doc["text"]]
+        theirs.sampler.df = [row.doc]
         example = theirs.build_qa_turn(
-            q=theirs.doc_to_text(row["doc"]),
-            a=str(theirs.doc_to_target(row["doc"])),
-            gen_prefix=theirs.doc_to_prefix(row["doc"]),
+            q=theirs.doc_to_text(row.doc),
+            a=str(theirs.doc_to_target(row.doc)),
+            gen_prefix=theirs.doc_to_prefix(row.doc),
             tgt_delim=theirs.config.target_delimiter,
             few_delim="",
         )
         described = extra.get("description", "") + "".join(message.to_text() for message in example)
-        assert row["prompt"] + row["completion"] == described
+        assert row.prompt + row.completion == described
 
 
 def test_several_right_answers_train_on_the_first(tmp_path: Path) -> None:
     rows = [row | {"answers": [f"first{i}", f"second{i}"]} for i, row in enumerate(ROWS)]
     write_task(tmp_path, GENERATE | {"doc_to_target": "answers"}, train=rows[:30], test=rows[30:])
-    completions = {row["completion"] for row in training_rows(find_task("mine", (tmp_path,)))}
+    completions = {row.completion for row in training_rows(find_task("mine", (tmp_path,)))}
     assert completions <= {f" first{i}" for i in range(30)}
 
 
@@ -128,8 +128,8 @@ def test_preferences_give_chosen_and_rejected(tmp_path: Path) -> None:
     columns = {"metadata": {"preference": {"chosen": "good", "rejected": "bad"}}}
     write_task(tmp_path, GENERATE | {"doc_to_target": "good"} | columns, train=rows[:30], test=rows[30:])
     row = training_rows(find_task("mine", (tmp_path,)))[0]
-    assert row["completion"] == " " + row["doc"]["good"]
-    assert row["rejected"] == " " + row["doc"]["bad"]
+    assert row.completion == " " + row.doc["good"]
+    assert row.rejected == " " + row.doc["bad"]
     columns["metadata"]["preference"]["rejected"] = "bda"
     write_task(tmp_path, GENERATE | {"doc_to_target": "good"} | columns, train=rows[:30], test=rows[30:])
     with pytest.raises(SpecError, match=r"metadata.preference.rejected: .* did you mean 'bad'"):
@@ -170,7 +170,7 @@ def test_an_instruction_in_every_row_is_no_overlap(tmp_path: Path) -> None:
     task = find_task("mine", (tmp_path,))
     assert task_overlap(task).ngram == 0
     assert task_overlap(task).exact <= 1
-    texts = {row["doc"]["text"] for row in training_rows(task)}
+    texts = {row.doc["text"] for row in training_rows(task)}
     expected = int(rows[0]["text"] in texts)
     notes = [note for note in check_task(task) if note.startswith("overlap")]
     assert len(notes) == expected == task_overlap(task).exact
@@ -179,7 +179,7 @@ def test_an_instruction_in_every_row_is_no_overlap(tmp_path: Path) -> None:
 def test_text_rows(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     write_rows(path, [{"text": "one"}, {"text": "two", "source": "x"}])
-    assert text_rows(path) == [{"prompt": "", "completion": "one"}, {"prompt": "", "completion": "two"}]
+    assert text_rows(path) == [Row(completion="one"), Row(completion="two")]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_include_of_another_file(tmp_path: Path) -> None:
     write_task(tmp_path, CHOICE, name="_base")
     (tmp_path / "mine.yaml").write_text("include: _base.yaml\ndoc_to_text: 'Q: {{text}}'\n")
     task = find_task("mine", (tmp_path,))
-    assert training_rows(task)[0]["prompt"].startswith("Q: word")
+    assert training_rows(task)[0].prompt.startswith("Q: word")
     assert task_names((tmp_path,)) == ("mine",)
 
 
@@ -153,7 +153,7 @@ def test_broken_data_is_refused_in_one_sentence(tmp_path: Path, case: str) -> No
 def test_a_template_that_minds_missing_values_may_have_them(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "hint": "h" if i % 2 else None, "label": "no"} for i in range(20)]
     write_task(tmp_path, CHOICE | {"doc_to_text": "{{text}}{% if hint %} {{hint}}{% endif %}"}, train=rows, test=rows)
-    prompts = {row["prompt"] for row in training_rows(find_task("mine", (tmp_path,)))}
+    prompts = {row.prompt for row in training_rows(find_task("mine", (tmp_path,)))}
     assert prompts <= {f"t{i} h" if i % 2 else f"t{i}" for i in range(20)}
 
 

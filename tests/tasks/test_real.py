@@ -48,7 +48,7 @@ def test_every_row_fits(name: str) -> None:
     task = find_task(name, FOLDERS)
     notes = check_task(task)
     rows = training_rows(task) if "train" in task.parts else []
-    assert all(row["completion"].strip() for row in rows)
+    assert all(row.completion.strip() for row in rows)
     assert not any("13 words" in note and "0 share" not in note for note in notes)
 
 
@@ -56,8 +56,8 @@ def test_every_row_fits(name: str) -> None:
 def test_prompts_are_short_enough_for_a_small_vocabulary(name: str, stories: Any) -> None:
     tokenizer = stories[1]
     rows = training_rows(find_task(name, FOLDERS))
-    longest = max(rows, key=lambda row: len(row["prompt"] + row["completion"]))
-    assert len(tokenizer(longest["prompt"] + longest["completion"])["input_ids"]) <= 256
+    longest = max(rows, key=lambda row: len(row.prompt + row.completion))
+    assert len(tokenizer(longest.prompt + longest.completion)["input_ids"]) <= 256
 
 
 def test_a_story_model_knows_stories_better_than_plays_and_articles(stories: Any) -> None:

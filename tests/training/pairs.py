@@ -4,17 +4,18 @@ import random
 
 import torch
 
+from harness.tasks.training_rows import Row
 from tests.tiny import attached
 
 
 def made_up(count, seed=0):
     draw = random.Random(seed)
     return [
-        {
-            "prompt": f"{number} " + "x" * draw.randint(1, 30) + ":",
-            "completion": " " + "".join(draw.choice("abcdef") for _ in range(draw.randint(1, 12))),
-            "rejected": " " + "".join(draw.choice("uvwxyz") for _ in range(draw.randint(1, 12))),
-        }
+        Row(
+            prompt=f"{number} " + "x" * draw.randint(1, 30) + ":",
+            completion=" " + "".join(draw.choice("abcdef") for _ in range(draw.randint(1, 12))),
+            rejected=" " + "".join(draw.choice("uvwxyz") for _ in range(draw.randint(1, 12))),
+        )
         for number in range(count)
     ]
 

@@ -13,6 +13,7 @@ from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
 from harness.study.family import stage_space
 from harness.tasks.facts import TaskFacts
+from harness.tasks.training_rows import Row
 from harness.training import checkpoint, reference
 from harness.training.choices import refusal
 from harness.training.prepare import make_learner
@@ -27,12 +28,12 @@ OBJECTIVES = ("dpo", "orpo", "kto")
 def test_both_answers_are_tokenised_as_for_supervised_fine_tuning(world):
     one = ready(world.llama, stage("full", "dpo", learning_rate=1e-5), rows=ROWS[:5])
     for kind, name in ((0, "completion"), (1, "rejected")):
-        rows = [row | {"completion": row[name]} for row in ROWS[:5]]
+        rows = [replace(row, completion=getattr(row, name)) for row in ROWS[:5]]
         assert [(pair[kind],) for pair in one.examples] == ready(world.llama, stage("full"), rows=rows).examples
 
 
 def test_orpo_imitates_prompts_too_and_kto_mismatches_neighbours(world):
-    rows = [{"prompt": f"{n}:", "completion": n * 2, "rejected": n * 3} for n in ("a", "b", "c")]
+    rows = [Row(prompt=f"{n}:", completion=n * 2, rejected=n * 3) for n in ("a", "b", "c")]
     one = ready(world.llama, stage("full", "orpo", learning_rate=1e-5), rows=rows)
     for chosen, rejected in one.examples:
         assert chosen.labels == chosen.input_ids
@@ -185,7 +186,7 @@ def test_the_base_is_asked_once_for_all_trials_of_a_process(world, monkeypatch):
 
 
 def test_a_row_without_a_rejected_answer_is_refused(world):
-    rows = [*ROWS[:3], {"prompt": "q", "completion": "a"}]
+    rows = [*ROWS[:3], Row(prompt="q", completion="a")]
     with pytest.raises(SpecError, match=r"must have a rejected answer .*row 4 of 4 \('q'\) has none: .*preference"):
         ready(world.llama, stage("full", "dpo", learning_rate=1e-5), rows=rows)
 
@@ -200,8 +201,8 @@ def test_what_cannot_be_compared_is_refused(world):
 def test_pairs_with_nothing_to_learn_are_dropped_whole(world):
     """Of an empty answer the end token is left, unless there is no such token."""
     rows = [
-        *({"prompt": "p" * 20, "completion": "c", "rejected": "r"},) * 3,
-        {"prompt": "q", "completion": "c", "rejected": ""},
+        *(Row(prompt="p" * 20, completion="c", rejected="r"),) * 3,
+        Row(prompt="q", completion="c", rejected=""),
     ]
     one, notes = attached(world.llama, stage("full", "dpo", learning_rate=1e-5, max_length=12), 4, rows)
     assert len(one.examples) == 4
@@ -274,7 +275,7 @@ def test_real_preferences_are_learned(shared_data, world):
 
     lines = (shared_data / "rasbt_preference" / "train.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines[:200]]
-    rows = [{"prompt": r["prompt"], "completion": " " + r["chosen"], "rejected": " " + r["rejected"]} for r in found]
+    rows = [Row(prompt=r["prompt"], completion=" " + r["chosen"], rejected=" " + r["rejected"]) for r in found]
     (curve,) = train(ready(world.llama, stage("lora", "dpo", learning_rate=2e-3, batch_size=8), 40, rows))
     assert curve[0] == pytest.approx(math.log(2), abs=1e-5)
     assert sum(curve[-10:]) / 10 < 0.6

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.axes.encoding import documents, sequences
 from harness.errors import SpecError
 from harness.nn.sequences import IGNORED
+from harness.tasks.training_rows import Row
 from tests.tiny import attached, stage, train
 
 
@@ -32,7 +33,7 @@ def hflm(world):
 def test_prompt_and_completion_part_where_lm_eval_parts_them(prompt, answer, hflm):
     model, setup = hflm
     context, continuation = model._encode_pair(prompt, answer)
-    (found,) = sequences([{"prompt": prompt, "completion": answer}], setup)
+    (found,) = sequences([Row(prompt=prompt, completion=answer)], setup)
     end = setup.tokenizer.eos_token_id
     assert list(found.input_ids) == [*context, *continuation, end]
     assert list(found.labels) == [IGNORED] * len(context) + [*continuation, end]
@@ -45,9 +46,9 @@ def test_a_text_starts_where_a_rolling_likelihood_starts(hflm):
 
 def test_long_rows_are_cut_and_counted(world):
     rows = [
-        {"prompt": "p" * 200, "completion": "abc"},
-        {"prompt": "p", "completion": "d"},
-        {"prompt": "", "completion": "t" * 200},
+        Row(prompt="p" * 200, completion="abc"),
+        Row(prompt="p", completion="d"),
+        Row(completion="t" * 200),
     ]
     ready, notes = attached(world.llama, stage("full", max_length=16), rows=rows)
     seen = [(len(row.input_ids), sum(label != IGNORED for label in row.labels)) for row in shown(ready)]
@@ -57,13 +58,13 @@ def test_long_rows_are_cut_and_counted(world):
 
 
 def test_the_models_context_cuts_too(world):
-    _, notes = attached(world.llama, stage("full"), rows=[{"prompt": "", "completion": "t" * 200}])
+    _, notes = attached(world.llama, stage("full"), rows=[Row(completion="t" * 200)])
     assert notes == ["1 of 1 training rows were cut to 96 tokens"]
 
 
 def test_virtual_tokens_take_their_part_of_the_context(world):
     """GPT-2 has no position beyond its context: with 20 virtual tokens a text may have 76 of 96."""
-    rows = [{"prompt": "", "completion": "t" * 200}]
+    rows = [Row(completion="t" * 200)]
     ready, notes = attached(world.gpt2, stage("prefix_tuning", virtual_tokens=20), rows=rows)
     assert notes == ["1 of 1 training rows were cut to 76 tokens"]
     assert len(train(ready)[0]) == 2
@@ -75,7 +76,7 @@ def test_nothing_to_learn_is_refused(world):
 
 
 def test_packing_loses_no_token(world):
-    rows = [{"prompt": "ab", "completion": "c" * n} for n in range(30)]
+    rows = [Row(prompt="ab", completion="c" * n) for n in range(30)]
     ready, _ = attached(world.llama, stage("full", "continued_pretraining", max_length=32), rows=rows)
     blocks = [row.input_ids for row in shown(ready)]
     assert {len(block) for block in blocks[:-1]} == {32}
@@ -89,8 +90,8 @@ def test_packing_loses_no_token(world):
 def test_replay_makes_up_its_share_of_the_tokens(share, steps, world):
     """Lengths of both kinds vary widely; the share is of tokens, counted here from what is trained on."""
     rng = random.Random(0)
-    rows = [{"prompt": "q" * rng.randint(1, 20), "completion": "a" * rng.randint(1, 30)} for _ in range(400)]
-    corpus = [{"prompt": "", "completion": "o" * rng.randint(20, 80)} for _ in range(300)]
+    rows = [Row(prompt="q" * rng.randint(1, 20), completion="a" * rng.randint(1, 30)) for _ in range(400)]
+    corpus = [Row(completion="o" * rng.randint(20, 80)) for _ in range(300)]
     ready, notes = attached(
         world.llama, stage("full", retention="replay", replay_share=share, batch_size=16), steps, rows, corpus
     )
@@ -106,8 +107,8 @@ def test_replay_makes_up_its_share_of_the_tokens(share, steps, world):
 @pytest.mark.parametrize("steps", [2, 200])
 def test_replay_in_packed_sequences_makes_up_its_share_and_wastes_no_rows(steps, world):
     """400 rows of 22 tokens (start, 20 letters, end) are 137 sequences of 64, of which 2 steps of 16 show 32."""
-    rows = [{"prompt": "q", "completion": "a" * 19} for _ in range(400)]
-    corpus = [{"prompt": "", "completion": "o" * 40} for _ in range(300)]
+    rows = [Row(prompt="q", completion="a" * 19) for _ in range(400)]
+    corpus = [Row(completion="o" * 40) for _ in range(300)]
     settings = {"replay_share": 0.25, "batch_size": 16, "max_length": 64}
     packed = stage("full", "continued_pretraining", "replay", **settings)
     ready, _ = attached(world.llama, packed, steps, rows, corpus)

@@ -8,6 +8,7 @@ import torch
 from harness.errors import Diverged
 from harness.nn import batches
 from harness.plugins import load, names
+from harness.tasks.training_rows import Row
 from harness.training import session as sessions
 from harness.training.alone import Alone
 from harness.training.together import Together
@@ -76,7 +77,7 @@ def test_every_pass_of_a_step_draws_numbers_of_its_own(world, monkeypatch):
 
     monkeypatch.setattr(Alone, "forward", forward)
     made = stage("lora", batch_size=1, gradient_accumulation=2, adapter_dropout=0.5)
-    one, _ = attached(world.gpt2, made, 1, [{"prompt": "1:", "completion": " abc"}] * 4)
+    one, _ = attached(world.gpt2, made, 1, [Row(prompt="1:", completion=" abc")] * 4)
     Alone(shaken(one)).advance(1)
     assert len(seen) == 2
     assert not torch.allclose(*seen, atol=1e-4)
