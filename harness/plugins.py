@@ -25,7 +25,15 @@ log = logging.getLogger(__name__)
 
 AXIS_FOLDER = {"method": "methods", "objective": "objectives", "retention": "retention", "curation": "curation"}
 AXES = tuple(AXIS_FOLDER.values())
-FOLDERS = (*AXES, "metrics", "search/samplers", "search/schedulers", "recommend/surrogates", "report/sections")
+FOLDERS = (
+    *AXES,
+    "metrics",
+    "search/samplers",
+    "search/schedulers",
+    "recommend/surrogates",
+    "report/sections",
+    "runners",
+)
 """Folders of plug-ins within the package. In a project's `plugins/`, each goes by the last part of its name."""
 
 
@@ -101,7 +109,8 @@ def load(folder: str, name: str) -> type[Any]:
         remedy = "prefix helpers with _" if classes else derive
         raise SpecError(f"{path} must define one public plug-in class, but defines {len(classes)}: {remedy}")
     if missing := _missing(classes[0]):
-        raise SpecError(f"{path} must define {' and '.join(missing)}, but does not: see {bases[0].__name__}")
+        base = next(base for base in classes[0].__mro__ if base in bases)
+        raise SpecError(f"{path} must define {' and '.join(missing)}, but does not: see {base.__name__}")
     return classes[0]
 
 

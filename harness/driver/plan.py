@@ -16,7 +16,7 @@ from harness.records.paths import Paths
 from harness.records.results import find_result
 from harness.records.study_trials import Role, read_members
 from harness.records.trial import Forecast, TrialConfig
-from harness.runners import parse_options
+from harness.runners.base import parse_options
 from harness.search.cell import Cell
 from harness.study.spec import StudySpec
 

@@ -16,7 +16,7 @@ from harness.models.facts import ModelFacts, model_facts, model_features
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import ModelRef, Stage, TaskRef
-from harness.runners.devices import gpus
+from harness.runners.base import backend, parse_options
 from harness.space import Scalar, Text, weighted
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
@@ -203,10 +203,7 @@ def device(site: Site) -> str:
     """`cpu` or `cuda`: where this site's trials run."""
     if site.device != "auto":
         return site.device.split(":")[0]
-    if site.runner == "slurm":
-        asked = site.options.get("gpus", "0") != "0" or site.options.get("gres", "").startswith("gpu")
-        return "cuda" if asked else "cpu"
-    return "cuda" if gpus() else "cpu"
+    return backend(site.runner).device(parse_options(site.runner, site.options))
 
 
 def _trained(task: Task) -> TaskInfo:

@@ -33,10 +33,10 @@ from harness.records.lost_work import append_stop, read_stops
 from harness.records.paths import Paths
 from harness.records.study_trials import Member, Role, read_members
 from harness.records.trial import to_json
-from harness.runners import make_runner, parse_options
-from harness.runners.worker import Duty
+from harness.runners.base import make_runner, parse_options
 from harness.search.cell import Cell
 from harness.study.spec import StudySpec
+from harness.workers.worker import Duty
 
 __all__ = ["Member", "Site", "Summary", "read_members", "run_base", "run_confirm", "run_search"]
 

@@ -1,35 +1,119 @@
-"""What a runner is: a place where packs of trials run; and what a backend of warm workers must be able to do."""
+"""The author's contract for a runner: a place where packs of trials run.
+
+One file per runner; its stem is what `--runner` names. Its class is a `Backend`: it declares options and opens the
+`Runner` that a driver hands packs to. Where processes are started and ended by another program, such as a cluster's
+scheduler, derive it from `JobBackend` (`_queue.py`), whose runner feeds warm workers through a queue of files.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+from harness.errors import SpecError, UsageError, one_of
+from harness.files import append_line, now, read_lines
+from harness.plugins import load, names
+from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig, TrialStatus
-from harness.runners.worker import Duty, find_work
+from harness.trial.packs import LARGEST
+from harness.workers.devices import cores, gpus
+from harness.workers.worker import Duty
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Loss:
-    """Why a pack did not run to its end."""
+class Option:
+    """What `--runner-option KEY=VALUE` may set."""
 
-    kind: Literal["worker", "spec", "storage", "error"]
-    """Its worker died; it raised a `SpecError`, a `StorageError` (a record could not be written), or anything else."""
-    status: TrialStatus
-    reason: str
-    seconds: float = 0.0
-    """Wall seconds that it held its worker; those of the last sign of life where nobody saw the worker die."""
+    kind: type[int] | type[float] | type[str]
+    summary: str
+    """One line: what it is, with its unit."""
+    default: int | float | str | None = None
+    """None: left out unless it is given, or known only where the runner is opened."""
+    minimum: int = 1
+    """Of a whole number; other numbers are above 0."""
+
+    def parse(self, key: str, value: str) -> int | float | str:
+        """The value as the option's type.
+
+        Raises:
+            UsageError: When it is not a number where one is needed, or too small.
+        """
+        try:
+            parsed = self.kind(value)
+        except ValueError:
+            raise UsageError(f"runner option {key} must be a number, but got '{value}': for example {key}=4") from None
+        if isinstance(parsed, int) and parsed < self.minimum:
+            raise UsageError(f"runner option {key} must be at least {self.minimum}, but got {value}: raise it")
+        if isinstance(parsed, float) and not parsed > 0:
+            raise UsageError(f"runner option {key} must be above 0, but got {value}: raise it")
+        return parsed
+
+    def __str__(self) -> str:
+        """For `harness list runners`."""
+        return self.summary
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A pack that is no longer under way."""
+COMMON: Mapping[str, Option] = {
+    "workers": Option(int, "packs that run at a time"),
+    "threads": Option(int, "CPU threads of each worker", 1),
+    "pack": Option(int, "trials that go to a worker at once, and train together where they can; at most", LARGEST),
+    # Resolving a study's names takes the next phase's driver seconds, on a busy machine tens of them.
+    "idle_s": Option(float, "seconds that a worker waits after a phase for the next one to find it warm", 60.0),
+    "time_limit_min": Option(float, "minutes after which a trial ends as timed out"),
+}
+"""Options of every runner."""
 
-    configs: tuple[TrialConfig, ...]
-    loss: Loss | None = None
+
+class Backend(ABC):
+    """What a runner's file declares, and how it is opened for a study."""
+
+    summary: ClassVar[str]
+    """One line: where it runs trials."""
+    options: ClassVar[Mapping[str, Option]] = {}
+    """Its own, beside `COMMON`."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        """Take what it is opened with.
+
+        Args:
+            folder: For logs and whatever else belongs to its jobs; on a file system that its workers share.
+            options: From `parse_options`.
+        """
+        self.folder, self.settings = folder, options
+
+    @classmethod
+    def name(cls) -> str:
+        """What `--runner` calls it: the stem of its file."""
+        return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def default_workers(cls) -> int:
+        """Packs that run at a time unless told otherwise; by default one on each GPU, or on each core."""
+        return len(gpus()) or cores()
+
+    @classmethod
+    def device(cls, options: Mapping[str, Any]) -> Literal["cpu", "cuda"]:
+        """What trials will run on; by default this machine's GPU if there is one."""
+        return "cuda" if gpus() else "cpu"
+
+    @abstractmethod
+    def open(self, study: StudyPaths, duty: Duty) -> Runner:
+        """The runner of a study.
+
+        Args:
+            study: The study's files.
+            duty: What workers are told.
+        """
+
+    def cancel(self, jobs: Sequence[WorkerJob]) -> None:  # noqa: B027
+        """End jobs that an earlier driver started; nothing where trials run in the driver's own process."""
 
 
 class Runner(ABC):
@@ -65,65 +149,120 @@ class Runner(ABC):
         """Stop all workers, whatever they do."""
 
 
-class InlineRunner(Runner):
-    """Runs a pack in this process as it is submitted: for tests, debugging and small machines."""
+@dataclass(frozen=True)
+class Loss:
+    """Why a pack did not run to its end."""
 
-    workers = slots = 1
+    kind: Literal["worker", "spec", "storage", "error"]
+    """Its worker died; it raised a `SpecError`, a `StorageError` (a record could not be written), or anything else."""
+    status: TrialStatus
+    reason: str
+    seconds: float = 0.0
+    """Wall seconds that it held its worker; those of the last sign of life where nobody saw the worker die."""
 
-    def __init__(self, duty: Duty) -> None:
-        self.duty = duty
-        self._ended: list[Ended] = []
 
-    def submit(self, configs: Sequence[TrialConfig]) -> None:
-        """Run the pack now; an error that is not a trial's own goes up."""
-        find_work(self.duty.work)(configs, self.duty.workspace)
-        self._ended.append(Ended(tuple(configs)))
+@dataclass(frozen=True)
+class Ended:
+    """A pack that is no longer under way."""
 
-    def poll(self) -> list[Ended]:
-        """The packs run since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def under_way(self) -> Sequence[Collection[str]]:
-        """Packs whose end was not reported yet."""
-        return [[config.key for config in pack.configs] for pack in self._ended]
+    configs: tuple[TrialConfig, ...]
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerJob:
-    """A worker's job, as its line in `jobs.jsonl` has it."""
+    """A worker's job, as its line in `StudyPaths.jobs` has it."""
 
-    runner: str
     job: str
-    """Process id of its controller, or Slurm job id."""
-    host: str
+    """Process id of its controller, or what the cluster calls it."""
     birth: str = ""
     """Start time of the process in clock ticks since boot: tells it from a later one with the same id."""
     gpu: str = ""
+    runner: str = ""
+    """The runner that started it; this and what follows is filled in by the runner's queue."""
+    host: str = ""
     at: str = ""
     duty: str = ""
     """Fingerprint of what it was told, see `Duty.sign`."""
 
 
-class Backend(ABC):
-    """What differs between this machine and Slurm."""
+def recorded_jobs(lines: Path) -> list[WorkerJob]:
+    """The workers that `StudyPaths.jobs` does not say the end of; the ids of processes come back, so order counts."""
+    jobs: dict[str, WorkerJob] = {}
+    for line in read_lines(lines):
+        if line["event"] == "started":
+            jobs[line["job"]["job"]] = WorkerJob(**line["job"])
+        elif line["event"] == "ended":
+            jobs.pop(line["job"], None)
+    return list(jobs.values())
 
-    folder: Path
-    """Where submitit keeps what belongs to the jobs, their logs among it."""
-    period_s: float
-    """Seconds between questions about jobs."""
-    starts_early: bool = False
-    """Whether a worker may be started before it is certain that there is work."""
-    settle_s: float
 
-    @abstractmethod
-    def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
-        """Submit a worker beside those running."""
+def record_end(lines: Path, job: str, reason: str) -> None:
+    """Write down that a worker has ended.
 
-    @abstractmethod
-    def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
-        """Those of the jobs that are no longer alive, and what they died of."""
+    Args:
+        lines: `StudyPaths.jobs`.
+        job: Id of its job.
+        reason: Why, in a few words.
+    """
+    append_line(lines, {"event": "ended", "job": job, "reason": reason, "at": now()})
 
-    @abstractmethod
-    def cancel(self, jobs: Sequence[WorkerJob]) -> None:
-        """End jobs now."""
+
+def backend(runner: str) -> type[Backend]:
+    """The plug-in that `--runner` names.
+
+    Raises:
+        UsageError: When there is none of that name.
+        SpecError: When its file is broken.
+    """
+    if runner not in names("runners"):
+        raise UsageError(one_of("runner", runner, list(names("runners"))))
+    plugin: type[Backend] = load("runners", runner)
+    return plugin
+
+
+def parse_options(runner: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """A runner's options with their types and defaults.
+
+    Args:
+        runner: Its name.
+        given: What the user set, as text.
+
+    Raises:
+        UsageError: For an unknown runner or option, or a value that is not a number where one is needed.
+    """
+    plugin = backend(runner)
+    known = {**COMMON, **plugin.options}
+    for key in given:
+        if key not in known:
+            raise UsageError(one_of(f"option of runner {runner}", key, list(known)))
+    defaults = {key: option.default for key, option in known.items() if option.default is not None}
+    return {"workers": plugin.default_workers()} | defaults | {key: known[key].parse(key, given[key]) for key in given}
+
+
+def make_runner(runner: str, options: Mapping[str, Any], study: StudyPaths, duty: Duty) -> Runner:
+    """The runner of a study, opened; workers that an earlier driver started with another runner are ended.
+
+    Args:
+        runner: Its name.
+        options: From `parse_options`.
+        study: The study's files, on a file system that the workers share.
+        duty: What workers do.
+    """
+    study.logs.mkdir(parents=True, exist_ok=True)
+    study.logs.chmod(0o700)  # submitit's pickles hold what workers are told
+    own = study.logs / f"{time.time_ns()}"  # process ids come back; what submitit keeps by id must not
+    for other in sorted({job.runner for job in recorded_jobs(study.jobs)} - {runner}):
+        _retire(other, own, study)
+    return backend(runner)(own, options).open(study, duty)
+
+
+def _retire(runner: str, folder: Path, study: StudyPaths) -> None:
+    """End the workers that an earlier driver started with another runner, lest a trial run in both."""
+    jobs = [job for job in recorded_jobs(study.jobs) if job.runner == runner]
+    try:
+        backend(runner)(folder, parse_options(runner, {})).cancel(jobs)
+    except (SpecError, UsageError) as error:  # a plug-in that is broken or gone
+        log.warning("%d workers of runner %s could not be ended: %s", len(jobs), runner, error)
+    for job in jobs:
+        record_end(study.jobs, job.job, "another runner took over")

@@ -14,27 +14,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.files import now
 from harness.records.trial import TrialStatus
-from harness.runners.base import Backend, Loss, WorkerJob
-from harness.runners.devices import gpus
-from harness.runners.worker import Duty, serve
+from harness.runners._queue import JobBackend
+from harness.runners.base import Loss, WorkerJob
+from harness.workers.devices import gpus
+from harness.workers.worker import Duty, serve
 
 log = logging.getLogger(__name__)
 
-_CHILDREN: list[Any] = []
-"""Jobs that this process started and that live; they may outlive it."""
-atexit.register(_CHILDREN.clear)  # while what submitit does in `__del__` still works
 
-
-class LocalBackend(Backend):
+class LocalBackend(JobBackend):
     """Processes of this machine, through submitit's local executor; each gets one GPU if there are any."""
 
-    period_s, settle_s = 0.2, 0.0
+    summary = "warm worker processes of this machine, each with one GPU if there are any"
+    job_id_variable = "SUBMITIT_LOCAL_JOB_ID"
+    period_s = 0.2
     starts_early = True
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        self.folder, self.threads = folder, options["threads"]
+        super().__init__(folder, options)
+        self._children: list[Any] = []
+        """Jobs that this process started and that live; they may outlive it."""
+        atexit.register(self._children.clear)  # while what submitit does in `__del__` still works
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
         """Start a controller process, which starts the worker and outlives the driver."""
@@ -44,21 +45,14 @@ class LocalBackend(Backend):
         gpu = min(gpus(), key=held.count, default="")
         executor = LocalExecutor(self.folder)
         executor.update_parameters(timeout_min=60 * 24 * 30)
-        with _environment(OMP_NUM_THREADS=str(self.threads)), _streams_to(self.folder / "controllers.log"):
+        with _environment(OMP_NUM_THREADS=str(self.settings["threads"])), _streams_to(self.folder / "controllers.log"):
             job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
-        _CHILDREN.append(job)
-        return WorkerJob(
-            runner="local",
-            job=job.job_id,
-            host=socket.gethostname(),
-            birth=_birth(int(job.job_id)) or "",
-            gpu=gpu,
-            at=now(),
-        )
+        self._children.append(job)
+        return WorkerJob(job=job.job_id, birth=_birth(int(job.job_id)) or "", gpu=gpu)
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs whose controller process is gone."""
-        _CHILDREN[:] = [child for child in _CHILDREN if not child.done()]  # collects the dead ones, too
+        self._children[:] = [child for child in self._children if not child.done()]  # collects the dead ones, too
         gone = [job for job in jobs if not self._alive(job)]
         return {job.job: Loss("worker", TrialStatus.CRASHED, "its worker process died") for job in gone}
 

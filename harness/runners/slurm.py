@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from harness.errors import HarnessError
-from harness.files import now
 from harness.records.trial import TrialStatus
-from harness.runners.base import Backend, Loss, WorkerJob
-from harness.runners.worker import Duty, serve
+from harness.runners._queue import JobBackend
+from harness.runners.base import Loss, Option, WorkerJob
+from harness.workers.worker import Duty, serve
 
+_PASSED_ON = ("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist")
+"""Options that mean what Slurm means by them."""
 _SLURM_ALIVE = frozenset(
     "PENDING RUNNING COMPLETING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUE_HOLD SPECIAL_EXIT".split()
 )
@@ -27,14 +29,35 @@ _SLURM_STATUS = {
 }
 
 
-class SlurmBackend(Backend):
+class SlurmBackend(JobBackend):
     """Slurm jobs, through submitit's executor; states come from squeue, and from sacct for what squeue forgot."""
 
+    summary = "warm workers as Slurm jobs"
+    options = MappingProxyType(
+        {
+            "time_min": Option(int, "minutes of each job", 240),
+            "cpus": Option(int, "CPU cores of each job; `threads` if left out"),
+            "mem_gb": Option(float, "memory of each job in GB"),
+            "gpus": Option(int, "GPUs of each job", minimum=0),
+        }
+        | {name: Option(str, f"Slurm's --{name}") for name in _PASSED_ON}
+    )
+    job_id_variable = "SLURM_JOB_ID"
     period_s, settle_s = 5.0, 60.0
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        self.folder, self.options = folder, options
+        super().__init__(folder, options)
         self._missing: dict[str, float] = {}
+
+    @classmethod
+    def default_workers(cls) -> int:
+        """Four: how many jobs a user may have at a time nobody says."""
+        return 4
+
+    @classmethod
+    def device(cls, options: Mapping[str, Any]) -> Literal["cpu", "cuda"]:
+        """A GPU where the jobs ask for one; what this machine has says nothing about theirs."""
+        return "cuda" if options.get("gpus") or options.get("gres", "").startswith("gpu") else "cpu"
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
         """Submit one job; Slurm must not requeue it, since the driver does that for what it had claimed."""
@@ -42,7 +65,7 @@ class SlurmBackend(Backend):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
 
-        minutes = self.options.get("time_min", 240)
+        minutes = self.settings["time_min"]
         try:
             executor = SlurmExecutor(self.folder)
             executor.update_parameters(**self._parameters(minutes))
@@ -52,7 +75,7 @@ class SlurmBackend(Backend):
             raise HarnessError(
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
             ) from error
-        return WorkerJob(runner="slurm", job=job.job_id, host=socket.gethostname(), at=now())
+        return WorkerJob(job=job.job_id)
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs that ended, and those that Slurm has known nothing of for 30 s."""
@@ -77,9 +100,8 @@ class SlurmBackend(Backend):
                 subprocess.run(["scancel", *(job.job for job in jobs)], capture_output=True, check=False)
 
     def _parameters(self, minutes: int) -> dict[str, Any]:
-        options, threads = self.options, self.options["threads"]
-        own = {"time_min", "cpus", "mem_gb", "gpus", "workers", "threads", "pack", "idle_s", "time_limit_min"}
-        parameters = {key: value for key, value in options.items() if key not in own}
+        options, threads = self.settings, self.settings["threads"]
+        parameters = {name: options[name] for name in _PASSED_ON if name in options}
         if "mem_gb" in options:
             parameters["mem"] = f"{round(options['mem_gb'] * 1024)}MB"
         if "gpus" in options:

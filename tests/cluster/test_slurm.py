@@ -111,9 +111,9 @@ def test_what_slurm_refuses_is_said_in_its_words(tmp_path):
 
 
 def test_a_job_that_slurm_has_forgotten_counts_as_gone_after_a_while(tmp_path, monkeypatch):
-    from harness.runners.base import WorkerJob
+    from harness.runners.base import WorkerJob, parse_options
 
-    backend, job = SlurmBackend(tmp_path, {"threads": 1}), WorkerJob(runner="slurm", job="99999999", host="host")
+    backend, job = SlurmBackend(tmp_path, parse_options("slurm", {})), WorkerJob(job="99999999")
     assert backend.dead([job]) == {}
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 31)

@@ -34,8 +34,8 @@ def run_pack(configs, workspace):
 
 def dismiss(folder):
     """End the workers that steps below a folder left warm."""
+    from harness.runners.base import recorded_jobs
     from harness.runners.local import LocalBackend
-    from harness.runners.queue import recorded_jobs
 
     for lines in folder.rglob("jobs.jsonl"):
         LocalBackend(lines.parent, {"threads": 1}).cancel(recorded_jobs(lines))

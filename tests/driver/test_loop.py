@@ -13,8 +13,7 @@ from harness.records.lost_work import lost_seconds, read_stops
 from harness.records.results import find_result, write_result
 from harness.records.study_trials import read_members
 from harness.records.trial import CostRecord, Score, TrialResult, TrialStatus
-from harness.runners import parse_options
-from harness.runners.base import Ended, Loss, Runner
+from harness.runners.base import Ended, Loss, Runner, parse_options
 from tests.driver import standin
 
 NEAR_AND_FAR = {

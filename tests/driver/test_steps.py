@@ -322,8 +322,8 @@ def _hashable(members):
 )
 def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected):
     from harness.driver.resolve import device
-    from harness.runners import parse_options
-    from harness.runners.devices import gpus
+    from harness.runners.base import parse_options
+    from harness.workers.devices import gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus() == expected
@@ -334,8 +334,8 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected)
 
 def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(tmp_path):
     """The driver looks again when both have long been dead: the time between is nobody's."""
-    from harness.runners import make_runner, parse_options
-    from harness.runners.worker import Duty, write_item
+    from harness.runners.base import make_runner, parse_options
+    from harness.workers.worker import Duty, write_item
 
     spec, site = standin.study(), standin.site(tmp_path, "local")
     options = parse_options("local", {})
@@ -354,7 +354,7 @@ def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(
 
 
 def test_a_process_id_that_comes_back_is_another_worker(tmp_path):
-    from harness.runners.queue import recorded_jobs
+    from harness.runners.base import recorded_jobs
 
     path, job = tmp_path / "jobs.jsonl", {"runner": "local", "job": "7", "host": "h", "birth": "1", "gpu": "", "at": ""}
     append_line(path, {"event": "started", "job": job})

@@ -19,7 +19,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # inside a function, for type checking only.
 ORDER = (
     "errors files space plugins records study models metrics tasks nn analysis axes "
-    "methods objectives retention curation cost training evaluation trial runners search driver "
+    "methods objectives retention curation cost training evaluation trial workers runners search driver "
     "database recommend report testbed cli"
 ).split()
 OWNERS = {

@@ -1,4 +1,4 @@
-"""A runner that feeds warm workers through a queue of files, whoever started them.
+"""A runner that feeds warm workers through a queue of files, and what a backend must be able to do to start them.
 
 A driver finds the workers of the one before it by their lines in `jobs.jsonl`, and the packs of one that was killed by
 their files. Workers that were told something else are ended first. A local worker of another host cannot be seen from
@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from harness.errors import HarnessError
 from harness.files import append_line, now, read_lines
 from harness.records.lost_work import append_lost, lost_attempt
+from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig, TrialStatus, fingerprint
-from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob
-from harness.runners.worker import Duty, Folders, read_item, write_item
+from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob, record_end, recorded_jobs
+from harness.workers.worker import Duty, Folders, read_item, write_item
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +33,59 @@ _DRIVERS_OWN = ("workers", "pack", "idle_s")
 """Options that workers know nothing of."""
 
 
+class JobBackend(Backend, ABC):
+    """Starts and ends workers as jobs, which outlive the driver; each runs `serve` with the duty that it is given."""
+
+    job_id_variable: ClassVar[str]
+    """Environment variable in which a worker finds the id of its own job."""
+    period_s: ClassVar[float]
+    """Seconds between questions about jobs."""
+    settle_s: ClassVar[float] = 0.0
+    """How long a record may take to become visible to the driver after its trial ended."""
+    starts_early: ClassVar[bool] = False
+    """Whether a worker may be started before it is certain that there is work, since an idle one costs nothing."""
+
+    @abstractmethod
+    def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
+        """Submit a job that calls `serve(duty)`.
+
+        Args:
+            duty: What the worker is told.
+            running: The jobs of other workers, by which a GPU may be chosen.
+        """
+
+    @abstractmethod
+    def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
+        """Those of the jobs that are no longer alive, by id, and what they died of."""
+
+    @abstractmethod
+    def cancel(self, jobs: Sequence[WorkerJob]) -> None:
+        """End jobs now."""
+
+    def open(self, study: StudyPaths, duty: Duty) -> Runner:
+        """A runner that takes over the workers and the queue of the driver before it."""
+        return QueueRunner(study.jobs, replace(duty, job_id_variable=self.job_id_variable), self)
+
+
 class QueueRunner(Runner):
     """Feeds warm workers through the queue of a study; `backend` submits them."""
 
-    def __init__(self, lines: Path, duty: Duty, backend: Backend, options: Mapping[str, Any]) -> None:
+    def __init__(self, lines: Path, duty: Duty, backend: JobBackend) -> None:
+        """Take over what an earlier driver of the study left.
+
+        Args:
+            lines: `StudyPaths.jobs`.
+            duty: What workers are told.
+            backend: Starts and ends them.
+        """
         self.duty, self.backend, self.settle_s = duty, backend, backend.settle_s
         self.folders, self.lines = Folders(duty.queue), lines
-        self.workers = options["workers"]
+        self.workers = backend.settings["workers"]
         self.slots = self.workers + max(1, self.workers // 4)
         self.folders.make()
         self.folders.rest.unlink(missing_ok=True)
-        self._sign = fingerprint(
-            [duty.sign(), {key: value for key, value in options.items() if key not in _DRIVERS_OWN}]
-        )
+        told = {key: value for key, value in backend.settings.items() if key not in _DRIVERS_OWN}
+        self._sign = fingerprint([duty.sign(), told])
         self._last_look, self._false_starts = -1e9, 0
         self._seen: set[str] = set()
         self.jobs = {job.job: job for job in recorded_jobs(self.lines)}
@@ -122,7 +165,13 @@ class QueueRunner(Runner):
 
     def _staff(self, packs: int = 0) -> None:
         while len(self.jobs) < min(self.workers, max(packs, len(self.items))):
-            job = replace(self.backend.start(self.duty, list(self.jobs.values())), duty=self._sign)
+            job = replace(
+                self.backend.start(self.duty, list(self.jobs.values())),
+                runner=self.backend.name(),
+                host=socket.gethostname(),
+                at=now(),
+                duty=self._sign,
+            )
             self.jobs[job.job] = job
             append_line(self.lines, {"event": "started", "job": vars(job)})
 
@@ -139,7 +188,7 @@ class QueueRunner(Runner):
 
     def _bury(self, job: str, reason: str) -> None:
         del self.jobs[job]
-        append_line(self.lines, {"event": "ended", "job": job, "reason": reason, "at": now()})
+        record_end(self.lines, job, reason)
 
     def _count_false_start(self, job: str) -> None:
         """A worker makes its folder as it starts; several in a row that could not are not bad luck."""
@@ -192,22 +241,3 @@ class QueueRunner(Runner):
         if not folder.exists():
             return []
         return sorted(path.name for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
-
-
-def recorded_jobs(lines: Path) -> list[WorkerJob]:
-    """The workers that `jobs.jsonl` does not say the end of; the ids of processes come back, so order counts."""
-    jobs: dict[str, WorkerJob] = {}
-    for line in read_lines(lines):
-        if line["event"] == "started":
-            jobs[line["job"]["job"]] = WorkerJob(**line["job"])
-        elif line["event"] == "ended":
-            jobs.pop(line["job"], None)
-    return list(jobs.values())
-
-
-def retire(lines: Path, backend: Backend, kind: str) -> None:
-    """End the workers that an earlier driver started with another runner, lest a trial run in both."""
-    jobs = [job for job in recorded_jobs(lines) if job.runner == kind]
-    backend.cancel(jobs)
-    for job in jobs:
-        append_line(lines, {"event": "ended", "job": job.job, "reason": "another runner took over", "at": now()})

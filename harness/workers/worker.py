@@ -109,6 +109,8 @@ class Duty:
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Variables set before the first import of torch."""
+    job_id_variable: str = ""
+    """Environment variable that holds the id of the worker's own job."""
     project: Path | None = field(default_factory=project_root)
     """Folder whose plug-ins it finds beside the package's own: that of the process which starts it."""
 
@@ -148,7 +150,7 @@ def serve(duty: Duty) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, _leave)
     folders = Folders(duty.queue)
-    mine = folders.claimed / os.environ.get("SUBMITIT_LOCAL_JOB_ID", os.environ.get("SLURM_JOB_ID", "none"))
+    mine = folders.claimed / os.environ[duty.job_id_variable]
     mine.mkdir(parents=True, exist_ok=True)
     _get_ready(duty)
     count = 0
