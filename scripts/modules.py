@@ -7,18 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.plugins import FOLDERS
+
 ROOT = Path(__file__).resolve().parents[1]
-PLUGIN_FOLDERS = (
-    "methods",
-    "objectives",
-    "retention",
-    "curation",
-    "metrics",
-    "samplers",
-    "schedulers",
-    "surrogates",
-    "sections",
-)
+PLUGIN_FOLDERS = {folder.rpartition("/")[2] for folder in FOLDERS}
 HEAD = """# Modules
 
 Packages stand in the order in which they may import each other (ARCHITECTURE.md). Of a folder of plug-ins only the contract and the

@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from harness.plugins import load_all
+
+if TYPE_CHECKING:
+    from harness.runners.base import Backend
 
 LOW_DISK_BYTES = 2 * 1024**3
 
@@ -28,9 +33,11 @@ class Finding:
 def examine(root: Path) -> list[Finding]:
     """Look at everything; a check that itself fails is an error finding, never an exception."""
     checks: Sequence[Callable[[Path], Finding]] = (
-        _libraries, _device, _processors, _speed, _disk, _writable, _cluster, _hub,
+        _libraries, _device, _processors, _speed, _disk, _writable, _hub,
     )  # fmt: skip
-    return [_guarded(check, root) for check in checks]
+    looks = [_guarded(check.__name__.strip("_"), partial(check, root)) for check in checks]
+    looks += [_guarded(name, partial(_runner, name, backend)) for name, backend in load_all("runners").items()]
+    return [finding for finding in looks if finding]
 
 
 def examination_text(findings: Sequence[Finding]) -> str:
@@ -38,11 +45,11 @@ def examination_text(findings: Sequence[Finding]) -> str:
     return "\n".join(f"{finding.level:<5} {finding.topic:<10} {finding.text}" for finding in findings)
 
 
-def _guarded(check: Callable[[Path], Finding], root: Path) -> Finding:
+def _guarded(topic: str, check: Callable[[], Finding | None]) -> Finding | None:
     try:
-        return check(root)
+        return check()
     except Exception as error:  # a doctor that dies of what it should report helps nobody
-        return Finding(check.__name__.strip("_"), "error", f"could not be checked: {type(error).__name__}: {error}")
+        return Finding(topic, "error", f"could not be checked: {type(error).__name__}: {error}")
 
 
 def _libraries(root: Path) -> Finding:
@@ -105,17 +112,9 @@ def _writable(root: Path) -> Finding:
         return Finding("results", "ok", f"{folder} is writable")
 
 
-def _cluster(root: Path) -> Finding:
-    if shutil.which("sbatch") is None:
-        return Finding("cluster", "note", "no sbatch here: `--runner slurm` needs a machine that can submit to Slurm")
-    answer = subprocess.run(["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=20)
-    if answer.returncode:
-        return Finding("cluster", "error", f"sbatch is here, but sinfo fails: {answer.stderr.strip()}")
-    accounting = subprocess.run(["sacct", "-n", "-X"], capture_output=True, text=True, timeout=20).returncode == 0
-    rows = ", ".join(" ".join(line.split()) for line in answer.stdout.splitlines())
-    return Finding(
-        "cluster", "ok", f"partitions {rows}; accounting {'works' if accounting else 'is off: squeue is used'}"
-    )
+def _runner(name: str, backend: type[Backend]) -> Finding | None:
+    condition = backend.examine()
+    return Finding(name, condition.level, condition.text) if condition else None
 
 
 def _hub(root: Path) -> Finding:

@@ -76,6 +76,8 @@ def _plugin_entry(folder: str, name: str) -> Entry:
     except SpecError as error:
         return Entry(name, f"unreadable: {error}")
     space = {name: _in_words(distribution) for name, distribution in getattr(plugin, "space", {}).items()}
+    if folder == "runners":
+        return Entry(name, plugin.summary, space={key: str(option) for key, option in plugin.all_options().items()})
     merges = plugin.mergeable if folder == "methods" else None
     needs = [getattr(plugin, "requires", "")]
     needs += ["preference rows"] if "rejected" in getattr(plugin, "needs", ()) else []

@@ -84,9 +84,11 @@ def _site_options(function: F) -> F:
             "options",
             multiple=True,
             metavar="KEY=VALUE",
-            help="For example workers=4, partition=gpu, time_min=240, gpus=1, mem_gb=32, account=lab. Repeatable.",
+            help="For example workers=4, partition=gpu, gpus=1; 'harness list runners' has them all. Repeatable.",
         ),
-        click.option("--runner", default="local", show_default=True, help="Where trials run: local, slurm or inline."),
+        click.option(
+            "--runner", default="local", show_default=True, help="Where trials run: see 'harness list runners'."
+        ),
     ):
         function = option(function)
     return function
@@ -277,7 +279,7 @@ def status(root: Path, study: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def list_command(root: Path, kind: str | None, as_json: bool) -> None:
-    """List what there is: methods, objectives, retention, curation, samplers, schedulers, surrogates, sections, tasks, models, studies."""
+    """List what there is: methods, objectives, retention, curation, samplers, schedulers, surrogates, sections, runners, tasks, models, studies."""
     from harness.cli.listing import inventory, inventory_text
 
     show(inventory(root, kind), as_json, inventory_text)
@@ -328,7 +330,7 @@ def doctor(root: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--runner", default="local", show_default=True, help="Where to practise: local or slurm.")
+@click.option("--runner", default="local", show_default=True, help="Where to practise: see 'harness list runners'.")
 @click.option("--runner-option", "options", multiple=True, metavar="KEY=VALUE")
 @json_option
 @click.pass_obj

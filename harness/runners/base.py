@@ -11,9 +11,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from harness.errors import SpecError, UsageError, one_of
 from harness.files import append_line, now, read_lines
@@ -35,7 +35,7 @@ class Option:
     summary: str
     """One line: what it is, with its unit."""
     default: int | float | str | None = None
-    """None: left out unless it is given, or known only where the runner is opened."""
+    """None: left out unless it is given."""
     minimum: int = 1
     """Of a whole number; other numbers are above 0."""
 
@@ -56,8 +56,9 @@ class Option:
         return parsed
 
     def __str__(self) -> str:
-        """For `harness list runners`."""
-        return self.summary
+        """For example `whole number: CPU threads of each worker; default 1`."""
+        kind = {int: "whole number", float: "number", str: "text"}[self.kind]
+        return f"{kind}: {self.summary}; default {'none' if self.default is None else self.default}"
 
 
 COMMON: Mapping[str, Option] = {
@@ -68,7 +69,15 @@ COMMON: Mapping[str, Option] = {
     "idle_s": Option(float, "seconds that a worker waits after a phase for the next one to find it warm", 60.0),
     "time_limit_min": Option(float, "minutes after which a trial ends as timed out"),
 }
-"""Options of every runner."""
+"""Options of every runner; the default of `workers` is the runner's."""
+
+
+class Condition(NamedTuple):
+    """Whether a runner can be used on this machine."""
+
+    level: Literal["ok", "note", "error"]
+    """An error is one that someone has to mend; a note says what is missing."""
+    text: str
 
 
 class Backend(ABC):
@@ -94,6 +103,12 @@ class Backend(ABC):
         return cls.__module__.rpartition(".")[2]
 
     @classmethod
+    def all_options(cls) -> dict[str, Option]:
+        """Its own options and the common ones."""
+        workers = replace(COMMON["workers"], default=cls.default_workers())
+        return {**COMMON, "workers": workers, **cls.options}
+
+    @classmethod
     def default_workers(cls) -> int:
         """Packs that run at a time unless told otherwise; by default one on each GPU, or on each core."""
         return len(gpus()) or cores()
@@ -111,6 +126,11 @@ class Backend(ABC):
             study: The study's files.
             duty: What workers are told.
         """
+
+    @classmethod
+    def examine(cls) -> Condition | None:
+        """What `harness doctor` says of it on this machine; None where there is nothing to look at."""
+        return None
 
     def cancel(self, jobs: Sequence[WorkerJob]) -> None:  # noqa: B027
         """End jobs that an earlier driver started; nothing where trials run in the driver's own process."""
@@ -231,13 +251,12 @@ def parse_options(runner: str, given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: For an unknown runner or option, or a value that is not a number where one is needed.
     """
-    plugin = backend(runner)
-    known = {**COMMON, **plugin.options}
+    known = backend(runner).all_options()
     for key in given:
         if key not in known:
             raise UsageError(one_of(f"option of runner {runner}", key, list(known)))
     defaults = {key: option.default for key, option in known.items() if option.default is not None}
-    return {"workers": plugin.default_workers()} | defaults | {key: known[key].parse(key, given[key]) for key in given}
+    return defaults | {key: known[key].parse(key, given[key]) for key in given}
 
 
 def make_runner(runner: str, options: Mapping[str, Any], study: StudyPaths, duty: Duty) -> Runner:

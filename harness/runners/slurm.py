@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from harness.errors import HarnessError
 from harness.records.trial import TrialStatus
 from harness.runners._queue import JobBackend
-from harness.runners.base import Loss, Option, WorkerJob
+from harness.runners.base import Condition, Loss, Option, WorkerJob
 from harness.workers.worker import Duty, serve
 
 _PASSED_ON = ("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist")
@@ -58,6 +59,18 @@ class SlurmBackend(JobBackend):
     def device(cls, options: Mapping[str, Any]) -> Literal["cpu", "cuda"]:
         """A GPU where the jobs ask for one; what this machine has says nothing about theirs."""
         return "cuda" if options.get("gpus") or options.get("gres", "").startswith("gpu") else "cpu"
+
+    @classmethod
+    def examine(cls) -> Condition:
+        """Whether this machine can submit jobs, to which partitions, and whether ended jobs are known."""
+        if shutil.which("sbatch") is None:
+            return Condition("note", "no sbatch here: `--runner slurm` needs a machine that can submit to Slurm")
+        answer = subprocess.run(["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=20)
+        if answer.returncode:
+            return Condition("error", f"sbatch is here, but sinfo fails: {answer.stderr.strip()}")
+        accounting = subprocess.run(["sacct", "-n", "-X"], capture_output=True, text=True, timeout=20).returncode == 0
+        rows = ", ".join(" ".join(line.split()) for line in answer.stdout.splitlines())
+        return Condition("ok", f"partitions {rows}; accounting {'works' if accounting else 'is off: squeue is used'}")
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
         """Submit one job; Slurm must not requeue it, since the driver does that for what it had claimed."""
