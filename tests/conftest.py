@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
     """Where tests run side by side, a file stays with one process; so does everything that looks at the one Slurm."""
     together = {"cluster": "slurm", "cli": "slurm", "e2e": "e2e"}
     for item in items:
-        if item.path.name != "test_stacking.py":  # many, slow, and alike in nothing but two tiny models
+        if item.path.name not in ("test_stacking.py", "test_methods.py"):  # slow, and alike in nothing but tiny models
             group = together.get(item.path.parent.name, item.path.as_posix())
             item.add_marker(pytest.mark.xdist_group(group))
 

@@ -1,39 +1,35 @@
-"""Loads tuned models in a process of its own and writes their logits: `python -m tests.contract.reload REQUEST`.
+"""Loads tuned models in a process of its own and writes their logits: `python -m tests.contract.reload KIND`.
 
-REQUEST is a JSON file of folders by loader. Those that plain transformers or PEFT must load come before harness is
-imported for the others.
+KIND says who loads them: plain transformers (`whole`), PEFT (`adapter`) or the harness (`native`). Folders come line by
+line on standard input; each is answered by `done` or by what went wrong.
 """
 
-import json
 import sys
 from pathlib import Path
 
 
-def main(request: Path) -> None:
+def main(kind: str) -> None:
     import torch
     from peft import AutoPeftModelForCausalLM
-    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    ids = torch.arange(5, 45).reshape(2, 20)
-    folders = json.loads(request.read_text())
-    found = {}
-
-    def keep(name, model):
-        with torch.no_grad():
-            found[name] = model.eval()(input_ids=ids).logits[:, -20:].contiguous()
-
-    for loader, key in ((AutoModelForCausalLM, "whole"), (AutoPeftModelForCausalLM, "adapter")):
-        for name, folder in folders[key].items():
-            keep(name, loader.from_pretrained(folder))
-    assert "harness" not in sys.modules
-    if folders["native"]:
+    if kind == "native":
         from harness.trial.model_folder import load_tuned
 
-        for name, folder in folders["native"].items():
-            keep(name, load_tuned(Path(folder)))
-    save_file(found, request.with_suffix(".safetensors"))
+        load = load_tuned
+    else:
+        load = {"whole": AutoModelForCausalLM, "adapter": AutoPeftModelForCausalLM}[kind].from_pretrained
+    ids = torch.arange(5, 45).reshape(2, 20)
+    for line in sys.stdin:
+        folder = Path(line.strip())
+        try:
+            with torch.no_grad():
+                torch.save(load(folder).eval()(input_ids=ids).logits[:, -20:].contiguous(), folder / "logits.pt")
+            assert kind == "native" or "harness" not in sys.modules
+            print("done", flush=True)
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}".replace("\n", " "), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])
