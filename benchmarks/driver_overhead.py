@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from harness.driver import steps as sweep
@@ -26,11 +27,18 @@ from harness.records.results import write_result
 from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
+from harness.trial.workspace import Workspace
+from harness.workers.worker import Work
 
 GOAL_MS = {"inline": 30, "local": 300}
 
 
-def work(configs: Sequence[TrialConfig], workspace: object) -> list[TrialResult]:
+def work(workspace: Workspace) -> Work:
+    """What a worker does when it starts."""
+    return partial(run_pack, workspace=workspace)
+
+
+def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[TrialResult]:
     """Best at a learning rate of 1e-3, at once."""
     results = []
     for config in configs:
@@ -47,7 +55,7 @@ def work(configs: Sequence[TrialConfig], workspace: object) -> list[TrialResult]
         )
         cost = CostRecord(seconds={"train": 0.001})
         results.append(TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=cost))
-        write_result(workspace.paths, results[-1])  # type: ignore[attr-defined]
+        write_result(workspace.paths, results[-1])
     return results
 
 

@@ -89,17 +89,18 @@ class Own:
     """The harness."""
 
     def __init__(self, folder: Path, data: Data, models: list[Any], methods: list[Any], tokenizer: Any) -> None:
+        from harness.evaluation.evaluate import Evaluator
+        from harness.models.tokens import TokenCache
         from harness.tasks.task import find_task
 
+        self.evaluator = Evaluator(TokenCache())
         project(folder, data, "stories260K", 1)
         self.task = find_task("race", (folder / "studies" / "tasks",))
         self.models, self.methods, self.tokenizer = models, methods, tokenizer
 
     def alone(self) -> list[Any]:
         """One adapter after another."""
-        from harness.evaluation.evaluate import evaluate
-
-        return [evaluate(model, self.tokenizer, self.task, "validation", None) for model in self.models]
+        return [outcome for model in self.models for outcome in self._scored(model, 1)]
 
     def stacked(self) -> list[Any]:
         """The adapters as one model, which a pack of trials is already when it comes to be scored."""
@@ -110,22 +111,24 @@ class Own:
 
     def together(self) -> list[Any]:
         """All adapters at once."""
-        from harness.evaluation.evaluate import evaluate_together
+        return self._scored(self.stack.model, self.stack.count)
 
-        found = evaluate_together(self.stack.model, self.stack.count, self.tokenizer, self.task, "validation", None)
-        return list(found)
+    def _scored(self, model: Any, count: int) -> list[Any]:
+        from harness.evaluation.loglikelihood import StackedModels
+
+        return self.evaluator.evaluate(StackedModels(model, count), self.tokenizer, self.task, "validation", None)
 
     def log_likelihoods(self) -> dict[str, list[list[float]]]:
         """Of each model's choices, by the hash of the item."""
         from harness.evaluation.evaluate import scoring_mode
-        from harness.evaluation.loglikelihood import Members
-        from harness.evaluation.responses import answers
+        from harness.evaluation.loglikelihood import StackedModels
+        from harness.evaluation.responses import Responder
         from harness.tasks.lm_eval_task import lm_eval_task
 
         built = lm_eval_task(self.task, "validation", None)
         model = self.stack.model
         with scoring_mode(model):
-            given = answers(Members(model, self.stack.count), self.tokenizer, built)
+            given = Responder().respond(StackedModels(model, self.stack.count), self.tokenizer, built)
         texts = [instance.doc["text"] for instance in built.instances]
         found: dict[str, list[list[float]]] = {text: [[] for _ in self.models] for text in texts}
         for number, one in enumerate(given):

@@ -218,7 +218,7 @@ def attached(
     model = chosen.method.attach(model, setup)
     model = model if dtype is None else model.to(dtype)
     watch = Watch(stop_at=steps, score_at=frozenset(), meter=Meter("cpu"), tally=Tally())
-    return make_learner(model, list(rows), chosen, setup, watch), notes
+    return make_learner(model, list(rows), chosen, setup, watch, {}), notes
 
 
 def trained(folder, one_stage, steps=2, rows=ROWS, corpus=(), **options):

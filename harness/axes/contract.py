@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import SpecError
 from harness.models.facts import ModelFacts
+from harness.models.tokens import TokenCache
 from harness.plugins import AXIS_FOLDER, load
 from harness.space import Scalar, Space
 from harness.tasks.facts import TaskFacts
@@ -75,6 +76,8 @@ class StageSetup:
     """What the base's weights can be told by; empty where nothing about them may be kept for another trial."""
     cache: Path | None = None
     """Folder for what takes long and can be computed again."""
+    tokens: TokenCache = field(default_factory=TokenCache)
+    """What this process has tokenised; trials of one worker share it."""
     note: Callable[[str], None] = lambda text: None
     """Adds a sentence to the record's notes: what a reader must know beside the score."""
     rows: Callable[[], list[Row]] = list

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.models.tokens import encoded
 from harness.nn.sequences import IGNORED, TokenSequence
 from harness.tasks.training_rows import Row
 
@@ -49,7 +47,7 @@ def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows
     prompted = [row for row in rows if row.prompt]
     texts = [row.completion for row in rows if not row.prompt]
     split = iter(_prompted(prompted, setup, noun))
-    plain = iter(documents(texts, setup.tokenizer, setup.cache))
+    plain = iter(documents(texts, setup))
     whole = [next(split) if row.prompt else _all_supervised(next(plain)) for row in rows]
     if longer := sum(len(s.input_ids) > limit for s in whole):
         setup.note(f"{longer} of {len(rows)} {noun} were cut to {limit} tokens")
@@ -59,12 +57,12 @@ def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows
     ]
 
 
-def documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> list[list[int]]:
+def documents(texts: Sequence[str], setup: StageSetup) -> list[list[int]]:
     """Each text's ids between the token that lm-eval starts texts with and the end token."""
-    start, end = _start(tokenizer), tokenizer.eos_token_id
+    start, end = _start(setup.tokenizer), setup.tokenizer.eos_token_id
     return [
         ([] if start is None else [start]) + ids + ([] if end is None else [end])
-        for ids in encoded(tokenizer, texts, special=False, folder=folder)
+        for ids in setup.tokens.encode(setup.tokenizer, texts, special=False, folder=setup.cache)
     ]
 
 
@@ -84,16 +82,16 @@ def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSe
     Where tokens merge across that border, a task that is scored by generation keeps the prompt's own ids, because
     generation will start from them.
     """
-    tokenizer = setup.tokenizer
+    tokenizer, tokens, folder = setup.tokenizer, setup.tokens, setup.cache
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     prompts = [row.prompt if setup.generates else row.prompt.rstrip() or row.prompt for row in rows]
-    wholes = encoded(tokenizer, [row.prompt + row.completion for row in rows], folder=setup.cache)
+    wholes = tokens.encode(tokenizer, [row.prompt + row.completion for row in rows], folder=folder)
     found, moved = [], 0
-    for row, whole, prompt in zip(rows, wholes, encoded(tokenizer, prompts, folder=setup.cache), strict=True):
+    for row, whole, prompt in zip(rows, wholes, tokens.encode(tokenizer, prompts, folder=folder), strict=True):
         border = len(prompt)
         if setup.generates and whole[:border] != prompt:
             moved += 1
-            whole = prompt + encoded(tokenizer, [row.completion], special=False)[0]
+            whole = prompt + tokens.encode(tokenizer, [row.completion], special=False)[0]
         ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
         found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
     if moved:

@@ -245,6 +245,7 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], options: 
     """
     from harness.trial.group import Workspace, run_trial
     from harness.trial.model_folder import write_model_card
+    from harness.trial.process import WarmProcess
 
     folder: Path = options["output"] or paths.trained(order.task.name)
     if folder.exists() and any(folder.iterdir()):
@@ -253,8 +254,9 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], options: 
         return Trained(None, order.text())
     corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
     workspace = Workspace(paths, folders, keep_model=True, corpora=corpora)
-    base = run_trial(order.base_config(), replace(workspace, keep_model=False))
-    result = run_trial(order.config(options["seed"]), workspace)
+    process = WarmProcess()
+    base = run_trial(order.base_config(), replace(workspace, keep_model=False), process)
+    result = run_trial(order.config(options["seed"]), workspace, process)
     if not result.status.has_scores:
         return Trained(None, order.text(), result, base.scores)
     folder.parent.mkdir(parents=True, exist_ok=True)

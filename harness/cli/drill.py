@@ -28,7 +28,8 @@ from harness.study.family import resolved_families
 if TYPE_CHECKING:
     from harness.driver.resolve import Setting, Site
     from harness.study.spec import StudySpec
-    from harness.trial.group import Workspace
+    from harness.trial.workspace import Workspace
+    from harness.workers.worker import Work
 
 TRIALS = 12
 TRIAL_S = 1.0
@@ -123,9 +124,9 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[TrialResult]:
+def work(workspace: Workspace) -> Work:
     """What the drill's workers do: sleep, write a record; the second trial to start kills its worker."""
-    return [_run_one(config, workspace.paths) for config in configs]
+    return lambda configs: [_run_one(config, workspace.paths) for config in configs]
 
 
 def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
@@ -185,7 +186,7 @@ def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:
 
     pairs = {key: value for key, _, value in (option.partition("=") for option in options)}
     paths = Paths(folder, folder)
-    return Site(paths, (), runner, {"workers": "2"} | pairs, "cpu", display=False, work="harness.cli.drill:run_pack")
+    return Site(paths, (), runner, {"workers": "2"} | pairs, "cpu", display=False, work="harness.cli.drill:work")
 
 
 def drive(folder: Path, runner: str, options: Sequence[str]) -> int:

@@ -15,7 +15,6 @@ from harness.curation._likelihoods import base_nats, token_nats, train_briefly
 from harness.curation._refusals import without_token_loss
 from harness.curation.base import Curation
 from harness.errors import SpecError
-from harness.models.tokens import tokenizer_facts
 from harness.nn.sequences import IGNORED, Example, TokenSequence
 from harness.records.trial import derive_seed
 from harness.space import Float, Integer, Text
@@ -78,7 +77,7 @@ class TokenCleaning(Curation):
         """The reference, and the rows that it was made from."""
         if setup.params["cleaning_reference"]:
             model, tokenizer = one_model("cleaning_reference", setup)
-            if tokenizer_facts(tokenizer) != tokenizer_facts(setup.tokenizer):
+            if setup.tokens.facts(tokenizer) != setup.tokens.facts(setup.tokenizer):
                 raise SpecError(
                     "cleaning_reference must have the base's tokenizer, but has another: name a model of the same family"
                 )

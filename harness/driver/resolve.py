@@ -40,7 +40,7 @@ class Site:
     display: bool = True
     refresh: bool = False
     """Run again what other versions of the harness or of its libraries have recorded."""
-    work: str = "harness.trial.group:run_pack"
+    work: str = "harness.trial.group:warm_up"
     """What workers call, as `module:function`."""
 
 

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import Diverged
-from harness.evaluation.loglikelihood import Members
-from harness.evaluation.responses import answers
+from harness.evaluation.loglikelihood import StackedModels
+from harness.evaluation.responses import Responder
 from harness.files import write_atomically
 from harness.metrics.base import measure
-from harness.models.tokens import tokenizer_facts
+from harness.models.tokens import TokenCache, TokenizerFacts
 from harness.records.trial import Score, fingerprint
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task
@@ -62,75 +62,85 @@ class Evaluated:
     tasks that generate nothing."""
 
 
-def evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    split: str,
-    limit: int | None,
-    batch_size: int | None = None,
-) -> Evaluated:
-    """Score a model on one split of a task.
+@dataclass(frozen=True)
+class _Item:
+    """What lm-eval's results of an item need and no model changes."""
 
-    Args:
-        model: The live model; a PEFT model counts with its active adapters.
-        tokenizer: Its tokenizer.
-        task: What to score.
-        split: `validation` or `test` (`train` works too).
-        limit: Only this many items, the first in the order of their hashes; None for all.
-        batch_size: Sequences per forward pass; None for as many as memory and speed allow.
-
-    Raises:
-        SpecError: When the task's data is wrong, or does not fit the model's context.
-        Diverged: When a score is not finite.
-    """
-    (outcome,) = _evaluated(Members(model), tokenizer, task, split, limit, batch_size)
-    if isinstance(outcome, Diverged):
-        raise outcome
-    return outcome
+    doc: Mapping[str, Any]
+    doc_hash: str
+    requests: tuple[Any, ...]
+    choices: tuple[str, ...]
 
 
-def evaluate_together(
-    model: PreTrainedModel, count: int, tokenizer: PreTrainedTokenizerBase, task: Task, split: str, limit: int | None
-) -> list[Evaluated | Diverged]:
-    """Score models that compute side by side, in one pass over a split of a task.
+class Evaluator:
+    """Scores live models on tasks, and keeps what no model changes: items, and requests that are laid out."""
 
-    Args:
-        model: The models as one: rows [0:B] of a batch are the first's, [B:2B] the second's, and so on.
-        count: How many they are.
-        tokenizer: Their tokenizer.
-        task: What to score.
-        split: `validation` or `test` (`train` works too).
-        limit: Only this many items, the first in the order of their hashes; None for all.
+    def __init__(self, tokens: TokenCache) -> None:
+        self._tokens = tokens
+        self._responder = Responder()
+        self._items: WeakKeyDictionary[ConfigurableTask, list[_Item]] = WeakKeyDictionary()
 
-    Returns:
-        What `evaluate` would return for each model alone, or the error that it would raise where a score is not finite.
+    def evaluate(
+        self,
+        members: StackedModels,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        split: str,
+        limit: int | None,
+        batch_size: int | None = None,
+    ) -> list[Evaluated | Diverged]:
+        """Score models that compute side by side, in one pass over a split of a task.
 
-    Raises:
-        SpecError: When the task's data is wrong, or does not fit the models' context.
-    """
-    return _evaluated(Members(model, count), tokenizer, task, split, limit)
+        Args:
+            members: The models; PEFT models count with their active adapters.
+            tokenizer: Theirs.
+            task: What to score.
+            split: `validation` or `test` (`train` works too).
+            limit: Only this many items, the first in the order of their hashes; None for all.
+            batch_size: Sequences per forward pass; None for as many as memory and speed allow.
+
+        Returns:
+            For each model its score and items, or an error where a score is not finite.
+
+        Raises:
+            SpecError: When the task's data is wrong, or does not fit the models' context.
+        """
+        built = lm_eval_task(task, split, limit)
+        built.build_all_requests()
+        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer))
+        start = time.perf_counter()
+        with scoring_mode(members.model):
+            given = self._responder.respond(members, tokenizer, built, batch_size)
+        items = self._items_of(built)
+        seconds = (time.perf_counter() - start) / (members.count * len(items))
+        outcomes = [_outcome(built, items, task, (split, comparable), responses) for responses in given]
+        if built.OUTPUT_TYPE != "generate_until":
+            return outcomes
+        return [one if isinstance(one, Diverged) else replace(one, latency_s=seconds) for one in outcomes]
+
+    def _items_of(self, built: ConfigurableTask) -> list[_Item]:
+        """A task's items in their order, each with its requests."""
+        if built not in self._items:
+            self._items[built] = _items(built)
+        return self._items[built]
 
 
-def _evaluated(
-    members: Members,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    split: str,
-    limit: int | None,
-    batch_size: int | None = None,
-) -> list[Evaluated | Diverged]:
-    built = lm_eval_task(task, split, limit)
-    built.build_all_requests()
-    comparable = comparability(task, tokenizer)
-    start = time.perf_counter()
-    with scoring_mode(members.model):
-        given = answers(members, tokenizer, built, batch_size)
-    seconds = (time.perf_counter() - start) / (members.count * len(_items(built)))
-    found = [_outcome(built, task, (split, comparable), one) for one in given]
-    if built.OUTPUT_TYPE != "generate_until":
-        return found
-    return [one if isinstance(one, Diverged) else replace(one, latency_s=seconds) for one in found]
+def _items(built: ConfigurableTask) -> list[_Item]:
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    requests = defaultdict(list)
+    for instance in built.instances:
+        requests[instance.doc_id].append(instance)
+    return [
+        _Item(
+            doc,
+            hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
+            tuple(sorted(own, key=lambda instance: instance.idx)),
+            tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
+        )
+        for number, doc in built.doc_iterator()
+        if (own := requests[number])
+    ]
 
 
 @contextmanager
@@ -148,42 +158,8 @@ def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-@dataclass(frozen=True)
-class _Item:
-    """What lm-eval's results of an item need and no model changes."""
-
-    doc: Mapping[str, Any]
-    doc_hash: str
-    requests: tuple[Any, ...]
-    choices: tuple[str, ...]
-
-
-_ITEMS: WeakKeyDictionary[Any, list[_Item]] = WeakKeyDictionary()
-
-
-def _items(built: ConfigurableTask) -> list[_Item]:
-    """A task's items in their order, each with its requests; looked up once per process."""
-    from lm_eval.utils import handle_non_serializable, hash_string
-
-    if built not in _ITEMS:
-        requests = defaultdict(list)
-        for instance in built.instances:
-            requests[instance.doc_id].append(instance)
-        _ITEMS[built] = [
-            _Item(
-                doc,
-                hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
-                tuple(sorted(own, key=lambda instance: instance.idx)),
-                tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
-            )
-            for number, doc in built.doc_iterator()
-            if (own := requests[number])
-        ]
-    return _ITEMS[built]
-
-
 def _outcome(
-    built: ConfigurableTask, task: Task, labels: tuple[str, str], given: Sequence[Any] | None
+    built: ConfigurableTask, items: Sequence[_Item], task: Task, labels: tuple[str, str], given: Sequence[Any] | None
 ) -> Evaluated | Diverged:
     """Score and items from one model's answers, by lm-eval's filter and metric; labels are split and comparability."""
     diverged = Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
@@ -193,28 +169,28 @@ def _outcome(
         instance.resps, instance.filtered_resps = answer if isinstance(answer, list) else [answer], {}
     built.apply_filters()
     kept = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
-    filtered = [[request.filtered_resps[kept] for request in item.requests] for item in _items(built)]
-    results = [built.process_results(dict(item.doc), own) for item, own in zip(_items(built), filtered, strict=True)]
+    filtered = [[request.filtered_resps[kept] for request in item.requests] for item in items]
+    results = [built.process_results(dict(item.doc), own) for item, own in zip(items, filtered, strict=True)]
     metric = task.metric if task.metric in results[0] else str(next(iter(results[0])))
     value = _aggregated(built, metric, [found[metric] for found in results])
     if isinstance(value, float) and not math.isfinite(value):
         return diverged
-    items = tuple(
+    outcomes = tuple(
         ItemOutcome(item.doc_hash, _item_value(metric, found[metric]), _prediction(built, item, own))
-        for item, found, own in zip(_items(built), results, filtered, strict=True)
+        for item, found, own in zip(items, results, filtered, strict=True)
     )
     score = Score(
         task=task.name,
         split=labels[0],
         metric=metric,
         value=float(value),
-        stderr=_stderr(built, metric, items),
-        n=len(items),
+        stderr=_stderr(built, metric, outcomes),
+        n=len(outcomes),
         higher_is_better=task.higher_is_better,
         comparability=labels[1],
         chance=task.chance,
     )
-    return Evaluated(score, items)
+    return Evaluated(score, outcomes)
 
 
 def _aggregated(built: ConfigurableTask, metric: str, values: list[Any]) -> Any:
@@ -253,13 +229,19 @@ def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) 
     return deviation / math.sqrt(len(items)) if math.isfinite(deviation) else None
 
 
-def comparability(task: Task, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing."""
+def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts) -> str:
+    """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing.
+
+    Args:
+        task: What was scored.
+        tokenizer: The model's.
+        facts: What decides its tokens, see `TokenCache.facts`.
+    """
     from lm_eval import __version__
 
     template = getattr(tokenizer, "chat_template", None)
     identity = [
-        tokenizer_facts(tokenizer),
+        facts,
         template,
         bos_policy(tokenizer),
         __version__,

@@ -34,8 +34,12 @@ LOW_PRECISION_TOLERANCE = 0.05
 """The same for a model that does not compute in single precision."""
 
 
+ModelKind = tuple[object, ...]
+"""What decides whether a model can take a tree's mask."""
+
+
 @dataclass(frozen=True)
-class Members:
+class StackedModels:
     """Models that compute side by side as one: rows [0:B] of a batch are the first's, [B:2B] the second's, and so on."""
 
     model: PreTrainedModel
@@ -74,15 +78,41 @@ class Scores:
         return whole
 
 
-def score(members: Members, plan: Plan, batch_size: int | None = None) -> Scores:
-    """Score every ask of a plan under every member.
+class LikelihoodScorer:
+    """Scores sequences, and remembers which kinds of models take trees and shortcuts.
 
-    Args:
-        members: The models; in evaluation mode, without gradients.
-        plan: What to score.
-        batch_size: Rows of a member in a forward pass; None for as many as `TOKENS` and `LOGITS` allow.
+    Attributes:
+        verified: Tokens of the longest row that a kind of model was seen to score rightly with shortcuts; 0 for a kind
+            that cannot.
     """
-    return _scores(_Scorer(members, is_quick=_takes_trees(members, plan)), plan, batch_size)
+
+    def __init__(self) -> None:
+        self.verified: dict[ModelKind, int] = {}
+
+    def score(self, members: StackedModels, plan: Plan, batch_size: int | None = None) -> Scores:
+        """Score every ask of a plan under every member.
+
+        Args:
+            members: The models; in evaluation mode, without gradients.
+            plan: What to score.
+            batch_size: Rows of a member in a forward pass; None for as many as `TOKENS` and `LOGITS` allow.
+        """
+        return _scores(_Scorer(members, is_quick=self._takes_trees(members, plan)), plan, batch_size)
+
+    def _takes_trees(self, members: StackedModels, plan: Plan) -> bool:
+        """Whether trees and shortcuts give what plain rows give, tried on the longest row unless this kind has passed."""
+        if not plan.shares or not plan.trees:
+            return False
+        rows = [row for row in plan.trees if row.branches] or plan.trees
+        kind = (rows[0].branches, members.count > 1, *_kind(members.model))
+        size, known = max(len(row.tokens) for row in rows), self.verified.get(kind)
+        if known is not None and (known == 0 or known >= size):
+            return known > 0
+        deepest, longest = (max(rows, key=key) for key in (lambda r: r.depth.max(), lambda r: len(r.tokens)))
+        agreed = _agree(members, plan, [deepest, longest])
+        if agreed is not None:
+            self.verified[kind] = size if agreed else 0
+        return bool(agreed)
 
 
 def _scores(scorer: _Scorer, plan: Plan, batch_size: int | None = None) -> Scores:
@@ -120,7 +150,7 @@ class _Batch:
     asks: np.ndarray[Any, Any]
 
 
-def _batches(members: Members, rows: Sequence[Row], batch_size: int | None) -> Iterator[_Batch]:
+def _batches(members: StackedModels, rows: Sequence[Row], batch_size: int | None) -> Iterator[_Batch]:
     """Rows of like length together, longest first, those that branch apart from those that do not."""
     for branching in (True, False):
         kind = [row for row in rows if row.branches is branching]
@@ -132,7 +162,7 @@ def _batches(members: Members, rows: Sequence[Row], batch_size: int | None) -> I
             start += size
 
 
-def _rows_at_once(members: Members, width: int, branching: bool) -> int:
+def _rows_at_once(members: StackedModels, width: int, branching: bool) -> int:
     """Rows of a member that fit a forward pass: its tokens, its masks, and its logits where they cannot be chosen."""
     most = members.tokens // width
     if branching:
@@ -171,7 +201,7 @@ def _batch(rows: Sequence[Row], branching: bool) -> _Batch:
 class _Scorer:
     """Forward passes of some members, with shortcuts where they are known to change nothing."""
 
-    def __init__(self, members: Members, is_quick: bool) -> None:
+    def __init__(self, members: StackedModels, is_quick: bool) -> None:
         self.members, self.is_quick = members, is_quick
         self.head = members.model.get_output_embeddings()
         self.last = last_layer(members.model) if is_quick else None
@@ -259,27 +289,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
-_VERIFIED: dict[Any, int] = {}
-"""Tokens of the longest row that a kind of model was seen to score rightly with shortcuts; 0 for a kind that cannot."""
-
-
-def _takes_trees(members: Members, plan: Plan) -> bool:
-    """Whether trees and shortcuts give what plain rows give, tried on the longest row unless this kind has passed."""
-    if not plan.shares or not plan.trees:
-        return False
-    rows = [row for row in plan.trees if row.branches] or plan.trees
-    kind = (rows[0].branches, members.count > 1, *_kind(members.model))
-    size, known = max(len(row.tokens) for row in rows), _VERIFIED.get(kind)
-    if known is not None and (known == 0 or known >= size):
-        return known > 0
-    deepest, longest = (max(rows, key=key) for key in (lambda r: r.depth.max(), lambda r: len(r.tokens)))
-    agreed = _agree(members, plan, [deepest, longest])
-    if agreed is not None:
-        _VERIFIED[kind] = size if agreed else 0
-    return bool(agreed)
-
-
-def _kind(model: Any) -> tuple[Any, ...]:
+def _kind(model: Any) -> ModelKind:
     """What decides whether a model can take a tree's mask."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     adapters = getattr(model, "peft_config", None) or {}
@@ -287,7 +297,7 @@ def _kind(model: Any) -> tuple[Any, ...]:
     return (type(model), type(base), attention, *sorted({str(config.peft_type) for config in adapters.values()}))
 
 
-def _agree(members: Members, plan: Plan, rows: Sequence[Row]) -> bool | None:
+def _agree(members: StackedModels, plan: Plan, rows: Sequence[Row]) -> bool | None:
     """Whether trees and plain rows give the same; None where no member's log-likelihoods are finite.
 
     Compared in full precision, where rounding cannot hide a difference.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import SpecError
-from harness.evaluation.loglikelihood import LOGITS, TOKENS, Members, score
+from harness.evaluation.loglikelihood import LOGITS, TOKENS, LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Ask, Plan
 from harness.records.trial import derive_seed
 from harness.tasks.generation import SAMPLING
@@ -33,40 +33,115 @@ _DEFAULT_WIDTH = 1024
 """Hidden size where a config names none."""
 
 
-def answers(
-    members: Members, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask, batch_size: int | None = None
-) -> list[list[Any] | None]:
-    """What each member answers to a task's requests, in their order; None for a member whose logits are not finite.
+PlanKey = tuple[int, tuple[int, ...], int | None, int, int | None]
+"""Size of the vocabulary, how a letter is encoded, prefix token, tokens of the context, hidden size."""
 
-    Args:
-        members: The models, in evaluation mode and without gradients.
-        tokenizer: Their tokenizer.
-        built: The task, with its requests.
-        batch_size: Rows of a member in a forward pass; None for as many as memory and speed allow.
 
-    Returns:
-        A pair (log-likelihood in nats, whether the model would have said it) for each continuation, a log-likelihood for
-        each whole text, or a list of generated texts, as many as the task asks for (`repeats`).
+class Responder:
+    """Answers lm-eval's requests; they are encoded and laid out once for each task and tokenizer."""
 
-    Raises:
-        SpecError: When a request does not fit the models' context, or has nothing to score.
-    """
-    if prefix_token(tokenizer) is None:
-        raise SpecError(
-            "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
+    def __init__(self) -> None:
+        self._scorer = LikelihoodScorer()
+        # By task and tokenizer, both of which may be collected; then by what else decides the rows.
+        self._plans: WeakKeyDictionary[
+            ConfigurableTask, WeakKeyDictionary[PreTrainedTokenizerBase, dict[PlanKey, tuple[Plan, list[int]]]]
+        ] = WeakKeyDictionary()
+
+    def respond(
+        self,
+        members: StackedModels,
+        tokenizer: PreTrainedTokenizerBase,
+        built: ConfigurableTask,
+        batch_size: int | None = None,
+    ) -> list[list[Any] | None]:
+        """What each member answers to a task's requests, in their order; None for a member whose logits are not finite.
+
+        Args:
+            members: The models, in evaluation mode and without gradients.
+            tokenizer: Their tokenizer.
+            built: The task, with its requests.
+            batch_size: Rows of a member in a forward pass; None for as many as memory and speed allow.
+
+        Returns:
+            A pair (log-likelihood in nats, whether the model would have said it) for each continuation, a log-likelihood for
+            each whole text, or a list of generated texts, as many as the task asks for (`repeats`).
+
+        Raises:
+            SpecError: When a request does not fit the models' context, or has nothing to score.
+        """
+        if prefix_token(tokenizer) is None:
+            raise SpecError(
+                "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
+            )
+        if built.OUTPUT_TYPE == "generate_until":
+            return self._generated(members, tokenizer, built, batch_size)
+        plan, owners = self._planned(members, tokenizer, built)
+        scores = self._scorer.score(members, plan, batch_size)
+        rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
+        given: Iterable[tuple[list[float], list[bool]]] = zip(
+            scores.values.tolist(), scores.greedy.tolist(), strict=True
         )
-    if built.OUTPUT_TYPE == "generate_until":
-        return _generated(members, tokenizer, built, batch_size)
-    plan, owners = _planned(members, tokenizer, built)
-    scores = score(members, plan, batch_size)
-    rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
-    given: Iterable[tuple[list[float], list[bool]]] = zip(scores.values.tolist(), scores.greedy.tolist(), strict=True)
-    found = [
-        _totals(values, owners, len(built.instances)) if rolling else list(zip(values, greedy, strict=True))
-        for values, greedy in given
-    ]
-    finite = scores.finite.tolist()
-    return [own if is_finite else None for own, is_finite in zip(found, finite, strict=True)]
+        found = [
+            _totals(values, owners, len(built.instances)) if rolling else list(zip(values, greedy, strict=True))
+            for values, greedy in given
+        ]
+        finite = scores.finite.tolist()
+        return [own if is_finite else None for own, is_finite in zip(found, finite, strict=True)]
+
+    def _planned(
+        self, members: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask
+    ) -> tuple[Plan, list[int]]:
+        """A task's requests as rows, and the request that each part of a whole text belongs to."""
+        rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
+        longest = _longest(members, tokenizer)
+        longest = min(longest, ROLLING_WINDOW) if rolling else longest
+        config = members.model.config
+        width = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "hidden_size", None)
+        known = self._plans.setdefault(built, WeakKeyDictionary()).setdefault(tokenizer, {})
+        key = (len(tokenizer), tuple(tokenizer.encode("a")), prefix_token(tokenizer), longest, width)
+        if key not in known:
+            texts = [instance.args for instance in built.instances]
+            pairs = list(_windows(tokenizer, texts, longest) if rolling else enumerate(_pairs(tokenizer, texts)))
+            asks = [ask for _, ask in pairs]
+            for ask in asks:
+                _check(ask, longest, str(built.config.task))
+            known[key] = (
+                Plan(asks, longest, width or _DEFAULT_WIDTH, shares=not rolling),
+                [owner for owner, _ in pairs],
+            )
+        return known[key]
+
+    def _generated(
+        self,
+        members: StackedModels,
+        tokenizer: PreTrainedTokenizerBase,
+        built: ConfigurableTask,
+        batch_size: int | None,
+    ) -> list[list[Any] | None]:
+        longest = _longest(members, tokenizer)
+        # A model of NaNs generates text like any other: look at its logits after one prompt.
+        prompt = tokenizer.encode(str(built.instances[0].args[0])) or [prefix_token(tokenizer)]
+        finite = self._scorer.score(
+            members, Plan([Ask(tuple(prompt), (0,))], longest, _DEFAULT_WIDTH, shares=False)
+        ).finite.tolist()
+        lm = _generator_class()(
+            pretrained=members.model,
+            tokenizer=tokenizer,
+            batch_size=batch_size or _prompts_at_once(members, tokenizer, built, longest),
+            max_length=longest,
+        )
+        lm.count = members.count
+        repeats = int(built.config.repeats or 1)
+        try:
+            return [
+                lm.texts_of(member, built.instances, repeats) if is_finite else None
+                for member, is_finite in enumerate(finite)
+            ]
+        except AssertionError as error:
+            raise SpecError(
+                f"task {built.config.task} must fit the model's context of {longest} tokens, but does not ({error}): "
+                "shorten its texts or generation_kwargs.max_gen_toks"
+            ) from error
 
 
 def _totals(values: Sequence[float], owners: Sequence[int], size: int) -> list[float]:
@@ -83,29 +158,7 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return start
 
 
-_PLANS: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[Any, tuple[Plan, list[int]]]]] = WeakKeyDictionary()
-
-
-def _planned(members: Members, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask) -> tuple[Plan, list[int]]:
-    """A task's requests as rows, and the request that each part of a whole text belongs to."""
-    rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
-    longest = _longest(members, tokenizer)
-    longest = min(longest, ROLLING_WINDOW) if rolling else longest
-    config = members.model.config
-    width = getattr(config.get_text_config() if hasattr(config, "get_text_config") else config, "hidden_size", None)
-    known = _PLANS.setdefault(built, WeakKeyDictionary()).setdefault(tokenizer, {})
-    key = (len(tokenizer), tuple(tokenizer.encode("a")), prefix_token(tokenizer), longest, width)
-    if key not in known:
-        texts = [instance.args for instance in built.instances]
-        pairs = list(_windows(tokenizer, texts, longest) if rolling else enumerate(_pairs(tokenizer, texts)))
-        asks = [ask for _, ask in pairs]
-        for ask in asks:
-            _check(ask, longest, str(built.config.task))
-        known[key] = (Plan(asks, longest, width or _DEFAULT_WIDTH, shares=not rolling), [owner for owner, _ in pairs])
-    return known[key]
-
-
-def _longest(members: Members, tokenizer: PreTrainedTokenizerBase) -> int:
+def _longest(members: StackedModels, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that the models' context has for a text."""
     from lm_eval.models.utils import resolve_max_length
 
@@ -178,35 +231,8 @@ def _encoded(
     return found
 
 
-def _generated(
-    members: Members, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask, batch_size: int | None
-) -> list[list[Any] | None]:
-    longest = _longest(members, tokenizer)
-    # A model of NaNs generates text like any other: look at its logits after one prompt.
-    prompt = tokenizer.encode(str(built.instances[0].args[0])) or [prefix_token(tokenizer)]
-    finite = score(members, Plan([Ask(tuple(prompt), (0,))], longest, _DEFAULT_WIDTH, shares=False)).finite.tolist()
-    lm = _generator_class()(
-        pretrained=members.model,
-        tokenizer=tokenizer,
-        batch_size=batch_size or _prompts_at_once(members, tokenizer, built, longest),
-        max_length=longest,
-    )
-    lm.count = members.count
-    repeats = int(built.config.repeats or 1)
-    try:
-        return [
-            lm.texts_of(member, built.instances, repeats) if is_finite else None
-            for member, is_finite in enumerate(finite)
-        ]
-    except AssertionError as error:
-        raise SpecError(
-            f"task {built.config.task} must fit the model's context of {longest} tokens, but does not ({error}): "
-            "shorten its texts or generation_kwargs.max_gen_toks"
-        ) from error
-
-
 def _prompts_at_once(
-    members: Members, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask, longest: int
+    members: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask, longest: int
 ) -> int:
     """Prompts of a member whose cache, and logits where a model computes them at every position, fit."""
     from lm_eval.models.utils import normalize_gen_kwargs

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,64 +30,67 @@ WORTH_KEEPING = 1_000_000
 REMEMBERED = 16
 """Encoded lists of texts in memory."""
 
-_known: OrderedDict[str, list[list[int]]] = OrderedDict()
+TokenizerFacts = tuple[str | None, ...]
+"""Hash of a tokenizer's rules and vocabulary, its end token and its beginning token."""
 
 
-def encoded(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True, folder: Path | None = None
-) -> list[list[int]]:
-    """Token ids of each text; not to be changed.
+class TokenCache:
+    """What a process has encoded: token ids by content, and what each tokenizer is made of."""
 
-    Args:
-        tokenizer: Encodes.
-        texts: What is encoded.
-        special: Whether with the special tokens that the tokenizer adds by itself.
-        folder: Where to keep what took long; None keeps it in memory only.
-    """
-    if not texts:
-        return []
-    key = _key(tokenizer, texts, special)
-    if key not in _known:
-        path = folder / f"{key}.npy" if folder and sum(map(len, texts)) >= WORTH_KEEPING else None
-        found = _read(path) if path else None
-        if found is None:
-            found = _encode(tokenizer, texts, special)
-            if path:
-                _write(path, found)
-        _known[key] = found
-        while len(_known) > REMEMBERED:
-            _known.popitem(last=False)
-    _known.move_to_end(key)
-    return _known[key]
+    def __init__(self) -> None:
+        self._texts: OrderedDict[str, list[list[int]]] = OrderedDict()
+        self._facts: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, TokenizerFacts]] = WeakKeyDictionary()
 
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True, folder: Path | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text; not to be changed.
 
-_SEEN: WeakKeyDictionary[Any, tuple[int, list[Any]]] = WeakKeyDictionary()
+        Args:
+            tokenizer: Encodes.
+            texts: What is encoded.
+            special: Whether with the special tokens that the tokenizer adds by itself.
+            folder: Where to keep what took long; None keeps it in memory only.
+        """
+        if not texts:
+            return []
+        key = self._key(tokenizer, texts, special)
+        if key not in self._texts:
+            path = folder / f"{key}.npy" if folder and sum(map(len, texts)) >= WORTH_KEEPING else None
+            ids = _read(path) if path else None
+            if ids is None:
+                ids = _encode(tokenizer, texts, special)
+                if path:
+                    _write(path, ids)
+            self._texts[key] = ids
+            while len(self._texts) > REMEMBERED:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(key)
+        return self._texts[key]
 
+    def facts(self, tokenizer: PreTrainedTokenizerBase) -> TokenizerFacts:
+        """What decides a text's tokens; padding and truncation, which trainers set for themselves, do not.
 
-def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """What decides a text's tokens; padding and truncation, which trainers set for themselves, do not.
+        Kept per tokenizer until it grows: a vocabulary of 50,000 takes a fifth of a second.
+        """
+        size, facts = self._facts.get(tokenizer, (-1, ()))
+        if size != len(tokenizer):
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            content = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
+            deciding = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
+            digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+            facts = (digest, tokenizer.eos_token, tokenizer.bos_token)
+            self._facts[tokenizer] = (len(tokenizer), facts)
+        return facts
 
-    Kept per tokenizer until it grows: a vocabulary of 50,000 takes a fifth of a second.
-    """
-    size, facts = _SEEN.get(tokenizer, (-1, []))
-    if size != len(tokenizer):
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        content = json.loads(backend.to_str()) if backend is not None else {"vocab": tokenizer.get_vocab()}
-        kept = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
-        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-        facts = [digest, tokenizer.eos_token, tokenizer.bos_token]
-        _SEEN[tokenizer] = (len(tokenizer), facts)
-    return facts
-
-
-def _key(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool) -> str:
-    """Hash of what decides the ids: the tokenizer, and the texts."""
-    digest = hashlib.sha256(json.dumps([tokenizer_facts(tokenizer), special]).encode())
-    for text in texts:
-        raw = text.encode(errors="surrogatepass")
-        digest.update(len(raw).to_bytes(8, "big"))
-        digest.update(raw)
-    return digest.hexdigest()[:32]
+    def _key(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool) -> str:
+        """Hash of what decides the ids: the tokenizer, and the texts."""
+        digest = hashlib.sha256(json.dumps([self.facts(tokenizer), special]).encode())
+        for text in texts:
+            raw = text.encode(errors="surrogatepass")
+            digest.update(len(raw).to_bytes(8, "big"))
+            digest.update(raw)
+        return digest.hexdigest()[:32]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool) -> list[list[int]]:
@@ -105,18 +108,18 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: b
 def _read(path: Path) -> list[list[int]] | None:
     """What another process left, mapped into memory; None where there is nothing whole."""
     try:
-        kept = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    count = int(kept[0])
-    ends = np.cumsum(kept[1 : 1 + count])
-    return [part.tolist() for part in np.split(kept[1 + count :], ends[:-1])]
+    count = int(array[0])
+    ends = np.cumsum(array[1 : 1 + count])
+    return [part.tolist() for part in np.split(array[1 + count :], ends[:-1])]
 
 
-def _write(path: Path, found: list[list[int]]) -> None:
+def _write(path: Path, ids: list[list[int]]) -> None:
     """One array: how many texts, the number of tokens of each, all ids."""
     buffer = io.BytesIO()
-    np.save(buffer, np.array([len(found), *map(len, found), *chain.from_iterable(found)], dtype=np.int32))
+    np.save(buffer, np.array([len(ids), *map(len, ids), *chain.from_iterable(ids)], dtype=np.int32))
     try:
         write_atomically(path, buffer.getvalue())
     except StorageError:  # what can be computed again must not stop a trial

@@ -31,7 +31,7 @@ class ContinuedPretraining(Objective):
         """Blocks of one long stream of tokens."""
         texts = [row.prompt + row.completion for row in rows]
         random.Random(setup.seed).shuffle(texts)
-        stream = list(chain.from_iterable(documents(texts, setup.tokenizer, setup.cache)))
+        stream = list(chain.from_iterable(documents(texts, setup)))
         size = int(setup.params["max_length"])
         blocks = [tuple(stream[start : start + size]) for start in range(0, len(stream), size)]
         return [(TokenSequence(block, block),) for block in blocks if len(block) > 1]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from harness.axes.contract import Situation, StageSetup
 from harness.axes.encoding import reached, sequences
 from harness.errors import SpecError
-from harness.models.tokens import tokenizer_facts
 from harness.nn.sequences import IGNORED, Example
 from harness.objectives._preference import padded, preference_trainer
 from harness.objectives.base import Objective, TrainerParts
@@ -114,7 +113,7 @@ def _teacher(setup: StageSetup) -> Any:
     if len(names) != 1:
         raise SpecError(f"teacher must name one model, but names {len(names)}: name the one to learn from")
     model, tokenizer = setup.model_of(names[0][0])
-    if tokenizer_facts(tokenizer) != tokenizer_facts(setup.tokenizer):
+    if setup.tokens.facts(tokenizer) != setup.tokens.facts(setup.tokenizer):
         raise SpecError(
             f"a teacher must have the model's own tokenizer, but {names[0][0].partition('@')[0]!r} has another: name a "
             "model of the same family"

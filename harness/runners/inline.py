@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig
 from harness.runners.base import Backend, Ended, Runner
-from harness.workers.worker import Duty, find_work
+from harness.workers.worker import Duty, Work, start_work
 
 
 class InlineBackend(Backend):
@@ -32,9 +33,14 @@ class _InlineRunner(Runner):
         self.duty = duty
         self._ended: list[Ended] = []
 
+    @cached_property
+    def _work(self) -> Work:
+        """Started by the first pack: a step with nothing to run imports nothing."""
+        return start_work(self.duty)
+
     def submit(self, configs: Sequence[TrialConfig]) -> None:
         """Run the pack now; an error that is not a trial's own goes up."""
-        find_work(self.duty.work)(configs, self.duty.workspace)
+        self._work(configs)
         self._ended.append(Ended(tuple(configs)))
 
     def poll(self) -> list[Ended]:

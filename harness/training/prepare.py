@@ -11,12 +11,16 @@ from harness.nn.batches import step_order
 from harness.tasks.training_rows import Row
 from harness.training.choices import Choices
 from harness.training.learner import Learner, Watch
+from harness.training.reference import ReferenceSums, reference_of
+from harness.training.trl import trainer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch) -> Learner:
+def make_learner(
+    model: PreTrainedModel, rows: list[Row], chosen: Choices, setup: StageSetup, watch: Watch, sums: ReferenceSums
+) -> Learner:
     """A stage ready to train: rows curated, old knowledge mixed in, and tokenised.
 
     Args:
@@ -25,6 +29,7 @@ def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup
         chosen: The stage's plug-ins.
         setup: What the plug-ins may use.
         watch: Where the stage pauses and ends.
+        sums: What this process knows of the base's log-probabilities.
 
     Raises:
         SpecError: When there is nothing to learn.
@@ -37,8 +42,6 @@ def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup
     rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
     learner = Learner(model=model, choices=chosen, setup=setup, watch=watch, rows=rows)
     if not chosen.objective.fuses:
-        from harness.training.trl import trainer_for
-
         learner.trainer = trainer_for(learner)
         return learner
     learner.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
@@ -51,7 +54,5 @@ def make_learner(model: PreTrainedModel, rows: list[Row], chosen: Choices, setup
     size, passes = learner.batch
     learner.order = step_order(lengths, size * passes, setup.steps, setup.seed)
     if chosen.objective.needs_reference:
-        from harness.training.reference import reference_of
-
-        learner.reference = reference_of(learner)
+        learner.reference = reference_of(learner, sums)
     return learner

@@ -30,18 +30,23 @@ KEPT = 1 << 18
 TOKENS = 1 << 12
 """Tokens of one forward pass, padding included."""
 
-_SUMS: dict[bytes, float] = {}
+ReferenceSums = dict[bytes, float]
+"""The base's summed log-probabilities that a process has computed, by a hash of what they are of; the oldest first."""
 
 
-def reference_of(learner: Learner) -> Reference:
+def reference_of(learner: Learner, known: ReferenceSums) -> Reference:
     """What the base says of all that a learner will be shown; the learner has done no step yet.
 
     The base's own dropout is switched off for good, so that the model starts as its reference; a method's stays.
+
+    Args:
+        learner: Whose sequences it is asked about.
+        known: Sums computed before; those that are new are added.
     """
     _still(learner)
     with _base(learner) as model:
-        sums = _sums(learner, model, [sequence for example in learner.examples for sequence in example])
-        apart = [_sums(learner, model, shown) for shown in _apart(learner)]
+        sums = _sums(learner, model, known, [sequence for example in learner.examples for sequence in example])
+        apart = [_sums(learner, model, known, shown) for shown in _apart(learner)]
     passes = learner.batch[1]
     return Reference(
         sums.reshape(len(learner.examples), -1), np.array(apart).reshape(learner.watch.stop_at, passes, -1)
@@ -86,17 +91,19 @@ def _apart(learner: Learner) -> Iterator[list[TokenSequence]]:
             yield [sequence for example in shown for sequence in example]
 
 
-def _sums(learner: Learner, model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> np.ndarray:
+def _sums(
+    learner: Learner, model: PreTrainedModel, known: ReferenceSums, sequences: Sequence[TokenSequence]
+) -> np.ndarray:
     """Summed log-probability of each sequence's completion, shape (sequences,)."""
     keys = _keys(learner, sequences)
-    found = {key: _SUMS[key] for key in keys if key in _SUMS}
-    missing = {key: sequence for key, sequence in zip(keys, sequences, strict=True) if key not in found}
-    found |= dict(zip(missing, _computed(learner, model, list(missing.values())), strict=True))
+    sums = {key: known[key] for key in keys if key in known}
+    missing = {key: sequence for key, sequence in zip(keys, sequences, strict=True) if key not in sums}
+    sums |= dict(zip(missing, _computed(learner, model, list(missing.values())), strict=True))
     if learner.setup.base:
-        _SUMS.update((key, found[key]) for key in missing)
-        for key in list(islice(_SUMS, max(0, len(_SUMS) - KEPT))):
-            del _SUMS[key]
-    return np.array([found[key] for key in keys])
+        known.update((key, sums[key]) for key in missing)
+        for key in list(islice(known, max(0, len(known) - KEPT))):
+            del known[key]
+    return np.array([sums[key] for key in keys])
 
 
 def _keys(learner: Learner, sequences: Sequence[TokenSequence]) -> list[bytes]:

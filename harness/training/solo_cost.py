@@ -1,7 +1,7 @@
 """What a trial that trains with others would take alone: measured on its first steps, which are then undone.
 
 A pack's smallest and largest trial (by trainable parameters) do a few steps alone; the others lie between them.
-Figures are kept per process, so that a worker's later packs of the same kind pay nothing.
+A process keeps the figures (`SoloCosts`), so that its later packs of the same kind pay nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from harness.cost.meter import Meter, Tally
 from harness.training.alone import Alone
@@ -19,6 +18,10 @@ from harness.training.together import Together
 
 STEPS = 3
 """Timed steps; one more comes before them, for what only a first step pays."""
+
+
+Kind = tuple[str, str, int]
+"""Packs that behave alike: fingerprint of what their trials have in common (see `packs.alike`), device, threads."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,48 @@ class Solo:
 ROOM, HALF_ROOM = 1e-3, 3e-2
 """Relative difference of two losses that rounding explains, in float32 and in bfloat16."""
 
-_KNOWN: dict[tuple[Any, ...], Solo] = {}
-_AGREED: set[tuple[Any, ...]] = set()
+
+class SoloCosts:
+    """What a process has measured of trials alone, and which kinds of pack it has seen to agree with them."""
+
+    def __init__(self) -> None:
+        self._measured: dict[tuple[Kind, int], Solo] = {}
+        self._agreed: set[Kind] = set()
+
+    def calibrate(self, learners: Sequence[Learner], kind: Kind) -> list[Solo]:
+        """Each learner's figures alone.
+
+        Args:
+            learners: Trials that are alike, before any step of this session.
+            kind: What makes figures comparable besides the number of trainable parameters.
+        """
+        sizes = [sum(p.numel() for p in learner.model.parameters() if p.requires_grad) for learner in learners]
+        ends = [sizes.index(min(sizes)), sizes.index(max(sizes))]
+        for index in dict.fromkeys(ends):
+            if (kind, sizes[index]) not in self._measured:
+                self._measured[(kind, sizes[index])] = _measure(learners[index], sizes[index])
+        low, high = (self._measured[(kind, sizes[index])] for index in ends)
+        return [_between(low, high, size) for size in sizes]
+
+    def differ(self, learners: Sequence[Learner], kind: Kind) -> str | None:
+        """Why trials must not train together after all: their losses are not what they are alone. None where they are.
+
+        Looked at once per kind, on the next forward pass: no list of architectures says which mix their rows.
+
+        Args:
+            learners: Trials that are alike.
+            kind: What makes packs behave alike.
+        """
+        if kind in self._agreed:
+            return None
+        reason = _difference(learners)
+        if reason is None:
+            self._agreed.add(kind)
+        return reason
 
 
-def differ(learners: Sequence[Learner], kind: tuple[Any, ...]) -> str | None:
-    """Why trials must not train together after all: their losses are not what they are alone. None where they are.
-
-    Looked at once per process and kind, on the next forward pass: no list of architectures says which mix their rows.
-    """
-    if kind in _AGREED:
-        return None
+def _difference(learners: Sequence[Learner]) -> str | None:
+    """Compare the first and the last trial's next loss with their losses alone."""
     from harness.nn.stack import CannotStack
 
     try:
@@ -60,24 +94,7 @@ def differ(learners: Sequence[Learner], kind: tuple[Any, ...]) -> str | None:
         room = (HALF_ROOM if learners[index].facts.get("bf16") else ROOM) * max(1.0, abs(alone))
         if math.isfinite(alone) and not abs(together[index] - alone) <= room:
             return f"together its first loss is {together[index]:.6g}, alone {alone:.6g}"
-    _AGREED.add(kind)
     return None
-
-
-def calibrate(learners: Sequence[Learner], kind: tuple[Any, ...]) -> list[Solo]:
-    """Each learner's figures alone.
-
-    Args:
-        learners: Trials that are alike, before any step of this session.
-        kind: What makes figures comparable besides the number of trainable parameters (model, choices, batch, device).
-    """
-    sizes = [sum(p.numel() for p in learner.model.parameters() if p.requires_grad) for learner in learners]
-    ends = [sizes.index(min(sizes)), sizes.index(max(sizes))]
-    for index in dict.fromkeys(ends):
-        if (*kind, sizes[index]) not in _KNOWN:
-            _KNOWN[(*kind, sizes[index])] = _measure(learners[index], sizes[index])
-    low, high = (_KNOWN[(*kind, sizes[index])] for index in ends)
-    return [_between(low, high, size) for size in sizes]
 
 
 def _between(low: Solo, high: Solo, size: int) -> Solo:

@@ -20,25 +20,23 @@ from typing import TYPE_CHECKING
 
 from harness.cost.meter import Meter, free_memory
 from harness.errors import Diverged, StorageError, describe
+from harness.evaluation.loglikelihood import StackedModels
 from harness.nn.determinism import random_state_kept, resolve_precision
 from harness.records.results import find_result
 from harness.records.trial import TrialConfig, TrialResult
 from harness.training.alone import Alone
 from harness.training.choices import refusal
 from harness.training.session import Session
-from harness.training.solo_cost import Solo, calibrate, differ
+from harness.training.solo_cost import Solo
 from harness.training.together import Together
 from harness.training.trl import run_trainer
 from harness.trial.failures import out_of_memory
 from harness.trial.packs import alike, alone_because, cut
-from harness.trial.process import pick_device, ready_process, release_memory
+from harness.trial.process import WarmProcess, pick_device, release_memory
 from harness.trial.run import Run
 from harness.trial.workspace import Workspace
 
-_imports: Meter | None = None
-"""What getting ready took; an empty one once it has been charged."""
-
-__all__ = ["Workspace", "refusal", "run_pack", "run_trial"]
+__all__ = ["Workspace", "refusal", "run_pack", "run_trial", "warm_up"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,50 +46,61 @@ if TYPE_CHECKING:
     from harness.tasks.task import Task
 
 
-def get_ready(workspace: Workspace) -> None:
-    """Import what the first trial of this process will need; it is charged for that."""
-    global _imports
-    meter = Meter("cpu")
-    with meter.phase("load"):
-        pick_device(workspace.device)
-        ready_process(workspace.threads)
-    _imports = meter
+def warm_up(workspace: Workspace) -> Callable[[Sequence[TrialConfig]], list[TrialResult]]:
+    """What a worker of trials does when it starts: import what they need. Returns what runs its packs."""
+    process = WarmProcess()
+    process.get_ready(workspace)
+    return partial(run_pack, workspace=workspace, process=process)
 
 
-def run_trial(config: TrialConfig, workspace: Workspace | None = None) -> TrialResult:
+def run_trial(
+    config: TrialConfig, workspace: Workspace | None = None, process: WarmProcess | None = None
+) -> TrialResult:
     """Run one trial, or return its record if it has one.
+
+    Args:
+        config: The trial.
+        workspace: Where it runs.
+        process: What earlier trials of this process left for it; None for nothing.
 
     Raises:
         SpecError: When the task, model or pipeline is wrong, which is the user's to mend.
         StorageError: When the record cannot be written.
     """
-    return run_pack([config], workspace or Workspace())[0]
+    return run_pack([config], workspace or Workspace(), process)[0]
 
 
-def run_pack(configs: Sequence[TrialConfig], workspace: Workspace) -> list[TrialResult]:
+def run_pack(
+    configs: Sequence[TrialConfig], workspace: Workspace, process: WarmProcess | None = None
+) -> list[TrialResult]:
     """Run trials in this process, together where they are alike; what has a record is not run again.
+
+    Args:
+        configs: The trials.
+        workspace: Where they run.
+        process: What earlier trials of this process left for them; None for nothing.
 
     Returns:
         Their records, in the order of `configs`.
     """
+    process = process or WarmProcess()
     results = {config.key: known for config in configs if (known := _known(config, workspace))}
     waiting = list({config.key: config for config in configs if config.key not in results}.values())
     for group in cut(waiting, 1, workspace.together):
-        runs = _runs(group, workspace)
+        runs = _runs(group, workspace, process)
         results |= {result.config.key: result for result in _run_group(runs)}
     return [results[config.key] for config in configs]
 
 
-def _runs(configs: Sequence[TrialConfig], workspace: Workspace) -> list[Run]:
+def _runs(configs: Sequence[TrialConfig], workspace: Workspace, process: WarmProcess) -> list[Run]:
     """Trials with meters, in equal shares charged with what this process took to get ready if nobody was yet."""
-    global _imports
-    if _imports is None:
-        get_ready(workspace)
-    runs = [Run(config, workspace, Meter(pick_device(workspace.device))) for config in configs]
+    if process.imports is None:
+        process.get_ready(workspace)
+    runs = [Run(config, workspace, process, Meter(pick_device(workspace.device))) for config in configs]
     for run in runs:
-        if _imports is not None:
-            run.meter.add(_imports, 1 / len(runs))
-    _imports = Meter("cpu")
+        if process.imports is not None:
+            run.meter.add(process.imports, 1 / len(runs))
+    process.imports = Meter("cpu")
     return runs
 
 
@@ -108,7 +117,7 @@ def _run_group(runs: Sequence[Run]) -> list[TrialResult]:
         size = -(-len(runs) // 2) if apart.in_halves else 1
         reason = apart.reason  # outside, so that what failed, and its memory, can be collected
     # What the attempt took stays on their meters.
-    fresh = [Run(run.config, run.workspace, run.meter) for run in runs]
+    fresh = [Run(run.config, run.workspace, run.process, run.meter) for run in runs]
     del runs
     release_memory()
     parts = [fresh[start : start + size] for start in range(0, len(fresh), size)]
@@ -256,13 +265,14 @@ class _Group:
             return [None] * len(runs)
         first = runs[0].trainee
         kind = (alike(runs[0].config), runs[0].meter.device, runs[0].workspace.threads)
+        costs = runs[0].process.solo_costs
         with self._shared(runs, "train"):
-            solos = calibrate([run.trainee for run in runs], kind)
+            solos = costs.calibrate([run.trainee for run in runs], kind)
             needed = sum(solo.step_memory_bytes for solo in solos)
             free = free_memory(first.setup.device)
             if free is not None and needed > 0.9 * free:
                 raise _Apart(f"{len(runs)} trials need {needed} bytes together, of which {free} are free", True)
-            if reason := differ([run.trainee for run in runs], kind):
+            if reason := costs.differ([run.trainee for run in runs], kind):
                 raise _Apart(reason)
         return list(solos)
 
@@ -359,9 +369,8 @@ def _evaluate(runs: Sequence[Run], model: PreTrainedModel, count: int, task: Tas
     """Score trials on their split, in bfloat16 on a GPU that has it; the base takes the same path."""
     import torch
 
-    from harness.evaluation.evaluate import evaluate_together
-
     evaluation, device = runs[0].config.evaluation, model.device.type
     bfloat16 = resolve_precision("auto", device) == "bfloat16"
     with random_state_kept(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-        return evaluate_together(model, count, runs[0].tokenizer, task, evaluation.split, evaluation.limit)
+        evaluator, models = runs[0].process.evaluator, StackedModels(model, count)
+        return evaluator.evaluate(models, runs[0].tokenizer, task, evaluation.split, evaluation.limit)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.files import write_atomically, write_once
 from harness.nn.attention import quick_attention
@@ -36,24 +36,85 @@ FEWEST = 3
 
 Timer = Callable[[], float]
 """Seconds on a monotonic clock."""
+Measurement = Mapping[str, str | float | bool | None]
+"""What was measured, and what it holds for, as its file has it."""
 
-_known: dict[Path, Mapping[str, Any]] = {}
 
+class Measurements:
+    """What a process knows of its machine; each figure is read from below the results, or measured and written there."""
 
-def peak_flops(device: str, dtype: str, folder: Path, timer: Timer = time.perf_counter) -> float:
-    """The machine's matrix peak in FLOP/s, measured once (about 0.1 s on a CPU) and kept.
+    def __init__(self) -> None:
+        self._known: dict[Path, Measurement] = {}
 
-    Args:
-        device: `cpu` or `cuda`.
-        dtype: Name of a torch type, `float32` or `bfloat16`.
-        folder: Where measurements are kept, `Paths.machine`.
-        timer: Clock.
+    def peak_flops(self, device: str, dtype: str, folder: Path, timer: Timer = time.perf_counter) -> float:
+        """The machine's matrix peak in FLOP/s, measured once (about 0.1 s on a CPU) and kept.
 
-    Raises:
-        StorageError: When the folder cannot be written.
-    """
-    facts = _facts(device) | {"what": "matrix peak, FLOP/s", "dtype": dtype}
-    return float(_kept(folder, "peak", facts, lambda: {"flops": measured_peak(device, dtype, timer)})["flops"])
+        Args:
+            device: `cpu` or `cuda`.
+            dtype: Name of a torch type, `float32` or `bfloat16`.
+            folder: Where measurements are kept, `Paths.machine`.
+            timer: Clock.
+
+        Raises:
+            StorageError: When the folder cannot be written.
+        """
+        facts = _facts(device) | {"what": "matrix peak, FLOP/s", "dtype": dtype}
+        peak = self._of(folder, "peak", facts, lambda: {"flops": measured_peak(device, dtype, timer)})
+        return cast("float", peak["flops"])
+
+    def bf16_is_faster(
+        self, model: PreTrainedModel, device: str, folder: Path, revision: str, timer: Timer = time.perf_counter
+    ) -> bool:
+        """Whether a training step of this base model is `GAIN` times faster under bfloat16 autocast than without.
+
+        Measured once for each machine and revision. On a CPU whose plain matrix products gain less than that, no step is
+        timed: nothing else of a step is faster in bfloat16. A model that cannot compute in it is not faster either.
+
+        Args:
+            model: The base model as loaded, before a method is attached; it is left as it was.
+            device: `cpu` or `cuda`, where the model is.
+            folder: Where measurements are kept, `Paths.machine`.
+            revision: Of the base model.
+            timer: Clock.
+
+        Raises:
+            StorageError: When the folder cannot be written.
+            OutOfMemoryError: When one step does not fit; nothing is kept then.
+        """
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            return False
+        if sum(p.numel() for p in model.parameters()) < SMALLEST:
+            return False
+        facts = _facts(device) | {
+            "what": "seconds of a training step",
+            "revision": revision,
+            "weights": f"{model.dtype} {getattr(model, 'quantization_method', None) or ''}".strip(),
+        }
+
+        def measure() -> Measurement:
+            if device == "cpu":
+                plain, half = (self.peak_flops(device, dtype, folder, timer) for dtype in ("float32", "bfloat16"))
+                if half < GAIN * plain:
+                    return {"faster": False, "reason": "matrix products in bfloat16 gain too little here"}
+            return _compared(model, device, timer)
+
+        return bool(self._of(folder, "bf16", facts, measure)["faster"])
+
+    def _of(
+        self, folder: Path, name: str, facts: Mapping[str, str | int | None], measure: Callable[[], Measurement]
+    ) -> Measurement:
+        """What is on record for these facts; measured and written where there is nothing, and the first to write counts."""
+        path = folder / f"{name}-{fingerprint(facts)}.json"
+        if (known := self._known.get(path) or _read(path)) is None:
+            write = write_atomically if path.exists() else write_once  # a damaged file is replaced
+            elsewhere = next((known for other, known in self._known.items() if other.name == path.name), None)
+            measured = elsewhere or {**facts, **measure()}
+            write(path, json.dumps(measured, indent=1) + "\n")
+            known = _read(path) or measured
+        self._known[path] = known
+        return known
 
 
 def measured_peak(device: str, dtype: str, timer: Timer = time.perf_counter) -> float:
@@ -69,48 +130,7 @@ def measured_peak(device: str, dtype: str, timer: Timer = time.perf_counter) -> 
         return 2.0 * size**3 / _best_seconds(lambda: torch.mm(one, other), device, timer)
 
 
-def bf16_is_faster(
-    model: PreTrainedModel, device: str, folder: Path, revision: str, timer: Timer = time.perf_counter
-) -> bool:
-    """Whether a training step of this base model is `GAIN` times faster under bfloat16 autocast than without.
-
-    Measured once for each machine and revision. On a CPU whose plain matrix products gain less than that, no step is
-    timed: nothing else of a step is faster in bfloat16. A model that cannot compute in it is not faster either.
-
-    Args:
-        model: The base model as loaded, before a method is attached; it is left as it was.
-        device: `cpu` or `cuda`, where the model is.
-        folder: Where measurements are kept, `Paths.machine`.
-        revision: Of the base model.
-        timer: Clock.
-
-    Raises:
-        StorageError: When the folder cannot be written.
-        OutOfMemoryError: When one step does not fit; nothing is kept then.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return False
-    if sum(p.numel() for p in model.parameters()) < SMALLEST:
-        return False
-    facts = _facts(device) | {
-        "what": "seconds of a training step",
-        "revision": revision,
-        "weights": f"{model.dtype} {getattr(model, 'quantization_method', None) or ''}".strip(),
-    }
-
-    def measure() -> dict[str, Any]:
-        if device == "cpu":
-            plain, half = (peak_flops(device, dtype, folder, timer) for dtype in ("float32", "bfloat16"))
-            if half < GAIN * plain:
-                return {"faster": False, "reason": "matrix products in bfloat16 gain too little here"}
-        return _compared(model, device, timer)
-
-    return bool(_kept(folder, "bf16", facts, measure)["faster"])
-
-
-def _compared(model: PreTrainedModel, device: str, timer: Timer) -> dict[str, Any]:
+def _compared(model: PreTrainedModel, device: str, timer: Timer) -> Measurement:
     """Best seconds of a step in either precision, and the verdict."""
     import torch
 
@@ -184,7 +204,7 @@ def _matrix_size(device: str, dtype: str) -> int:
     return 512 if torch.get_num_threads() == 1 else 1024
 
 
-def _facts(device: str) -> dict[str, Any]:
+def _facts(device: str) -> dict[str, str | int | None]:
     """What a measurement holds for."""
     import torch
 
@@ -196,24 +216,9 @@ def _facts(device: str) -> dict[str, Any]:
     }
 
 
-def _kept(
-    folder: Path, kind: str, facts: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]
-) -> Mapping[str, Any]:
-    """What is on record for these facts; measured and written where there is nothing, and then the first to write counts."""
-    path = folder / f"{kind}-{fingerprint(facts)}.json"
-    if (found := _known.get(path) or _read(path)) is None:
-        write = write_atomically if path.exists() else write_once  # a damaged file is replaced
-        elsewhere = next((known for other, known in _known.items() if other.name == path.name), None)
-        measured = elsewhere or {**facts, **measure()}
-        write(path, json.dumps(measured, indent=1) + "\n")
-        found = _read(path) or measured
-    _known[path] = found
-    return found
-
-
-def _read(path: Path) -> Mapping[str, Any] | None:
+def _read(path: Path) -> Measurement | None:
     try:
-        found = json.loads(path.read_text())
+        measurement = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return measurement if isinstance(measurement, dict) else None

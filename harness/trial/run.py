@@ -38,22 +38,8 @@ from harness.training.choices import choices, refusal
 from harness.training.learner import Learner, Watch
 from harness.training.prepare import make_learner
 from harness.trial.failures import require_score, status_of
-from harness.trial.hardware import bf16_is_faster, peak_flops
 from harness.trial.model_folder import save_model, save_untouched, write_model_card
-from harness.trial.process import (
-    check_named,
-    corpus_of,
-    facts_of,
-    fresh_model,
-    model_for,
-    named_model,
-    planned_base,
-    planned_task,
-    ready_process,
-    release_memory,
-    rows_of,
-    tokenizer_of,
-)
+from harness.trial.process import WarmProcess, ready_process, release_memory
 from harness.trial.provenance import effective_settings, provenance
 from harness.trial.stage_run import Ready
 from harness.trial.workspace import Workspace
@@ -71,6 +57,7 @@ class Run:
 
     config: TrialConfig
     workspace: Workspace
+    process: WarmProcess
     meter: Meter
     started_at: str = field(default_factory=now)
     tally: Tally = field(default_factory=Tally)
@@ -135,12 +122,12 @@ class Run:
         """
         with self.meter.phase("load"):
             ready_process(self.workspace.threads)
-            self.base = self._base()
-            self.tokenizer = tokenizer_of(self.base)
+            self.base = self.process.planned_base(self.config.pipeline.base_model, self.workspace)
+            self.tokenizer = self.process.tokenizer_of(self.base)
             self.target = self.task(self.config.task)
             self.notes += self.target.notes
             self.stages = self._stages()
-            check_named(self.config, self.workspace.task_folders)
+            self.process.check_named(self.config, self.workspace.task_folders)
         self.opened = True
 
     def prepare(self, ready: Ready, base: BaseModel) -> None:
@@ -149,13 +136,15 @@ class Run:
         with self.meter.phase("load"):
             source = ready.stage.data
             task = self.task(TaskRef(source, ready.stage.data_fingerprint)) if source else self.target
-            self.model = model_for(base, chosen.method, chosen.params, device)
+            self.model = self.process.model_for(base, chosen.method, chosen.params, device)
             setup = self._setup(ready, task, base)
             seed_everything(derive_seed(self.config.seed, "stage", ready.index, "adapter"))
             self.model = chosen.method.attach(self.model, setup)
             self.size = model_size(self.model)
         with self.meter.phase("data"):
-            self.learner = make_learner(self.model, rows_of(task), chosen, setup, self._watch(ready))
+            self.learner = make_learner(
+                self.model, self.process.rows_of(task), chosen, setup, self._watch(ready), self.process.reference_sums
+            )
         rung = checkpoint.find(self.workspace.paths, self.config) if len(self.config.pipeline.stages) == 1 else None
         if rung:
             with self.meter.phase("load"):
@@ -191,7 +180,7 @@ class Run:
     def untouched(self) -> None:
         """The base as it is, where no stage trains anything."""
         with self.meter.phase("load"):
-            self.model = fresh_model(self.base, {}, self.meter.device)
+            self.model = self.process.fresh_model(self.base, {}, self.meter.device)
             self.size = replace(model_size(self.model), trainable_params=0, trainable_bytes=0)
 
     def paused(self, outcome: Evaluated | Diverged) -> None:
@@ -292,16 +281,15 @@ class Run:
 
     def task(self, ref: TaskRef) -> Task:
         """A task that must be what it was when the study was planned."""
-        return planned_task(ref, self.workspace.task_folders)
-
-    def _base(self) -> BaseModel:
-        return planned_base(self.config.pipeline.base_model, self.workspace)
+        return self.process.planned_task(ref, self.workspace.task_folders)
 
     def _stages(self) -> list[Ready]:
         from harness.tasks.facts import task_facts
 
         pipeline, config = self.config.pipeline, self.config
-        reason = refusal(pipeline, Situation(self.meter.device, facts_of(self.base), task_facts(self.target)))
+        reason = refusal(
+            pipeline, Situation(self.meter.device, self.process.facts_of(self.base), task_facts(self.target))
+        )
         if reason:
             raise SpecError(f"this pipeline cannot run on {self.base.ref.name} here: {reason}")
         found = []
@@ -324,16 +312,17 @@ class Run:
             device=device,
             seed=derive_seed(self.config.seed, "stage", ready.index, "data"),
             steps=ready.steps,
-            load_base=partial(fresh_model, base, {}, device),
-            corpus=partial(corpus_of, self._base(), self.workspace, device, self.notes.append),
+            load_base=partial(self.process.fresh_model, base, {}, device),
+            corpus=partial(self.process.corpus_of, self.base, self.workspace.task_folders, device, self.notes.append),
             generates=task.output_type == "generate_until",
             packed=ready.chosen.objective.packs,
             base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
             cache=self.workspace.paths.cache,
+            tokens=self.process.tokens,
             note=self.notes.append,
-            rows=partial(rows_of, task),
-            rows_of=lambda name: rows_of(self.task(TaskRef(*name.partition("@")[::2]))),
-            model_of=partial(named_model, device=device),
+            rows=partial(self.process.rows_of, task),
+            rows_of=lambda name: self.process.rows_of(self.task(TaskRef(*name.partition("@")[::2]))),
+            model_of=partial(self.process.named_model, device=device),
             task_metadata=task.metadata,
             left=dict(self.left),
         )
@@ -344,7 +333,11 @@ class Run:
         if wanted != "auto":
             return wanted
         folder, revision = self.workspace.paths.machine, self.base.ref.revision
-        return "bfloat16" if bf16_is_faster(self.model, self.meter.device, folder, revision) else "float32"
+        return (
+            "bfloat16"
+            if self.process.measurements.bf16_is_faster(self.model, self.meter.device, folder, revision)
+            else "float32"
+        )
 
     def _utilisation(self) -> float | None:
         """Model FLOPs of this job's training over its seconds times the matrix peak, in the precision it used."""
@@ -352,7 +345,9 @@ class Run:
         if self.learner is None or not self.tally.flops or not seconds:
             return None
         half = bool(self.learner.facts.get("bf16"))
-        peak = peak_flops(self.meter.device, "bfloat16" if half else "float32", self.workspace.paths.machine)
+        peak = self.process.measurements.peak_flops(
+            self.meter.device, "bfloat16" if half else "float32", self.workspace.paths.machine
+        )
         return self.tally.flops / (seconds * peak)
 
     def _watch(self, ready: Ready) -> Watch:

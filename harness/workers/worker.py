@@ -31,11 +31,11 @@ from harness.plugins import project_root, use_project
 from harness.records.trial import TrialConfig, TrialResult, canonical_json, config_from_json, fingerprint, to_json
 
 if TYPE_CHECKING:
-    from harness.trial.group import Workspace
+    from harness.trial.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Sequence[TrialConfig], "Workspace"], list[TrialResult]]
+Work = Callable[[Sequence[TrialConfig]], list[TrialResult]]
 """Runs a pack and leaves one record per trial; raises only for what is not a trial's own failure."""
 
 _TELLING = (
@@ -101,7 +101,7 @@ class Duty:
 
     queue: Path
     work: str
-    """`module:function`, see `Work`."""
+    """`module:function`, called with the workspace when a worker starts; it gives what runs its packs, see `Work`."""
     workspace: Workspace
     idle_s: float = 60.0
     """It leaves when it had nothing to do for so long after a step; during a step it waits five times as long."""
@@ -125,11 +125,11 @@ class Duty:
         return fingerprint([code, str(self.queue), self.work, repr(self.workspace), around])
 
 
-def find_work(path: str) -> Work:
-    """The function that a `module:function` path names."""
-    module, _, function = path.partition(":")
-    found: Work = getattr(importlib.import_module(module), function)
-    return found
+def start_work(duty: Duty) -> Work:
+    """What this process will run packs with; whatever a pack leaves for the next is held by it."""
+    module, _, function = duty.work.partition(":")
+    work: Work = getattr(importlib.import_module(module), function)(duty.workspace)
+    return work
 
 
 def write_item(folder: Path, name: str, configs: Sequence[TrialConfig]) -> None:
@@ -152,19 +152,12 @@ def serve(duty: Duty) -> int:
     folders = Folders(duty.queue)
     mine = folders.claimed / os.environ[duty.job_id_variable]
     mine.mkdir(parents=True, exist_ok=True)
-    _get_ready(duty)
+    work = start_work(duty)
     count = 0
     for item in _claims(folders, mine, duty):
-        _run(item, folders, duty)
+        _run(item, folders, work)
         count += 1
     return count
-
-
-def _get_ready(duty: Duty) -> None:
-    """What the work's module does before its first pack (`get_ready`), if it has any such thing."""
-    module = importlib.import_module(duty.work.partition(":")[0])
-    if hasattr(module, "get_ready"):
-        module.get_ready(duty.workspace)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -201,10 +194,10 @@ def _claim(todo: Path, mine: Path) -> Path | None:
     return None
 
 
-def _run(item: Path, folders: Folders, duty: Duty) -> None:
+def _run(item: Path, folders: Folders, work: Work) -> None:
     started = time.monotonic()
     try:
-        find_work(duty.work)(read_item(item), duty.workspace)
+        work(read_item(item))
     except Exception as error:
         log.exception("%s failed", item.name)
         with suppress(StorageError):  # a full disk takes a rename, but not always a file

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Ask, Plan
 from harness.methods.base import Method
 from harness.models.base_model import load_model, resolve_model
@@ -170,7 +170,7 @@ def it_is_scored_as_its_logits_say(case):
     case.model.eval()
     with torch.no_grad():
         plan = Plan([Ask(context, answer) for answer in answers], 60, 64)
-        found = score(Members(case.model), plan).values[0]
+        found = LikelihoodScorer().score(StackedModels(case.model), plan).values[0]
         wanted = []
         for answer in answers:
             ids = torch.tensor([[*context, *answer]])

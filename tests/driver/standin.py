@@ -14,7 +14,7 @@ from harness.records.trial import CostRecord, ModelRef, Provenance, Score, TaskR
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
 
-WORK = "tests.driver.standin:run_pack"
+WORK = "tests.driver.standin:work"
 REPOSITORY = Path(__file__).parents[2]
 DEFAULT_RATE = 2e-4
 """Learning rate of the first trial of a LoRA family."""
@@ -23,6 +23,10 @@ TOGETHER = {
     "b": {"method": "lora", "params": {"target": "attention"}},
 }
 """Families whose trials train together; those of two families do not."""
+
+
+def work(workspace):
+    return lambda configs: run_pack(configs, workspace)
 
 
 def run_pack(configs, workspace):

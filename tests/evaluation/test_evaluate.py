@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness.errors import Diverged, SpecError
-from harness.evaluation.evaluate import bos_policy, comparability, evaluate, write_items
+from harness.evaluation.evaluate import bos_policy, write_items
 from harness.tasks.task import Task, find_task
+from tests.scoring import comparable, evaluate
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
 from .conftest import make_tokenizer
@@ -252,16 +253,16 @@ def test_adapters_count(task: Any, model: Any, tokenizer: Any, kind: str) -> Non
 
 
 def test_comparability_follows_what_changes_scores(task: Any, tokenizer: Any, bos_tokenizer: Any) -> None:
-    key = comparability(task(CHOICE), tokenizer)
-    assert comparability(task(CHOICE), make_tokenizer(bos=False)) == key
-    assert comparability(task(CHOICE), bos_tokenizer) != key
-    assert comparability(task(CHOICE, doc_to_text="{{text}}:"), tokenizer) != key
+    key = comparable(task(CHOICE), tokenizer)
+    assert comparable(task(CHOICE), make_tokenizer(bos=False)) == key
+    assert comparable(task(CHOICE), bos_tokenizer) != key
+    assert comparable(task(CHOICE, doc_to_text="{{text}}:"), tokenizer) != key
     templated = make_tokenizer(bos=False)
     templated.chat_template = "{{messages}}"
-    assert comparability(task(CHOICE), templated) != key
+    assert comparable(task(CHOICE), templated) != key
     truncating = make_tokenizer(bos=False)
     truncating("a", padding="max_length", truncation=True, max_length=4)  # as trainers do
-    assert comparability(task(CHOICE), truncating) == key
+    assert comparable(task(CHOICE), truncating) == key
 
 
 def test_bos_policy_is_found_by_encoding(tokenizer: Any, bos_tokenizer: Any) -> None:

@@ -6,21 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness.evaluation import loglikelihood as scoring
 from harness.evaluation.evaluate import scoring_mode
 from harness.evaluation.forward import Places, last_layer
-from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Ask, Plan
 
 from .test_loglikelihood import PLAIN, assert_like_by_hand, config_of
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[Any, int]:
-    """What was learned about kinds of models, empty."""
-    verified: dict[Any, int] = {}
-    monkeypatch.setattr(scoring, "_VERIFIED", verified)
-    return verified
 
 
 def test_places_by_hand() -> None:
@@ -46,7 +37,7 @@ def test_the_last_layer_computes_what_is_scored_only() -> None:
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda module, given, out: shapes.append(tuple(given[0].shape)))
     with scoring_mode(model):
-        score(Members(model), Plan(given, 32, 64))
+        LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
     assert shapes[-2:] == [(2, 20, 32), (1, 2, 32)]
 
 
@@ -63,7 +54,7 @@ def test_the_last_layer_attends_from_what_is_scored_only(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     with scoring_mode(model):
-        score(Members(model), Plan(given, 32, 64))
+        LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
     assert queries[-2:] == [23, 4]  # the context's last, and the tokens 5, 6 and 8, of 20 + 3
 
 
@@ -88,11 +79,12 @@ def mixing(module: Any, given: Any, out: Any) -> Any:
     return out + out.cumsum(dim=-2)
 
 
-def test_a_perceptron_that_mixes_positions_is_left_alone(fresh: dict[Any, int]) -> None:
+def test_a_perceptron_that_mixes_positions_is_left_alone() -> None:
     model = config_of("Llama", **PLAIN)
     model.model.layers[-1].mlp.register_forward_hook(mixing)
-    assert_like_by_hand(model)
-    assert list(fresh.values()) == [0]
+    scorer = LikelihoodScorer()
+    assert_like_by_hand(model, scorer=scorer)
+    assert list(scorer.verified.values()) == [0]
 
 
 @pytest.mark.parametrize("kind", ["Mixtral", "Qwen2Moe"])

@@ -13,9 +13,9 @@ import pytest
 from harness.evaluation import forward as shortcuts
 from harness.evaluation import loglikelihood as scoring
 from harness.evaluation.evaluate import scoring_mode
-from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Ask, Plan
-from harness.evaluation.responses import answers
+from harness.evaluation.responses import Responder
 
 from .conftest import make_model, make_tokenizer
 
@@ -73,7 +73,7 @@ def test_equal_asks_are_computed_once() -> None:
 
 
 def test_nothing_to_score_is_no_scores() -> None:
-    found = score(Members(make_model(), 2), Plan([], 5, 64))
+    found = LikelihoodScorer().score(StackedModels(make_model(), 2), Plan([], 5, 64))
     assert (found.values.shape, found.greedy.shape, found.finite.tolist()) == ((2, 0), (2, 0), [True, True])
 
 
@@ -105,22 +105,26 @@ def by_hand(model: Any, given: Sequence[Ask], longest: int) -> list[tuple[float,
     return found
 
 
-def assert_like_by_hand(model: Any, longest: int = 32, given: list[Ask] | None = None, width: int = 64) -> None:
-    given = given or some_asks()
+def assert_like_by_hand(
+    model: Any,
+    longest: int = 32,
+    given: list[Ask] | None = None,
+    width: int = 64,
+    scorer: LikelihoodScorer | None = None,
+) -> None:
+    given, scorer = given or some_asks(), scorer or LikelihoodScorer()
     model.eval()
     with scoring_mode(model):
-        found = score(Members(model), Plan(given, longest, width))
+        found = scorer.score(StackedModels(model), Plan(given, longest, width))
     expected = by_hand(model, given, longest)
     assert found.values[0].tolist() == pytest.approx([value for value, _ in expected], abs=1e-4)
     assert found.greedy[0].tolist() == [greedy for _, greedy in expected]
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[Any, int]:
-    """What was learned about kinds of models, empty."""
-    verified: dict[Any, int] = {}
-    monkeypatch.setattr(scoring, "_VERIFIED", verified)
-    return verified
+def scorer() -> LikelihoodScorer:
+    """One that has learned nothing about kinds of models."""
+    return LikelihoodScorer()
 
 
 def config_of(kind: str, **changes: Any) -> Any:
@@ -143,12 +147,12 @@ PLAIN = {"intermediate_size": 48, "max_position_embeddings": 64, "num_key_value_
     [("Llama", PLAIN), ("GPT2", {"n_positions": 64}), ("Qwen2", PLAIN), ("GPTNeoX", PLAIN), ("Gemma", PLAIN)],
 )
 def test_models_with_plain_attention_take_trees(
-    kind: str, changes: dict[str, Any], attention: str, fresh: dict[Any, int]
+    kind: str, changes: dict[str, Any], attention: str, scorer: LikelihoodScorer
 ) -> None:
     model = config_of(kind, attn_implementation=attention, **changes)
-    assert_like_by_hand(model)
-    assert list(fresh.values()) != [0]
-    assert len(fresh) == 1
+    assert_like_by_hand(model, scorer=scorer)
+    assert list(scorer.verified.values()) != [0]
+    assert len(scorer.verified) == 1
 
 
 @pytest.mark.parametrize(
@@ -160,22 +164,24 @@ def test_models_with_plain_attention_take_trees(
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_other_models_score_one_continuation_per_row(kind: str, changes: dict[str, Any], fresh: dict[Any, int]) -> None:
-    assert_like_by_hand(config_of(kind, **changes))
-    assert list(fresh.values()) == [0]
+def test_other_models_score_one_continuation_per_row(
+    kind: str, changes: dict[str, Any], scorer: LikelihoodScorer
+) -> None:
+    assert_like_by_hand(config_of(kind, **changes), scorer=scorer)
+    assert list(scorer.verified.values()) == [0]
 
 
-def test_a_window_is_found_once_a_row_is_longer_than_it(fresh: dict[Any, int]) -> None:
+def test_a_window_is_found_once_a_row_is_longer_than_it(scorer: LikelihoodScorer) -> None:
     """Rows within the window agree, which says nothing about longer ones."""
     model = config_of("Mistral", **PLAIN, sliding_window=12)
     short = asks(((5, 6, 7), (8, 9, 10)), ((5, 6, 7), (11, 12, 13)))
-    assert_like_by_hand(model, given=short)
-    assert list(fresh.values()) == [7]
-    assert_like_by_hand(model)
-    assert list(fresh.values()) == [0]
+    assert_like_by_hand(model, given=short, scorer=scorer)
+    assert list(scorer.verified.values()) == [7]
+    assert_like_by_hand(model, scorer=scorer)
+    assert list(scorer.verified.values()) == [0]
 
 
-def test_a_model_of_nans_decides_nothing_about_its_kind(fresh: dict[Any, int]) -> None:
+def test_a_model_of_nans_decides_nothing_about_its_kind(scorer: LikelihoodScorer) -> None:
     import math
 
     import numpy as np
@@ -183,17 +189,17 @@ def test_a_model_of_nans_decides_nothing_about_its_kind(fresh: dict[Any, int]) -
     model = config_of("Llama", **PLAIN)
     model.lm_head.weight.data.fill_(math.nan)
     with scoring_mode(model):
-        assert np.isnan(score(Members(model), Plan(some_asks(), 32, 64)).values).all()
-    assert not fresh
+        assert np.isnan(scorer.score(StackedModels(model), Plan(some_asks(), 32, 64)).values).all()
+    assert not scorer.verified
 
 
 @pytest.mark.shared
-def test_a_recurrent_model_is_scored_like_by_hand(shared_data: Path, fresh: dict[Any, int]) -> None:
+def test_a_recurrent_model_is_scored_like_by_hand(shared_data: Path, scorer: LikelihoodScorer) -> None:
     """Padding comes after what is scored, so that a state is never carried through it."""
     from transformers import AutoModelForCausalLM
 
-    assert_like_by_hand(AutoModelForCausalLM.from_pretrained(shared_data / "checkpoints" / "tiny-rwkv4"))
-    assert list(fresh.values()) == [0]
+    assert_like_by_hand(AutoModelForCausalLM.from_pretrained(shared_data / "checkpoints" / "tiny-rwkv4"), scorer=scorer)
+    assert list(scorer.verified.values()) == [0]
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("Llama", {}), ("Gemma2", {"final_logit_softcapping": 5.0})])
@@ -207,7 +213,7 @@ def test_logits_are_computed_a_bounded_number_at_a_time(
     model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
     given = some_asks()
     with scoring_mode(model):
-        found = score(Members(model), Plan(given, 32, 64))
+        found = LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
     assert max(sizes) == 7
     assert found.values[0].tolist() == pytest.approx([value for value, _ in by_hand(model, given, 32)], abs=1e-4)
 
@@ -218,7 +224,7 @@ def test_the_output_layer_is_given_what_is_scored_only() -> None:
     model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
     given = asks((tuple(range(10, 30)), (5,)), (tuple(range(10, 30)), (6,)), (tuple(range(40, 50)), (7, 8)))
     with scoring_mode(model):
-        score(Members(model), Plan(given, 32, 64))
+        LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
     assert sizes[-1] == 3
 
 
@@ -233,7 +239,7 @@ def test_batches_follow_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model.model.embed_tokens.register_forward_hook(lambda module, given, out: shapes.append(tuple(given[0].shape)))
     given = asks(*(((n, *range(100, 99 + size)), (5,)) for n, size in enumerate((30, 10, 9, 8, 5, 5, 5))))
     with scoring_mode(model):
-        score(Members(model, 2), Plan(given, 32, 64, shares=False))
+        LikelihoodScorer().score(StackedModels(model, 2), Plan(given, 32, 64, shares=False))
     assert shapes == [(2, 30), (4, 10), (4, 8), (4, 5)]
 
 
@@ -256,7 +262,7 @@ def test_texts_are_encoded_and_scored_as_by_lm_eval(bos: bool) -> None:
     instances = [Instance("loglikelihood", {}, pair, 0, ("mine", i, 1)) for i, pair in enumerate(pairs)]
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, softmax_dtype=torch.float32)
     with scoring_mode(model):
-        (found,) = answers(Members(model), tokenizer, Built("loglikelihood", instances))
+        (found,) = Responder().respond(StackedModels(model), tokenizer, Built("loglikelihood", instances))
         expected = peer.loglikelihood(instances, disable_tqdm=True)
     assert found is not None
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
@@ -274,25 +280,25 @@ class Built:
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
-def test_trees_follow_the_callers_mixed_precision(kind: str, fresh: dict[Any, int]) -> None:
+def test_trees_follow_the_callers_mixed_precision(kind: str, scorer: LikelihoodScorer) -> None:
     import torch
 
     model = config_of(kind, **(PLAIN if kind == "Llama" else {"n_positions": 64}))
     given, seen = some_asks(), []
     model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out.dtype))
     with scoring_mode(model), torch.autocast("cpu", torch.bfloat16):
-        found = score(Members(model), Plan(given, 32, 64))
+        found = scorer.score(StackedModels(model), Plan(given, 32, 64))
     assert seen[-1] is torch.bfloat16
-    assert list(fresh.values()) != [0]
+    assert list(scorer.verified.values()) != [0]
     assert found.values[0].tolist() == pytest.approx([value for value, _ in by_hand(model, given, 32)], rel=3e-2)
 
 
-def test_long_rows_attend_in_blocks(fresh: dict[Any, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_rows_attend_in_blocks(scorer: LikelihoodScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of five queries; the model's own attention is back afterwards."""
     monkeypatch.setattr(shortcuts, "QUERIES", 5)
     model = config_of("Llama", **PLAIN)
-    assert_like_by_hand(model)
-    assert list(fresh.values()) != [0]
+    assert_like_by_hand(model, scorer=scorer)
+    assert list(scorer.verified.values()) != [0]
     assert model.config._attn_implementation == "sdpa"
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness.evaluation.evaluate import evaluate
 from harness.metrics._sandbox import refusal
 from harness.tasks.file import ALLOW_CODE, file_sha256
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import find_task, task_folders
 from harness.tasks.training_rows import training_rows
+from tests.scoring import evaluate
 
 pytestmark = pytest.mark.shared
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.evaluation.evaluate import comparability, evaluate, evaluate_together, scoring_mode
-from harness.evaluation.loglikelihood import Members
-from harness.evaluation.responses import answers, seeded
+from harness.evaluation.evaluate import scoring_mode
+from harness.evaluation.loglikelihood import StackedModels
+from harness.evaluation.responses import Responder, seeded
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task
+from tests.scoring import comparable, evaluate, evaluate_together
 
 from ..tasks.writing import GENERATE, write_task
 from .conftest import make_model
@@ -45,7 +46,7 @@ def given(model: Any, tokenizer: Any, one: Task, batch_size: int | None = None) 
     built = lm_eval_task(one, "test", None)
     built.build_all_requests()
     with scoring_mode(model):
-        (found,) = answers(Members(model), tokenizer, built, batch_size)
+        (found,) = Responder().respond(StackedModels(model), tokenizer, built, batch_size)
     assert found is not None
     return found
 
@@ -257,6 +258,6 @@ def test_scores_of_drawn_answers_are_not_compared_with_those_of_likeliest_ones(t
     drawn = task()
     greedy = replace(drawn, config=dict(drawn.config) | {"generation_kwargs": {"do_sample": False}, "repeats": 1})
     assert greedy.ref == drawn.ref
-    assert comparability(greedy, tokenizer) != comparability(drawn, tokenizer)
+    assert comparable(greedy, tokenizer) != comparable(drawn, tokenizer)
     thrice = replace(drawn, config=dict(drawn.config) | {"repeats": drawn.config["repeats"] + 2})
-    assert comparability(thrice, tokenizer) != comparability(drawn, tokenizer)
+    assert comparable(thrice, tokenizer) != comparable(drawn, tokenizer)

@@ -14,14 +14,16 @@ import pytest
 
 from harness.axes.contract import Situation
 from harness.errors import Diverged
-from harness.evaluation.evaluate import Evaluated, evaluate, evaluate_together, scoring_mode
-from harness.evaluation.loglikelihood import Members
-from harness.evaluation.responses import answers
+from harness.evaluation.evaluate import Evaluated, Evaluator, scoring_mode
+from harness.evaluation.loglikelihood import StackedModels
+from harness.evaluation.responses import Responder
 from harness.models.base_model import load_tokenizer, resolve_model
 from harness.models.facts import model_facts
+from harness.models.tokens import TokenCache
 from harness.plugins import load, names
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task
+from tests.scoring import evaluate, evaluate_together
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
 from ..tiny import attached, stage
@@ -137,9 +139,9 @@ def test_a_stack_of_adapters_is_scored_like_each_alone(task: Writer, bos_tokeniz
     if kind != "generate":
         built = lm_eval_task(one, "test", None)
         with scoring_mode(stack):
-            given = answers(Members(stack, 3), bos_tokenizer, built)
+            given = Responder().respond(StackedModels(stack, 3), bos_tokenizer, built)
             for model, found in zip(models, given, strict=True):
-                (alone,) = answers(Members(model), bos_tokenizer, built)
+                (alone,) = Responder().respond(StackedModels(model), bos_tokenizer, built)
                 assert np.allclose(np.array(found, dtype=float), np.array(alone, dtype=float), atol=1e-4, rtol=0)
 
 
@@ -313,6 +315,8 @@ def test_items_are_rendered_encoded_and_hashed_once(task: Writer, monkeypatch: p
     calls: list[int] = []
     plain = module._pairs
     monkeypatch.setattr(module, "_pairs", lambda *given: calls.append(1) or plain(*given))
+    evaluator = Evaluator(TokenCache())
     for own in (make_tokenizer(bos=False), make_tokenizer(bos=True)):
-        assert evaluate(model, own, one, "test", None) == evaluate(model, own, one, "test", None)
+        first, again = (evaluator.evaluate(StackedModels(model), own, one, "test", None) for _ in range(2))
+        assert first == again
     assert len(calls) == 2

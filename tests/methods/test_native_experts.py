@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.axes.contract import Situation
-from harness.evaluation.loglikelihood import Members, score
+from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Ask, Plan
 from harness.methods._experts import Router
 from harness.models.base_model import load_model, resolve_model
@@ -156,8 +156,8 @@ def test_nothing_that_the_router_reads_is_cut_short(mixed):
     context, answers = (5, 9, 30, 31, 7), ((40, 41, 9), (12, 80))
     plan = Plan([Ask(context, answer) for answer in answers], 60, 64)
     with torch.no_grad():
-        score(Members(load_model(resolve_model(str(folder)), {}, "cpu").eval()), plan)
-        values = score(Members(one.model), plan).values[0]
+        LikelihoodScorer().score(StackedModels(load_model(resolve_model(str(folder)), {}, "cpu").eval()), plan)
+        values = LikelihoodScorer().score(StackedModels(one.model), plan).values[0]
         for value, answer in zip(values, answers, strict=True):
             rows = one.model(input_ids=torch.tensor([[*context, *answer]])).logits[0].log_softmax(-1)
             wanted = sum(float(rows[len(context) + k - 1, token]) for k, token in enumerate(answer))

@@ -8,7 +8,7 @@ from harness.methods import ir_qlora
 from harness.models.base_model import load_model, resolve_model
 from harness.models.facts import ModelFacts
 from harness.plugins import load
-from harness.trial.process import model_for
+from harness.trial.process import WarmProcess
 from tests.tiny import attached, logits, stage, trained
 
 NAME = "model.layers.0.mlp.up_proj"
@@ -135,6 +135,7 @@ def test_trials_of_one_process_hold_the_same_base(world, name):
     """One after the other; bitsandbytes moves the scales of an eight-bit weight to the layer that runs first."""
     base, method = resolve_model(str(world.llama)), load("methods", name)()
     params = {key: values.default for key, values in method.space.items()}
-    first, *others = (logits(model_for(base, method, params, "cpu")) for _ in range(3))
+    process = WarmProcess()
+    first, *others = (logits(process.model_for(base, method, params, "cpu")) for _ in range(3))
     assert first.isfinite().all()
     assert all(torch.equal(other, first) for other in others)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from harness.errors import SpecError
-from harness.evaluation.evaluate import evaluate
 from harness.metrics._clusters import chosen
 from harness.metrics._sandbox import refusal
 from harness.metrics.base import Answered, measure
@@ -20,6 +19,7 @@ from harness.metrics.pass_at_k import estimate
 from harness.plugins import names
 from harness.tasks.file import ALLOW_CODE, file_sha256
 from harness.tasks.task import find_task
+from tests.scoring import evaluate
 
 from ..tasks.writing import CHOICE, GENERATE, write_task
 

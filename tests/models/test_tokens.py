@@ -4,14 +4,9 @@ import pytest
 
 from harness.models import tokens
 from harness.models.base_model import load_tokenizer, resolve_model
-from harness.models.tokens import encoded
+from harness.models.tokens import TokenCache
 
 TEXTS = ["one two", "three", "", "fünf\nsix"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch):
-    monkeypatch.setattr(tokens, "_known", tokens.OrderedDict())
 
 
 @pytest.fixture
@@ -26,6 +21,7 @@ def counted(monkeypatch):
 
 
 def test_ids_are_the_tokenizers_own(tokenizer):
+    encoded = TokenCache().encode
     assert encoded(tokenizer, TEXTS) == tokenizer(TEXTS)["input_ids"]
     assert encoded(tokenizer, TEXTS, special=False) == tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     assert encoded(tokenizer, []) == []
@@ -33,6 +29,7 @@ def test_ids_are_the_tokenizers_own(tokenizer):
 
 def test_the_same_texts_are_encoded_once(tokenizer, monkeypatch):
     calls = counted(monkeypatch)
+    encoded = TokenCache().encode
     assert encoded(tokenizer, TEXTS) == encoded(tokenizer, list(TEXTS))
     assert len(calls) == 1
     encoded(tokenizer, ["one two", "three", "fünf\nsix", ""])
@@ -43,24 +40,26 @@ def test_the_same_texts_are_encoded_once(tokenizer, monkeypatch):
 def test_another_process_reads_what_one_left(tokenizer, monkeypatch, tmp_path):
     monkeypatch.setattr(tokens, "WORTH_KEEPING", 1)
     calls = counted(monkeypatch)
-    first = encoded(tokenizer, TEXTS, folder=tmp_path)
-    tokens._known.clear()
-    assert encoded(tokenizer, TEXTS, folder=tmp_path) == first
+    first = TokenCache().encode(tokenizer, TEXTS, folder=tmp_path)
+    assert TokenCache().encode(tokenizer, TEXTS, folder=tmp_path) == first
     assert len(calls) == 1
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-20])
-    tokens._known.clear()
-    assert encoded(tokenizer, TEXTS, folder=tmp_path) == first
+    assert TokenCache().encode(tokenizer, TEXTS, folder=tmp_path) == first
     assert len(calls) == 2
 
 
 def test_short_texts_leave_no_file(tokenizer, tmp_path):
-    encoded(tokenizer, TEXTS, folder=tmp_path / "cache")
+    TokenCache().encode(tokenizer, TEXTS, folder=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_memory_is_bounded(tokenizer, monkeypatch):
+    """Of two lists, the one that nobody asked for lately is encoded again."""
     monkeypatch.setattr(tokens, "REMEMBERED", 2)
-    for number in range(5):
-        encoded(tokenizer, [str(number)])
-    assert len(tokens._known) == 2
+    calls, cache = counted(monkeypatch), TokenCache()
+    for text in ("one", "two", "one", "three", "one"):
+        cache.encode(tokenizer, [text])
+    assert len(calls) == 3
+    cache.encode(tokenizer, ["two"])
+    assert len(calls) == 4

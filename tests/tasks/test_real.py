@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.evaluation.evaluate import evaluate
 from harness.tasks.task import find_task, task_folders
 from harness.tasks.training_rows import check_task, training_rows
+from tests.scoring import evaluate
 
 pytestmark = pytest.mark.shared
 FOLDERS = task_folders(Path(__file__).parents[2])

@@ -134,7 +134,7 @@ def test_a_continuation_compares_with_the_base_not_with_what_it_continues(object
 
     def until(step):
         one = ready(world.llama, made, 6)
-        return make_learner(one.model, one.rows, one.choices, one.setup, replace(one.watch, stop_at=step))
+        return make_learner(one.model, one.rows, one.choices, one.setup, replace(one.watch, stop_at=step), {})
 
     (whole,) = train(until(6))
     first, second = until(3), until(6)
@@ -161,14 +161,14 @@ def test_the_base_is_asked_once_for_all_trials_of_a_process(world, monkeypatch):
     asked = []
     real = reference.supervised_nats
     monkeypatch.setattr(reference, "supervised_nats", lambda m, batch: asked.append(batch.rows) or real(m, batch))
-    monkeypatch.setattr(reference, "_SUMS", {})
+    sums: reference.ReferenceSums = {}
     steps = 40  # of 4 pairs: all rows are reached
 
     def fresh(base, **params):
         one = ready(world.llama, stage("lora", "dpo", learning_rate=1e-4, **params), steps, seed=len(asked))
         asked.clear()
         one.setup = replace(one.setup, base=base)
-        return reference.reference_of(one)
+        return reference.reference_of(one, sums)
 
     known = fresh("a", rank=2)
     assert sum(asked) == 80
@@ -182,7 +182,7 @@ def test_the_base_is_asked_once_for_all_trials_of_a_process(world, monkeypatch):
     assert sum(asked) == 80
     monkeypatch.setattr(reference, "KEPT", 10)
     fresh("yet another")
-    assert len(reference._SUMS) == 10
+    assert len(sums) == 10
 
 
 def test_a_row_without_a_rejected_answer_is_refused(world):

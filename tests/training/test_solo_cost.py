@@ -7,14 +7,10 @@ import torch
 
 from harness.training import solo_cost as calibration
 from harness.training.alone import Alone
-from harness.training.solo_cost import Solo, calibrate, differ
+from harness.training.solo_cost import Solo, SoloCosts
 from tests.tiny import attached, stage, train
 
-
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch):
-    monkeypatch.setattr(calibration, "_KNOWN", {})
-    monkeypatch.setattr(calibration, "_AGREED", set())
+KIND = ("kind", "cpu", 1)
 
 
 def learners(world, method="lora", ranks=(2, 8, 4), steps=8):
@@ -50,8 +46,9 @@ def test_measuring_and_looking_change_nothing(resumed, method, world):
             session.advance(2)
             session.close()
     before = [state(one) for one in group]
-    calibrate(group, ("kind",))
-    assert differ(group, ("kind",)) is None
+    costs = SoloCosts()
+    costs.calibrate(group, KIND)
+    assert costs.differ(group, KIND) is None
     for one, (tensors, numbers) in zip(group, before, strict=True):
         after, same = state(one)
         assert same == numbers
@@ -62,8 +59,9 @@ def test_measuring_and_looking_change_nothing(resumed, method, world):
 
 def test_training_after_it_is_training_without_it(world):
     measured, plain = learners(world), learners(world)
-    calibrate(measured, ("kind",))
-    differ(measured, ("kind",))
+    costs = SoloCosts()
+    costs.calibrate(measured, KIND)
+    costs.differ(measured, KIND)
     assert train(*measured) == train(*plain)
 
 
@@ -76,17 +74,17 @@ def test_the_smallest_and_the_largest_are_measured_and_others_lie_between(world,
         return Solo(size, {2: 1.0, 8: 4.0}[one.setup.params["rank"]], 100 * seen[-1], seen[-1])
 
     monkeypatch.setattr(calibration, "_measure", measure)
-    group = learners(world)
-    solos = calibrate(group, ("kind",))
+    group, costs = learners(world), SoloCosts()
+    solos = costs.calibrate(group, KIND)
     assert seen == [2, 8]
     assert [solo.seconds_per_token for solo in solos] == pytest.approx([1.0, 4.0, 2.0])
     assert [solo.trainable for solo in solos] == [
         sum(p.numel() for p in one.model.parameters() if p.requires_grad) for one in group
     ]
     assert [solo.step_memory_bytes for solo in solos] == [8, 8, 8]
-    calibrate(group, ("kind",))
+    costs.calibrate(group, KIND)
     assert seen == [2, 8]
-    calibrate(group, ("another kind",))
+    costs.calibrate(group, ("another kind", "cpu", 1))
     assert seen == [2, 8, 2, 8]
 
 
@@ -104,7 +102,7 @@ def test_seconds_per_token_leave_out_the_first_step(world, monkeypatch):
         return done
 
     monkeypatch.setattr(Alone, "_step", step)
-    for solo in calibrate(learners(world), ("kind",)):
+    for solo in SoloCosts().calibrate(learners(world), KIND):
         assert solo.seconds_per_token == pytest.approx(0.010)
         assert solo.peak_memory_bytes > 0
 
@@ -112,15 +110,15 @@ def test_seconds_per_token_leave_out_the_first_step(world, monkeypatch):
 @pytest.mark.parametrize("left", [1, 2, 3])
 def test_a_trial_with_few_steps_left_is_measured_on_those(left, world):
     group = learners(world, steps=left)
-    assert all(solo.seconds_per_token > 0 for solo in calibrate(group, ("kind",)))
+    assert all(solo.seconds_per_token > 0 for solo in SoloCosts().calibrate(group, KIND))
     assert [one.step for one in group] == [0, 0, 0]
 
 
 def test_bases_that_differ_are_found_out(world):
     """The first trial's base serves all: one whose base is another does not belong there."""
-    group = learners(world)
+    group, costs = learners(world), SoloCosts()
     with torch.no_grad():
         group[2].model.get_input_embeddings().weight.mul_(1.5)
-    assert differ(group, ("kind",)).startswith("together its first loss is ")
-    assert differ(learners(world), ("kind",)) is None
-    assert differ(group, ("kind",)) is None  # looked at once per kind
+    assert costs.differ(group, KIND).startswith("together its first loss is ")
+    assert costs.differ(learners(world), KIND) is None
+    assert costs.differ(group, KIND) is None  # looked at once per kind

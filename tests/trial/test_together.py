@@ -10,7 +10,6 @@ import torch
 from harness.errors import Diverged, SpecError
 from harness.records.paths import Paths
 from harness.records.trial import TaskRef
-from harness.training import solo_cost as calibration
 from harness.training.alone import Alone
 from harness.training.solo_cost import Solo
 from harness.training.together import Together
@@ -24,13 +23,6 @@ STAGES = [
     {"rank": 16, "learning_rate": 2e-3, "adapter_dropout": 0.2, "max_grad_norm": 0.1},
     {"rank": 4, "learning_rate": 2e-3, "alpha": 8.0},
 ]
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch):
-    """Every test measures for itself."""
-    monkeypatch.setattr(calibration, "_KNOWN", {})
-    monkeypatch.setattr(calibration, "_AGREED", set())
 
 
 @pytest.fixture
@@ -97,7 +89,6 @@ def test_rungs_of_packs_add_up_to_the_straight_run(world, workspace, apart, tmp_
     trials = four(world, model=model, steps=9, fractions=(0.5, 1.0))
     rungs = run_pack([one.at(1 / 3) for one in trials[:3]], keeping)
     assert [r.cost.trained_with for r in rungs] == [3] * 3
-    calibration._KNOWN.clear()  # as in another process
     promoted = run_pack([trials[0], trials[2], trials[3]], keeping)
     assert [r.cost.trained_with for r in promoted] == [3] * 3
     straight = run_pack([trials[0], trials[2], trials[3]], apart)
