@@ -7,7 +7,9 @@ subclass of an abstract class of `base.py`.
 
 from __future__ import annotations
 
-import importlib
+import ast
+import hashlib
+import importlib.util
 import inspect
 import logging
 import sys
@@ -52,8 +54,8 @@ def use_project(root: Path) -> None:
         del _search_path(folder)[1:]
     for name in [name for name, module in sys.modules.items() if _was_project(name, module)]:
         del sys.modules[name]
-    names.cache_clear()
-    load.cache_clear()
+    for cached in (names, load, code_hash, _files, _source, _imports):
+        cached.cache_clear()
     importlib.invalidate_caches()
     plugins = root.resolve() / "plugins"
     if plugins.is_dir():
@@ -94,6 +96,7 @@ def load(folder: str, name: str) -> type[Any]:
         raise SpecError(
             f"{others[0]} must have a name of its own, but harness has a {path.name} in {folder}: rename it"
         )
+    code_hash(folder, name)  # before the import: of the code that this process runs, whatever becomes of the file later
     bases = _bases(folder)
     module = _imported(_package(folder), path)
     classes = [
@@ -112,6 +115,35 @@ def load(folder: str, name: str) -> type[Any]:
         base = next(base for base in classes[0].__mro__ if base in bases)
         raise SpecError(f"{path} must define {' and '.join(missing)}, but does not: see {base.__name__}")
     return classes[0]
+
+
+@cache
+def code_hash(folder: str, name: str) -> str:
+    """A hash of what a plug-in's author can change: its file, and whatever it imports from folders of plug-ins.
+
+    These are the private helpers that it shares with others, such as `methods/_peft.py`, and other plug-ins, followed
+    to the end. The contract in `base.py` is not among them: all plug-ins share it, and it belongs to the version of
+    harness. A file is read once, so that the hash is of the code that the process imported.
+
+    Args:
+        folder: Folder of the package, for example `methods`.
+        name: Stem of a file there, or in the project's folder of that kind.
+
+    Returns:
+        12 hexadecimal digits; empty where there is no such file.
+    """
+    sources: dict[str, bytes] = {}
+    waiting = [f"{_package(folder)}.{name}"]
+    while waiting:
+        module = waiting.pop()
+        path = _plugin_file(module)
+        if path is not None and module not in sources:
+            sources[module] = _source(path)
+            waiting += _imports(path, module)
+    digest = hashlib.sha256()
+    for module in sorted(sources):
+        digest.update(f"{module} {len(sources[module])} ".encode() + sources[module])
+    return digest.hexdigest()[:12] if sources else ""
 
 
 def load_all(folder: str) -> dict[str, type[Any]]:
@@ -138,8 +170,48 @@ def _search_path(folder: str) -> MutableSequence[str]:
     return importlib.import_module(_package(folder)).__path__
 
 
-def _files(folder: str) -> list[Path]:
-    return [path for place in _search_path(folder) for path in sorted(Path(place).glob("*.py"))]
+@cache
+def _files(folder: str) -> tuple[Path, ...]:
+    return tuple(path for place in _search_path(folder) for path in sorted(Path(place).glob("*.py")))
+
+
+def _plugin_file(module: str) -> Path | None:
+    """The file of a plug-in or of a helper beside it; None for every other module."""
+    package, _, stem = module.rpartition(".")
+    folder = package.removeprefix("harness.").replace(".", "/")
+    if folder not in FOLDERS or stem == "base":
+        return None
+    return next((path for path in _files(folder) if path.stem == stem), None)
+
+
+@cache
+def _source(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def _imports(path: Path, module: str) -> tuple[str, ...]:
+    """Names of what a module's file imports anywhere; a file that is no Python imports nothing."""
+    try:
+        tree = ast.parse(_source(path))
+    except (SyntaxError, ValueError):
+        return ()
+    imported: list[str] = []
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            imported += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+    return tuple(imported)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements below a node; expressions, which are most of a tree and import nothing, are passed by."""
+    for part in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for statement in getattr(tree, part, ()):
+            yield statement
+            yield from _statements(statement)
 
 
 def _was_project(name: str, module: ModuleType) -> bool:

@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from harness import plugins
 from harness.errors import SpecError
-from harness.plugins import FOLDERS, load, load_all, names, project_root, use_project
+from harness.plugins import FOLDERS, code_hash, load, load_all, names, project_root, use_project
 from harness.report.page import FOLDER as SECTIONS
 from harness.study.load import load_study
 
@@ -173,3 +174,49 @@ def test_a_section_is_in_the_report_and_a_broken_one_is_not(project):
     project({"sections/mine.py": text, "sections/broken.py": "import no_such_library"})
     assert {"mine", name} < set(load_all(SECTIONS))
     assert "broken" not in load_all(SECTIONS)
+
+
+HASHED = {
+    "methods/mine.py": "def attach():\n    from harness.methods._of_ours import FACTOR",
+    "methods/_of_ours.py": "from ._deeper import FACTOR",
+    "methods/_deeper.py": "FACTOR = 2",
+    "methods/_apart.py": "",
+    "methods/other.py": "import torch",
+}
+
+
+@pytest.mark.parametrize(
+    ("edited", "changes"),
+    [
+        ("methods/mine.py", True),
+        ("methods/_of_ours.py", True),
+        ("methods/_deeper.py", True),
+        ("methods/_apart.py", False),
+        ("methods/other.py", False),
+    ],
+)
+def test_the_hash_of_a_plugin_is_of_its_file_and_of_the_helpers_that_it_imports(edited, changes, project):
+    root = project(HASHED)
+    before = code_hash("methods", "mine")
+    assert len(before) == 12
+    with (root / "plugins" / edited).open("a") as file:
+        file.write("\n# edited")
+    assert code_hash("methods", "mine") == before  # this process has what it has read
+    use_project(root)
+    assert (code_hash("methods", "mine") != before) is changes
+
+
+def test_a_plugin_of_the_package_is_hashed_with_its_helpers_but_without_its_base(project, monkeypatch):
+    def edited(name):
+        source = cache(lambda path: path.read_bytes() + (b"#" if path.name == name else b""))
+        monkeypatch.setattr(plugins, "_source", source)
+        project({})
+        return code_hash("methods", "lora")
+
+    before = edited("no file")
+    assert edited("base.py") == edited("dora.py") == before
+    assert len({before, edited("_stacking.py"), edited("lora.py")}) == 3
+
+
+def test_a_plugin_that_is_not_there_has_no_hash():
+    assert code_hash("methods", "no_such_method") == ""
