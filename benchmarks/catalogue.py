@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from harness.driver.resolve import Site, resolve
+from harness.driver.experiment import Site
+from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.plugins import load, names
 from harness.records.paths import Paths
@@ -104,7 +105,7 @@ def run(folder: Path, methods: list[str]) -> None:
 
 def refused(folder: Path, method: str) -> bool:
     """Whether planning refuses a method here; the reason is kept for the table."""
-    site = Site(Paths(folder / "results"), task_folders(folder))
+    site = Site(paths=Paths(folder / "results"), task_folders=task_folders(folder))
     reason = folder / f"{method}.refused"
     reason.unlink(missing_ok=True)
     try:

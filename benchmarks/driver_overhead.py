@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.driver import steps as sweep
-from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
+from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
+from harness.driver.phases import run_phase
 from harness.files import write_atomically
 from harness.models.facts import ModelFacts
 from harness.plugins import load
@@ -78,16 +78,22 @@ def driven(runner: str, spec: StudySpec, folder: Path) -> float:
     """Wall seconds from the first record of a search to its last, so that starting up is left out."""
     options = {"workers": "2"} if runner == "local" else {}
     paths = Paths(folder / runner, folder)
-    setting = Setting(
-        (ModelInfo(ModelRef("model", "r"), ModelFacts(parameters=1)),),
-        (TaskInfo(TaskRef("task", "f"), True, 1, 1.0, {"validation": 1, "test": 1}),),
-        (),
-        resolved_families(spec),
-    )
-    site = Site(paths, runner=runner, options=options, device="cpu", display=False, work="driver_overhead:work")
-    sweep.run_search(spec, site, setting)
+    site = Site(paths=paths, runner=runner, options=options, device="cpu", display=False, work="driver_overhead:work")
+    run_phase("search", spec, site, _experiment)
     times = sorted(path.stat().st_mtime for path in paths.trials.glob("*/*/record.json"))
     return times[-1] - times[0]
+
+
+def _experiment(spec: StudySpec, site: Site) -> Experiment:
+    """The study without any model or task behind its names."""
+    items = {"validation": 1, "test": 1}
+    return Experiment(
+        spec=spec,
+        site=site,
+        models=(ModelInfo(ModelRef("model", "r"), ModelFacts(parameters=1)),),
+        tasks=(TaskInfo(ref=TaskRef("task", "f"), higher_is_better=True, rows=1, chars=1.0, items=items),),
+        families=resolved_families(spec),
+    )
 
 
 def bare(trials: int, sampler: str, folder: Path) -> float:

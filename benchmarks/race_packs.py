@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.driver.resolve import Site, resolve
-from harness.driver.sources import search_cells
+from harness.driver.experiment import Site
+from harness.driver.resolve import resolve
+from harness.driver.trials import search_cells
 from harness.records.paths import Paths
 from harness.records.trial import TrialConfig, TrialResult
 from harness.study.load import load_study
@@ -24,11 +25,10 @@ from harness.trial.group import Workspace, run_pack
 def configurations(root: Path) -> list[TrialConfig]:
     """Every trial that the study of a project asks for, at full fidelity."""
     study = load_study(root / "studies" / "race.yaml")
-    cell = search_cells(study, resolve(study, Site(task_folders=task_folders(root))), {})[0]
+    cell = search_cells(resolve(study, Site(task_folders=task_folders(root))), {})[0]
     params = study.families["lora"].stages[0].params
     points = [(rate, rank) for rank in params["rank"]["choices"] for rate in params["learning_rate"]["choices"]]
-    top = len(cell.design.rungs) - 1
-    return [cell.design.config({"learning_rate": rate, "rank": rank}, top) for rate, rank in points]
+    return [cell.design.config({"learning_rate": rate, "rank": rank}, cell.design.top) for rate, rank in points]
 
 
 def summed(results: list[TrialResult]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialCon
 from harness.study.family import resolved_families
 
 if TYPE_CHECKING:
-    from harness.driver.resolve import Setting, Site
+    from harness.driver.experiment import Experiment, Site
     from harness.study.spec import StudySpec
     from harness.trial.workspace import Workspace
     from harness.workers.worker import Work
@@ -157,14 +157,12 @@ def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
     return result
 
 
-def _question() -> tuple[StudySpec, Setting]:
+def _study() -> StudySpec:
     """A study of trivial trials; any method will do, since nothing is trained."""
-    from harness.driver.resolve import ModelInfo, Setting, TaskInfo
-    from harness.models.facts import ModelFacts
     from harness.plugins import names
     from harness.study.spec import StudySpec
 
-    study = StudySpec.model_validate(
+    return StudySpec.model_validate(
         {
             "name": "drill",
             "question": "Is anything lost or run twice when a worker and the driver are killed?",
@@ -175,27 +173,42 @@ def _question() -> tuple[StudySpec, Setting]:
             "search": {"sampler": "random"},
         }
     )
-    task = TaskInfo(TaskRef("drill", ""), True, 1, 1.0, {"validation": 1, "test": 1})
-    return study, Setting(
-        (ModelInfo(ModelRef("drill", ""), ModelFacts(parameters=1)),), (task,), (), resolved_families(study)
+
+
+def _experiment(study: StudySpec, site: Site) -> Experiment:
+    """The drill's study without any model or task behind its names."""
+    from harness.driver.experiment import Experiment, ModelInfo, TaskInfo
+    from harness.models.facts import ModelFacts
+
+    items = {"validation": 1, "test": 1}
+    return Experiment(
+        spec=study,
+        site=site,
+        models=(ModelInfo(ModelRef("drill", ""), ModelFacts(parameters=1)),),
+        tasks=(TaskInfo(ref=TaskRef("drill", ""), higher_is_better=True, rows=1, chars=1.0, items=items),),
+        families=resolved_families(study),
     )
 
 
 def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:
-    from harness.driver.resolve import Site
+    from harness.driver.experiment import Site
 
-    pairs = {key: value for key, _, value in (option.partition("=") for option in options)}
-    paths = Paths(folder, folder)
-    return Site(paths, (), runner, {"workers": "2"} | pairs, "cpu", display=False, work="harness.cli.drill:work")
+    return Site(
+        paths=Paths(folder, folder),
+        runner=runner,
+        options={"workers": "2"} | {key: value for key, _, value in (option.partition("=") for option in options)},
+        device="cpu",
+        display=False,
+        work="harness.cli.drill:work",
+    )
 
 
 def drive(folder: Path, runner: str, options: Sequence[str]) -> int:
     """The drill's driver, a process of its own so that it can be killed; returns its exit code."""
-    from harness.driver.steps import run_search
+    from harness.driver.phases import run_phase
 
-    study, setting = _question()
     try:
-        return run_search(study, _site(folder, runner, options), setting).exit_code
+        return run_phase("search", _study(), _site(folder, runner, options), _experiment).exit_code
     except HarnessError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

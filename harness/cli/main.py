@@ -20,8 +20,9 @@ from harness.errors import SpecError, UsageError
 from harness.plugins import use_project
 
 if TYPE_CHECKING:
-    from harness.driver.steps import Site, Summary
+    from harness.driver.experiment import Site
     from harness.records.paths import Paths
+    from harness.records.study_trials import Role
     from harness.study.spec import StudySpec
     from harness.tasks.task import Task
 
@@ -95,11 +96,17 @@ def _site_options(function: F) -> F:
 
 
 def _site(root: Path, runner: str, options: tuple[str, ...], quiet: bool, refresh: bool = False) -> Site:
-    from harness.driver.steps import Site
+    from harness.driver.experiment import Site
     from harness.tasks.task import task_folders
 
-    pairs = dict(_pair(option) for option in options)
-    return Site(_paths(root), task_folders(root), runner, pairs, display=not quiet, refresh=refresh)
+    return Site(
+        paths=_paths(root),
+        task_folders=task_folders(root),
+        runner=runner,
+        options=dict(_pair(option) for option in options),
+        display=not quiet,
+        refresh=refresh,
+    )
 
 
 def _pair(option: str) -> tuple[str, str]:
@@ -109,11 +116,11 @@ def _pair(option: str) -> tuple[str, str]:
     return key, value
 
 
-def _step(name: str) -> Callable[[F], Any]:
-    """A verb that drives trials: `base`, `search` and `confirm` differ in one function of `driver.steps` only."""
+def _phase(role: Role) -> Callable[[F], Any]:
+    """A verb that runs one phase of a study."""
 
     def wrap(function: F) -> Any:
-        @main.command(name, help=function.__doc__)
+        @main.command(role, help=function.__doc__)
         @click.argument("study")
         @_site_options
         @json_option
@@ -123,9 +130,9 @@ def _step(name: str) -> Callable[[F], Any]:
             if dry_run:
                 _plan(root, study, as_json, **site)
                 return
-            from harness.driver import steps
+            from harness.driver.phases import run_phase
 
-            summary: Summary = getattr(steps, f"run_{name}")(_study(root, study), _site(root, **site))
+            summary = run_phase(role, _study(root, study), _site(root, **site))
             show(summary, as_json, lambda s: s.text())
             if summary.exit_code:
                 sys.exit(summary.exit_code)
@@ -137,8 +144,10 @@ def _step(name: str) -> Callable[[F], Any]:
 
 def _plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
     from harness.driver.plan import plan_study
+    from harness.driver.resolve import resolve
 
-    show(plan_study(_study(root, study), _site(root, **site)), as_json, lambda plan: plan.text())
+    experiment = resolve(_study(root, study), _site(root, **site))
+    show(plan_study(experiment), as_json, lambda plan: plan.text())
 
 
 @main.command()
@@ -151,17 +160,17 @@ def plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
     _plan(root, study, as_json, **site)
 
 
-@_step("base")
+@_phase("base")
 def _base() -> None:
     """Score the base models of STUDY on its tasks and off-target suite."""
 
 
-@_step("search")
+@_phase("search")
 def _search() -> None:
     """Tune every family of STUDY with the same budget, on validation only."""
 
 
-@_step("confirm")
+@_phase("confirm")
 def _confirm() -> None:
     """Rerun the finalists of STUDY with fresh seeds and score them on the test split."""
 

@@ -1,4 +1,4 @@
-"""What a step shows while it runs: a live display on a terminal, a line now and then in a log."""
+"""What a phase shows while it runs: a live display on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DRAW_EVERY_S = 0.25
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a step is."""
+    """How far a phase is."""
 
     done: int = 0
     failed: int = 0
@@ -75,7 +75,7 @@ class Display:
 
         Args:
             look: Takes a snapshot; called only when it is time to show one.
-            last: The step is over: show it now.
+            last: The phase is over: show it now.
         """
         due = time.monotonic() - self._last >= (_DRAW_EVERY_S if self._live else _LOG_EVERY_S)
         if not self.shown or not (due or last):

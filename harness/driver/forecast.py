@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from harness.driver.resolve import ModelInfo, TaskInfo
+from harness.driver.experiment import ModelInfo, TaskInfo
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import Evaluation, Forecast, TrialConfig, TrialResult, TrialStatus
@@ -26,7 +26,7 @@ CHOICES = 2
 """Sequences scored per item, about."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Occasion:
     """A trial to forecast, and where."""
 

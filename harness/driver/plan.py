@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import stdev
 
-from harness.driver.forecast import Occasion, Past, forecast, read_past
-from harness.driver.resolve import Setting, Site, TaskInfo, device, resolve
-from harness.driver.sources import base_proposals, confirm_evaluation, search_cells
+from harness.driver.experiment import Experiment, TaskInfo
+from harness.driver.forecast import Occasion, forecast, read_past
+from harness.driver.trials import base_proposals, confirm_evaluation, search_cells
 from harness.errors import SpecError
 from harness.files import duration
 from harness.records.paths import Paths
 from harness.records.results import find_result
 from harness.records.study_trials import Role, read_members
 from harness.records.trial import Forecast, TrialConfig
-from harness.runners.base import parse_options
 from harness.search.cell import Cell
-from harness.study.spec import StudySpec
+from harness.study.spec import Confirm
 
 DEFAULT_SEED_SD = 0.02
 """Standard deviation of a score over seeds, where no confirmed trials are on record: typical of accuracies on
@@ -28,21 +27,21 @@ RECORD_BYTES = 12_000
 ITEM_BYTES = 60
 
 
-@dataclass(frozen=True)
-class StepPlan:
-    """One step of a study."""
+@dataclass(frozen=True, kw_only=True)
+class PhasePlan:
+    """One phase of a study."""
 
-    step: Role
+    phase: Role = field(metadata={"json": "step"})
     trials: int
     seconds: float
     """Wall seconds of its trials, summed."""
-    recorded: int
-    """Trials that have a record already; they cost nothing. Known for the base step only."""
+    recorded: int = 0
+    """Trials that have a record already; they cost nothing. Known for the base phase only."""
 
 
 @dataclass(frozen=True)
 class Detectable:
-    """What the confirm step could tell apart on one task."""
+    """What the confirm phase could tell apart on one task."""
 
     task: str
     difference: float | None
@@ -60,12 +59,12 @@ class Detectable:
         return f"{self.difference:.3f} or more ({self.basis})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a study will take."""
 
     study: str
-    steps: tuple[StepPlan, ...]
+    phases: tuple[PhasePlan, ...] = field(metadata={"json": "steps"})
     families: Mapping[str, Forecast]
     """One full search trial of each family, mean over tasks and base models."""
     workers: int
@@ -80,137 +79,141 @@ class Plan:
 
     @property
     def trials(self) -> int:
-        """Trials of all steps."""
-        return sum(step.trials for step in self.steps)
+        """Trials of all phases."""
+        return sum(phase.trials for phase in self.phases)
 
     @property
     def hours(self) -> float:
-        """Trial time of all steps in hours."""
-        return sum(step.seconds for step in self.steps) / 3600
+        """Trial time of all phases in hours."""
+        return sum(phase.seconds for phase in self.phases) / 3600
 
     def text(self) -> str:
         """A page for people."""
         lines = [f"{self.study}: {self.trials} trials, {duration(self.hours * 3600)} of trial time"]
-        lines += [f"  {step.step:<8} {step.trials:>5} trials  {duration(step.seconds):>9}" for step in self.steps]
+        lines += [f"  {one.phase:<8} {one.trials:>5} trials  {duration(one.seconds):>9}" for one in self.phases]
         lines += [f"with {self.workers} at a time, done after about {duration(self.wall_s)}"]
         lines += [f"disk: {self.disk_bytes / 1e6:.1f} MB"]
         if self.money is not None:
             lines.append(f"money: {self.money:.2f} {self.currency}")
         lines.append("one full search trial:")
         lines += [f"  {name:<24} {duration(f.seconds):>9}  (from {f.basis})" for name, f in self.families.items()]
-        lines.append("the confirm step can tell two families apart if they differ by:")
+        lines.append("the confirm phase can tell two families apart if they differ by:")
         lines += [f"  {one.task:<24} {one.text()}" for one in self.detectable]
         return "\n".join([*lines, *self.notes])
 
 
-def plan_study(study: StudySpec, site: Site, setting: Setting | None = None) -> Plan:
+def plan_study(experiment: Experiment) -> Plan:
     """Forecast a study.
 
-    Args:
-        study: What is asked.
-        site: Where it would run.
-        setting: The study's names, resolved; None resolves them here.
-
     Raises:
-        SpecError: When the study is wrong or cannot fund one trial per family.
-        UsageError: For an unknown runner or option.
+        SpecError: When the budget cannot fund one trial per family.
     """
-    options = parse_options(site.runner, site.options)
-    setting = setting or resolve(study, site)
-    past = read_past(site.paths)
-    outlook = _Outlook(study, setting, past, device(site), options["threads"])
-    steps = (outlook.base(site.paths), outlook.search(), outlook.confirm())
-    seconds = sum(step.seconds for step in steps)
-    workers = 1 if site.runner == "inline" else options["workers"]
+    outlook = _Outlook(experiment)
+    phases = (outlook.base(), outlook.search(), outlook.confirm())
+    seconds = sum(phase.seconds for phase in phases)
+    site = experiment.site
+    workers = 1 if site.runner == "inline" else site.runner_options["workers"]
     return Plan(
-        study=study.name,
-        steps=steps,
+        study=experiment.name,
+        phases=phases,
         families=outlook.families(),
         workers=workers,
         wall_s=seconds / workers,
-        disk_bytes=outlook.disk_bytes(steps),
+        disk_bytes=outlook.disk_bytes(phases),
         money=outlook.money(seconds),
-        currency=study.prices.currency,
-        detectable=_detectable(study, setting, site.paths),
-        notes=setting.notes,
+        currency=experiment.spec.prices.currency,
+        detectable=_detectable(experiment),
+        notes=experiment.notes,
     )
 
 
-def guesses(study: StudySpec, site: Site, setting: Setting) -> dict[str, float]:
+def guesses(experiment: Experiment) -> dict[str, float]:
     """Expected seconds of a full search trial by family, where the budget is in seconds; empty where it is not.
 
     Raises:
         SpecError: When the budget cannot fund one trial per family.
     """
-    if study.budget.gpu_seconds is None:
-        return {}
-    options = parse_options(site.runner, site.options)
-    return _Outlook(study, setting, read_past(site.paths), device(site), options["threads"]).guesses()
+    return _Outlook(experiment).guesses() if experiment.spec.budget.in_seconds else {}
 
 
 class _Outlook:
     """Forecasts of a study's trials."""
 
-    def __init__(self, study: StudySpec, setting: Setting, past: Past, on: str, threads: int) -> None:
-        self.study, self.setting, self.past, self.on, self.threads = study, setting, past, on, threads
-        self.tasks = {task.ref.name: task for task in (*setting.tasks, *setting.off_target)}
-        self.cells = search_cells(study, setting, {})
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.spec = experiment, experiment.spec
+        self.past = read_past(experiment.paths)
+        self.threads = experiment.site.runner_options["threads"]
+        self.tasks = {task.ref.name: task for task in (*experiment.tasks, *experiment.off_target)}
+        self.cells = search_cells(experiment, {})
         self.full = [(cell, self.of(_first(cell))) for cell in self.cells]
         self.alone = [(cell, self.of(_first(cell), alone=True)) for cell in self.cells]
         self._check_budget()
 
     def of(self, config: TrialConfig, alone: bool = False) -> Forecast:
         """One trial, as its share of a pack or as it would be `alone`."""
-        model = next(model for model in self.setting.models if model.ref == config.pipeline.base_model)
-        occasion = Occasion(config, model, self.tasks, self.on, self.threads, self.study.prices)
+        model = next(model for model in self.experiment.models if model.ref == config.pipeline.base_model)
+        occasion = Occasion(
+            config=config,
+            model=model,
+            tasks=self.tasks,
+            device=self.experiment.site.device_type,
+            threads=self.threads,
+            prices=self.spec.prices,
+        )
         return forecast(occasion, self.past, alone)
 
     def guesses(self) -> dict[str, float]:
         """Seconds of a full search trial by family, alone."""
-        return {name: found.seconds for name, found in _by_family(self.alone).items()}
+        return {name: mean.seconds for name, mean in _by_family(self.alone).items()}
 
     def families(self) -> dict[str, Forecast]:
         """One full search trial of each family, mean over cells."""
         return _by_family(self.full)
 
-    def base(self, paths: Paths) -> StepPlan:
+    def base(self) -> PhasePlan:
         """The base's scores."""
-        configs = [proposal.config for proposal in base_proposals(self.study, self.setting)]
-        recorded = [config for config in configs if find_result(paths, config.key) is not None]
-        seconds = sum(self.of(config).seconds for config in configs if config not in recorded)
-        return StepPlan("base", len(configs), seconds, len(recorded))
+        configs = [proposal.config for proposal in base_proposals(self.experiment)]
+        missing = [config for config in configs if find_result(self.experiment.paths, config.key) is None]
+        return PhasePlan(
+            phase="base",
+            trials=len(configs),
+            seconds=sum(self.of(config).seconds for config in missing),
+            recorded=len(configs) - len(missing),
+        )
 
-    def search(self) -> StepPlan:
+    def search(self) -> PhasePlan:
         """Every cell's budget; with a scheduler, jobs at rungs count as trials."""
-        if self.study.budget.gpu_seconds is not None:
-            budget, alone = self.study.budget.gpu_seconds, [one.seconds for _, one in self.alone]
+        budget = self.spec.budget
+        if budget.in_seconds:
+            alone = [one.seconds for _, one in self.alone]
+            # Budgets count what trials would take alone; what they do take is their share of a pack.
             shares = [one.seconds / solo for (_, one), solo in zip(self.full, alone, strict=True)]
-            trials = sum(max(1, int(budget / solo)) for solo in alone)
-            return StepPlan("search", trials, budget * sum(shares), 0)
-        seconds = sum(min(cell.design.budget, cell.size) * one.seconds for cell, one in self.full)
-        return StepPlan("search", sum(cell.planned_jobs for cell in self.cells), seconds, 0)
+            trials = sum(max(1, int(budget.amount / solo)) for solo in alone)
+            return PhasePlan(phase="search", trials=trials, seconds=budget.amount * sum(shares))
+        seconds = sum(min(budget.amount, cell.spending.size) * one.seconds for cell, one in self.full)
+        return PhasePlan(phase="search", trials=sum(cell.planned_jobs for cell in self.cells), seconds=seconds)
 
-    def confirm(self) -> StepPlan:
+    def confirm(self) -> PhasePlan:
         """Finalists times seeds; which families they are is not known yet, so the mean family counts."""
-        evaluation = confirm_evaluation(self.study, self.setting)
+        evaluation, confirm = confirm_evaluation(self.experiment), self.spec.confirm
         each = [self.of(replace(_first(cell), evaluation=evaluation)).seconds for cell in self.cells]
-        arenas = len(self.setting.models) * len(self.setting.tasks)
-        count = arenas * min(self.study.confirm.finalists, len(self.setting.families)) * self.study.confirm.seeds
-        return StepPlan("confirm", count, count * sum(each) / len(each), 0)
+        finalists = min(confirm.finalists, len(self.experiment.families))
+        count = len(self.experiment.arenas) * finalists * confirm.seeds
+        return PhasePlan(phase="confirm", trials=count, seconds=count * sum(each) / len(each))
 
     def money(self, seconds: float) -> float | None:
         """What these seconds cost at the study's prices, as far as the forecasts have prices."""
         priced = [one for _, one in self.full if one.money is not None and one.seconds > 0]
         return sum(one.money / one.seconds for one in priced if one.money) / len(priced) * seconds if priced else None
 
-    def disk_bytes(self, steps: Sequence[StepPlan]) -> float:
+    def disk_bytes(self, phases: Sequence[PhasePlan]) -> float:
         """Records and items; checkpoints are removed after the search, models are not kept."""
-        evaluation = confirm_evaluation(self.study, self.setting)
+        evaluation = confirm_evaluation(self.experiment)
         sizes = [min(t.items.get("test", 0), evaluation.limit or 10**9) for t in self.tasks.values()]
-        return sum(step.trials for step in steps) * (RECORD_BYTES + ITEM_BYTES * sum(sizes))
+        return sum(phase.trials for phase in phases) * (RECORD_BYTES + ITEM_BYTES * sum(sizes))
 
     def _check_budget(self) -> None:
-        budget = self.study.budget.gpu_seconds
+        budget = self.spec.budget.gpu_seconds
         for cell, one in self.alone:
             if budget is not None and one.seconds > budget:
                 raise SpecError(
@@ -221,14 +224,14 @@ class _Outlook:
 
 
 def _first(cell: Cell) -> TrialConfig:
-    return cell.design.config({}, len(cell.design.rungs) - 1)
+    return cell.design.config({}, cell.design.top)
 
 
 def _by_family(cells: Sequence[tuple[Cell, Forecast]]) -> dict[str, Forecast]:
-    found: dict[str, list[Forecast]] = {}
+    forecasts: dict[str, list[Forecast]] = {}
     for cell, one in cells:
-        found.setdefault(cell.design.family.name, []).append(one)
-    return {name: _mean(forecasts) for name, forecasts in found.items()}
+        forecasts.setdefault(cell.design.family.name, []).append(one)
+    return {name: _mean(of_family) for name, of_family in forecasts.items()}
 
 
 def _mean(forecasts: Sequence[Forecast]) -> Forecast:
@@ -244,37 +247,38 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
     )
 
 
-def _detectable(study: StudySpec, setting: Setting, paths: Paths) -> tuple[Detectable, ...]:
+def _detectable(experiment: Experiment) -> tuple[Detectable, ...]:
     """By task, what the paired test over seeds finds, and what that was assumed from."""
-    measured = _seed_sds(study, paths)
-    return tuple(_detectable_on(task, study, measured.get(task.ref.name, [])) for task in setting.tasks)
+    measured = _seed_sds(experiment.paths, experiment.spec.tasks)
+    confirm = experiment.spec.confirm
+    return tuple(_detectable_on(task, confirm, measured.get(task.ref.name, [])) for task in experiment.tasks)
 
 
-def _detectable_on(task: TaskInfo, study: StudySpec, measured: Sequence[float]) -> Detectable:
+def _detectable_on(task: TaskInfo, confirm: Confirm, measured: Sequence[float]) -> Detectable:
     """A share scatters with its items; of another metric nothing is known before its spread was measured."""
     from harness.analysis.statistics import minimal_detectable_difference
 
-    name, share, seeds = task.ref.name, task.higher_is_better, study.confirm.seeds
+    name, share, seeds = task.ref.name, task.higher_is_better, confirm.seeds
     if seeds < 2:
         return Detectable(name, None, share, "unknown with fewer than two seeds")
     if not measured and not share:
         return Detectable(name, None, share, "unknown before seed spread was measured")
     sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD
     size = task.items.get("test", 0)
-    items = (min(size, study.confirm.limit or size) or None) if share else None
+    items = (min(size, confirm.limit or size) or None) if share else None
     basis = f"{seeds} seeds, " + (f"{items or 'all'} test items, " if share else "") + f"standard deviation {sd:.3f}"
     families = "family" if len(measured) == 1 else "families"
     basis += f" over seeds of {len(measured)} confirmed {families}" if measured else " over seeds assumed"
     return Detectable(name, minimal_detectable_difference(seeds, sd, items), share, basis)
 
 
-def _seed_sds(study: StudySpec, paths: Paths) -> dict[str, list[float]]:
+def _seed_sds(paths: Paths, tasks: Collection[str]) -> dict[str, list[float]]:
     """By task, the standard deviation over seeds of every family that this or another study has confirmed on it."""
     deviations: dict[str, list[float]] = {}
     for other in paths.studies():
         groups: dict[tuple[str, str, str], list[float]] = {}
         for member in read_members(paths, other.name):
-            if member.role != "confirm" or member.task not in study.tasks:
+            if member.role != "confirm" or member.task not in tasks:
                 continue
             result = find_result(paths, member.key)
             if result is not None and result.target is not None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
+from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.errors import SpecError
-from harness.models.facts import ModelFacts, model_facts, model_features
-from harness.plugins import load
-from harness.records.paths import Paths
-from harness.records.trial import ModelRef, Stage, TaskRef
-from harness.runners.base import backend, parse_options
-from harness.space import Scalar, Text, weighted
+from harness.models.facts import model_facts, model_features
+from harness.space import Text, weighted
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
 from harness.tasks.facts import TaskFacts, task_facts, task_features
@@ -26,68 +20,12 @@ if TYPE_CHECKING:
     from harness.tasks.task import Task
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where and how trials run; what a study asks is not in it."""
-
-    paths: Paths = field(default_factory=Paths)
-    task_folders: tuple[Path, ...] = ()
-    runner: str = "local"
-    """`inline` (this process), `local` (processes of this machine) or `slurm`."""
-    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """`workers` (trials at a time), `threads` (CPU threads of each), and the runner's own, for example `partition`."""
-    device: str = "auto"
-    display: bool = True
-    refresh: bool = False
-    """Run again what other versions of the harness or of its libraries have recorded."""
-    work: str = "harness.trial.group:warm_up"
-    """What workers call, as `module:function`."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A base model as far as the driver needs it."""
-
-    ref: ModelRef
-    facts: ModelFacts = field(default_factory=ModelFacts)
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """A task as far as the driver needs it."""
-
-    ref: TaskRef
-    higher_is_better: bool
-    rows: int = 0
-    """Training rows; 0 for a task that is only evaluated."""
-    chars: float = 0.0
-    """Mean characters of a training row."""
-    items: Mapping[str, int] = field(default_factory=dict)
-    """Items by split."""
-    facts: TaskFacts = field(default_factory=TaskFacts)
-    """What plug-ins may ask about it."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Everything that a study names, resolved."""
-
-    models: tuple[ModelInfo, ...]
-    tasks: tuple[TaskInfo, ...]
-    off_target: tuple[TaskInfo, ...]
-    families: Mapping[str, Family]
-    notes: tuple[str, ...] = ()
-    features: Mapping[Literal["tasks", "models"], Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
-    """What recommendations will want to know of tasks and models, by name."""
-
-    @property
-    def off_target_refs(self) -> tuple[TaskRef, ...]:
-        """The off-target suite in the study's order."""
-        return tuple(task.ref for task in self.off_target)
-
-
-def resolve(study: StudySpec, site: Site) -> Setting:
+def resolve(study: StudySpec, site: Site) -> Experiment:
     """Resolve a study's names and check that every family can work on every model and task.
+
+    Args:
+        study: What is asked.
+        site: Where its tasks are looked for, and where its trials will run.
 
     Raises:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
@@ -104,19 +42,21 @@ def resolve(study: StudySpec, site: Site) -> Setting:
     for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
         check_task(find_task(name, site.task_folders))
     notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
-    setting = Setting(
-        tuple(ModelInfo(ref, model_facts(model)) for ref, model in zip(refs, models, strict=True)),
-        tuple(_trained(task) for task in tasks),
-        tuple(_evaluated(task) for task in off_target),
-        families,
-        tuple(notes),
-        {
+    experiment = Experiment(
+        spec=study,
+        site=site,
+        models=tuple(ModelInfo(ref, model_facts(model)) for ref, model in zip(refs, models, strict=True)),
+        tasks=tuple(_trained(task) for task in tasks),
+        off_target=tuple(_evaluated(task) for task in off_target),
+        families=families,
+        notes=tuple(notes),
+        features={
             "tasks": {task.name: task_features(task) for task in tasks},
             "models": {model.ref.name: model_features(model) for model in models},
         },
     )
-    refuse_impossible(setting, device(site), site.task_folders)
-    return setting
+    refuse_impossible(experiment)
+    return experiment
 
 
 def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:
@@ -156,54 +96,24 @@ def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
     return ",".join(pinned)
 
 
-def refuse_impossible(setting: Setting, on: str, folders: tuple[Path, ...] = ()) -> None:
-    """Raise `SpecError` for the first family that a plug-in says cannot work; it may name tasks of these folders."""
+def refuse_impossible(experiment: Experiment) -> None:
+    """Check every family on every model and task.
+
+    Raises:
+        SpecError: For the first family that a plug-in says cannot work, with its reason.
+    """
     from harness.trial.group import refusal
 
-    for family in setting.families.values():
-        for model in setting.models:
-            for task in setting.tasks:
-                situation = Situation(on, model.facts, task.facts, facts_of=partial(_named_facts, folders))
-                pipeline = family.pipeline(model.ref, {})
-                if reason := refusal(pipeline, situation):
-                    raise SpecError(
-                        f"family {family.name} must be able to run on {model.ref.name} and {task.ref.name}, "
-                        f"but {reason}: remove it from the study, or change that choice"
-                    )
-
-
-def steps_of(study: StudySpec, family: Family, rows: int, params: Mapping[str, Scalar]) -> int:
-    """Optimiser steps of a full-fidelity trial: what the budget says, or its examples over the rows of one step.
-
-    With several stages, the rows of one step are the mean over stages, weighted by their shares.
-    """
-    budget = study.budget
-    if budget.steps is not None:
-        return budget.steps
-    pipeline = family.pipeline(ModelRef("", ""), params)
-    if budget.epochs is not None and (stage := next(filter(_counts_otherwise, pipeline.stages), None)):
-        raise SpecError(
-            f"budget.epochs counts the task's rows, but family {family.name} trains on others ({stage.objective}"
-            f"{f' on {stage.data}' if stage.data else ''}): give budget.steps or budget.examples"
-        )
-    per_step = sum(
-        stage.share * int(stage.params["batch_size"]) * int(stage.params["gradient_accumulation"])
-        for stage in pipeline.stages
-    )
-    examples = budget.examples if budget.examples is not None else (budget.epochs or 0.0) * rows
-    return max(1, math.ceil(examples / per_step))
-
-
-def _counts_otherwise(stage: Stage) -> bool:
-    """Whether a pass over the task's rows is no pass of this stage: it packs rows, or trains on another task's."""
-    return stage.data is not None or load("objectives", stage.objective).packs
-
-
-def device(site: Site) -> str:
-    """`cpu` or `cuda`: where this site's trials run."""
-    if site.device != "auto":
-        return site.device.split(":")[0]
-    return backend(site.runner).device(parse_options(site.runner, site.options))
+    site = experiment.site
+    for family in experiment.families.values():
+        for model, task in experiment.arenas:
+            facts_of = partial(_named_facts, site.task_folders)
+            situation = Situation(site.device_type, model.facts, task.facts, facts_of=facts_of)
+            if reason := refusal(family.pipeline(model.ref, {}), situation):
+                raise SpecError(
+                    f"family {family.name} must be able to run on {model.ref.name} and {task.ref.name}, "
+                    f"but {reason}: remove it from the study, or change that choice"
+                )
 
 
 def _trained(task: Task) -> TaskInfo:
@@ -224,9 +134,4 @@ def _named_facts(folders: tuple[Path, ...], name: str) -> TaskFacts:
 
 def _evaluated(task: Task) -> TaskInfo:
     items = {name: len(task.split(name)) for name in ("validation", "test")}
-    return TaskInfo(task.ref, task.higher_is_better, items=items)
-
-
-def corpora(study: StudySpec) -> dict[str, str]:
-    """Corpora that the study gives, by base model name."""
-    return {spec.name: spec.corpus for spec in study.base_models if spec.corpus}
+    return TaskInfo(ref=task.ref, higher_is_better=task.higher_is_better, items=items)

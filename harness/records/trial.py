@@ -264,9 +264,9 @@ def derive_seed(*names: str | int) -> int:
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses, tuples and enums as plain JSON values."""
+    """Dataclasses, tuples and enums as plain JSON values; a field whose metadata says `json` has that name there."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+        return {f.metadata.get("json", f.name): to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from harness.errors import SpecError, one_of
 from harness.plugins import AXIS_FOLDER, load, names
 from harness.records.trial import ModelRef, Pipeline, Stage
 from harness.space import Choice, Distribution, Float, Integer, Scalar, Space, defaults, override, scaled, searched
-from harness.study.spec import FamilySpec, StageSpec, StudySpec
+from harness.study.spec import Budget, FamilySpec, StageSpec, StudySpec
 
 OPTIMIZER_SPACE: Space = {
     "learning_rate": Float(1e-6, 1e-1, default=1e-4, log=True),
@@ -36,7 +37,7 @@ class FamilyStage:
     space: Mapping[str, Distribution]
     share: float
     data_fingerprint: str = ""
-    """Of the task that `spec.data` names, once `setting.resolve` has found it."""
+    """Of the task that `spec.data` names, once `driver.resolve` has found it."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +58,28 @@ class Family:
 
     def pipeline(self, base_model: ModelRef, values: Mapping[str, Scalar]) -> Pipeline:
         """The concrete pipeline for one point of the space; parameters left out take their defaults."""
+        return Pipeline(base_model, self.stages_at(values))
+
+    def stages_at(self, values: Mapping[str, Scalar]) -> tuple[Stage, ...]:
+        """The stages for one point of the space; parameters left out take their defaults."""
         stages = []
         for index, stage in enumerate(self.stages):
             params = defaults(stage.space) | {
                 name: values[self._name(index, name)] for name in stage.space if self._name(index, name) in values
             }
-            spec = stage.spec
             stages.append(
                 Stage(
-                    method=spec.method,
-                    objective=spec.objective,
-                    retention=spec.retention,
-                    curation=spec.curation,
+                    method=stage.spec.method,
+                    objective=stage.spec.objective,
+                    retention=stage.spec.retention,
+                    curation=stage.spec.curation,
                     params=dict(sorted(params.items())),
-                    data=spec.data,
+                    data=stage.spec.data,
                     share=stage.share,
                     data_fingerprint=stage.data_fingerprint,
                 )
             )
-        return Pipeline(base_model, tuple(stages))
+        return tuple(stages)
 
     def _name(self, index: int, parameter: str) -> str:
         return parameter if len(self.stages) == 1 else f"{index}.{parameter}"
@@ -131,3 +135,37 @@ def resolved_families(study: StudySpec) -> dict[str, Family]:
         SpecError: For an unknown choice or parameter, or a range outside the declared one.
     """
     return {name: resolve_family(name, spec) for name, spec in study.families.items()}
+
+
+def full_steps(budget: Budget, family: Family, rows: int, params: Mapping[str, Scalar]) -> int:
+    """Optimiser steps of a full-fidelity trial: what the budget says, or its examples over the rows of one step.
+
+    With several stages, the rows of one step are the mean over stages, weighted by their shares.
+
+    Args:
+        budget: The study's.
+        family: Of the trial.
+        rows: Training rows of the trial's task.
+        params: The trial's point in the family's space.
+
+    Raises:
+        SpecError: When the budget is in epochs, and a stage does not train on the task's rows one by one.
+    """
+    if budget.steps is not None:
+        return budget.steps
+    stages = family.stages_at(params)
+    if budget.epochs is not None and (stage := next(filter(_counts_otherwise, stages), None)):
+        raise SpecError(
+            f"budget.epochs counts the task's rows, but family {family.name} trains on others ({stage.objective}"
+            f"{f' on {stage.data}' if stage.data else ''}): give budget.steps or budget.examples"
+        )
+    rows_per_step = sum(
+        stage.share * int(stage.params["batch_size"]) * int(stage.params["gradient_accumulation"]) for stage in stages
+    )
+    examples = budget.examples if budget.examples is not None else (budget.epochs or 0.0) * rows
+    return max(1, math.ceil(examples / rows_per_step))
+
+
+def _counts_otherwise(stage: Stage) -> bool:
+    """Whether a pass over the task's rows is no pass of this stage: it packs rows, or trains on another task's."""
+    return stage.data is not None or load("objectives", stage.objective).packs

@@ -81,6 +81,16 @@ class Budget(Strict):
             raise ValueError("budget must name exactly one of steps, epochs and examples: keep one")
         return self
 
+    @property
+    def in_seconds(self) -> bool:
+        """Whether it is one of seconds, not of trials."""
+        return self.gpu_seconds is not None
+
+    @property
+    def amount(self) -> float:
+        """Trials, or seconds where it is `in_seconds`."""
+        return float(self.trials if self.trials is not None else self.gpu_seconds or 0.0)
+
 
 class Search(Strict):
     """How trials are proposed and which go on."""
@@ -173,6 +183,11 @@ class StudySpec(Strict):
                     f"{what} must name each once, but names {', '.join(twice)} more often: remove the others"
                 )
         return self
+
+    @property
+    def corpora(self) -> dict[str, str]:
+        """Corpora that the study gives, by base model name."""
+        return {model.name: model.corpus for model in self.base_models if model.corpus}
 
     @property
     def fingerprint(self) -> str:

@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from harness.driver import steps as sweep
 from harness.errors import HarnessError
 from tests.driver import standin
 
@@ -20,8 +19,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     site = standin.site(Path(folder), runner, options=dict(option.split("=") for option in options))
     try:
-        step = getattr(sweep, f"run_{os.environ.get('STANDIN_STEP', 'search')}")
-        print(step(STUDY, site, standin.setting(STUDY)).text())
+        print(standin.run(os.environ.get("STANDIN_PHASE", "search"), STUDY, site).text())
     except HarnessError as error:
         print(error)
         sys.exit(error.exit_code)

@@ -85,19 +85,19 @@ def test_what_an_interrupt_threw_away_is_written_down_and_nobody_is_blamed(scene
 
 def test_the_next_step_finds_the_workers_of_the_last_one_warm(scene):
     scene.arguments.append("idle_s=60")
-    scene.finish(STANDIN_STEP="base")
+    scene.finish(STANDIN_PHASE="base")
     first = {pid for _, pid in scene.lines("ran")}
     assert all(alive(pid) for pid in first)
-    scene.finish(STANDIN_STEP="search")
+    scene.finish(STANDIN_PHASE="search")
     assert {pid for _, pid in scene.lines("ran")} == first
     assert len(events(scene, "started")) == 2
     assert events(scene, "ended") == []
 
 
 def test_workers_that_were_told_something_else_are_not_taken_over(scene):
-    scene.finish(STANDIN_STEP="base")
+    scene.finish(STANDIN_PHASE="base")
     first = {pid for _, pid in scene.lines("ran")}
-    scene.finish(STANDIN_STEP="search", HARNESS_SOMETHING="else")
+    scene.finish(STANDIN_PHASE="search", HARNESS_SOMETHING="else")
     assert not any(alive(pid) for pid in first)
     assert {line["reason"] for line in events(scene, "ended")} == {"unfit for what is to be done"}
     assert len(events(scene, "started")) == 4
@@ -105,11 +105,11 @@ def test_workers_that_were_told_something_else_are_not_taken_over(scene):
 
 def test_after_the_last_step_no_worker_stays(scene):
     for step in ("base", "search", "confirm"):
-        scene.finish(STANDIN_STEP=step, STANDIN_SECONDS="0")
+        scene.finish(STANDIN_PHASE=step, STANDIN_SECONDS="0")
     assert not any(alive(pid) for _, pid in scene.lines("ran"))
 
 
 def test_warm_workers_do_not_hold_the_callers_pipes_open(scene):
     scene.arguments.append("idle_s=600")
-    scene.finish(STANDIN_STEP="base", timeout=100)  # reads the driver's output to its end
+    scene.finish(STANDIN_PHASE="base", timeout=100)  # reads the driver's output to its end
     assert all(alive(pid) for _, pid in scene.lines("ran"))

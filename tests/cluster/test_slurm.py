@@ -55,8 +55,8 @@ def test_a_study_runs_through_slurm_and_leaves_no_job_behind(scene):
 
 
 def test_the_next_step_finds_the_jobs_of_the_last_one_warm(scene):
-    scene.finish(timeout=180, STANDIN_STEP="base")
-    scene.finish(timeout=180, STANDIN_STEP="search")
+    scene.finish(timeout=180, STANDIN_PHASE="base")
+    scene.finish(timeout=180, STANDIN_PHASE="search")
     assert len(started(scene)) == 2
     jobs = [line["job"]["job"] for line in started(scene)]
     assert set(slurm_states(jobs).values()) == {"RUNNING"}

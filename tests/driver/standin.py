@@ -3,9 +3,11 @@
 import os
 import resource
 import time
+from functools import partial
 from pathlib import Path
 
-from harness.driver.resolve import ModelInfo, Setting, Site, TaskInfo
+from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
+from harness.driver.phases import run_phase
 from harness.errors import SpecError, StorageError
 from harness.models.facts import ModelFacts
 from harness.records.paths import Paths
@@ -37,7 +39,7 @@ def run_pack(configs, workspace):
 
 
 def dismiss(folder):
-    """End the workers that steps below a folder left warm."""
+    """End the workers that phases below a folder left warm."""
     from harness.runners.base import recorded_jobs
     from harness.runners.local import LocalBackend
 
@@ -120,11 +122,20 @@ def study(**changes):
     return StudySpec.model_validate(data | changes)
 
 
-def setting(spec):
+def experiment(spec, site, **changes):
     """What `resolve` would give, without models and tasks."""
-    tasks = tuple(TaskInfo(TaskRef(name, "f"), True, 90, 30.0, {"validation": 10, "test": 10}) for name in spec.tasks)
-    models = tuple(ModelInfo(ModelRef(model.name, "r"), ModelFacts(parameters=1000)) for model in spec.base_models)
-    return Setting(models, tasks, (), resolved_families(spec))
+    items = {"validation": 10, "test": 10}
+    tasks = [
+        TaskInfo(ref=TaskRef(name, "f"), higher_is_better=True, rows=90, chars=30.0, items=items) for name in spec.tasks
+    ]
+    models = [ModelInfo(ModelRef(model.name, "r"), ModelFacts(parameters=1000)) for model in spec.base_models]
+    fields = {"models": tuple(models), "tasks": tuple(tasks), "families": resolved_families(spec)}
+    return Experiment(spec=spec, site=site, **(fields | changes))
+
+
+def run(phase, spec, site, **changes):
+    """Run a phase; `changes` are to what its names stand for."""
+    return run_phase(phase, spec, site, partial(experiment, **changes))
 
 
 def site(folder, runner="inline", **changes):

@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
-from harness.driver import steps as sweep
 from harness.driver.display import Display
-from harness.driver.loop import Driver, Proposal
-from harness.driver.sources import FixedSource, SearchSource, search_cells
+from harness.driver.loop import Driver
+from harness.driver.phases import duty
+from harness.driver.sources import FixedSource, Proposal, SearchSource
+from harness.driver.trials import search_cells
 from harness.files import read_lines
 from harness.records.lost_work import lost_seconds, read_stops
 from harness.records.results import find_result, write_result
@@ -41,10 +42,6 @@ def question(trials=8, families=None, sampler="random", **changes):
     )
 
 
-def step(name, spec, site):
-    return getattr(sweep, f"run_{name}")(spec, site, standin.setting(spec))
-
-
 @pytest.mark.parametrize(
     ("runner", "options", "expected"),
     [
@@ -55,7 +52,7 @@ def step(name, spec, site):
     ],
 )
 def test_alike_trials_go_to_workers_in_packs_that_end_together(tmp_path, packs, runner, options, expected):
-    step("search", question(), standin.site(tmp_path, runner, options=options))
+    standin.run("search", question(), standin.site(tmp_path, runner, options=options))
     assert sorted(map(len, packs()), reverse=True) == expected
 
 
@@ -63,7 +60,7 @@ def test_finalists_train_together_over_their_seeds_and_base_scores_alone(tmp_pat
     spec = question(families=standin.TOGETHER, confirm={"finalists": 2, "seeds": 5})
     site = standin.site(tmp_path)
     for name in ("base", "search", "confirm"):
-        step(name, spec, site)
+        standin.run(name, spec, site)
     found = [find_result(site.paths, key[0]).config.evaluation.split for key in packs()]
     sizes = [len(pack) for pack in packs()]
     assert sizes[:2] == [1, 1]
@@ -71,7 +68,7 @@ def test_finalists_train_together_over_their_seeds_and_base_scores_alone(tmp_pat
 
 
 def test_a_sampler_that_learns_is_not_asked_for_a_whole_budget_at_once(tmp_path, packs):
-    step("search", question(trials=13, sampler="tpe"), standin.site(tmp_path))
+    standin.run("search", question(trials=13, sampler="tpe"), standin.site(tmp_path))
     # Four that depend on no result; then half of those seen, which are 4, 6, 9: two, three, four.
     assert [len(pack) for pack in packs()] == [4, 2, 3, 4]
 
@@ -79,7 +76,7 @@ def test_a_sampler_that_learns_is_not_asked_for_a_whole_budget_at_once(tmp_path,
 def test_promotions_of_a_rung_train_together(tmp_path, packs):
     spec = question(trials=3, search={"sampler": "random", "scheduler": "successive_halving"})
     site = standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     found = [[find_result(site.paths, key).config.fidelity for key in pack] for pack in packs()]
     assert all(len(set(fidelities)) == 1 for fidelities in found)
     # The budget pays for 27 jobs at a ninth: four rounds of 7. Of these 7 the best two go on together, the two that are
@@ -91,12 +88,12 @@ def test_a_study_cut_short_asks_for_the_same_trials_as_one_that_was_not(tmp_path
     spec = question(trials=13, sampler="tpe")
     whole, short = standin.site(tmp_path / "whole"), standin.site(tmp_path / "short")
     for site in (whole, short):
-        step("search", spec, site)
+        standin.run("search", spec, site)
     path = short.paths.study(spec.name).members
     lines = path.read_text().splitlines(keepends=True)
     for line in (4, 6, 9):  # between packs
         path.write_text("".join(lines[:line]))
-        step("search", spec, short)
+        standin.run("search", spec, short)
         assert [m.params for m in read_members(short.paths, spec.name)] == [
             m.params for m in read_members(whole.paths, spec.name)
         ]
@@ -142,11 +139,11 @@ class Fragile(Runner):
 
 def driven(tmp_path, trials, bearable, seconds=9.0):
     """A search driven on a fragile runner; returns driver, runner and site."""
-    spec = question(trials)
     site = standin.site(tmp_path)
-    source = SearchSource(search_cells(spec, standin.setting(spec), {}))
+    experiment = standin.experiment(question(trials), site)
+    source = SearchSource(search_cells(experiment, {}))
     runner = Fragile(site.paths, bearable, seconds)
-    driver = Driver(spec.name, site, runner, [], 8)
+    driver = Driver(experiment, runner, [])
     driver.run(source, [], Display("test", False))
     return driver, runner, site
 
@@ -173,7 +170,7 @@ def test_a_family_without_hope_gives_up_and_says_what_that_saved(tmp_path, monke
     monkeypatch.setenv("STANDIN_COST", "2")
     spec = question(12, NEAR_AND_FAR, search={"give_up": 0.05})
     site = standin.site(tmp_path)
-    summary = step("search", spec, site)
+    summary = standin.run("search", spec, site)
     count = Counter(member.family for member in read_members(site.paths, spec.name))
     assert count == {"near": 12, "far": 4}
     [stop] = read_stops(site.paths, spec.name)
@@ -187,12 +184,12 @@ def test_a_family_without_hope_gives_up_and_says_what_that_saved(tmp_path, monke
 def test_a_restart_keeps_to_what_was_given_up(tmp_path):
     spec = question(12, NEAR_AND_FAR, search={"give_up": 0.05})
     site = standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     members = read_members(site.paths, spec.name)
-    assert step("search", spec, site).ran == 0
+    assert standin.run("search", spec, site).ran == 0
     path = site.paths.study(spec.name).members
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
-    step("search", spec, site)
+    standin.run("search", spec, site)
     again = read_members(site.paths, spec.name)
     assert [(m.key, m.number) for m in again] == [(m.key, m.number) for m in members]
     assert len(read_stops(site.paths, spec.name)) == 1
@@ -201,15 +198,15 @@ def test_a_restart_keeps_to_what_was_given_up(tmp_path):
 def test_without_the_option_every_family_uses_its_budget(tmp_path):
     spec = question(12, NEAR_AND_FAR)
     site = standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     count = Counter(member.family for member in read_members(site.paths, spec.name))
     assert count == {"near": 12, "far": 12}
-    assert not (site.paths.study(spec.name).stops).exists()
+    assert not site.paths.study(spec.name).stops.exists()
 
 
 def test_another_base_model_waits_until_a_worker_would(tmp_path):
     spec = question(trials=6, sampler="tpe", base_models=["first", "second"])
-    source = SearchSource(search_cells(spec, standin.setting(spec), {}))
+    source = SearchSource(search_cells(standin.experiment(spec, standin.site(tmp_path)), {}))
     assert {proposal.member.base_model for proposal in source.next(8)} == {"first"}
     assert source.next(8) == []
     assert source.left == 12 - 4
@@ -219,17 +216,17 @@ def test_another_base_model_waits_until_a_worker_would(tmp_path):
 
 def test_a_fixed_list_is_handed_out_by_kind(tmp_path):
     spec = question(trials=3, families=standin.TOGETHER)
-    cells = search_cells(spec, standin.setting(spec), {})
+    cells = search_cells(standin.experiment(spec, standin.site(tmp_path)), {})
     configs = [cell.config(job) for cell in cells for job in cell.next(3)]
     source = FixedSource([Proposal(None, config) for config in configs])
     assert [len(source.next(2)) for _ in range(5)] == [2, 1, 2, 1, 0]
 
 
 def test_the_time_limit_of_a_trial_comes_from_the_runner(tmp_path):
-    spec, site = question(), standin.site(tmp_path)
-    limited = sweep._duty(spec, site, parse_options("local", {"time_limit_min": "1.5", "idle_s": "7"}))
+    spec, limits = question(), {"time_limit_min": "1.5", "idle_s": "7"}
+    limited = duty(spec, standin.site(tmp_path, "local", options=limits))
     assert (limited.workspace.time_limit_s, limited.idle_s) == (90.0, 7.0)
-    assert sweep._duty(spec, site, parse_options("local", {})).workspace.time_limit_s is None
+    assert duty(spec, standin.site(tmp_path, "local")).workspace.time_limit_s is None
 
 
 def test_a_pack_has_eight_trials_unless_told_otherwise():

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from harness.driver.resolve import Site, resolve
+from harness.driver.experiment import Site
+from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.models.base_model import resolve_model
 from harness.records.trial import ModelRef

@@ -6,23 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from harness.driver import steps as sweep
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.plan import plan_study
-from harness.driver.resolve import steps_of
 from harness.errors import SpecError
 from harness.models.facts import ModelFacts
 from harness.records.trial import CostRecord, Evaluation, Pipeline, Score, Stage, TrialConfig, TrialResult, TrialStatus
-from harness.study.family import resolved_families
+from harness.study.family import full_steps, resolved_families
 from harness.study.spec import Prices
 from tests.driver import standin
 
 
 def test_counts_of_trials_follow_from_the_study(tmp_path):
     spec = standin.study(confirm={"finalists": 1, "seeds": 5})
-    plan = plan_study(spec, standin.site(tmp_path), standin.setting(spec))
+    plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
     # 2 tasks x 2 splits; 2 tasks x 2 families x 3 trials; 2 tasks x 1 finalist x 5 seeds.
-    assert [(step.step, step.trials) for step in plan.steps] == [("base", 4), ("search", 12), ("confirm", 10)]
+    assert [(phase.phase, phase.trials) for phase in plan.phases] == [("base", 4), ("search", 12), ("confirm", 10)]
     assert plan.trials == 26
     assert not (tmp_path / "results").exists()
 
@@ -30,13 +28,13 @@ def test_counts_of_trials_follow_from_the_study(tmp_path):
 def test_a_family_with_one_point_is_planned_with_one_trial(tmp_path):
     families = {"fixed": {"method": "none", "params": {"learning_rate": 0.01}}}
     spec = standin.study(families=families, tasks=["one"])
-    plan = plan_study(spec, standin.site(tmp_path), standin.setting(spec))
-    assert plan.steps[1].trials == 1
+    plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
+    assert plan.phases[1].trials == 1
 
 
 def test_the_smallest_detectable_difference_is_that_of_a_paired_t_test(tmp_path):
     spec = standin.study(confirm={"finalists": 1, "seeds": 5})
-    plan = plan_study(spec, standin.site(tmp_path), standin.setting(spec))
+    plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
     # Five pairs at 80% power and level .05 need a noncentrality of about 3.7 (tables of the noncentral t, 4 degrees);
     # the error is sqrt(2 * .02^2 / 5 + .5 / 10 items).
     for one in plan.detectable:
@@ -46,9 +44,10 @@ def test_the_smallest_detectable_difference_is_that_of_a_paired_t_test(tmp_path)
 
 def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path):
     spec = standin.study(confirm={"finalists": 1, "seeds": 2})
-    setting = standin.setting(spec)
-    loss = replace(setting.tasks[1], higher_is_better=False)
-    plan = plan_study(spec, standin.site(tmp_path), replace(setting, tasks=(setting.tasks[0], loss)))
+    experiment = standin.experiment(spec, standin.site(tmp_path))
+    loss = replace(experiment.tasks[1], higher_is_better=False)
+    experiment = replace(experiment, tasks=(experiment.tasks[0], loss))
+    plan = plan_study(experiment)
     # two seeds: t(.975; 1) = 12.7, so that even 10 items x sqrt(.5 / 10) of error need a difference beyond 1
     assert [one.task for one in plan.detectable] == ["one", "two"]
     assert plan.detectable[0].difference > 1
@@ -57,23 +56,23 @@ def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path)
     assert "cannot tell families apart" in next(line for line in lines if line.startswith("  one"))
     assert "unknown before seed spread was measured" in next(line for line in lines if line.startswith("  two"))
     folder = tmp_path / "results" / "studies" / "past"
-    members = confirmed(standin.site(tmp_path).paths, setting, "two", [3.0, 3.2])
+    members = confirmed(experiment, "two", [3.0, 3.2])
     folder.mkdir(parents=True)
     (folder / "members.jsonl").write_text("".join(json.dumps(member) + "\n" for member in members))
-    again = plan_study(spec, standin.site(tmp_path), replace(setting, tasks=(setting.tasks[0], loss)))
+    again = plan_study(experiment)
     # sd .1414 and no term for items: sqrt(2 x .02 / 2) = .1414 times the same noncentrality as for task one
     ratio = plan.detectable[0].difference / math.sqrt(2 * 0.02**2 / 2 + 0.5 / 10)
     assert again.detectable[1].difference == pytest.approx(ratio * math.sqrt(0.02))
     assert again.detectable[0] == plan.detectable[0]
 
 
-def confirmed(paths, setting, task, values):
+def confirmed(experiment, task, values):
     """Records of a family confirmed on a task, and their members."""
     from harness.records.results import write_result
 
     for repetition, value in enumerate(values):
-        ref = next(one.ref for one in setting.tasks if one.ref.name == task)
-        pipeline = Pipeline(setting.models[0].ref, (Stage(method="none", params={"learning_rate": 0.01}),))
+        ref = next(one.ref for one in experiment.tasks if one.ref.name == task)
+        pipeline = Pipeline(experiment.models[0].ref, (Stage(method="none", params={"learning_rate": 0.01}),))
         config = TrialConfig(pipeline=pipeline, task=ref, steps=9, seed=repetition, evaluation=Evaluation("test"))
         score = Score(
             task=task,
@@ -85,7 +84,7 @@ def confirmed(paths, setting, task, values):
             higher_is_better=False,
             comparability="same",
         )
-        write_result(paths, TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,)))
+        write_result(experiment.paths, TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,)))
         yield {
             "key": config.key, "role": "confirm", "family": "a", "task": task, "base_model": "model",
             "repetition": repetition, "number": 0, "params": {}, "reused": False, "asked_at": "2026-11-22T10:00:00+00:00",
@@ -95,52 +94,67 @@ def confirmed(paths, setting, task, values):
 def test_after_a_study_its_seeds_and_its_times_are_what_the_plan_rests_on(tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_COST", "7")
     spec, site = standin.study(), standin.site(tmp_path)
-    for step in (sweep.run_base, sweep.run_search, sweep.run_confirm):
-        step(spec, site, standin.setting(spec))
-    plan = plan_study(spec, site, standin.setting(spec))
+    for phase in ("base", "search", "confirm"):
+        standin.run(phase, spec, site)
+    plan = plan_study(standin.experiment(spec, site))
     assert all("1 confirmed family" in one.basis for one in plan.detectable)
     assert all("past trials" in one.basis for one in plan.families.values())
     assert plan.families["a"].seconds == pytest.approx(7)
-    assert plan.steps[0].recorded == 4
-    assert plan.steps[0].seconds == 0
+    assert plan.phases[0].recorded == 4
+    assert plan.phases[0].seconds == 0
 
 
 def test_the_plan_is_kept_as_it_was_before_the_first_trial(tmp_path):
     spec, site = standin.study(), standin.site(tmp_path)
-    sweep.run_base(spec, site, standin.setting(spec))
+    standin.run("base", spec, site)
     kept = site.paths.study(spec.name).plan.read_text()
     assert json.loads(kept)["families"]["a"]["basis"] == "formula"
-    sweep.run_search(spec, site, standin.setting(spec))
+    standin.run("search", spec, site)
     assert site.paths.study(spec.name).plan.read_text() == kept
 
 
 def test_a_budget_that_funds_no_trial_is_refused_by_plan_and_search(tmp_path):
     spec, site = standin.study(budget={"gpu_seconds": 0.01, "steps": 1000}), standin.site(tmp_path)
-    for action in (plan_study, sweep.run_search):
+    for action in (lambda: plan_study(standin.experiment(spec, site)), lambda: standin.run("search", spec, site)):
         with pytest.raises(SpecError, match=r"at least one trial per family, but 0\.01 s"):
-            action(spec, site, standin.setting(spec))
+            action()
     assert not list(tmp_path.glob("results/trials/*"))
 
 
 def test_a_budget_in_seconds_gives_every_family_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_COST", "4")
     spec, site = standin.study(budget={"gpu_seconds": 10, "steps": 9}), standin.site(tmp_path)
-    summary = sweep.run_search(spec, site, standin.setting(spec))
+    summary = standin.run("search", spec, site)
     # Trials of 4 s: two fit into 10 s, a third does not; two families on two tasks.
     assert summary.trials == 8
 
 
 def occasion(tmp_path, steps=100, **changes):
-    spec = standin.study()
-    setting = standin.setting(spec)
+    experiment = standin.experiment(standin.study(), standin.site(tmp_path))
     stage = Stage(method="none", params={"batch_size": 4, "gradient_accumulation": 2})
-    config = TrialConfig(pipeline=Pipeline(setting.models[0].ref, (stage,)), task=setting.tasks[0].ref, steps=steps)
-    model = replace(setting.models[0], facts=ModelFacts(parameters=1_000_000))
+    config = TrialConfig(
+        pipeline=Pipeline(experiment.models[0].ref, (stage,)), task=experiment.tasks[0].ref, steps=steps
+    )
+    model = replace(experiment.models[0], facts=ModelFacts(parameters=1_000_000))
     fields = {
-        "config": config, "model": model, "tasks": {"one": setting.tasks[0]},
+        "config": config, "model": model, "tasks": {"one": experiment.tasks[0]},
         "device": "cpu", "threads": 1, "prices": Prices(cpu_hour=3.6),
     }  # fmt: skip
     return Occasion(**(fields | changes))
+
+
+def _score(n):
+    """An accuracy of a half over so many items."""
+    return Score(
+        task="one",
+        split="validation",
+        metric="acc",
+        value=0.5,
+        stderr=None,
+        n=n,
+        higher_is_better=True,
+        comparability="same",
+    )
 
 
 def test_the_formula_counts_six_flops_per_parameter_and_token(tmp_path):
@@ -156,16 +170,7 @@ def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
 
     paths, target = standin.site(tmp_path).paths, occasion(tmp_path, steps=100)
     past = replace(target.config, steps=50, evaluation=Evaluation(limit=5))
-    score = Score(
-        task="one",
-        split="validation",
-        metric="acc",
-        value=0.5,
-        stderr=None,
-        n=5,
-        higher_is_better=True,
-        comparability="same",
-    )
+    score = _score(5)
     cost = CostRecord(seconds={"train": 10.0, "evaluate": 1.0}, peak_memory_bytes=7)
     write_result(paths, TrialResult(config=past, status=TrialStatus.COMPLETE, scores=(score,), cost=cost))
     one = forecast(target, read_past(paths))
@@ -180,16 +185,7 @@ def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(
 
     paths, target = standin.site(tmp_path).paths, occasion(tmp_path, steps=100)
     past = replace(target.config, steps=50)
-    score = Score(
-        task="one",
-        split="validation",
-        metric="acc",
-        value=0.5,
-        stderr=None,
-        n=10,
-        higher_is_better=True,
-        comparability="same",
-    )
+    score = _score(10)
     cost = CostRecord(seconds={"train": 10.0, "evaluate": 2.0}, solo_equivalent_s=30.0, trained_with=8)
     write_result(paths, TrialResult(config=past, status=TrialStatus.COMPLETE, scores=(score,), cost=cost))
     # 0.2 s a step as its share, 0.6 s alone; 2 s for the same 10 items.
@@ -208,4 +204,4 @@ def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(
 )
 def test_steps_come_from_steps_examples_or_epochs(budget, params, expected):
     spec = standin.study(budget={"trials": 1} | budget, families={"a": {"method": "none", "params": params}})
-    assert steps_of(spec, resolved_families(spec)["a"], 90, {}) == expected
+    assert full_steps(spec.budget, resolved_families(spec)["a"], 90, {}) == expected

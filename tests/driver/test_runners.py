@@ -10,7 +10,6 @@ from harness.plugins import names, use_project
 from harness.runners.base import COMMON, Condition, backend, make_runner, parse_options, recorded_jobs
 from harness.workers.worker import Duty
 from tests.driver import standin
-from tests.driver.test_steps import step
 
 PROCESSES = '''
 """Workers as plain processes."""
@@ -85,7 +84,7 @@ def project(tmp_path):
 
 def test_a_runner_of_the_project_runs_a_study(project, tmp_path):
     site = standin.site(tmp_path, "processes", device="auto", options={"idle_s": "1"})
-    assert step("base", standin.study(), site).ran == 4
+    assert standin.run("base", standin.study(), site).ran == 4
     lines = read_lines(site.paths.study("standin").jobs)
     started = [line["job"] for line in lines if line["event"] == "started"]
     assert {job["runner"] for job in started} == {"processes"}

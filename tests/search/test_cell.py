@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from harness.plugins import load
 from harness.records.trial import CostRecord, Evaluation, ModelRef, Score, TaskRef, TrialResult, TrialStatus
-from harness.search.cell import Cell, CellDesign, seconds
+from harness.search.cell import Cell
+from harness.search.design import CellDesign
 from harness.search.schedulers.base import Promotion, Rung
+from harness.search.spending import seconds
 from harness.space import defaults
 from harness.study.family import resolved_families
 from harness.study.spec import Search
@@ -28,18 +30,24 @@ def cell(trials=4, scheduler="none", stages=1, higher=True, seconds=None, guess_
         budget=budget | {"steps": 9},
         search={"sampler": sampler, "scheduler": scheduler} | search,
     )
+    return built(spec, higher_is_better=higher, guess_s=guess_s)
+
+
+def built(spec, **changes):
+    """The only cell of a study."""
     return Cell(
         CellDesign(
-            study=spec,
+            search=spec.search,
+            budget=spec.budget,
+            seed=spec.seed,
             family=resolved_families(spec)["a"],
             model=ModelRef("m", "r"),
             task=TaskRef("t", "f"),
-            higher_is_better=higher,
             evaluation=Evaluation(),
             steps=lambda params: 9,
-            sampler=load("search/samplers", sampler)(),
-            scheduler=load("search/schedulers", scheduler)(),
-            guess_s=guess_s,
+            sampler=load("search/samplers", spec.search.sampler)(),
+            scheduler=load("search/schedulers", spec.search.scheduler)(),
+            **changes,
         )
     )
 
@@ -129,7 +137,7 @@ def test_halving_promotes_only_what_finished_below_with_a_score(workers, pack, v
         if job.rung:
             assert (job.number, job.rung - 1) in done
             assert done[job.number, job.rung - 1].status == TrialStatus.COMPLETE
-        done[job.number, job.rung] = subject.results[job]
+        done[job.number, job.rung] = subject.history.results[job]
 
 
 def test_halving_spends_its_budget_as_worked_out_by_hand():
@@ -155,7 +163,7 @@ def test_halving_spends_its_budget_as_worked_out_by_hand():
 def test_the_first_trial_is_the_literature_default():
     subject = cell()
     [job] = subject.next()
-    assert subject.points[job.number] == defaults(subject.design.family.space)
+    assert subject.history.points[job.number] == defaults(subject.design.family.space)
 
 
 def test_promotion_takes_the_best_third_and_the_earlier_of_equals():
@@ -180,10 +188,10 @@ def test_a_restored_cell_asks_what_the_first_one_would_have_asked():
     drive(first, [0.1, 0.5, 0.3, 0.2, 0.9, 0.4])
     second = cell(trials=6)
     for number in range(3):
-        job = second.restore(number, first.points[number], 1.0)
-        second.tell(job, first.results[job])
+        job = second.restore(number, first.history.points[number], 1.0)
+        second.tell(job, first.history.results[job])
     drive(second, [0.2, 0.9, 0.4])
-    assert second.points == first.points
+    assert second.history.points == first.history.points
 
 
 def test_the_best_of_a_loss_is_the_smallest():
@@ -205,7 +213,7 @@ def test_a_budget_in_seconds_ends_when_the_next_trial_would_pass_it():
     # 10 s with trials of 3 s: three cost 9 s, a fourth would make it 12 s.
     subject = cell(seconds=10, guess_s=0.001)
     assert len(drive(subject, [0.5] * 9, workers=4, seconds=3.0)) == 3
-    assert subject.spent == pytest.approx(9.0)
+    assert subject.spending.spent == pytest.approx(9.0)
 
 
 def test_a_fused_trial_takes_of_a_budget_in_seconds_what_it_would_have_taken_alone():
@@ -216,7 +224,7 @@ def test_a_fused_trial_takes_of_a_budget_in_seconds_what_it_would_have_taken_alo
     record = replace(result(subject.config(job), 0.5), cost=shared)
     subject.tell(job, record)
     assert seconds(record) == pytest.approx(3.5)
-    assert subject.spent == pytest.approx(3.5)
+    assert subject.spending.spent == pytest.approx(3.5)
     assert len(subject.next(8)) == 1  # 3.5 + 3.5 s; a third would make it 10.5 s
     assert seconds(replace(record, cost=replace(shared, gpu_s=11.0))) == pytest.approx(3.5)
     assert seconds(replace(record, cost=replace(shared, gpu_s=22.0))) == pytest.approx(7.0)  # on two GPUs
@@ -246,7 +254,7 @@ def test_points_asked_in_a_row_are_those_asked_one_by_one_where_no_result_comes_
     together.next(8)
     for _ in range(8):
         one_by_one.next()
-    assert together.points == one_by_one.points
+    assert together.history.points == one_by_one.history.points
 
 
 def test_promotions_of_one_rung_are_asked_together():
@@ -260,11 +268,6 @@ def test_an_exhausted_space_ends_the_cell_with_a_note():
     spec = standin.study(
         families={"a": {"method": "none", "params": {"learning_rate": 0.1}}}, budget={"trials": 5, "steps": 9}
     )
-    subject = Cell(
-        CellDesign(
-            spec, resolved_families(spec)["a"], ModelRef("m", "r"), TaskRef("t", "f"), True, Evaluation(),
-            lambda params: 9, load("search/samplers", "random")(), load("search/schedulers", "none")(),
-        )
-    )  # fmt: skip
+    subject = built(spec, higher_is_better=True)
     assert len(drive(subject, [0.5])) == 1
     assert "1 of 5 trials" in subject.note

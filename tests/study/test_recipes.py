@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.driver.resolve import Site, resolve
+from harness.driver.experiment import Site
+from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.records.paths import Paths
 from harness.records.trial import Pipeline
@@ -57,10 +58,10 @@ def test_it_says_what_it_is(name):
 def test_it_plans_and_trains(study, world, tmp_path, name):
     """On a task with preferences and choices, which fits all of them; two steps or so of each stage."""
     found = study({"recipe": name})
-    setting = resolve(found, Site(Paths(tmp_path), (world.tasks,), device="cpu"))
-    family = setting.families["one"]
+    experiment = resolve(found, Site(paths=Paths(tmp_path), task_folders=(world.tasks,), device="cpu"))
+    family = experiment.families["one"]
     assert len(family.stages) == len(recipes(STUDIES)[name].stages)
-    pipeline = family.pipeline(setting.models[0].ref, {})
+    pipeline = family.pipeline(experiment.models[0].ref, {})
     small = tuple(replace(stage, params={**stage.params, "batch_size": 2}) for stage in pipeline.stages)
     trial = replace(
         config(world, task="manners", steps=9, fractions=(1.0,)), pipeline=Pipeline(pipeline.base_model, small)
@@ -120,6 +121,7 @@ def test_a_file_that_is_no_recipe(tmp_path, content):
 
 
 def test_preferences_need_a_task_with_preferences(study, world, tmp_path):
+    site = Site(paths=Paths(tmp_path), task_folders=(world.tasks,), device="cpu")
     for name in ("sft_then_dpo", "rlhf", "continued_pretraining_then_sft_then_preference"):
         with pytest.raises(SpecError, match="needs rejected answers"):
-            resolve(study({"recipe": name}, tasks=("colour",)), Site(Paths(tmp_path), (world.tasks,), device="cpu"))
+            resolve(study({"recipe": name}, tasks=("colour",)), site)

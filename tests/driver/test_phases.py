@@ -1,4 +1,4 @@
-"""The three steps with a stand-in for trials: what runs, what is reused, what is refused, what is said."""
+"""The three phases with a stand-in for trials: what runs, what is reused, what is refused, what is said."""
 
 import json
 import os
@@ -8,15 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from harness.driver import steps as sweep
-from harness.driver.resolve import ModelInfo, refuse_impossible
-from harness.driver.sources import base_proposals
+from harness.driver.experiment import ModelInfo
+from harness.driver.phases import duty
+from harness.driver.resolve import refuse_impossible
+from harness.driver.trials import base_proposals
 from harness.errors import HarnessError, SpecError, StorageError, UsageError
 from harness.files import append_line, read_lines
 from harness.models.facts import ModelFacts
 from harness.records.results import find_result
 from harness.records.study_trials import read_members
-from harness.records.trial import TaskRef, TrialStatus
+from harness.records.trial import ModelRef, TaskRef, TrialStatus
 from tests.driver import standin
 
 
@@ -34,12 +35,8 @@ def runs(tmp_path, monkeypatch):
     standin.dismiss(tmp_path)
 
 
-def step(name, spec, site, setting=None):
-    return getattr(sweep, f"run_{name}")(spec, site, setting or standin.setting(spec))
-
-
 def whole(spec, site):
-    return [step(name, spec, site) for name in ("base", "search", "confirm")]
+    return [standin.run(name, spec, site) for name in ("base", "search", "confirm")]
 
 
 @pytest.mark.parametrize(("runner", "options"), [("inline", {}), ("local", {"workers": "2", "pack": "2"})])
@@ -89,7 +86,7 @@ def test_finalists_are_the_best_on_validation(tmp_path):
 
 def test_every_family_gets_the_same_number_of_trials_its_first_being_the_default(tmp_path):
     spec, site = standin.study(search={"sampler": "tpe"}), standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     numbers, first = {}, set()
     for member in read_members(site.paths, spec.name):
         numbers.setdefault((member.task, member.family), []).append(member.number)
@@ -101,9 +98,9 @@ def test_every_family_gets_the_same_number_of_trials_its_first_being_the_default
 
 def test_another_study_reuses_records_and_says_so(tmp_path, runs):
     site = standin.site(tmp_path)
-    step("search", standin.study(), site)
+    standin.run("search", standin.study(), site)
     before = len(runs())
-    summary = step("search", standin.study(name="second"), site)
+    summary = standin.run("search", standin.study(name="second"), site)
     assert (summary.ran, summary.reused, summary.seconds) == (0, 12, 0)
     assert len(runs()) == before
     assert all(member.reused for member in read_members(site.paths, "second"))
@@ -111,25 +108,25 @@ def test_another_study_reuses_records_and_says_so(tmp_path, runs):
 
 def test_a_damaged_record_runs_again(tmp_path, runs):
     spec, site = standin.study(), standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     damaged = read_members(site.paths, spec.name)[3].key
     path = site.paths.record(damaged)
     path.write_text(path.read_text()[:40])
     before = len(runs())
-    assert step("search", spec, site).ran == 1
+    assert standin.run("search", spec, site).ran == 1
     assert runs()[before:] == [damaged]
     assert find_result(site.paths, damaged).status == TrialStatus.COMPLETE
 
 
 def test_refresh_runs_what_another_version_recorded_and_nothing_else(tmp_path, runs):
     spec, site = standin.study(), standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     old = read_members(site.paths, spec.name)[0].key
     path = site.paths.record(old)
     path.write_text(path.read_text().replace('"harness_version": "0.1.0"', '"harness_version": "0.0.9"'))
-    assert step("search", spec, site).ran == 0
+    assert standin.run("search", spec, site).ran == 0
     before = len(runs())
-    step("search", spec, replace(site, refresh=True))
+    standin.run("search", spec, replace(site, refresh=True))
     assert runs()[before:] == [old]
 
 
@@ -140,13 +137,13 @@ def test_failures_count_and_a_cell_without_any_score_gives_exit_code_4(tmp_path,
         "good": {"method": "none", "params": {"learning_rate": 0.0001}},
     }
     spec, site = standin.study(families=families, tasks=["one"]), standin.site(tmp_path)
-    search = step("search", spec, site)
+    search = standin.run("search", spec, site)
     assert search.failed == 3
     assert search.without_score == ("model/one/bad",)
     assert search.exit_code == 4
     assert "model/one/bad" in search.text()
     assert "used 1 of 3 trials" in search.text()
-    assert step("confirm", spec, site).exit_code == 0
+    assert standin.run("confirm", spec, site).exit_code == 0
 
 
 @pytest.mark.parametrize("runner", ["inline", "local"])
@@ -157,17 +154,17 @@ def test_errors_that_are_not_a_trials_own_stop_the_study_and_leave_no_record(
     spec, site = standin.study(), standin.site(tmp_path, runner)
     monkeypatch.setenv("STANDIN_TROUBLE", trouble)
     with pytest.raises(error, match="as the test asked"):
-        step("search", spec, site)
+        standin.run("search", spec, site)
     assert not list(site.paths.trials.glob("*/*/record.json"))
     monkeypatch.delenv("STANDIN_TROUBLE")
-    assert step("search", spec, site).failed == 0
+    assert standin.run("search", spec, site).failed == 0
 
 
 def test_an_error_in_the_code_of_a_trial_is_its_record(tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN_TROUBLE", "bug")
     monkeypatch.setenv("STANDIN_SECONDS", "0.2")
     spec, site = standin.study(tasks=["one"], budget={"trials": 1, "steps": 9}), standin.site(tmp_path, "local")
-    assert step("search", spec, site).failed == 2
+    assert standin.run("search", spec, site).failed == 2
     record = find_result(site.paths, read_members(site.paths, spec.name)[0].key)
     assert record.status == TrialStatus.CRASHED
     assert record.reason == "RuntimeError: as the test asked"
@@ -177,39 +174,39 @@ def test_an_error_in_the_code_of_a_trial_is_its_record(tmp_path, monkeypatch):
 def test_confirm_before_search_is_refused(tmp_path):
     spec, site = standin.study(), standin.site(tmp_path)
     with pytest.raises(SpecError, match="harness search standin"):
-        step("confirm", spec, site)
+        standin.run("confirm", spec, site)
 
 
 def test_the_folder_of_another_study_is_refused_and_left_alone(tmp_path):
     site = standin.site(tmp_path)
-    step("base", standin.study(), site)
+    standin.run("base", standin.study(), site)
     path = site.paths.study("standin").spec
     before = path.read_text()
     with pytest.raises(SpecError, match="another study"):
-        step("base", standin.study(seed=7), site)
+        standin.run("base", standin.study(seed=7), site)
     assert path.read_text() == before
 
 
 def test_a_task_that_changed_since_the_study_began_is_refused(tmp_path):
     spec, site = standin.study(), standin.site(tmp_path)
-    step("search", spec, site)
-    setting = standin.setting(spec)
-    changed = tuple(replace(task, ref=TaskRef(task.ref.name, "changed")) for task in setting.tasks)
+    standin.run("search", spec, site)
+    tasks = standin.experiment(spec, site).tasks
+    changed = tuple(replace(task, ref=TaskRef(task.ref.name, "changed")) for task in tasks)
     with pytest.raises(SpecError, match="changed"):
-        step("search", spec, site, replace(setting, tasks=changed))
+        standin.run("search", spec, site, tasks=changed)
 
 
 def test_a_second_driver_is_refused_by_name(tmp_path):
     import socket
 
-    from harness.driver.loop import locked
+    from harness.driver.lock import locked
 
     site = standin.site(tmp_path)
     with locked(site.paths.study("standin")):
         with pytest.raises(HarnessError) as caught:
-            step("search", standin.study(), site)
+            standin.run("search", standin.study(), site)
         assert f"process {os.getpid()} on {socket.gethostname()}" in str(caught.value)
-    step("search", standin.study(), site)
+    standin.run("search", standin.study(), site)
 
 
 @pytest.mark.parametrize(
@@ -226,19 +223,18 @@ def test_a_second_driver_is_refused_by_name(tmp_path):
 )
 def test_wrong_runners_and_options_are_refused_before_anything_is_written(tmp_path, runner, options, expected):
     with pytest.raises(UsageError, match=expected):
-        step("base", standin.study(), standin.site(tmp_path, runner, options=options))
+        standin.run("base", standin.study(), standin.site(tmp_path, runner, options=options))
     assert not (tmp_path / "results").exists()
 
 
-def test_a_family_that_cannot_work_is_refused_with_its_reason():
+def test_a_family_that_cannot_work_is_refused_with_its_reason(tmp_path):
     spec = standin.study(families={"quantised": {"method": "qlora"}})
-    setting = standin.setting(spec)
-    odd = ModelInfo(setting.models[0].ref, ModelFacts(model_type="llama", linear_widths=(100,), parameters=1000))
+    odd = ModelInfo(ModelRef("model", "r"), ModelFacts(model_type="llama", linear_widths=(100,), parameters=1000))
     with pytest.raises(SpecError, match=r"family quantised .* model and one, but .*64"):
-        refuse_impossible(replace(setting, models=(odd,)), "cpu")
+        refuse_impossible(standin.experiment(spec, standin.site(tmp_path), models=(odd,)))
 
 
-def test_a_worker_that_cannot_start_ends_the_step_with_its_log(tmp_path):
+def test_a_worker_that_cannot_start_ends_the_phase_with_its_log(tmp_path):
     site = standin.site(tmp_path, "local", work="no_such_module:function")
     with pytest.raises(HarnessError, match="worker must be able to start") as caught:
         run_with_broken_start(site)
@@ -250,7 +246,7 @@ def run_with_broken_start(site):
     from unittest import mock
 
     with mock.patch("harness.runners.local.serve", _fail_at_once):
-        return step("base", standin.study(), site)
+        return standin.run("base", standin.study(), site)
 
 
 def _fail_at_once(duty):
@@ -277,7 +273,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
 
 def test_the_study_file_is_kept_beside_its_fingerprint(tmp_path):
     spec, site = standin.study(), standin.site(tmp_path)
-    step("base", spec, site)
+    standin.run("base", spec, site)
     kept = json.loads(site.paths.study(spec.name).spec.read_text())
     assert kept["fingerprint"] == spec.fingerprint
     assert kept["study"]["families"].keys() == {"a", "b"}
@@ -288,7 +284,7 @@ def test_halving_runs_rungs_as_jobs_and_keeps_within_the_budget(tmp_path):
         budget={"trials": 3, "steps": 9}, search={"sampler": "random", "scheduler": "successive_halving"}
     )
     site = standin.site(tmp_path)
-    assert step("search", spec, site).exit_code == 0
+    assert standin.run("search", spec, site).exit_code == 0
     members = read_members(site.paths, spec.name)
     rungs = {}
     for member in members:
@@ -303,9 +299,9 @@ def test_halving_runs_rungs_as_jobs_and_keeps_within_the_budget(tmp_path):
 
 def test_the_driver_loads_no_torch(tmp_path):
     code = (
-        "import sys, pathlib\nfrom tests.driver import standin\nfrom harness.driver import steps as sweep\n"
+        "import sys, pathlib\nfrom tests.driver import standin\n\n"
         "spec = standin.study()\nsite = standin.site(pathlib.Path(sys.argv[1]))\n"
-        "sweep.run_search(spec, site, standin.setting(spec))\nprint('torch' in sys.modules)"
+        "standin.run('search', spec, site)\nprint('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=standin.REPOSITORY, capture_output=True, text=True, check=True
@@ -321,13 +317,12 @@ def _hashable(members):
     ("visible", "expected"), [("", ()), ("-1", ()), ("0,1", ("0", "1")), ("GPU-8f2a", ("GPU-8f2a",))]
 )
 def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected):
-    from harness.driver.resolve import device
     from harness.runners.base import parse_options
     from harness.workers.devices import gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus() == expected
-    assert device(standin.Site()) == ("cuda" if expected else "cpu")
+    assert standin.Site().device_type == ("cuda" if expected else "cpu")
     if expected:
         assert parse_options("local", {})["workers"] == len(expected)
 
@@ -339,16 +334,16 @@ def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(
 
     spec, site = standin.study(), standin.site(tmp_path, "local")
     options = parse_options("local", {})
-    config = next(iter(base_proposals(spec, standin.setting(spec)))).config
+    config = next(iter(base_proposals(standin.experiment(spec, site)))).config
     files = site.paths.study(spec.name)
-    duty = Duty(files.queue, site.work, sweep._duty(spec, site, options).workspace)
-    write_item(duty.queue / "claimed" / "77", "pack.json", [config])
+    told = Duty(files.queue, site.work, duty(spec, site).workspace)
+    write_item(told.queue / "claimed" / "77", "pack.json", [config])
     log = files.logs / "1" / "77_0_log.err"
     log.parent.mkdir(parents=True)
     log.touch()
-    claimed = (duty.queue / "claimed" / "77" / "pack.json").stat().st_ctime
+    claimed = (told.queue / "claimed" / "77" / "pack.json").stat().st_ctime
     os.utime(log, (claimed + 40, claimed + 40))
-    [ended] = make_runner("local", options, files, duty).poll()
+    [ended] = make_runner("local", options, files, told).poll()
     assert ended.configs == (config,)
     assert ended.loss.seconds == pytest.approx(40)
 
@@ -368,7 +363,7 @@ def test_what_rungs_left_behind_is_removed_after_the_search(tmp_path, monkeypatc
     monkeypatch.setenv("STANDIN_CHECKPOINT", "1")
     halving = {"sampler": "random", "scheduler": "successive_halving"}
     spec, site = standin.study(budget={"trials": 2, "steps": 9}, search=halving), standin.site(tmp_path)
-    step("search", spec, site)
+    standin.run("search", spec, site)
     assert not list(site.paths.trials.rglob("checkpoint"))
     assert not list(site.paths.trials.rglob("rungs"))
     folders = {path.name for path in site.paths.trials.glob("*/*")}
