@@ -151,6 +151,15 @@ def test_detectable_difference_matches_published_power_tables() -> None:
     assert s.minimal_detectable_difference(1, 0.1) is None
 
 
+def test_items_add_the_worst_case_of_a_proportion_to_what_seeds_leave() -> None:
+    """Two runs on n items differ with variance 2 x .25 / n, which is as if each seed's variance were 5 x .25 / n more.
+
+    For five seeds of standard deviation 0.02 and 100 items: (.02^2 + 5 x .25 / 100) per seed, hence .1136.
+    """
+    found = s.minimal_detectable_difference(5, 0.02, n_items=100)
+    assert found == pytest.approx(s.minimal_detectable_difference(5, (0.02**2 + 5 * 0.25 / 100) ** 0.5), rel=1e-6)
+
+
 def test_detectable_difference_is_detected_as_often_as_promised() -> None:
     difference, rng = s.minimal_detectable_difference(5, 0.02), np.random.default_rng(0)
     assert difference

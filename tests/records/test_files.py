@@ -1,0 +1,58 @@
+"""Files that colleagues and later processes read: whole on the disk before they have their name, and readable."""
+
+import os
+import stat
+
+import pytest
+
+from harness.files import append_line, write_atomically, write_once
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the process asks of the file system, in order: the size that it forces to the disk, and renames."""
+    made = []
+    sync, replace, link = os.fsync, os.replace, os.link
+
+    def syncing(handle):
+        made.append(("fsync", os.fstat(handle).st_size))
+        sync(handle)
+
+    def renaming(function):
+        def call(source, target):
+            made.append(("name", os.path.basename(target)))
+            function(source, target)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", renaming(replace))
+    monkeypatch.setattr(os, "link", renaming(link))
+    return made
+
+
+@pytest.mark.parametrize("write", [write_atomically, write_once])
+def test_content_is_on_the_disk_before_the_file_has_its_name(tmp_path, calls, write):
+    """Else a power cut leaves an empty file under the right name."""
+    write(tmp_path / "record.json", "x" * 1000)
+    assert calls == [("fsync", 1000), ("name", "record.json")]
+
+
+@pytest.mark.parametrize(("sync", "forced"), [(True, [("fsync", 9)]), (False, [])])
+def test_a_line_is_forced_to_the_disk_where_it_must_outlive_a_power_cut(tmp_path, calls, sync, forced):
+    append_line(tmp_path / "jobs.jsonl", {"a": 1}, sync=sync)  # {"a": 1} and a newline
+    assert calls == forced
+
+
+@pytest.mark.parametrize("write", [write_atomically, write_once])
+def test_everybody_may_read_and_only_the_owner_may_write(tmp_path, write):
+    write(tmp_path / "record.json", "{}")
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o644
+
+
+def test_who_writes_once_leaves_what_is_there(tmp_path):
+    path = tmp_path / "measured.json"
+    write_once(path, "first")
+    write_once(path, "second")
+    assert path.read_text() == "first"
+    assert [file.name for file in tmp_path.iterdir()] == ["measured.json"]

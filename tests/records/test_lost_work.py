@@ -1,0 +1,36 @@
+"""Seconds of attempts that left no record: what is charged, and to whom."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.files import read_lines
+from harness.records.lost_work import append_lost, chances_used, lost_attempt, lost_seconds
+from harness.records.results import write_result
+from harness.records.trial import CostRecord, ModelRef, Pipeline, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus
+
+FIRST = TrialConfig(
+    pipeline=Pipeline(ModelRef("base", "r"), (Stage(method="lora"),)), task=TaskRef("task", "f"), steps=10
+)
+SECOND = replace(FIRST, seed=1)
+
+
+@pytest.mark.parametrize(("held", "lost"), [(8.0, 3.0), (5.0, 0.0), (4.0, 0.0)])
+def test_what_is_on_record_is_not_lost_and_nothing_is_lost_below_zero(paths, held, lost):
+    """Of a pack of two one has a record of 2 + 3 seconds; its worker was held for 8, 5, or by a coarse clock 4."""
+    write_result(
+        paths,
+        TrialResult(config=FIRST, status=TrialStatus.COMPLETE, cost=CostRecord(seconds={"load": 2.0, "train": 3.0})),
+    )
+    attempt = lost_attempt(paths, [FIRST, SECOND], held, "its worker died")
+    assert list(attempt.configs) == [SECOND]
+    assert attempt.seconds == lost
+
+
+def test_lost_seconds_are_shared_and_add_up_over_attempts(paths):
+    lines = paths.study("any").jobs
+    append_lost(lines, lost_attempt(paths, [FIRST, SECOND], 6.0, "its worker died"))
+    append_lost(lines, replace(lost_attempt(paths, [SECOND], 4.0, "its worker died"), blamed=True))
+    assert lost_seconds(paths, "any") == {FIRST.key: 3.0, SECOND.key: 3.0 + 4.0}
+    assert chances_used(lines) == {SECOND.key: 1}
+    assert [line["of"] for line in read_lines(lines)] == [2, 2, 1]
