@@ -1,13 +1,14 @@
-"""A runner that feeds warm workers through a queue of files, and what a backend must be able to do to start them.
+"""A runner that feeds warm workers through a queue of files, and what a backend must do for it: start and end workers.
 
-A driver finds the workers of the one before it by their lines in `jobs.jsonl`, and the packs of one that was killed by
-their files. Workers that were told something else are ended first. A local worker of another host cannot be seen from
-here and counts as dead.
+A new driver takes over from the one before it. It finds the workers by their lines in `StudyPaths.jobs`, and the packs
+that wait or run by their files. It ends workers that were told something else. A local worker of another host cannot be
+seen from here and counts as dead.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -28,9 +29,10 @@ from harness.workers.worker import Duty, Folders, read_item, write_item
 
 log = logging.getLogger(__name__)
 
-_START_ATTEMPTS = 3
+_FALSE_STARTS = 3
+"""Workers in a row that may end before they began, until that is an error."""
 _DRIVERS_OWN = ("workers", "pack", "idle_s")
-"""Options that workers know nothing of."""
+"""Options that change nothing for a worker, so that it still fits when they change."""
 
 
 class JobBackend(Backend, ABC):
@@ -52,6 +54,12 @@ class JobBackend(Backend, ABC):
         Args:
             duty: What the worker is told.
             running: The jobs of other workers, by which a GPU may be chosen.
+
+        Returns:
+            The job's id and what else tells it from others; the queue fills in the rest.
+
+        Raises:
+            HarnessError: When no job can be started, in the scheduler's words.
         """
 
     @abstractmethod
@@ -81,90 +89,97 @@ class QueueRunner(Runner):
         self.duty, self.backend, self.settle_s = duty, backend, backend.settle_s
         self.folders, self.lines = Folders(duty.queue), lines
         self.workers = backend.settings["workers"]
+        # Some packs wait in the queue, so that a worker that ends one finds the next before the driver has looked.
         self.slots = self.workers + max(1, self.workers // 4)
         self.folders.make()
         self.folders.rest.unlink(missing_ok=True)
         told = {key: value for key, value in backend.settings.items() if key not in _DRIVERS_OWN}
         self._sign = fingerprint([duty.sign(), told])
-        self._last_look, self._false_starts = -1e9, 0
-        self._seen: set[str] = set()
+        self._looked_at, self._false_starts = -math.inf, 0
+        self._seen_alive: set[str] = set()
         self.jobs = {job.job: job for job in recorded_jobs(self.lines)}
-        self.items: dict[str, dict[str, TrialConfig]] = {}
-        self._adopt()
+        self.packs: dict[str, dict[str, TrialConfig]] = {}
+        """Trials by key of each pack under way, by the name of its file."""
+        self._take_over()
 
     def submit(self, configs: Sequence[TrialConfig]) -> None:
         """Queue a pack, and start another worker if there are fewer than packs and than allowed."""
         pack = {config.key: config for config in configs}
         name = f"{time.time_ns():020d}-{configs[0].key}.json"
-        self.items[name] = pack
+        self.packs[name] = pack
         write_item(self.folders.todo, name, configs)
-        self._staff()
+        self._start_workers()
 
     def poll(self) -> list[Ended]:
-        """Packs that were done, that failed, and those whose worker died; looks at workers every few seconds."""
-        lost = self._look() if time.monotonic() - self._last_look > self.backend.period_s else {}
-        ended = [self._finish(name, None) for name in self._in(self.folders.done)]
-        ended += [self._finish(name, self._why(name)) for name in self._in(self.folders.failed)]
-        for job, loss in lost.items():
-            ended += [self._lose(job, name, loss) for name in self._in(self.folders.claimed / job)]
+        """Packs that were done, that failed, and those whose worker died; asks after workers every few seconds."""
+        dead = self._dead_workers() if time.monotonic() - self._looked_at > self.backend.period_s else {}
+        ended = [self._end_pack(name, None) for name in self._under_way_in(self.folders.done)]
+        ended += [self._end_pack(name, self._reason(name)) for name in self._under_way_in(self.folders.failed)]
+        for job, loss in dead.items():
+            ended += [self._lose_pack(job, name, loss) for name in self._under_way_in(self.folders.claimed / job)]
             with suppress(OSError):  # absent, or with a pack that nobody asked for
                 (self.folders.claimed / job).rmdir()
-        self._staff()
+        self._start_workers()
         return ended
 
     def under_way(self) -> Sequence[Collection[str]]:
         """Keys of the trials of each pack in the queue."""
-        return list(self.items.values())
+        return list(self.packs.values())
 
     def leave(self) -> None:
         """Keep the workers that have started, who leave by themselves when idle; end what nobody waits for."""
-        if self.items:
+        if self.packs:
             self.close()
             return
-        waiting = [job for job in self.jobs.values() if not (self.folders.claimed / job.job).exists()]
-        self._end(waiting, "stopped by the driver before it began")
+        not_begun = [job for job in self.jobs.values() if not (self.folders.claimed / job.job).exists()]
+        self._end_workers(not_begun, "stopped by the driver before it began")
         self.folders.rest.touch()
 
     def close(self) -> None:
-        """End all workers; what they had not finished is forgotten here and asked for again by the next driver."""
-        self._end(list(self.jobs.values()), "stopped by the driver")
+        """End all workers and empty the queue; the next driver asks again for what was not finished."""
+        self._end_workers(list(self.jobs.values()), "stopped by the driver")
         for path in [*self.folders.todo.iterdir(), *self.folders.claimed.glob("*/*")]:
             path.unlink(missing_ok=True)
-        self.items.clear()
+        self.packs.clear()
 
-    def _end(self, jobs: Sequence[WorkerJob], reason: str) -> None:
-        """End workers now; what they had begun is written down as lost and waits again."""
+    def _end_workers(self, jobs: Sequence[WorkerJob], reason: str) -> None:
+        """End workers now; the time of what they had begun is written down as lost, and the packs wait again."""
         self.backend.cancel(jobs)
         for job in jobs:
             for path in self._held_by(job.job):
-                with suppress(FileNotFoundError):  # it had ended after all
+                with suppress(FileNotFoundError):  # the pack had ended after all
                     held = self._held_s(job.job, path)
                     os.rename(path, self.folders.todo / path.name)
                     configs = read_item(self.folders.todo / path.name)
                     append_lost(self.lines, lost_attempt(self.duty.workspace.paths, configs, held, reason))
-            self._bury(job.job, reason)
+            self._forget(job.job, reason)
 
-    def _adopt(self) -> None:
-        """Take over from an earlier driver: fit workers, what waits and what runs; what a dead one held is reported."""
+    def _take_over(self) -> None:
+        """Keep an earlier driver's workers where they fit, and its packs that wait or run.
+
+        What ended while no driver looked has a record, or runs again; so files of ended packs are removed.
+        """
         for folder in (self.folders.done, self.folders.failed):
             for path in folder.iterdir():
                 path.unlink()
         fit = [job for job in self.jobs.values() if job.duty == self._sign]
         fit.sort(key=lambda job: -len(self._held_by(job.job)))
-        self._end([job for job in self.jobs.values() if job not in fit[: self.workers]], "unfit for what is to be done")
+        unfit = [job for job in self.jobs.values() if job not in fit[: self.workers]]
+        self._end_workers(unfit, "unfit for what is to be done")
         for folder in (self.folders.todo, *self.folders.claimed.iterdir()):
-            for name in self._present(folder):
-                self.items[name] = {config.key: config for config in read_item(folder / name)}
-        if self.items:
-            log.info("%d packs of an earlier driver are still under way", len(self.items))
+            for name in self._pack_files(folder):
+                self.packs[name] = {config.key: config for config in read_item(folder / name)}
+        if self.packs:
+            log.info("%d packs of an earlier driver are still under way", len(self.packs))
 
     def expect(self, packs: int) -> None:
         """Start workers for packs to come, where an idle one costs nothing."""
         if self.backend.starts_early:
-            self._staff(packs)
+            self._start_workers(packs)
 
-    def _staff(self, packs: int = 0) -> None:
-        while len(self.jobs) < min(self.workers, max(packs, len(self.items))):
+    def _start_workers(self, expected: int = 0) -> None:
+        """Start workers until there are as many as packs, expected ones included, or as are allowed."""
+        while len(self.jobs) < min(self.workers, max(expected, len(self.packs))):
             job = replace(
                 self.backend.start(self.duty, list(self.jobs.values())),
                 runner=self.backend.name(),
@@ -175,69 +190,73 @@ class QueueRunner(Runner):
             self.jobs[job.job] = job
             append_line(self.lines, {"event": "started", "job": vars(job)})
 
-    def _look(self) -> dict[str, Loss]:
-        """The workers that died since the last look, orphans of workers that are unknown among them."""
-        self._last_look = time.monotonic()
+    def _dead_workers(self) -> dict[str, Loss]:
+        """Ids of the workers that died since the last call, and of unknown ones that hold packs, with the reason."""
+        self._looked_at = time.monotonic()
         dead = self.backend.dead(list(self.jobs.values()))
-        self._seen |= self.jobs.keys() - dead.keys()
+        self._seen_alive |= self.jobs.keys() - dead.keys()
         for job, loss in dead.items():
-            self._bury(job, loss.reason if self._held_by(job) else "left, or died, with nothing to do")
+            self._forget(job, loss.reason if self._held_by(job) else "left, or died, with nothing to do")
             self._count_false_start(job)
         unknown = {path.name for path in self.folders.claimed.iterdir()} - set(self.jobs) - set(dead)
         return dead | dict.fromkeys(unknown, Loss("worker", TrialStatus.CRASHED, "its worker died unseen"))
 
-    def _bury(self, job: str, reason: str) -> None:
+    def _forget(self, job: str, reason: str) -> None:
         del self.jobs[job]
         record_end(self.lines, job, reason)
 
     def _count_false_start(self, job: str) -> None:
-        """A worker makes its folder as it starts; several in a row that could not are not bad luck."""
+        """Raise `HarnessError` once several workers in a row ended before they made their folder, as each does first."""
         self._false_starts = 0 if (self.folders.claimed / job).exists() else self._false_starts + 1
-        if self._false_starts >= _START_ATTEMPTS:
+        if self._false_starts >= _FALSE_STARTS:
             path = self.backend.folder / f"{job}_0_log.err"
             tail = " ".join(path.read_text().split())[-300:] if path.exists() else "it left no log"
             raise HarnessError(
-                f"a worker must be able to start, but {_START_ATTEMPTS} in a row ended at once ({tail}): see {path.parent}"
+                f"a worker must be able to start, but {_FALSE_STARTS} in a row ended at once ({tail}): see {path.parent}"
             )
 
-    def _lose(self, job: str, name: str, loss: Loss) -> Ended:
+    def _lose_pack(self, job: str, name: str, loss: Loss) -> Ended:
+        """Take a pack away from its dead worker."""
         claimed = self.folders.claimed / job / name
         try:
             held = self._held_s(job, claimed)
             claimed.unlink()
-        except FileNotFoundError:  # it had ended after all
-            return self._finish(name, None)
-        return self._finish(name, replace(loss, seconds=held))
+        except FileNotFoundError:  # the worker had finished it before it died
+            return self._end_pack(name, None)
+        return self._end_pack(name, replace(loss, seconds=held))
 
     def _held_by(self, job: str) -> list[Path]:
         folder = self.folders.claimed / job
-        return [folder / name for name in self._present(folder)]
+        return [folder / name for name in self._pack_files(folder)]
 
     def _held_s(self, job: str, claimed: Path) -> float:
         """Seconds since a pack was claimed, or until its worker's last sign of life if it was dead when first looked at."""
         until = time.time()
-        if job not in self._seen:
+        if job not in self._seen_alive:
+            # It may have died long before this driver began; the time between belongs to no trial.
             logs = self.backend.folder.parent.glob(f"*/{job}_*")
             until = max((path.stat().st_mtime for path in logs), default=0.0)
         return max(0.0, until - claimed.stat().st_ctime)  # a rename sets ctime: the moment of the claim
 
-    def _finish(self, name: str, loss: Loss | None) -> Ended:
+    def _end_pack(self, name: str, loss: Loss | None) -> Ended:
         for folder in (self.folders.done, self.folders.failed):
             for leftover in (folder / name, folder / f"{name}.why"):
                 leftover.unlink(missing_ok=True)
-        return Ended(tuple(self.items.pop(name).values()), loss)
+        return Ended(tuple(self.packs.pop(name).values()), loss)
 
-    def _why(self, name: str) -> Loss:
-        why = self.folders.failed / f"{name}.why"
-        lines = read_lines(why)
-        if not lines:
+    def _reason(self, name: str) -> Loss:
+        """Why a pack failed, as its worker wrote it down."""
+        lines = read_lines(self.folders.failed / f"{name}.why")
+        if not lines:  # the worker could rename the pack's file, but not write another: its disk is full
             return Loss("storage", TrialStatus.CRASHED, "nothing could be written")
         return Loss(lines[0]["kind"], TrialStatus.CRASHED, lines[0]["reason"], lines[0]["seconds"])
 
-    def _in(self, folder: Path) -> list[str]:
-        return [name for name in self._present(folder) if name in self.items]
+    def _under_way_in(self, folder: Path) -> list[str]:
+        """Files in a folder of packs that this driver waits for."""
+        return [name for name in self._pack_files(folder) if name in self.packs]
 
-    def _present(self, folder: Path) -> list[str]:
+    def _pack_files(self, folder: Path) -> list[str]:
         if not folder.exists():
             return []
+        # A name with a dot before it is a file that is still being written.
         return sorted(path.name for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")

@@ -41,10 +41,10 @@ class LocalBackend(JobBackend):
         """Start a controller process, which starts the worker and outlives the driver."""
         from submitit import LocalExecutor
 
-        held = [job.gpu for job in running]
-        gpu = min(gpus(), key=held.count, default="")
+        taken = [job.gpu for job in running]
+        gpu = min(gpus(), key=taken.count, default="")
         executor = LocalExecutor(self.folder)
-        executor.update_parameters(timeout_min=60 * 24 * 30)
+        executor.update_parameters(timeout_min=60 * 24 * 30)  # submitit kills a job after 5 minutes otherwise
         with _environment(OMP_NUM_THREADS=str(self.settings["threads"])), _streams_to(self.folder / "controllers.log"):
             job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
         self._children.append(job)
@@ -57,7 +57,7 @@ class LocalBackend(JobBackend):
         return {job.job: Loss("worker", TrialStatus.CRASHED, "its worker process died") for job in gone}
 
     def cancel(self, jobs: Sequence[WorkerJob]) -> None:
-        """Ask with SIGTERM, which controllers pass on, until they are gone; after 10 s with SIGKILL."""
+        """Send SIGTERM, which controllers pass on to their workers, until all are gone; after 10 s SIGKILL."""
         patience = time.monotonic() + 10
         while left := [job for job in jobs if self._alive(job)]:
             for job in left:
@@ -70,13 +70,14 @@ class LocalBackend(JobBackend):
 
 
 def _birth(pid: int) -> str | None:
-    """When a living process was started, in clock ticks since boot ("?" where the system does not say)."""
+    """When a living process was started, in clock ticks since boot; "?" where the system does not say, None for a dead one."""
     if Path("/proc/self/stat").exists():
         try:
+            # After the command in parentheses, which may hold spaces: first the state, and the start as the 20th field.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
-        return None if fields[0] in "ZX" else fields[19]
+        return None if fields[0] in "ZX" else fields[19]  # a zombie is dead, and waits only to be collected
     try:
         os.kill(pid, 0)
     except OSError:
@@ -93,15 +94,18 @@ def _kill(pid: int, number: int) -> None:
 
 @contextmanager
 def _streams_to(path: Path) -> Iterator[None]:
-    """What is started inside writes to a file: it must not hold a pipe open that the driver's caller reads to its end."""
-    kept = {number: os.dup(number) for number in (1, 2)}
+    """Have processes that are started inside write to a file instead of the driver's output.
+
+    They outlive the driver, and would hold its pipe open: whoever reads that to its end would wait for them.
+    """
+    copies = {number: os.dup(number) for number in (1, 2)}
     try:
         with path.open("ab") as file:
-            for number in kept:
+            for number in copies:
                 os.dup2(file.fileno(), number)
         yield
     finally:
-        for number, copy in kept.items():
+        for number, copy in copies.items():
             os.dup2(copy, number)
             os.close(copy)
 

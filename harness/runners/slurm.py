@@ -79,11 +79,12 @@ class SlurmBackend(JobBackend):
         from submitit.helpers import clean_env
 
         minutes = self.settings["time_min"]
+        limit_s = 0.9 * 60 * minutes  # what is left is for starting, and for leaving before Slurm kills the job
         try:
             executor = SlurmExecutor(self.folder)
             executor.update_parameters(**self._parameters(minutes))
-            with clean_env():
-                job = executor.submit(serve, replace(duty, limit_s=0.9 * 60 * minutes))
+            with clean_env():  # inside a Slurm job, its variables would shape the new job
+                job = executor.submit(serve, replace(duty, limit_s=limit_s))
         except (RuntimeError, OSError, FailedJobError, FailedSubmissionError) as error:
             raise HarnessError(
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
@@ -91,7 +92,7 @@ class SlurmBackend(JobBackend):
         return WorkerJob(job=job.job_id)
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
-        """Jobs that ended, and those that Slurm has known nothing of for 30 s."""
+        """Jobs that ended, and those that Slurm has not known for 30 s; none where Slurm does not answer."""
         states = slurm_states([job.job for job in jobs])
         if states is None:
             return {}
@@ -101,13 +102,13 @@ class SlurmBackend(JobBackend):
             if state:
                 self._missing.pop(job.job, None)
             elif time.monotonic() - self._missing.setdefault(job.job, time.monotonic()) > 30:
-                state = "GONE"
+                state = "GONE"  # purged from its memory, and no accounting to ask
             if state and state not in _SLURM_ALIVE:
                 gone[job.job] = Loss("worker", _slurm_status(state), f"its Slurm job {job.job} ended as {state}")
         return gone
 
     def cancel(self, jobs: Sequence[WorkerJob]) -> None:
-        """`scancel`."""
+        """Run `scancel`; jobs that it cannot reach end by themselves when they are idle."""
         if jobs:
             with suppress(FileNotFoundError):  # this machine has no Slurm, so they cannot be reached from here
                 subprocess.run(["scancel", *(job.job for job in jobs)], capture_output=True, check=False)
@@ -124,33 +125,34 @@ class SlurmBackend(JobBackend):
             "cpus_per_task": options.get("cpus", threads),
             "job_name": "harness",
             "setup": [f"export OMP_NUM_THREADS={threads}"],
-            "signal_delay_s": 30,
+            "signal_delay_s": 30,  # SIGUSR2 comes so long before the time limit, and the worker leaves
             "additional_parameters": {"no-requeue": True},
         }
 
 
 def _slurm_status(state: str) -> TrialStatus:
-    """What a job's end means for the trial it ran; a worker that failed by itself crashed, all else took it away."""
+    """What a job's end means for the trial that it ran: it crashed if its worker failed, else Slurm took it away."""
     return _SLURM_STATUS.get(state, TrialStatus.CRASHED if state in ("FAILED", "COMPLETED") else TrialStatus.PREEMPTED)
 
 
 def slurm_states(jobs: Sequence[str]) -> dict[str, str] | None:
-    """State by job id as Slurm names it, for those it knows; None when Slurm does not answer.
+    """State of each job that Slurm knows, in Slurm's words, by id; None when Slurm does not answer.
 
-    squeue forgets a job minutes after its end (MinJobAge), sacct never does but needs accounting: both are asked.
+    squeue forgets a job minutes after its end (MinJobAge); sacct does not, but needs accounting. So both are asked.
     """
     if not jobs:
         return {}
-    seen = _ask(["squeue", "--me", "-h", "-t", "all", "-o", "%i|%T"])
-    if seen is None:
+    states = _ask(["squeue", "--me", "-h", "-t", "all", "-o", "%i|%T"])
+    if states is None:
         return None
-    missing = [job for job in jobs if job not in seen]
+    missing = [job for job in jobs if job not in states]
     if missing:
-        seen |= _ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(missing)]) or {}
-    return {job: seen[job] for job in jobs if job in seen}
+        states |= _ask(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(missing)]) or {}
+    return {job: states[job] for job in jobs if job in states}
 
 
 def _ask(command: list[str]) -> dict[str, str] | None:
+    """Lines of `id|state` that a command prints, as a mapping; None where it fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -5,9 +5,9 @@
     queue/done/ITEM        its trials have records
     queue/failed/ITEM      the pack raised an error; ITEM.why says which
 
-Imports, base weights and tokenised data are paid for once per worker, which stays for a while when a step has ended:
-the next one finds it warm. Nobody beats a heart: the driver learns from the operating system or from Slurm which jobs
-are alive, and what a dead one had claimed runs again.
+Imports, base weights and tokenised data are paid for once per worker. It stays for a while when a phase has ended, so
+that the next phase finds it warm. There is no heartbeat: the driver asks the operating system or the scheduler which
+jobs are alive, and has what a dead worker had claimed run again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 Work = Callable[[Sequence[TrialConfig]], list[TrialResult]]
 """Runs a pack and leaves one record per trial; raises only for what is not a trial's own failure."""
 
-_TELLING = (
+_VARIABLES_THAT_MATTER = (
     "HARNESS_",
     "HF_",
     "CUDA_",
@@ -51,11 +51,12 @@ _TELLING = (
     "TRANSFORMERS_",
     "LD_",
 )
-"""Beginnings of the names of variables that can change what a worker does."""
+"""First parts of the names of environment variables that can change what a worker does."""
 _POLL_S = 0.05
 _LONGEST_POLL_S = 0.5
+"""A worker without work looks into the queue after `_POLL_S`, and the longer it waits the more rarely, up to this."""
 _PATIENCE = 5
-"""How much longer a worker waits during a step: others may still run, and what follows may depend on them."""
+"""Factor of `idle_s` during a phase: others may still run, and what follows may depend on their results."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Folders:
 
     @property
     def claimed(self) -> Path:
-        """Packs that run, by the job of their worker."""
+        """A folder for each worker, named by its job, with the packs that it runs."""
         return self.root / "claimed"
 
     @property
@@ -86,7 +87,7 @@ class Folders:
 
     @property
     def rest(self) -> Path:
-        """A file that is there from the end of a step to the beginning of the next."""
+        """A file that is there from the end of a phase to the beginning of the next: workers may leave."""
         return self.root / "rest"
 
     def make(self) -> None:
@@ -104,7 +105,7 @@ class Duty:
     """`module:function`, called with the workspace when a worker starts; it gives what runs its packs, see `Work`."""
     workspace: Workspace
     idle_s: float = 60.0
-    """It leaves when it had nothing to do for so long after a step; during a step it waits five times as long."""
+    """It leaves when it had nothing to do for so long after a phase; during a phase it waits five times as long."""
     limit_s: float | None = None
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -115,25 +116,32 @@ class Duty:
     """Folder whose plug-ins it finds beside the package's own: that of the process which starts it."""
 
     def sign(self) -> str:
-        """Fingerprint of what makes a worker fit for this duty: the code, what it is told, and where it looks.
+        """Fingerprint of what makes a worker fit for this duty: the code, what it is told, and its environment.
 
-        Its GPU, its time limit and its patience are its own.
+        GPU, time limit and patience differ from worker to worker of one duty, so they are left out.
         """
+        # Modification times rather than contents: this runs as each phase starts, over some 350 files.
         homes = [Path(__file__).parents[1], *([self.project / "plugins"] if self.project else [])]
         code = [[str(path), path.stat().st_mtime_ns] for home in homes for path in sorted(home.rglob("*.py"))]
-        around = {name: value for name, value in os.environ.items() if name.startswith(_TELLING)}
+        around = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES_THAT_MATTER)}
         return fingerprint([code, str(self.queue), self.work, repr(self.workspace), around])
 
 
 def start_work(duty: Duty) -> Work:
-    """What this process will run packs with; whatever a pack leaves for the next is held by it."""
+    """Call the duty's `work`: what it returns runs the packs of this process, and holds what one leaves for the next."""
     module, _, function = duty.work.partition(":")
     work: Work = getattr(importlib.import_module(module), function)(duty.workspace)
     return work
 
 
 def write_item(folder: Path, name: str, configs: Sequence[TrialConfig]) -> None:
-    """Put a pack into a folder of the queue."""
+    """Put a pack into a folder of the queue.
+
+    Args:
+        folder: One of `Folders`.
+        name: Of its file; packs are taken in the order of their names.
+        configs: The trials of the pack.
+    """
     write_atomically(folder / name, canonical_json([to_json(config) for config in configs]))
 
 
@@ -143,7 +151,11 @@ def read_item(path: Path) -> list[TrialConfig]:
 
 
 def serve(duty: Duty) -> int:
-    """A worker's life; returns how many packs it ran. Runs inside a submitit job."""
+    """A worker's life, from the start of its job to its end.
+
+    Returns:
+        How many packs it ran.
+    """
     os.environ.update(duty.environment)
     if duty.project:
         use_project(duty.project)
@@ -161,16 +173,18 @@ def serve(duty: Duty) -> int:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """The default of submitit is to ignore SIGTERM and to requeue on SIGUSR2; here the driver decides what runs again."""
+    """End the process. submitit would ignore SIGTERM and requeue on SIGUSR2, but the driver decides what runs again."""
     raise SystemExit(128 + number)
 
 
 def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
-    """Packs, as long as there are any, there is time, and the job that started this worker lives."""
+    """Claim packs until there were none for too long, time is short, or the controller that started this worker is dead."""
+    # An orphan gets another parent; without this check it would go on beside the worker that took its place.
     parent, started = os.getppid(), time.monotonic()
     idle_since, longest, resting = started, 0.0, False
     while os.getppid() == parent and folders.todo.exists():
         now = time.monotonic()
+        # A pack may take a fifth longer than the longest so far; one that is cut off by the limit is lost work.
         if duty.limit_s is not None and now - started + 1.2 * longest > duty.limit_s:
             return
         item = _claim(folders.todo, mine)
@@ -187,6 +201,7 @@ def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
 
 
 def _claim(todo: Path, mine: Path) -> Path | None:
+    """Take the first pack that waits: renaming its file is atomic, so that only one worker can have it."""
     for name in sorted(name for name in os.listdir(todo) if not name.startswith(".")):
         with suppress(FileNotFoundError):  # another worker was quicker
             os.rename(todo / name, mine / name)
@@ -195,6 +210,7 @@ def _claim(todo: Path, mine: Path) -> Path | None:
 
 
 def _run(item: Path, folders: Folders, work: Work) -> None:
+    """Run a pack and move its file to `done`, or to `failed` with the reason beside it."""
     started = time.monotonic()
     try:
         work(read_item(item))
