@@ -157,6 +157,18 @@ def load_all(folder: str) -> dict[str, type[Any]]:
     return plugins
 
 
+def overrides(plugin: object, hook: str) -> bool:
+    """Whether a plug-in brings a method of its own in the place of its contract's default.
+
+    Args:
+        plugin: A plug-in's class, or an object of it.
+        hook: Name of a method that the class in its folder's `base.py` has.
+    """
+    kind = plugin if isinstance(plugin, type) else type(plugin)
+    default = [vars(base)[hook] for base in kind.__mro__ if hook in vars(base)][-1]
+    return getattr(kind, hook) is not default
+
+
 def _package(folder: str) -> str:
     return "harness." + folder.replace("/", ".")
 

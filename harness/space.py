@@ -1,14 +1,14 @@
 """Search spaces: what a hyperparameter may be, its literature default, and whether a sweep searches it.
 
 A `Space` maps a parameter's name to its distribution. Plug-ins declare their spaces with these types;
-samplers translate them for Optuna; studies narrow or fix them (`override`).
+samplers translate them for Optuna; studies narrow or fix them (`override`). `Params` holds one value for each name.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class Text:
         if not isinstance(value, str):
             return False
         try:
-            return not self.names or all(name and weight > 0 for name, weight in weighted(value))
+            return not self.names or all(entry.name and entry.weight > 0 for entry in listed(value))
         except ValueError:
             return False
 
@@ -114,18 +114,102 @@ class Text:
         return f"names of {self.names}, each with =weight if wanted" if self.names else "text"
 
 
-def weighted(text: str) -> list[tuple[str, float]]:
-    """Names and weights of a `Text` that lists them; the weight is 1 where none is given.
+@dataclass(frozen=True)
+class Named:
+    """One entry of a `Text` that lists tasks or models: `trec@3f=0.5` names `trec`, as it was at `3f`, with weight 0.5."""
+
+    name: str
+    tag: str = ""
+    """Fingerprint of the task, or revision of the model, that planning found; empty: whichever is there."""
+    weight: float = 1.0
+
+    @property
+    def pinned(self) -> str:
+        """Name and tag, as text."""
+        return f"{self.name}@{self.tag}" if self.tag else self.name
+
+
+def listed(text: str) -> tuple[Named, ...]:
+    """The entries of a `Text` that lists names, between commas.
 
     Raises:
         ValueError: When a weight is not a number.
     """
-    parts = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
-    return [(name.strip(), float(weight)) if equals else (weight, 1.0) for name, equals, weight in parts]
+    entries = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        entry, equals, weight = part.rpartition("=")
+        name, _, tag = (entry if equals else part).partition("@")
+        entries.append(Named(name.strip(), tag.strip(), float(weight) if equals else 1.0))
+    return tuple(entries)
 
 
 Distribution = Float | Integer | Choice | Text
 Space = Mapping[str, Distribution]
+
+
+class Params(Mapping[str, Scalar]):
+    """Values of hyperparameters by name, which do not change; read with their type: `params.integer("rank")`.
+
+    Each reader raises `SpecError` where the name is missing and no default is given, or the value has another type.
+    """
+
+    def __init__(self, values: Mapping[str, Scalar] | None = None, **changes: Scalar) -> None:
+        """Copy `values`, with `changes` in place of some of them or beside them."""
+        self._values = {**(values or {}), **changes}
+
+    def __getitem__(self, name: str) -> Scalar:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Params({self._values})"
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A whole number."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _of_type(name, "a whole number", value)
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A real number, whole or not."""
+        value = self._value(name, default)
+        if isinstance(value, bool | str):
+            raise _of_type(name, "a number", value)
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """True or False."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise _of_type(name, "true or false", value)
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A text, or one of several choices that are texts."""
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise _of_type(name, "text", value)
+        return value
+
+    def names(self, name: str, default: str | None = None) -> tuple[Named, ...]:
+        """The tasks or models that a `Text` lists; empty where it lists none."""
+        return listed(self.text(name, default))
+
+    def _value(self, name: str, default: Scalar | None) -> Scalar:
+        value = self._values.get(name, default)
+        if value is None:
+            raise SpecError(one_of("parameter", name, list(self)))
+        return value
+
+
+def _of_type(name: str, wanted: str, value: Scalar) -> SpecError:
+    return SpecError(f"parameter {name} must be {wanted}, but got {value!r}: change it in the study file")
 
 
 def defaults(space: Space) -> dict[str, Scalar]:

@@ -9,7 +9,7 @@ from harness.axes.contract import StageSetup
 from harness.cost.meter import Meter, Tally
 from harness.models.base_model import context_length, load_model, load_tokenizer, resolve_model
 from harness.records.trial import Evaluation, Pipeline, Stage, TrialConfig
-from harness.space import defaults
+from harness.space import Params, defaults
 from harness.study.family import stage_space
 from harness.tasks.task import find_task
 from harness.tasks.training_rows import Row
@@ -191,14 +191,13 @@ def attached(
     """A stage on a model folder, ready to train, and its notes; `facts` are further ones of its setup."""
     base = resolve_model(str(folder))
     chosen = choices(one_stage)
-    model = load_model(base, chosen.method.load_options(dict(chosen.params), "cpu"), "cpu")
+    model = load_model(base, chosen.method.load_options(chosen.params, "cpu"), "cpu")
     model = model if dtype is None else model.to(dtype)
     notes: list[str] = []
     reserved = chosen.method.reserved(chosen.params)
-    params = dict(chosen.params)
-    params["max_length"] = context_length(model.config, int(params["max_length"]), reserved)
+    length = context_length(model.config, chosen.params.integer("max_length"), reserved)
     setup = StageSetup(
-        params,
+        Params(chosen.params, max_length=length),
         load_tokenizer(base),
         "cpu",
         seed,
@@ -209,7 +208,7 @@ def attached(
         packed=chosen.objective.packs,
         note=notes.append,
         rows=lambda: list(rows),
-        rows_of=lambda name: list((tasks or {})[name]),
+        rows_of=lambda task: list((tasks or {})[task.pinned]),
         **facts,
     )
     from transformers import set_seed

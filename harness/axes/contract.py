@@ -12,7 +12,7 @@ from harness.errors import SpecError
 from harness.models.facts import ModelFacts
 from harness.models.tokens import TokenCache
 from harness.plugins import AXIS_FOLDER, load
-from harness.space import Scalar, Space
+from harness.space import Named, Params, Space
 from harness.tasks.facts import TaskFacts
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.training_rows import Row
@@ -35,7 +35,7 @@ class Situation:
     """How the task is scored, and what its rows have."""
     beside: Mapping[str, type[Plugin]] = field(default_factory=dict)
     """The stage's choices by axis (`method`, `objective`, `retention`, `curation`); empty where no stage is asked about."""
-    params: Mapping[str, Scalar] = field(default_factory=dict)
+    params: Params = field(default_factory=Params)
     """The stage's parameters as far as they are known."""
     left: tuple[str, ...] | None = None
     """Objectives of earlier stages that leave something beside the policy; None where no pipeline is asked about."""
@@ -46,18 +46,18 @@ class Situation:
         """The same where a stage's plug-ins ask what stands beside them; `task` is the one that the stage's rows are of."""
         chosen = {axis: load(folder, getattr(stage, axis)) for axis, folder in AXIS_FOLDER.items()}
         task = self.facts_of(stage.data) if stage.data else self.task
-        return replace(self, task=task, beside=chosen, params=dict(stage.params))
+        return replace(self, task=task, beside=chosen, params=Params(stage.params))
 
 
-def _nothing_named(name: str) -> Any:
-    raise SpecError(f"{name!r} must be known to the trial, but nothing is here: name it in a parameter")
+def _nothing_named(named: Named) -> Any:
+    raise SpecError(f"{named.name!r} must be known to the trial, but nothing is here: name it in a parameter")
 
 
 @dataclass(frozen=True)
 class StageSetup:
     """What a plug-in may use while a stage is being set up and run."""
 
-    params: Mapping[str, Scalar]
+    params: Params
     """Every parameter of the stage, defaults filled in; `max_length` is cut to the model's context already."""
     tokenizer: PreTrainedTokenizerBase
     device: str
@@ -82,10 +82,10 @@ class StageSetup:
     """Adds a sentence to the record's notes: what a reader must know beside the score."""
     rows: Callable[[], list[Row]] = list
     """The stage's training rows as the task gives them, before curation; not to be changed."""
-    rows_of: Callable[[str], list[Row]] = _nothing_named
-    """Training rows of another task, by the name that a `Text` parameter of tasks holds."""
-    model_of: Callable[[str], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = _nothing_named
-    """Another model and its tokenizer, by the name that a `Text` parameter of models holds."""
+    rows_of: Callable[[Named], list[Row]] = _nothing_named
+    """Training rows of another task, which a `Text` parameter of tasks names (`params.names`)."""
+    model_of: Callable[[Named], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = _nothing_named
+    """Another model and its tokenizer, which a `Text` parameter of models names (`params.names`)."""
     task_metadata: TaskMetadata = field(default_factory=TaskMetadata)
     """What the task's file says under `metadata`."""
     left: Mapping[str, Path] = field(default_factory=dict)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
     """The rows without those that a stage shorter than a pass will not reach."""
-    seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
+    seen = setup.steps * setup.params.integer("batch_size") * setup.params.integer("gradient_accumulation")
     return random.Random(setup.seed).sample(rows, seen) if seen < len(rows) else rows
 
 
@@ -43,7 +43,7 @@ def learnable(sequence: TokenSequence) -> bool:
 
 def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows") -> list[TokenSequence]:
     """The same, one sequence for every row even where there is nothing to learn; notes count `noun`."""
-    limit = int(setup.params["max_length"])
+    limit = setup.params.integer("max_length")
     prompted = [row for row in rows if row.prompt]
     texts = [row.completion for row in rows if not row.prompt]
     split = iter(_prompted(prompted, setup, noun))

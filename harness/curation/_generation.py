@@ -12,7 +12,7 @@ from harness.errors import SpecError, StorageError
 from harness.files import write_atomically
 from harness.models.base_model import context_length
 from harness.records.trial import derive_seed, fingerprint
-from harness.space import weighted
+from harness.space import Named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,21 +34,22 @@ class Sampling:
 
 
 def identity_of(parameter: str, setup: StageSetup) -> str:
-    """What tells the weights of the model that a `Text` parameter names, or of the stage's base where it names none.
-
-    Raises:
-        SpecError: When several are named.
-    """
-    named = weighted(str(setup.params[parameter]))
-    if len(named) > 1:
-        raise SpecError(f"{parameter} must name one model, but names {len(named)}: keep one")
-    return named[0][0] if named else setup.base
+    """What tells the weights of the model that a `Text` parameter names, or of the stage's base where it names none."""
+    model = _one_named(parameter, setup)
+    return model.pinned if model else setup.base
 
 
 def one_model(parameter: str, setup: StageSetup) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """That model and its tokenizer."""
-    name = identity_of(parameter, setup)
-    return setup.model_of(name) if setup.params[parameter] else (setup.load_base(), setup.tokenizer)
+    model = _one_named(parameter, setup)
+    return setup.model_of(model) if model else (setup.load_base(), setup.tokenizer)
+
+
+def _one_named(parameter: str, setup: StageSetup) -> Named | None:
+    models = setup.params.names(parameter)
+    if len(models) > 1:
+        raise SpecError(f"{parameter} must name one model, but names {len(models)}: keep one")
+    return models[0] if models else None
 
 
 def continuations(

@@ -29,7 +29,7 @@ class AnswerJudgement(Curation):
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """Twice as many rows."""
-        question, wrong = str(setup.params["judgement_question"]), wrong_answers(rows, random.Random(setup.seed))
+        question, wrong = setup.params.text("judgement_question"), wrong_answers(rows, random.Random(setup.seed))
         return [
             Row(prompt=row.prompt + answer + question, completion=verdict)
             for row, mistake in zip(rows, wrong, strict=True)

@@ -37,7 +37,7 @@ class CounterfactualPairs(Curation):
         objective = situation.beside.get("objective")
         plain = objective is not None and "rejected" not in getattr(objective, "needs", ())
         reason = "counterfactual pairs are preferences, which its objective does not use: use objective dpo"
-        unstyled = "style_prompt" in situation.params and not situation.params["style_prompt"]
+        unstyled = not situation.params.text("style_prompt", "a style")
         return first_reason(
             reason if plain else None,
             "counterfactual pairs need a style_prompt to tell their answers apart" if unstyled else None,
@@ -52,8 +52,8 @@ class CounterfactualPairs(Curation):
             TrialFailure: When all pairs are of equal or empty answers.
         """
         params, prompts = setup.params, [row.prompt for row in rows]
-        sampling = Sampling(int(params["style_tokens"]), float(params["style_temperature"]), ("\n\n",))
-        styled = [str(params["style_prompt"]) + prompt for prompt in prompts]
+        sampling = Sampling(params.integer("style_tokens"), params.number("style_temperature"), ("\n\n",))
+        styled = [params.text("style_prompt") + prompt for prompt in prompts]
         question = ["pairs", sampling.tokens, sampling.temperature, setup.seed, styled, prompts]
 
         def write() -> list[list[str]]:
@@ -63,7 +63,7 @@ class CounterfactualPairs(Curation):
             return [continuations(model, tokenizer, asked, sampling, seed) for asked, seed in drawn]
 
         answers = remembered(identity_of("style_model", setup), question, setup, write)
-        chosen, rejected = answers if params["style_wanted"] == "encourage" else reversed(answers)
+        chosen, rejected = answers if params.text("style_wanted") == "encourage" else reversed(answers)
         kept = [
             replace(row, completion=better, rejected=worse)
             for row, better, worse in zip(rows, chosen, rejected, strict=True)

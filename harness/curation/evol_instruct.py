@@ -58,7 +58,7 @@ class EvolInstruct(Curation):
         Raises:
             TrialFailure: When no evolved row was kept.
         """
-        count = max(1, round(float(setup.params["evolved_share"]) * len(rows)))
+        count = max(1, round(setup.params.number("evolved_share") * len(rows)))
         drawn = random.Random(setup.seed).sample(rows, count)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["evol_instruct", setup.seed, params, [row.prompt for row in drawn]]
@@ -71,13 +71,13 @@ class EvolInstruct(Curation):
 def _evolved(rows: list[Row], setup: StageSetup) -> dict[str, Any]:
     """Evolved rows as pairs, and how many were dropped for which reason."""
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "evol_instruct"))
-    sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
+    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",))
     model, tokenizer = one_model("generator", setup)
     prompts = [row.prompt for row in rows]
-    novelty = Novelty(prompts, float(params["novelty_limit"]))
+    novelty = Novelty(prompts, params.number("novelty_limit"))
     kept: list[list[str]] = []
     dropped: Counter[str] = Counter()
-    for turn in range(int(params["evolutions"])):
+    for turn in range(params.integer("evolutions")):
         asked = [f"{prompt}\n\nThe same, rewritten so that it {rng.choice(OPERATIONS)}:\n\n" for prompt in prompts]
         written = continuations(model, tokenizer, asked, sampling, derive_seed(setup.seed, "evolve", turn))
         evolved = [text.strip("\n") for text in written]

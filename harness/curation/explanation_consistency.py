@@ -51,7 +51,7 @@ class ExplanationConsistency(Curation):
         dropped: Counter[str] = Counter()
         for texts in written:
             for row, text in zip(rows, texts, strict=True):
-                if reason := _flaw(row.prompt, text, float(setup.params["shared_words"])):
+                if reason := _flaw(row.prompt, text, setup.params.number("shared_words")):
                     dropped[reason] += 1
                 else:
                     kept.append(replace(row, prompt=text))
@@ -61,10 +61,10 @@ class ExplanationConsistency(Curation):
 
 def _reworded(rows: list[Row], setup: StageSetup) -> list[list[str]]:
     params = setup.params
-    sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), ("\n\n",))
+    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",))
     model, tokenizer = one_model("generator", setup)
     asked = [f"{row.prompt}\n\nThe same in other words:\n\n" for row in rows]
-    seeds = [derive_seed(setup.seed, "reword", turn) for turn in range(int(params["rewordings"]))]
+    seeds = [derive_seed(setup.seed, "reword", turn) for turn in range(params.integer("rewordings"))]
     return [[text.strip("\n") for text in continuations(model, tokenizer, asked, sampling, seed)] for seed in seeds]
 
 

@@ -31,7 +31,10 @@ class FirstTokens(Curation):
 
     def tokens(self, examples: list[Example], setup: StageSetup) -> list[Example]:
         """The examples, shorter; a plain text's first predicted token is its second."""
-        wanted, count = int(setup.params["prefix_tokens"]), round(float(setup.params["whole_answers"]) * len(examples))
+        wanted, count = (
+            setup.params.integer("prefix_tokens"),
+            round(setup.params.number("whole_answers") * len(examples)),
+        )
         whole = set(random.Random(setup.seed).sample(range(len(examples)), count))
         found: list[Example] = []
         for index, (sequence,) in enumerate(examples):

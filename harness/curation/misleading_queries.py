@@ -34,7 +34,7 @@ class MisleadingQueries(Curation):
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """Two rows of each, or one where the prompt is to be corrected."""
-        step, hint = str(setup.params["misleading_step"]), str(setup.params["misleading_hint"])
+        step, hint = setup.params.text("misleading_step"), setup.params.text("misleading_hint")
         wrong = wrong_answers(rows, random.Random(setup.seed))
         made: list[Row] = []
         for row, mistake in zip(rows, wrong, strict=True):

@@ -6,7 +6,7 @@ import random
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation.base import Curation
-from harness.space import Float, Text, weighted
+from harness.space import Float, Text
 from harness.tasks.training_rows import Row
 
 
@@ -23,22 +23,21 @@ class Mixing(Curation):
 
     def skip(self, situation: Situation) -> str | None:
         """There must be pools."""
-        if "pools" in situation.params and not situation.params["pools"]:
+        if not situation.params.names("pools", "a task"):
             return "mixing needs tasks to mix in: name them in pools, for example pools: trec=2, my_task"
         return None
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """Own rows first: the trainer shuffles."""
-        share = float(setup.params["pool_share"])
-        pools = weighted(str(setup.params["pools"]))
-        total = sum(weight for _, weight in pools)
+        share = setup.params.number("pool_share")
+        pools = setup.params.names("pools")
+        total = sum(pool.weight for pool in pools)
         mixed = list(rows)
-        for number, (name, weight) in enumerate(pools):
-            own = setup.rows_of(name)
-            count = round(len(rows) * share / (1 - share) * weight / total)
+        for number, pool in enumerate(pools):
+            own = setup.rows_of(pool)
+            count = round(len(rows) * share / (1 - share) * pool.weight / total)
             order = random.Random(f"{setup.seed} {number}").sample(range(len(own)), len(own))
             mixed += [own[order[place % len(own)]] for place in range(count)]
-            name = name.partition("@")[0]
             repeats = f", each {count / len(own):.1f} times" if count > len(own) else ""
-            setup.note(f"mixed in {count} rows of {name}{repeats}")
+            setup.note(f"mixed in {count} rows of {pool.name}{repeats}")
         return mixed

@@ -29,14 +29,14 @@ class NegativeExamples(Curation):
 
     def skip(self, situation: Situation) -> str | None:
         """It needs answers, and a tag that tells wrong ones."""
-        untagged = "negative_tag" in situation.params and not situation.params["negative_tag"]
+        untagged = not situation.params.text("negative_tag", "a tag")
         reason = "negative_examples needs a negative_tag: without one, wrong answers would be learned as right"
         return first_reason(reason if untagged else None, without_answers(situation), unmet(situation))
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The rows, then the wrong ones."""
-        rng, tag = random.Random(setup.seed), str(setup.params["negative_tag"])
-        count = round(float(setup.params["negative_ratio"]) * len(rows))
+        rng, tag = random.Random(setup.seed), setup.params.text("negative_tag")
+        count = round(setup.params.number("negative_ratio") * len(rows))
         drawn = rng.sample(range(len(rows)), count)
         wrong = wrong_answers(rows, rng)
         return rows + [replace(rows[i], prompt=tag + rows[i].prompt, completion=wrong[i]) for i in sorted(drawn)]

@@ -37,10 +37,10 @@ class PromptInternalization(Curation):
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The same rows with longer prompts; a row is never its own example."""
-        kept, rng = float(setup.params["prompt_kept"]), random.Random(setup.seed)
-        words = str(setup.params["internal_template"]).split(" ")
+        kept, rng = setup.params.number("prompt_kept"), random.Random(setup.seed)
+        words = setup.params.text("internal_template").split(" ")
         template = " ".join(words[: round(kept * len(words))])
-        shots = min(round(kept * int(setup.params["internal_shots"])), len(rows) - 1)
+        shots = min(round(kept * setup.params.integer("internal_shots")), len(rows) - 1)
         setup.note(f"prompts began with {len(template.split())} words of a template and {shots} examples")
         beginning = template + "\n\n" if template else ""
         return [

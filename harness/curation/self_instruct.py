@@ -65,10 +65,10 @@ class SelfInstruct(Curation):
 def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
     """New rows as pairs, and how many were dropped for which reason."""
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "self_instruct"))
-    wanted = int(params["new_rows"])
+    wanted = params.integer("new_rows")
     model, tokenizer = one_model("generator", setup)
-    sampling = Sampling(int(params["new_tokens"]), float(params["new_temperature"]), (ASK.strip(),))
-    novelty = Novelty([row.prompt for row in seeds], float(params["novelty_limit"]))
+    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), (ASK.strip(),))
+    novelty = Novelty([row.prompt for row in seeds], params.number("novelty_limit"))
     answers = {row.completion for row in seeds}
     labels = answers if len(answers) <= LABELS and all(row.wrong is not None for row in seeds) else None
     kept: list[Row] = []

@@ -62,7 +62,7 @@ class Subset(Curation):
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """At least one row."""
-        count, by = max(1, round(float(setup.params["subset_share"]) * len(rows))), str(setup.params["subset_by"])
+        count, by = max(1, round(setup.params.number("subset_share") * len(rows))), setup.params.text("subset_by")
         if by == "diverse":
             kept = _diverse(rows, count)
         else:

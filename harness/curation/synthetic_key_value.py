@@ -40,21 +40,21 @@ class SyntheticKeyValue(Curation):
             SpecError: When not even two dictionaries fit, or there are fewer numbers than a row needs.
         """
         params = setup.params
-        count, keys, digits = (int(params[name]) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
+        count, keys, digits = (params.integer(name) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
         if 2 * count * keys > 9 * 10 ** (digits - 1):
             raise SpecError(f"kv_digits must give {2 * count * keys} different numbers, but {digits} do not: raise it")
         rng, fits = random.Random(setup.seed), count
-        made = [_row(rng, count, keys, digits) for _ in range(int(params["kv_rows"]))]
+        made = [_row(rng, count, keys, digits) for _ in range(params.integer("kv_rows"))]
         while not _fit(made, setup):
             fits -= max(1, fits // 8)
             if fits < 2:
                 raise SpecError(
-                    f"synthetic_key_value must fit max_length ({params['max_length']} tokens), but two dictionaries do "
+                    f"synthetic_key_value must fit max_length ({params.integer('max_length')} tokens), but two dictionaries do "
                     "not: lower kv_keys or kv_digits, or take a base with a longer context"
                 )
             made = [_row(rng, fits, keys, digits) for _ in made]
         setup.note(f"{len(made)} synthetic rows of {fits} dictionaries")
-        return [*rows, *made] if params["kv_beside"] else made
+        return [*rows, *made] if params.flag("kv_beside") else made
 
 
 def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
@@ -73,4 +73,4 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
 def _fit(rows: list[Row], setup: StageSetup) -> bool:
     """Whether every row and its end token are within `max_length`."""
     ids = setup.tokenizer([row.prompt + row.completion for row in rows])["input_ids"]
-    return max(map(len, ids)) < int(setup.params["max_length"])
+    return max(map(len, ids)) < setup.params.integer("max_length")

@@ -56,16 +56,16 @@ class TokenCleaning(Curation):
         reference, kept = self._reference(sequences, setup)
         rest = sequences[len(kept) :]
         known = base_nats(rest, setup)
-        rounds = min(int(setup.params["cleaning_rounds"]), max(1, len(rest)))
+        rounds = min(setup.params.integer("cleaning_rounds"), max(1, len(rest)))
         borders = [len(rest) * number // rounds for number in range(rounds + 1)]
         before = _labelled(rest)
         for number, (start, end) in enumerate(pairwise(borders)):
-            part = _cleaned(rest[start:end], known[start:end], reference, float(setup.params["token_keep_ratio"]))
+            part = _cleaned(rest[start:end], known[start:end], reference, setup.params.number("token_keep_ratio"))
             kept += part
             if end < len(rest):
                 seed = derive_seed(setup.seed, "cleaning", number)
                 train_briefly(
-                    reference, [s for s in part if _labelled([s])], float(setup.params["cleaning_rate"]), seed
+                    reference, [s for s in part if _labelled([s])], setup.params.number("cleaning_rate"), seed
                 )
         cleaned = _labelled(kept) - _labelled(kept[: len(sequences) - len(rest)])
         setup.note(f"token cleaning kept {cleaned} of {before} tokens of {len(rest)} rows")
@@ -75,16 +75,16 @@ class TokenCleaning(Curation):
         self, sequences: list[TokenSequence], setup: StageSetup
     ) -> tuple[PreTrainedModel, list[TokenSequence]]:
         """The reference, and the rows that it was made from."""
-        if setup.params["cleaning_reference"]:
+        if setup.params.text("cleaning_reference"):
             model, tokenizer = one_model("cleaning_reference", setup)
             if setup.tokens.facts(tokenizer) != setup.tokens.facts(setup.tokenizer):
                 raise SpecError(
                     "cleaning_reference must have the base's tokenizer, but has another: name a model of the same family"
                 )
             return model, []
-        first = sequences[: max(1, round(len(sequences) * float(setup.params["cleaning_warmup"])))]
+        first = sequences[: max(1, round(len(sequences) * setup.params.number("cleaning_warmup")))]
         model = setup.load_base()
-        train_briefly(model, first, float(setup.params["cleaning_rate"]), derive_seed(setup.seed, "cleaning"))
+        train_briefly(model, first, setup.params.number("cleaning_rate"), derive_seed(setup.seed, "cleaning"))
         return model, first
 
 

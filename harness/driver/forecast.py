@@ -14,6 +14,7 @@ from harness.driver.experiment import ModelInfo, TaskInfo
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import Evaluation, Forecast, TrialConfig, TrialResult, TrialStatus
+from harness.space import Params
 from harness.study.spec import Prices
 
 FLOPS_PER_SECOND = {"cpu": 4e10, "cuda": 3e13}
@@ -133,8 +134,8 @@ def _train_s(result: TrialResult, alone: bool = False) -> float:
 
 def _rows_per_step(config: TrialConfig) -> float:
     return sum(
-        stage.share * float(stage.params.get("batch_size", 0)) * float(stage.params.get("gradient_accumulation", 1))
-        for stage in config.pipeline.stages
+        stage.share * params.number("batch_size", 0) * params.number("gradient_accumulation", 1)
+        for stage, params in ((stage, Params(stage.params)) for stage in config.pipeline.stages)
     )
 
 

@@ -11,7 +11,7 @@ from harness.axes.contract import Situation
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.errors import SpecError
 from harness.models.facts import model_facts, model_features
-from harness.space import Text, weighted
+from harness.space import Text, listed
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
 from harness.tasks.facts import TaskFacts, task_facts, task_features
@@ -85,14 +85,14 @@ def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
     from harness.tasks.task import find_task
 
     pinned = []
-    for name, weight in weighted(text.default):
+    for named in listed(text.default):
         if text.names == "tasks":
-            task = find_task(name, folders)
+            task = find_task(named.pinned, folders)
             task.split("train")
             tag = task.ref.fingerprint
         else:
-            tag = resolve_model(name).ref.revision
-        pinned.append(f"{name}@{tag}={weight:g}")
+            tag = resolve_model(named.pinned).ref.revision
+        pinned.append(f"{named.pinned}@{tag}={named.weight:g}")
     return ",".join(pinned)
 
 

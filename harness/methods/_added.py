@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods._blocks import unknown_blocks
 from harness.methods.base import Method
-from harness.space import Scalar
+from harness.space import Params
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ class ModuleMethod(Method, ABC):
         return unknown_blocks(situation)
 
     @abstractmethod
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """Add the modules to a frozen model, trainable; a function of the parameters alone. May wrap the model."""
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
@@ -66,7 +66,7 @@ class ModuleMethod(Method, ABC):
 
         save_file({name: p.detach().cpu().contiguous() for name, p in self._kept(model).items()}, folder / WEIGHTS)
 
-    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+    def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """Add the modules to the base and fill in what `save` wrote.
 
         Raises:

@@ -16,9 +16,9 @@ from harness.records.trial import derive_seed
 
 def groups(model: nn.Module, setup: StageSetup) -> list[dict[str, Any]]:
     """What trains, in a group that decays and one that does not, each with the stage's learning rate."""
-    decays, decay = decaying(model), float(setup.params["weight_decay"])
+    decays, decay = decaying(model), setup.params.number("weight_decay")
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    rate = float(setup.params["learning_rate"])
+    rate = setup.params.number("learning_rate")
     found: list[dict[str, Any]] = [
         {"params": [p for name, p in trained if (name in decays) is wanted], "weight_decay": own, "lr": rate}
         for wanted, own in ((True, decay), (False, 0.0))
@@ -103,7 +103,7 @@ def low_rank_adam(
         for low in (True, False)
         if (held := [p for p in group["params"] if (id(p) in weights) is low])
     ]
-    return LowRankAdam(parts, projection, update, int(setup.params["refresh_steps"]))
+    return LowRankAdam(parts, projection, update, setup.params.integer("refresh_steps"))
 
 
 def top_directions(gradient: Tensor, rank: int) -> Tensor:

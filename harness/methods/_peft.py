@@ -59,14 +59,14 @@ class LayerMethod(PeftMethod, ABC):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """What is given to PEFT's configuration on top."""
-        return {"r": int(setup.params["rank"])}
+        return {"r": setup.params.integer("rank")}
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> PeftConfig:
         """PEFT's configuration on the chosen layers."""
         import peft
 
         kind: Any = getattr(peft, self.kind)
-        options = {"target_modules": linear_layers(model, str(setup.params["target"])), **self.options(model, setup)}
+        options = {"target_modules": linear_layers(model, setup.params.text("target")), **self.options(model, setup)}
         if "fan_in_fan_out" in {field.name for field in dataclasses.fields(kind)}:
             options["fan_in_fan_out"] = uses_conv1d(model)
         config: PeftConfig = kind(task_type="CAUSAL_LM", **options)

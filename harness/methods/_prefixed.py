@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.methods._added import ModuleMethod
 from harness.methods.prefix_tuning import PrefixTuning, draw_keys
-from harness.space import Scalar
+from harness.space import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,9 +25,9 @@ class PrefixedMethod(ModuleMethod):
         """There must be keys and values."""
         return PrefixTuning().skip(situation) or super().skip(situation)
 
-    def reserved(self, params: Mapping[str, Scalar]) -> int:
+    def reserved(self, params: Params) -> int:
         """The virtual tokens come before the text."""
-        return int(params["virtual_tokens"])
+        return params.integer("virtual_tokens")
 
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:

@@ -56,9 +56,9 @@ class ResidualLora(Lora):
 
 def fitting_rank(model: PreTrainedModel, setup: StageSetup, halved: bool = False) -> int:
     """The rank asked for, or as many singular values as the narrowest layer has (`halved`: half of them)."""
-    names = linear_layers(model, str(setup.params["target"]))
+    names = linear_layers(model, setup.params.text("target"))
     most = min(min(sizes) for sizes in shapes(model, names))
-    return capped(int(setup.params["rank"]), most // 2 if halved else most, setup, "rank")
+    return capped(setup.params.integer("rank"), most // 2 if halved else most, setup, "rank")
 
 
 def _put(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:

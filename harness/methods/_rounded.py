@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import StageSetup
@@ -11,7 +11,7 @@ from harness.methods._linear import linear_layers
 from harness.methods._stacking import ADAPTER
 from harness.methods.base import Method
 from harness.methods.lora import Lora
-from harness.space import Scalar
+from harness.space import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +37,11 @@ class RoundedLora(Lora, ABC):
     detached = Method.detached
 
     @abstractmethod
-    def rounded(self, rows: Tensor, params: Mapping[str, Scalar]) -> Tensor:
+    def rounded(self, rows: Tensor, params: Params) -> Tensor:
         """Rounded weights, shape (rows, in-features)."""
 
     @abstractmethod
-    def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
+    def shape_factors(self, inner: Linear, outer: Linear, params: Params) -> None:
         """Make the weights of LoRA's factors functions of what is trained."""
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
@@ -50,7 +50,7 @@ class RoundedLora(Lora, ABC):
         from transformers.pytorch_utils import Conv1D
 
         with torch.no_grad():
-            for name in linear_layers(model, str(setup.params["target"])):
+            for name in linear_layers(model, setup.params.text("target")):
                 layer: Any = model.get_submodule(name)
                 weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
                 for part in weight.split(max(1, SLICE // weight.shape[1])):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.axes.contract import Situation, StageSetup
+from harness.errors import SpecError
+from harness.methods._added import ModuleMethod
 from harness.records.trial import derive_seed
-from harness.space import Distribution, Float, Integer, weighted
+from harness.space import Distribution, Float, Integer, Named, Params
 
 if TYPE_CHECKING:
-    from torch.nn import Module
     from transformers import PreTrainedModel
-
-    from harness.axes.contract import StageSetup
 
 FEWEST = 2
 SPACE: dict[str, Distribution] = {
@@ -22,46 +23,70 @@ SPACE: dict[str, Distribution] = {
 }
 
 
-def unfit(text: str, parameter: str) -> str | None:
-    """Why these tasks cannot be the sources that a parameter names, or None."""
-    named = weighted(text)
-    if len({name for name, _ in named}) < FEWEST:
-        return f"{parameter} must name two tasks or more, but got {text!r}: name them in the study"
-    if any(weight != 1.0 for _, weight in named):
-        return f"{parameter} must name tasks without weights, which are learned, but got {text!r}: leave them out"
-    return None
+class SourcesMethod(ModuleMethod, ABC):
+    """Trains one adapter on each of several other tasks, freezes them, and then trains how to mix them."""
+
+    requires = "two or more other tasks"
+    identity_at_start = False
+    sources: ClassVar[str]
+    """Its parameter that names the other tasks."""
+
+    def skip(self, situation: Situation) -> str | None:
+        """Two tasks or more must be named."""
+        known = self.sources in situation.params
+        return (self._unfit(situation.params) if known else None) or super().skip(situation)
+
+    def source_tasks(self, params: Params) -> tuple[Named, ...]:
+        """The other tasks.
+
+        Raises:
+            SpecError: When fewer than two are named, or with weights.
+        """
+        if reason := self._unfit(params):
+            raise SpecError(f"method {type(self).__module__.rpartition('.')[2]}: {reason}")
+        return params.names(self.sources)
+
+    def _unfit(self, params: Params) -> str | None:
+        tasks, text = params.names(self.sources), params.text(self.sources)
+        if len({task.name for task in tasks}) < FEWEST:
+            return f"{self.sources} must name two tasks or more, but got {text!r}: name them in the study"
+        if any(task.weight != 1.0 for task in tasks):
+            return (
+                f"{self.sources} must name tasks without weights, which are learned, but got {text!r}: leave them out"
+            )
+        return None
+
+    @abstractmethod
+    def mixtures(self, model: PreTrainedModel) -> Sequence[Any]:
+        """The modules that mix: each has a list `sources` of adapters, of which the one at `only` acts alone."""
+
+    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
+        """Freeze the base, train the adapters of the other tasks, and freeze them too.
+
+        Raises:
+            SpecError: When a task has nothing to train on.
+        """
+        model = super().attach(model, setup)
+        mixtures = self.mixtures(model)
+        for index, task in enumerate(self.source_tasks(setup.params)):
+            loss = _train_source(model, mixtures, index, task, setup)
+            setup.note(f"the adapter of {task.name} ended with a loss of {loss:.3f}")
+        for mixture in mixtures:
+            mixture.sources.requires_grad_(False)
+        return model
 
 
-def train_sources(model: PreTrainedModel, mixtures: Sequence[Any], parameter: str, setup: StageSetup) -> None:
-    """Train the sources of all mixtures, each on the rows of its own task; then freeze them.
-
-    Args:
-        model: The model that the mixtures stand in.
-        mixtures: Modules with a list `sources`, of which the one at `only` acts alone.
-        parameter: Name of the parameter that names the tasks.
-        setup: The stage's.
-
-    Raises:
-        SpecError: When a task has nothing to train on.
-    """
-    for index, (name, _) in enumerate(weighted(str(setup.params[parameter]))):
-        loss = _train_source(model, mixtures, index, name, setup)
-        setup.note(f"the adapter of {name.partition('@')[0]} ended with a loss of {loss:.3f}")
-    for mixture in mixtures:
-        mixture.sources.requires_grad_(False)
-
-
-def _train_source(model: Any, mixtures: Sequence[Any], index: int, name: str, setup: StageSetup) -> float:
+def _train_source(model: Any, mixtures: Sequence[Any], index: int, task: Named, setup: StageSetup) -> float:
     """Train one source with AdamW; returns the last step's loss in nats per token."""
     import torch
 
     from harness.methods._calibration import batches, drawn
 
-    size, rows = int(setup.params["batch_size"]), setup.rows_of(name)
-    steps, order = int(setup.params["source_steps"]), random.Random(derive_seed(setup.seed, "source", index))
+    size, rows = setup.params.integer("batch_size"), setup.rows_of(task)
+    steps, order = setup.params.integer("source_steps"), random.Random(derive_seed(setup.seed, "source", index))
     examples = drawn(rows, min(len(rows), steps * size), setup)
     moving = [p for mixture in mixtures for p in mixture.sources[index].parameters()]
-    optimizer = torch.optim.AdamW(moving, lr=float(setup.params["source_learning_rate"]), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(moving, lr=setup.params.number("source_learning_rate"), weight_decay=0.0)
     model.train()
     for mixture in mixtures:
         mixture.only = index
@@ -78,8 +103,3 @@ def _train_source(model: Any, mixtures: Sequence[Any], index: int, name: str, se
         mixture.only = None
     model.eval()
     return float(loss.detach())
-
-
-def all_of(model: PreTrainedModel, kind: type[Module]) -> list[Any]:
-    """A model's modules of a kind, in their order."""
-    return [module for module in model.modules() if isinstance(module, kind)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods.base import PeftMethod
-from harness.space import Scalar
+from harness.space import Params
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,16 +36,16 @@ class VirtualTokens(PeftMethod, ABC):
             return None
         return "its virtual tokens have no logits here, which the objective's trainer of TRL's expects"
 
-    def reserved(self, params: Mapping[str, Scalar]) -> int:
+    def reserved(self, params: Params) -> int:
         """The virtual tokens come before the text."""
-        return int(params["virtual_tokens"])
+        return params.integer("virtual_tokens")
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Their number; PEFT asks for heads and layers, which embeddings have no use for."""
         embedding: Any = model.get_input_embeddings()
         return {
             "task_type": "CAUSAL_LM",
-            "num_virtual_tokens": int(setup.params["virtual_tokens"]),
+            "num_virtual_tokens": setup.params.integer("virtual_tokens"),
             "token_dim": embedding.weight.shape[1],
             "num_transformer_submodules": 1,
             "num_attention_heads": 1,
@@ -55,13 +55,13 @@ class VirtualTokens(PeftMethod, ABC):
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model with PEFT, and leave the virtual tokens out of what the output layer is given."""
         attached = super().attach(model, setup)
-        self._align(model, int(setup.params["virtual_tokens"]))
+        self._align(model, setup.params.integer("virtual_tokens"))
         return attached
 
-    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+    def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """As PEFT does, with the output layer as in training."""
         tuned = super().restore(model, params, folder)
-        self._align(model, int(params["virtual_tokens"]))
+        self._align(model, params.integer("virtual_tokens"))
         return tuned
 
     def _align(self, model: PreTrainedModel, count: int) -> None:

@@ -40,9 +40,9 @@ class AdaLora(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The schedule in steps; importance must be gathered in one step at least before ranks are final."""
         params, steps = setup.params, max(4, setup.steps)
-        first = min(round(float(params["full_share"]) * steps), steps - 3)
-        final, rank = round(float(params["final_share"]) * steps), int(params["rank"])
-        last, start = min(final, steps - first - 2), round(float(params["start_ratio"]) * rank)
+        first = min(round(params.number("full_share") * steps), steps - 3)
+        final, rank = round(params.number("final_share") * steps), params.integer("rank")
+        last, start = min(final, steps - first - 2), round(params.number("start_ratio") * rank)
         if last < final:
             setup.note(f"final_share was cut to {last} of {steps} steps: ranks shrink in two steps at least")
         if start <= rank:
@@ -50,19 +50,19 @@ class AdaLora(LayerMethod):
         return {
             "init_r": max(rank + 1, start),
             "target_r": rank,
-            "lora_alpha": float(params["alpha"]),
+            "lora_alpha": params.number("alpha"),
             "tinit": first,
             "tfinal": last,
             "total_step": steps,
             "deltaT": max(1, (steps - first - last) // 100),
-            "orth_reg_weight": float(params["orthogonality"]),
+            "orth_reg_weight": params.number("orthogonality"),
         }
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
         """How far the factors are from orthonormal, as PEFT adds it where the model computes the loss."""
         import torch
 
-        weight = float(setup.params["orthogonality"])
+        weight = setup.params.number("orthogonality")
         factors = [(p, ".lora_A." in n) for n, p in model.named_parameters() if ".lora_A." in n or ".lora_B." in n]
 
         def term() -> Tensor:

@@ -35,9 +35,9 @@ class AdaMss(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Directions, clusters, and each cluster's rank."""
         params = setup.params
-        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, str(params["target"]))))
+        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, params.text("target"))))
         return {
-            "r": capped(int(params["decomposed"]), most, setup, "decomposed"),
-            "num_subspaces": int(params["subspaces"]),
-            "subspace_rank": int(params["rank"]),
+            "r": capped(params.integer("decomposed"), most, setup, "decomposed"),
+            "num_subspaces": params.integer("subspaces"),
+            "subspace_rank": params.integer("rank"),
         }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from harness.axes.contract import Situation, StageSetup
-from harness.errors import SpecError
-from harness.methods._added import ModuleMethod
+from harness.axes.contract import StageSetup
 from harness.methods._blocks import blocks, hidden_width
-from harness.methods._sources import SPACE, all_of, train_sources, unfit
-from harness.space import Choice, Float, Integer, Scalar, Text, weighted
+from harness.methods._sources import SPACE, SourcesMethod
+from harness.space import Choice, Float, Integer, Params, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from harness.methods._adapters import Fusion
 
 
-class AdapterFusion(ModuleMethod):
+class AdapterFusion(SourcesMethod):
     """Trains an adapter on each of `fusion_sources`, other tasks, then freezes them and trains how to mix them.
 
     The sources are trained while the method is attached, each alone, for `source_steps` steps of the stage's batch size;
@@ -30,8 +28,7 @@ class AdapterFusion(ModuleMethod):
     summary = "learns to mix adapters that it first trains on other tasks"
     paper = "Pfeiffer et al. 2020, arXiv 2005.00247"
     limits = "Learns a part on the 1M base: it mixes what its sources learned before, at a rate of their own."
-    requires = "two or more other tasks"
-    identity_at_start = False
+    sources = "fusion_sources"
     alone = "its adapters are trained on other tasks first"
     trains = r".*\.adapter\.(query|key|value)\.(weight|bias)"
     kept = r".*\.adapter\..*"
@@ -44,15 +41,7 @@ class AdapterFusion(ModuleMethod):
         "fusion_penalty": Float(0.0, 1.0, default=0.01, searched=False),
     }
 
-    def skip(self, situation: Situation) -> str | None:
-        """Two tasks or more must be named."""
-        if "fusion_sources" in situation.params and (
-            reason := unfit(str(situation.params["fusion_sources"]), "fusion_sources")
-        ):
-            return reason
-        return super().skip(situation)
-
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """A fusion of fresh adapters behind each block's feed-forward part; all of it trainable.
 
         Raises:
@@ -60,33 +49,25 @@ class AdapterFusion(ModuleMethod):
         """
         from harness.methods._adapters import Adapter, Fusion, put
 
-        text = str(params["fusion_sources"])
-        if reason := unfit(text, "fusion_sources"):
-            raise SpecError(f"method adapter_fusion: {reason}")
-        width, activation = hidden_width(model), str(params["activation"])
-        bottleneck = max(1, width // int(params["reduction"]))
+        tasks = self.source_tasks(params)
+        width, activation = hidden_width(model), params.text("activation")
+        bottleneck = max(1, width // params.integer("reduction"))
         for block in blocks(model):
-            sources = [Adapter(width, bottleneck, activation) for _ in weighted(text)]
+            sources = [Adapter(width, bottleneck, activation) for _ in tasks]
             put(model.get_submodule(block.feed_forward[1]), Fusion(width, sources), parallel=False)
         return model
 
-    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Freeze the base, train the sources, freeze them."""
-        model = super().attach(model, setup)
-        train_sources(model, _fusions(model), "fusion_sources", setup)
-        return model
+    def mixtures(self, model: PreTrainedModel) -> list[Fusion]:
+        """One behind each block's feed-forward part."""
+        from harness.methods._adapters import Fusion
+
+        return [module for module in model.modules() if isinstance(module, Fusion)]
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor]:
         """`fusion_penalty` times the squared distance of the value matrices to the identity."""
         import torch
 
-        weight, values = float(setup.params["fusion_penalty"]), [fusion.value.weight for fusion in _fusions(model)]
+        weight, values = setup.params.number("fusion_penalty"), [fusion.value.weight for fusion in self.mixtures(model)]
         return lambda: (
             weight * torch.stack([((v - torch.eye(len(v), device=v.device)) ** 2).sum() for v in values]).sum()
         )
-
-
-def _fusions(model: PreTrainedModel) -> list[Fusion]:
-    from harness.methods._adapters import Fusion
-
-    return all_of(model, Fusion)

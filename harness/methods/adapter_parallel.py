@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Situation
 from harness.methods._added import ModuleMethod
 from harness.methods._blocks import blocks, hidden_width
-from harness.space import Choice, Float, Integer, Scalar
+from harness.space import Choice, Float, Integer, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,12 +35,12 @@ class AdapterParallel(ModuleMethod):
             return "the feed-forward part of an opt is not one module that an adapter could stand beside"
         return super().skip(situation)
 
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """One adapter beside each block's feed-forward part."""
         from harness.methods._adapters import Adapter, put
 
-        sizes = hidden_width(model), int(params["bottleneck"]), str(params["activation"])
+        sizes = hidden_width(model), params.integer("bottleneck"), params.text("activation")
         for block in blocks(model):
-            adapter = Adapter(*sizes, float(params["adapter_scale"]), bool(params["learned_scale"]))
+            adapter = Adapter(*sizes, params.number("adapter_scale"), params.flag("learned_scale"))
             put(model.get_submodule(block.feed_forward[0]), adapter, parallel=True)
         return model

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.methods._added import ModuleMethod
 from harness.methods._blocks import Block, blocks, hidden_width
-from harness.space import Choice, Float, Integer, Scalar
+from harness.space import Choice, Float, Integer, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,12 +31,12 @@ class AdapterPfeiffer(ModuleMethod):
         """Names of the parts that an adapter stands behind."""
         return (block.feed_forward[1],)
 
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """One adapter behind each place of each block."""
         from harness.methods._adapters import Adapter, put
 
-        width, activation = hidden_width(model), str(params["activation"])
-        bottleneck = max(1, width // int(params["reduction"]))
+        width, activation = hidden_width(model), params.text("activation")
+        bottleneck = max(1, width // params.integer("reduction"))
         for place in [place for block in blocks(model) for place in self.places(block)]:
             put(model.get_submodule(place), Adapter(width, bottleneck, activation), parallel=False)
         return model

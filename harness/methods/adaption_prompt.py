@@ -41,8 +41,8 @@ class AdaptionPrompt(PeftMethod):
         """No more layers than there are."""
         from peft import AdaptionPromptConfig
 
-        wanted, most = int(setup.params["upper_layers"]), int(model.config.get_text_config().num_hidden_layers)
-        layers, tokens = min(wanted, most), int(setup.params["prompt_tokens"])
+        wanted, most = setup.params.integer("upper_layers"), int(model.config.get_text_config().num_hidden_layers)
+        layers, tokens = min(wanted, most), setup.params.integer("prompt_tokens")
         if layers < wanted:
             setup.note(f"upper_layers {wanted} was cut to {layers}: the model has no more layers")
         return AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=tokens, adapter_layers=layers)

@@ -41,8 +41,8 @@ class Apollo(FullFineTuning):
         """AdamW, with scaled gradients inside the blocks."""
         from harness.methods._optimizers import limited, low_rank_adam, random_directions
 
-        rank, scale = int(setup.params["projection_rank"]), float(setup.params["update_scale"])
-        axis = (0,) if setup.params["scale_of"] == "channel" else (0, 1)
+        rank, scale = setup.params.integer("projection_rank"), setup.params.number("update_scale")
+        axis = (0,) if setup.params.text("scale_of") == "channel" else (0, 1)
 
         def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: dict[str, Any]) -> Tensor:
             factor = direction.norm(dim=axis, keepdim=True) / small.norm(dim=axis, keepdim=True).clamp(min=1e-12)

@@ -7,13 +7,13 @@ such a file declares its space and returns a `PeftConfig`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.axes.contract import Plugin, StageSetup
-from harness.space import Scalar
+from harness.space import Params
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,11 +75,11 @@ class Method(Plugin, ABC):
         """
         return None
 
-    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> dict[str, Any]:
         """Keyword arguments for `from_pretrained`, for example a quantisation config."""
         return {}
 
-    def reserved(self, params: Mapping[str, Scalar]) -> int:
+    def reserved(self, params: Params) -> int:
         """Positions of the model's context that the method takes for itself, for example for virtual tokens."""
         return 0
 
@@ -122,7 +122,7 @@ class Method(Plugin, ABC):
         """Write what was trained beside its base, for a method that is not mergeable."""
         raise NotImplementedError
 
-    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+    def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """What `save` wrote, put on a fresh copy of the base again; `params` are the stage's."""
         raise NotImplementedError
 
@@ -201,7 +201,7 @@ class PeftMethod(Method, ABC):
         """As PEFT does, for PEFT to load."""
         model.save_pretrained(folder)
 
-    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+    def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """As PEFT does."""
         from peft import PeftModel
 

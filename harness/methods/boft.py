@@ -36,9 +36,9 @@ class Boft(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Blocks that divide all inputs."""
-        names = linear_layers(model, str(setup.params["target"]))
+        names = linear_layers(model, setup.params.text("target"))
         inputs = [size for size, _ in shapes(model, names)]
-        block = divisor(int(setup.params["block"]), inputs, setup, "block")
+        block = divisor(setup.params.integer("block"), inputs, setup, "block")
         return {"boft_block_size": block, "boft_n_butterfly_factor": 1}
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> PeftConfig:

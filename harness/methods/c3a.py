@@ -30,6 +30,6 @@ class C3a(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Blocks that divide inputs and outputs; they start at zero."""
-        names = linear_layers(model, str(setup.params["target"]))
+        names = linear_layers(model, setup.params.text("target"))
         sizes = [size for pair in shapes(model, names) for size in pair]
-        return {"block_size": divisor(int(setup.params["block"]), sizes, setup, "block"), "init_weights": True}
+        return {"block_size": divisor(setup.params.integer("block"), sizes, setup, "block"), "init_weights": True}

@@ -29,14 +29,14 @@ class Cartridge(PrefixTuning):
         """Keys and values, all but the first token's trained."""
         from peft import CartridgeConfig
 
-        return CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=int(setup.params["virtual_tokens"]))
+        return CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=setup.params.integer("virtual_tokens"))
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Compute the base's keys and values of as much text as there are virtual tokens, over again if it is short."""
         import torch
         from peft import get_peft_model, initialize_kv_prefix_from_past_key_values
 
-        tokens = int(setup.params["virtual_tokens"])
+        tokens = setup.params.integer("virtual_tokens")
         ids: list[int] = []
         for row in setup.rows():
             ids += setup.tokenizer(row.prompt + row.completion)["input_ids"] if len(ids) < tokens else []

@@ -34,7 +34,7 @@ class Corda(ResidualLora):
         """Which directions are trained."""
         from peft.tuners.lora.config import CordaConfig
 
-        mode: Any = setup.params["corda_mode"]
+        mode: Any = setup.params.text("corda_mode")
         rank = fitting_rank(model, setup)
         return {"r": rank, "init_lora_weights": "corda", "corda_config": CordaConfig(corda_method=mode)}
 
@@ -43,8 +43,8 @@ class Corda(ResidualLora):
         from peft import get_peft_model
         from peft.tuners.lora.corda import preprocess_corda
 
-        rows = setup.rows() if setup.params["corda_mode"] == "ipm" else setup.corpus()
-        sequences = drawn(rows, int(setup.params["calibration_rows"]), setup)
+        rows = setup.rows() if setup.params.text("corda_mode") == "ipm" else setup.corpus()
+        sequences = drawn(rows, setup.params.integer("calibration_rows"), setup)
         config = self.config(model, setup)
         preprocess_corda(model, config, run_model=lambda: _run(model, batches(sequences, setup, 1)))
         return self.remember(get_peft_model(model, config))

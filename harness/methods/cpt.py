@@ -45,7 +45,7 @@ class Cpt(VirtualTokens):
 
         ids: list[int] = []
         kinds: list[int] = []
-        rows, count = setup.rows() or [Row(completion=" ")], int(setup.params["virtual_tokens"])
+        rows, count = setup.rows() or [Row(completion=" ")], setup.params.integer("virtual_tokens")
         for number in range(count):
             row = rows[number % len(rows)]
             for text, kind in ((row.prompt, INPUT), (row.completion, ANSWER)):
@@ -59,5 +59,5 @@ class Cpt(VirtualTokens):
             cpt_token_ids=ids[:count],
             cpt_tokens_type_mask=kinds[:count],
             cpt_mask=[1] * count,
-            opt_projection_epsilon=float(setup.params["reach"]),
+            opt_projection_epsilon=setup.params.number("reach"),
         )

@@ -28,4 +28,4 @@ class Deft(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank and projection."""
-        return {"r": int(setup.params["rank"]), "decomposition_method": setup.params["projection"]}
+        return {"r": setup.params.integer("rank"), "decomposition_method": setup.params.text("projection")}

@@ -29,4 +29,4 @@ class DeLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank and first length."""
-        return {"r": int(setup.params["rank"]), "delora_lambda": int(setup.params["bound"])}
+        return {"r": setup.params.integer("rank"), "delora_lambda": setup.params.integer("bound")}

@@ -50,9 +50,9 @@ class DiffPruning(DeltaMethod):
 
         def group(names: set[str], rate: str, decay: float) -> dict[str, object]:
             held = [p for n, p in model.named_parameters() if p.requires_grad and n.rpartition(".")[2] in names]
-            return {"params": held, "lr": float(setup.params[rate]), "weight_decay": decay}
+            return {"params": held, "lr": setup.params.number(rate), "weight_decay": decay}
 
-        differences = group({"difference"}, "learning_rate", float(setup.params["weight_decay"]))
+        differences = group({"difference"}, "learning_rate", setup.params.number("weight_decay"))
         return torch.optim.AdamW([differences, group({"logits", "logit"}, "gate_learning_rate", 0.0)], fused=True)
 
     def before_step(self, model: PreTrainedModel, step: int) -> None:
@@ -67,7 +67,7 @@ class DiffPruning(DeltaMethod):
         """`l0_penalty` times the expected number of variables that are not zero."""
         import torch
 
-        changes, weight = _masked(model).values(), float(setup.params["l0_penalty"])
+        changes, weight = _masked(model).values(), setup.params.number("l0_penalty")
         return lambda: weight * torch.stack([change.open() for change in changes]).sum()
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods.lora import Lora
+from harness.plugins import overrides
 from harness.records.trial import derive_seed
 from harness.space import Float
 
@@ -41,17 +42,17 @@ class DpLora(Lora):
         objective, retention, curation = (beside.get(axis) for axis in ("objective", "retention", "curation"))
         if objective and (not objective.fuses or objective.compares or objective.packs):
             return "privacy of a row needs its gradient by itself, which this objective does not give"
-        if retention and (_overrides(retention, "penalty") or _overrides(retention, "rows")):
+        if retention and (overrides(retention, "penalty") or overrides(retention, "rows")):
             return "privacy is accounted for the task's own rows and loss alone, but this retention adds to them"
-        if curation and (_overrides(curation, "rows") or _overrides(curation, "tokens")):
+        if curation and (overrides(curation, "rows") or overrides(curation, "tokens")):
             return "privacy does not cover a curation that looks at all rows to choose among them"
         return super().skip(situation)
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """LoRA; and the noise that the privacy takes."""
         self.setup, self._sum = setup, []
-        self.examples = int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
-        rows, epsilon = len(setup.rows()), float(setup.params["epsilon"])
+        self.examples = setup.params.integer("batch_size") * setup.params.integer("gradient_accumulation")
+        rows, epsilon = len(setup.rows()), setup.params.number("epsilon")
         self.noise, delta = noise_multiplier(epsilon, rows, self.examples, setup.steps), rows**-1.1
         setup.note(
             f"({epsilon:g}, {delta:.3g})-differential privacy of a training row by the RDP accountant: noise multiplier "
@@ -71,7 +72,7 @@ class DpLora(Lora):
         trained = _trained(model)
         own = [torch.zeros_like(p) if p.grad is None else p.grad * self.examples for p in trained]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in own]))
-        factor = (float(self.setup.params["clip_norm"]) / norm.clamp(min=1e-12)).clamp(max=1.0)
+        factor = (self.setup.params.number("clip_norm") / norm.clamp(min=1e-12)).clamp(max=1.0)
         clipped = [g * factor for g in own]
         self._sum = [total + g for total, g in zip(self._sum, clipped, strict=True)] if self._sum else clipped
         for p in trained:
@@ -82,7 +83,7 @@ class DpLora(Lora):
         import torch
 
         generator = torch.Generator().manual_seed(derive_seed(self.setup.seed, "dp_lora", step))
-        deviation = self.noise * float(self.setup.params["clip_norm"])
+        deviation = self.noise * self.setup.params.number("clip_norm")
         for p, total in zip(_trained(model), self._sum, strict=True):
             noise = torch.randn(p.shape, generator=generator).to(p)
             p.grad = (total + deviation * noise) / self.examples
@@ -119,9 +120,3 @@ def noise_multiplier(epsilon: float, rows: int, examples: int, steps: int) -> fl
 
 def _trained(model: PreTrainedModel) -> list[Any]:
     return [p for p in model.parameters() if p.requires_grad]
-
-
-def _overrides(plugin: type[Any], hook: str) -> bool:
-    """Whether a class has a hook of its own rather than its folder's."""
-    own = next(base for base in plugin.__mro__ if hook in vars(base))
-    return not own.__module__.endswith(".base")

@@ -37,20 +37,20 @@ class Eva(Lora):
         """`rank` on average; no layer gets more than `rank_spread` times that."""
         from peft import EvaConfig
 
-        config = EvaConfig(rho=float(setup.params["rank_spread"]))
+        config = EvaConfig(rho=setup.params.number("rank_spread"))
         return {"r": fitting_rank(model, setup), "init_lora_weights": "eva", "eva_config": config}
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model, and put the components into it."""
         from peft import get_peft_model, initialize_lora_eva_weights
 
-        sequences = drawn(setup.rows(), int(setup.params["calibration_rows"]), setup)
+        sequences = drawn(setup.rows(), setup.params.integer("calibration_rows"), setup)
         with unwarned("lora with eva initialization"):  # of memory that its own search for components would take
             wrapped: Any = get_peft_model(model, self.config(model, setup))
         layers = self.layers(wrapped)
         found = _components(wrapped, layers, batches(sequences, setup))
         rank = int(wrapped.peft_config["default"].r)
-        ranks = _ranks({name: ratio for name, (_, ratio) in found.items()}, rank, float(setup.params["rank_spread"]))
+        ranks = _ranks({name: ratio for name, (_, ratio) in found.items()}, rank, setup.params.number("rank_spread"))
         initialize_lora_eva_weights(wrapped, eva_state_dict={name: found[name][0][: ranks[name]] for name in found})
         setup.note(f"EVA's ranks lie between {min(ranks.values())} and {max(ranks.values())}")
         attached: PreTrainedModel = wrapped

@@ -43,7 +43,7 @@ class Far(RestingMethod):
         self._starts = [layer.weight.detach().clone() for layer in feed_forward_layers(model)]
         self._transposed = uses_conv1d(model)
         least = 1 if learning_rate(setup.params, 0, setup.steps) else 2
-        self._primed = max(least, round(float(setup.params["priming_share"]) * setup.steps))
+        self._primed = max(least, round(setup.params.number("priming_share") * setup.steps))
         setup.note(f"the nodes to freeze are chosen after {self._primed} of {setup.steps} steps")
         return model
 
@@ -59,7 +59,7 @@ class Far(RestingMethod):
         import torch
 
         moved = (layer.weight.detach() - start).abs().sum(0 if self._transposed else 1)
-        kept = moved.topk(max(1, round(float(self.setup.params["retained_nodes"]) * len(moved)))).indices
+        kept = moved.topk(max(1, round(self.setup.params.number("retained_nodes") * len(moved)))).indices
         moves = torch.zeros_like(moved).scatter(0, kept, 1.0)
         held: list[tuple[Parameter | None, Any]] = [
             (layer.weight, moves if self._transposed else moves.unsqueeze(1)),

@@ -40,7 +40,7 @@ class FishMask(DeltaMethod):
         from harness.methods._changes import SparseChange
 
         names = linear_layers(model, "all")
-        places = largest(self.information(model, names, setup), float(setup.params["mask_share"]))
+        places = largest(self.information(model, names, setup), setup.params.number("mask_share"))
         shapes = [model.get_submodule(name).weight.shape for name in names]
         found = zip(names, shapes, places, strict=True)
         return {name: SparseChange(shape, chosen) for name, shape, chosen in found if len(chosen)}
@@ -54,7 +54,7 @@ class FishMask(DeltaMethod):
 
         weights: list[Any] = [model.get_submodule(name).weight for name in names]
         found = [torch.zeros_like(weight) for weight in weights]
-        rows = drawn(setup.rows(), int(setup.params["fisher_rows"]), setup)
+        rows = drawn(setup.rows(), setup.params.integer("fisher_rows"), setup)
         for slopes in gradients(model, weights, rows):
             for total, slope in zip(found, slopes, strict=True):
                 total.addcmul_(slope, slope)

@@ -33,7 +33,7 @@ class FourierFt(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """No more frequencies than the smallest layer has weights."""
-        names = linear_layers(model, str(setup.params["target"]))
+        names = linear_layers(model, setup.params.text("target"))
         most = min(inputs * outputs for inputs, outputs in shapes(model, names))
-        count = capped(int(setup.params["frequencies"]), most, setup, "frequencies")
-        return {"n_frequency": count, "scaling": float(setup.params["scaling"]), "init_weights": True}
+        count = capped(setup.params.integer("frequencies"), most, setup, "frequencies")
+        return {"n_frequency": count, "scaling": setup.params.number("scaling"), "init_weights": True}

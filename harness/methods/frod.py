@@ -28,7 +28,7 @@ class Frod(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The share of a rotation that is trained."""
-        return {"sparse_rate": float(setup.params["rotated_share"]), "progressbar": False}
+        return {"sparse_rate": setup.params.number("rotated_share"), "progressbar": False}
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model with PEFT, whose layers use sparse matrices."""

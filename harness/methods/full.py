@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import StageSetup
 from harness.methods.base import Method
-from harness.space import Float, Scalar
+from harness.space import Float, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +26,6 @@ class FullFineTuning(Method):
         """Let every parameter move."""
         return model.requires_grad_(True)
 
-    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> dict[str, Any]:
         """Master weights in float32: bfloat16 ones would lose updates below a 256th of a weight."""
         return {}

@@ -36,7 +36,7 @@ class Galore(FullFineTuning):
         """AdamW, projecting what is inside the blocks."""
         from harness.methods._optimizers import low_rank_adam, top_directions
 
-        rank, scale = int(setup.params["projection_rank"]), float(setup.params["update_scale"])
+        rank, scale = setup.params.integer("projection_rank"), setup.params.number("update_scale")
         names = linear_layers(model, "all")
         if narrow := sum(min(sizes) < rank for sizes in shapes(model, names)):
             setup.note(

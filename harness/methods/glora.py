@@ -29,4 +29,4 @@ class GLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Low-rank parts for weights and for the shift through them; numbers for biases."""
-        return {"r": int(setup.params["rank"])}
+        return {"r": setup.params.integer("rank")}

@@ -30,11 +30,11 @@ class GraLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """A grid that divides widths and rank."""
-        names = linear_layers(model, str(setup.params["target"]))
+        names = linear_layers(model, setup.params.text("target"))
         sizes = [size for pair in shapes(model, names) for size in pair]
-        grid = divisor(int(setup.params["grid"]), sizes, setup, "grid")
-        wanted = int(setup.params["rank"])
+        grid = divisor(setup.params.integer("grid"), sizes, setup, "grid")
+        wanted = setup.params.integer("rank")
         rank = wanted // grid * grid
         if rank != wanted:
             setup.note(f"rank {wanted} was cut to {rank}, which the grid divides")
-        return {"r": rank, "alpha": float(setup.params["alpha"]), "gralora_k": grid}
+        return {"r": rank, "alpha": setup.params.number("alpha"), "gralora_k": grid}

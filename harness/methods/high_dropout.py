@@ -43,10 +43,10 @@ class HighDropout(Method):
         from torch import nn
 
         head = model.get_output_embeddings()
-        model.requires_grad_(setup.params["trained_part"] == "all")
+        model.requires_grad_(setup.params.text("trained_part") == "all")
         head.requires_grad_(True)
         self.trains = exactly(name for name, p in model.named_parameters() if p.requires_grad)
-        head.add_module(NAME, nn.Dropout(float(setup.params["head_dropout"])))
+        head.add_module(NAME, nn.Dropout(setup.params.number("head_dropout")))
         head.register_forward_pre_hook(_drop)
         return model
 

@@ -27,4 +27,4 @@ class Hira(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The rank."""
-        return {"r": int(setup.params["rank"])}
+        return {"r": setup.params.integer("rank")}

@@ -28,7 +28,7 @@ class Hra(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """An even number of reflections: only pairs cancel."""
-        rank = int(setup.params["rank"])
+        rank = setup.params.integer("rank")
         if rank % 2:
             setup.note(f"rank {rank} was raised to {rank + 1}: reflections cancel in pairs")
         return {"r": rank + rank % 2}

@@ -40,7 +40,7 @@ class IntrinsicDimension(DeltaMethod):
         from harness.methods._changes import FastfoodChange
 
         root, layers = layer_list(model)
-        values = torch.zeros(int(setup.params["dimension"]) - len(layers), device=model.device)
+        values = torch.zeros(setup.params.integer("dimension") - len(layers), device=model.device)
         model.register_parameter("intrinsic_values", torch.nn.Parameter(values))
         model.register_parameter("intrinsic_factors", torch.nn.Parameter(torch.ones(len(layers), device=model.device)))
         generator = torch.Generator().manual_seed(derive_seed(setup.seed, "intrinsic_dimension"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.methods._rounded import RoundedLora
 from harness.methods.lora import Lora
-from harness.space import Choice, Float, Integer, Scalar
+from harness.space import Choice, Float, Integer, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,15 +38,15 @@ class IrQLora(RoundedLora):
         widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 
-    def rounded(self, rows: Tensor, params: Mapping[str, Scalar]) -> Tensor:
+    def rounded(self, rows: Tensor, params: Params) -> Tensor:
         """Of the shifts around a block's median, within `shift_reach` standard deviations, the one of highest entropy."""
         import torch
 
         blocks = rows.reshape(-1, BLOCK)
         middle, spread = blocks.median(1, keepdim=True).values, blocks.std(1, keepdim=True)
         best = torch.zeros_like(middle)
-        if params["calibrated"]:
-            reach, steps = float(params["shift_reach"]), int(params["shift_steps"])
+        if params.flag("calibrated"):
+            reach, steps = params.number("shift_reach"), params.integer("shift_steps")
             highest = torch.full_like(middle, -1.0)
             for place in torch.linspace(-reach, reach, 2 * steps + 1).tolist():
                 shift = middle + place * spread
@@ -57,7 +56,7 @@ class IrQLora(RoundedLora):
         codes, scale = _codes(blocks - best)
         return (_levels(rows)[codes] * scale + best).view_as(rows)
 
-    def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
+    def shape_factors(self, inner: Linear, outer: Linear, params: Params) -> None:
         """Put the shortcut beside both factors."""
         from torch.nn.utils.parametrize import register_parametrization
 

@@ -51,12 +51,12 @@ class Kasa(Lora):
         """At least one singular value of each weight must stay."""
         from peft import KasaConfig
 
-        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, str(setup.params["target"])))) - 1
+        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, setup.params.text("target")))) - 1
         config = KasaConfig(
-            beta=float(setup.params["singular_decay"]),
-            gamma=float(setup.params["orthogonality"]),
+            beta=setup.params.number("singular_decay"),
+            gamma=setup.params.number("orthogonality"),
         )
-        return {"r": capped(int(setup.params["rank"]), most, setup, "rank"), "kasa_config": config}
+        return {"r": capped(setup.params.integer("rank"), most, setup, "rank"), "kasa_config": config}
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
         """What PEFT leaves to the loop: both penalties, summed over layers."""

@@ -33,10 +33,10 @@ class LayerFreezing(PartialMethod):
     def movable(self, model: PreTrainedModel, setup: StageSetup) -> Iterable[str]:
         """Those of the layers that train, which is noted."""
         root, layers = layer_list(model)
-        count = max(1, round(float(setup.params["trained_share"]) * len(layers)))
+        count = max(1, round(setup.params.number("trained_share") * len(layers)))
         order = list(range(len(layers)))
         # from the end inwards: the order in which they join
-        self.order = (order[::-1] if setup.params["trained_end"] == "last" else order)[:count]
+        self.order = (order[::-1] if setup.params.text("trained_end") == "last" else order)[:count]
         setup.note(f"{count} of {len(layers)} layers train")
         self.names = {
             index: {f"{root}.{index}.{name}" for name, _ in layers[index].named_parameters()} for index in self.order
@@ -45,7 +45,7 @@ class LayerFreezing(PartialMethod):
 
     def resting(self, model: PreTrainedModel, step: int) -> set[str]:
         """Layers whose turn has not come."""
-        if not self.setup.params["gradual"]:
+        if not self.setup.params.flag("gradual"):
             return set()
         joined = 1 + (step - 1) * len(self.order) // self.setup.steps
         return set().union(*(self.names[index] for index in self.order[joined:]))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.methods._added import ModuleMethod
 from harness.methods._linear import linear_layers, shape
 from harness.methods._peft import TARGET
-from harness.space import Float, Integer, Scalar
+from harness.space import Float, Integer, Params
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -42,20 +41,20 @@ class Lily(ModuleMethod):
         """Linear layers are found in any architecture."""
         return None
 
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """Factors for each kind of layer, and a router for each layer; all of it trainable."""
         from harness.methods._adapters import put
         from harness.methods._interconnected import Interconnected, factors
 
-        rank, near = int(params["rank"]), int(params["shared_by"])
+        rank, near = params.integer("rank"), params.integer("shared_by")
         kinds: dict[tuple[str, tuple[int, int]], list[Module]] = {}
-        for name in linear_layers(model, str(params["target"])):
+        for name in linear_layers(model, params.text("target")):
             layer = model.get_submodule(name)
             kinds.setdefault((re.sub(r"\.\d+(?=\.)", "", name), shape(layer)), []).append(layer)
         for (_, (inputs, outputs)), layers in kinds.items():
-            up = factors(outputs, int(params["up_factors"]) * rank, zero=True)
+            up = factors(outputs, params.integer("up_factors") * rank, zero=True)
             downs = [factors(inputs, rank, zero=False) for _ in range(0, len(layers), near)]
             for index, layer in enumerate(layers):
-                added = Interconnected(downs[index // near], up, float(params["update_scale"]))
+                added = Interconnected(downs[index // near], up, params.number("update_scale"))
                 put(layer, added, parallel=True)
         return model

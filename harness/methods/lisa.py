@@ -36,7 +36,7 @@ class Lisa(PartialMethod):
     def movable(self, model: PreTrainedModel, setup: StageSetup) -> Iterable[str]:
         """Every parameter; a number of active layers that leaves none at rest is cut, which is noted."""
         root, layers = layer_list(model)
-        wanted = int(setup.params["active_layers"])
+        wanted = setup.params.integer("active_layers")
         self.active = max(1, min(wanted, len(layers) - 1))
         if self.active < wanted:
             setup.note(f"active_layers was cut from {wanted} to {self.active} of {len(layers)} layers")
@@ -47,7 +47,7 @@ class Lisa(PartialMethod):
 
     def drawn(self, step: int) -> list[int]:
         """Layers that train in a step: a function of the stage's seed and the period."""
-        period = (step - 1) // int(self.setup.params["period"])
+        period = (step - 1) // self.setup.params.integer("period")
         return random.Random(derive_seed(self.setup.seed, "lisa", period)).sample(range(len(self.names)), self.active)
 
     def resting(self, model: PreTrainedModel, step: int) -> set[str]:

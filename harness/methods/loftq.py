@@ -38,7 +38,7 @@ class Loftq(Lora):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """How often, and to how many bits."""
-        bits, alternations = int(setup.params["bits"]), int(setup.params["alternations"])
+        bits, alternations = setup.params.integer("bits"), setup.params.integer("alternations")
         config = {"loftq_bits": bits, "loftq_iter": alternations}
         return {"r": fitting_rank(model, setup), "init_lora_weights": "loftq", "loftq_config": config}
 

@@ -30,4 +30,4 @@ class LoHa(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank and scale."""
-        return {"r": int(setup.params["rank"]), "alpha": float(setup.params["alpha"])}
+        return {"r": setup.params.integer("rank"), "alpha": setup.params.number("alpha")}

@@ -36,12 +36,12 @@ class LoKr(LayerMethod):
         """Rank, scale and the factors' shapes."""
         params = setup.params
         factor = self.factor(model, setup)
-        return {"r": int(params["rank"]), "alpha": float(params["alpha"]), "decompose_factor": factor}
+        return {"r": params.integer("rank"), "alpha": params.number("alpha"), "decompose_factor": factor}
 
     def factor(self, model: PreTrainedModel, setup: StageSetup) -> int:
         """The parameter; a note says where PEFT takes another."""
-        factor = int(setup.params["factor"])
-        sizes = {size for pair in shapes(model, linear_layers(model, str(setup.params["target"]))) for size in pair}
+        factor = setup.params.integer("factor")
+        sizes = {size for pair in shapes(model, linear_layers(model, setup.params.text("target"))) for size in pair}
         if factor >= 0 and (other := sorted(size for size in sizes if not factor or size % factor)):
             setup.note(f"factor {factor} does not divide the widths {other}: a smaller divisor was taken there")
         return factor

@@ -51,11 +51,11 @@ class Lora(PeftMethod):
         from peft import LoraConfig
 
         params = setup.params
-        options = {"r": int(params["rank"]), **self.options(model, setup)}
+        options = {"r": params.integer("rank"), **self.options(model, setup)}
         return LoraConfig(
-            lora_alpha=float(params["alpha"]),
-            lora_dropout=float(params["adapter_dropout"]),
-            target_modules=linear_layers(model, str(params["target"])),
+            lora_alpha=params.number("alpha"),
+            lora_dropout=params.number("adapter_dropout"),
+            target_modules=linear_layers(model, params.text("target")),
             fan_in_fan_out=uses_conv1d(model),
             task_type="CAUSAL_LM",
             **options,

@@ -39,10 +39,10 @@ class LoraFa(Lora):
         params, wrapped = setup.params, cast(Any, model)
         optimizer: Optimizer = create_lorafa_optimizer(
             wrapped,
-            r=int(params["rank"]),
-            lora_alpha=params["alpha"],
-            lr=float(params["learning_rate"]),
-            weight_decay=float(params["weight_decay"]),
+            r=params.integer("rank"),
+            lora_alpha=params.number("alpha"),
+            lr=params.number("learning_rate"),
+            weight_decay=params.number("weight_decay"),
         )
         return optimizer
 

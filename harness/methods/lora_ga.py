@@ -34,7 +34,7 @@ class LoraGa(ResidualLora):
         from peft import get_peft_model
         from peft.tuners.lora.loraga import preprocess_loraga
 
-        sequences = drawn(setup.rows(), int(setup.params["calibration_rows"]), setup)
+        sequences = drawn(setup.rows(), setup.params.integer("calibration_rows"), setup)
 
         def run() -> None:
             for batch in batches(sequences, setup):

@@ -19,7 +19,7 @@ class OrthogonalLora(Lora):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """PEFT wants an even rank."""
-        rank = int(setup.params["rank"])
+        rank = setup.params.integer("rank")
         if rank % 2:
             setup.note(f"rank {rank} was raised to {rank + 1}: orthogonal factors need an even one")
         return {"r": rank + rank % 2, "init_lora_weights": "orthogonal"}

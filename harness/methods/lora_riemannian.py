@@ -30,8 +30,8 @@ class RiemannianLora(Lora):
         optimizer: Optimizer = create_riemannian_optimizer(
             wrapped,
             torch.optim.AdamW,
-            lr=float(setup.params["learning_rate"]),
-            reg=float(setup.params["damping"]),
-            weight_decay=float(setup.params["weight_decay"]),
+            lr=setup.params.number("learning_rate"),
+            reg=setup.params.number("damping"),
+            weight_decay=setup.params.number("weight_decay"),
         )
         return optimizer

@@ -29,9 +29,9 @@ class LoraPlus(Lora):
         found: Any = create_loraplus_optimizer(
             model,
             torch.optim.AdamW,
-            lr=float(setup.params["learning_rate"]),
-            loraplus_lr_ratio=float(setup.params["rate_ratio"]),
-            loraplus_weight_decay=float(setup.params["weight_decay"]),
+            lr=setup.params.number("learning_rate"),
+            loraplus_lr_ratio=setup.params.number("rate_ratio"),
+            loraplus_weight_decay=setup.params.number("weight_decay"),
         )
         found.param_groups[:] = [group for group in found.param_groups if group["params"]]
         optimizer: Optimizer = found

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.methods._prefixed import PrefixedMethod, with_prefix
 from harness.methods.adapter_parallel import AdapterParallel
-from harness.space import Float, Integer, Scalar
+from harness.space import Float, Integer, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +23,6 @@ class Mam(PrefixedMethod, AdapterParallel):
         "virtual_tokens": Integer(1, 200, default=30, log=True),
     }
 
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """Adapters first, then the prefix around."""
-        return with_prefix(AdapterParallel.build(self, model, params), int(params["virtual_tokens"]))
+        return with_prefix(AdapterParallel.build(self, model, params), params.integer("virtual_tokens"))

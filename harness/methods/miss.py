@@ -29,5 +29,7 @@ class Miss(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The number of groups, which must divide the inputs."""
-        names = linear_layers(model, str(setup.params["target"]))
-        return {"r": divisor(int(setup.params["rank"]), [inputs for inputs, _ in shapes(model, names)], setup, "rank")}
+        names = linear_layers(model, setup.params.text("target"))
+        return {
+            "r": divisor(setup.params.integer("rank"), [inputs for inputs, _ in shapes(model, names)], setup, "rank")
+        }

@@ -36,9 +36,9 @@ class MonteCLora(Lora):
 
         params = setup.params
         config = MontecloraConfig(
-            num_samples=int(params["samples"]),
-            sample_scaler=float(params["sample_scale"]),
-            kl_loss_weight=float(params["divergence_weight"]),
+            num_samples=params.integer("samples"),
+            sample_scaler=params.number("sample_scale"),
+            kl_loss_weight=params.number("divergence_weight"),
             buffer_size=1,
         )
         return {"monteclora_config": config}

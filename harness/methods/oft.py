@@ -30,6 +30,6 @@ class Oft(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Blocks that divide all inputs; rotations by the exact Cayley transform, which needs no small steps."""
-        names = linear_layers(model, str(setup.params["target"]))
-        block = divisor(int(setup.params["block"]), [inputs for inputs, _ in shapes(model, names)], setup, "block")
+        names = linear_layers(model, setup.params.text("target"))
+        block = divisor(setup.params.integer("block"), [inputs for inputs, _ in shapes(model, names)], setup, "block")
         return {"oft_block_size": block, "use_cayley_neumann": False}

@@ -29,4 +29,4 @@ class Osf(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The share of the singular directions that stay."""
-        return {"effective_rank": float(setup.params["kept_share"])}
+        return {"effective_rank": setup.params.number("kept_share")}

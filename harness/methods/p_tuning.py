@@ -31,7 +31,7 @@ class PTuning(VirtualTokens):
         """The virtual tokens and their network."""
         from peft import PromptEncoderConfig
 
-        kind: Any = setup.params["encoder"]
-        width = int(setup.params["encoder_width"])
+        kind: Any = setup.params.text("encoder")
+        width = setup.params.integer("encoder_width")
         options = self.options(model, setup)
         return PromptEncoderConfig(encoder_reparameterization_type=kind, encoder_hidden_size=width, **options)

@@ -31,4 +31,4 @@ class Peanut(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The network's width and depth, and the update's scale."""
         params = setup.params
-        return {"r": int(params["rank"]), "scaling": float(params["scaling"]), "depth": int(params["depth"])}
+        return {"r": params.integer("rank"), "scaling": params.number("scaling"), "depth": params.integer("depth")}

@@ -37,7 +37,7 @@ class Poly(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """One task; factors of one piece."""
-        return super().options(model, setup) | {"n_tasks": 1, "n_skills": int(setup.params["skills"]), "n_splits": 1}
+        return super().options(model, setup) | {"n_tasks": 1, "n_skills": setup.params.integer("skills"), "n_splits": 1}
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model, and tell its layers with every row that it is of the only task."""

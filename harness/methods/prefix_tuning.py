@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods.base import PeftMethod
-from harness.space import Float, Integer, Scalar
+from harness.space import Float, Integer, Params
 
 if TYPE_CHECKING:
     from peft import PrefixTuningConfig
@@ -42,15 +41,15 @@ class PrefixTuning(PeftMethod):
             return None
         return f"a {situation.model.model_type} has no attention whose keys and values could be trained"
 
-    def reserved(self, params: Mapping[str, Scalar]) -> int:
+    def reserved(self, params: Params) -> int:
         """The virtual tokens come before the text."""
-        return int(params["virtual_tokens"])
+        return params.integer("virtual_tokens")
 
     def config(self, model: PreTrainedModel, setup: StageSetup) -> PrefixTuningConfig:
         """Keys and values of the virtual tokens, trained directly."""
         from peft import PrefixTuningConfig
 
-        tokens = int(setup.params["virtual_tokens"])
+        tokens = setup.params.integer("virtual_tokens")
         return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, init_weights="zero")
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from harness.axes.contract import StageSetup
 from harness.methods._partial import PartialMethod
 from harness.methods.base import Method
 from harness.methods.prompt_tuning import PromptTuning
-from harness.space import Float, Scalar
+from harness.space import Float, Params
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ class ProMoT(PartialMethod, PromptTuning):
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Put the prompt before the text; neither of the two phases is ever without a step, but of a single one."""
-        wanted = round(float(setup.params["prompt_share"]) * setup.steps)
+        wanted = round(setup.params.number("prompt_share") * setup.steps)
         self.prompt_steps = max(1, min(wanted, setup.steps - 1))
         setup.note(
             f"the prompt trained in the first {self.prompt_steps} of {setup.steps} steps, the weights in the rest"
@@ -70,7 +70,7 @@ class ProMoT(PartialMethod, PromptTuning):
         parts: list[dict[str, Any]] = [
             group | {"params": held, "lr": group["lr"] * factor}
             for group in groups(model, setup)
-            for mine, factor in ((False, 1.0), (True, float(setup.params["prompt_rate_ratio"])))
+            for mine, factor in ((False, 1.0), (True, setup.params.number("prompt_rate_ratio")))
             if (held := [p for p in group["params"] if (id(p) in prompt) is mine])
         ]
         return torch.optim.AdamW(parts, fused=True)
@@ -88,7 +88,7 @@ class ProMoT(PartialMethod, PromptTuning):
             config.base_model_name_or_path = str(folder.resolve() / WEIGHTS)
         super().save(model, folder)
 
-    def restore(self, model: PreTrainedModel, params: Mapping[str, Scalar], folder: Path) -> PreTrainedModel:
+    def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """The weights into the base, then the prompt before them."""
         model.load_state_dict(type(model).from_pretrained(folder / WEIGHTS).state_dict())
         return super().restore(model, params, folder)

@@ -30,6 +30,6 @@ class PromptTuning(VirtualTokens):
         """The virtual tokens and where they start."""
         from peft import PromptTuningConfig, PromptTuningInit
 
-        sampled = setup.params["start"] == "vocabulary"
+        sampled = setup.params.text("start") == "vocabulary"
         start = PromptTuningInit.SAMPLE_VOCAB if sampled else PromptTuningInit.RANDOM
         return PromptTuningConfig(prompt_tuning_init=start, **self.options(model, setup))

@@ -33,4 +33,4 @@ class PVera(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank, and where the inner vector starts."""
-        return {"r": int(setup.params["rank"]), "d_initial": float(setup.params["start_scale"])}
+        return {"r": setup.params.integer("rank"), "d_initial": setup.params.number("start_scale")}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation
 from harness.methods._rounded import RoundedLora
 from harness.methods.lora import Lora
-from harness.space import Choice, Integer, Scalar
+from harness.space import Choice, Integer, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,28 +30,28 @@ class QaLora(RoundedLora):
 
     def skip(self, situation: Situation) -> str | None:
         """Groups must fill the inputs."""
-        size = int(situation.params.get("group", 32))
+        size = situation.params.integer("group", 32)
         widths = [width for width in situation.model.linear_widths if width % size]
         return (
             f"groups of {size} inputs do not fill layers of width {widths}: set group to a divisor" if widths else None
         )
 
-    def rounded(self, rows: Tensor, params: Mapping[str, Scalar]) -> Tensor:
+    def rounded(self, rows: Tensor, params: Params) -> Tensor:
         """The nearest of `2^bits` values evenly from each group's smallest to its largest."""
-        groups = rows.unflatten(1, (-1, int(params["group"])))
+        groups = rows.unflatten(1, (-1, params.integer("group")))
         low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
-        step = ((high - low) / (2 ** int(params["bits"]) - 1)).clamp(min=1e-12)
+        step = ((high - low) / (2 ** params.integer("bits") - 1)).clamp(min=1e-12)
         found: Tensor = ((groups - low) / step).round() * step + low
         return found.flatten(1)
 
-    def shape_factors(self, inner: Linear, outer: Linear, params: Mapping[str, Scalar]) -> None:
+    def shape_factors(self, inner: Linear, outer: Linear, params: Params) -> None:
         """One column of the inner factor for each group of inputs, whose sum it sees."""
         import math
 
         from torch import nn
         from torch.nn.utils.parametrize import register_parametrization
 
-        size = int(params["group"])
+        size = params.integer("group")
 
         class Grouped(nn.Module):
             def forward(self, columns: Tensor) -> Tensor:

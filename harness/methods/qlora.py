@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED
 from harness.methods.lora import Lora
-from harness.space import Choice, Scalar
+from harness.space import Choice, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class QLora(Lora):
         widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 
-    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> dict[str, Any]:
         """Quantise while loading; compute in float32 on a CPU and bfloat16 on a GPU."""
         import torch
         from transformers import BitsAndBytesConfig
@@ -41,8 +41,8 @@ class QLora(Lora):
         return {
             "quantization_config": BitsAndBytesConfig(
                 load_in_4bit=True,
-                bnb_4bit_quant_type=params["quant_type"],
-                bnb_4bit_use_double_quant=params["double_quant"],
+                bnb_4bit_quant_type=params.text("quant_type"),
+                bnb_4bit_use_double_quant=params.flag("double_quant"),
                 bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
             )
         }

@@ -24,7 +24,7 @@ class QLora8bitMoments(QLora):
 
     def skip(self, situation: Situation) -> str | None:
         """Without a GPU there is nothing to page, and bitsandbytes would not."""
-        paged = str(situation.params.get("adapter_optimizer", "")).startswith("paged")
+        paged = situation.params.text("adapter_optimizer", "").startswith("paged")
         refused = "bitsandbytes pages moments on a GPU only: set adapter_optimizer to adamw_8bit"
         return refused if paged and situation.device == "cpu" else super().skip(situation)
 
@@ -33,9 +33,9 @@ class QLora8bitMoments(QLora):
         from bitsandbytes import optim
 
         params = setup.params
-        kind: Any = getattr(optim, KINDS[str(params["adapter_optimizer"])])
+        kind: Any = getattr(optim, KINDS[params.text("adapter_optimizer")])
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer: Optimizer = kind(
-            trained, lr=float(params["learning_rate"]), weight_decay=float(params["weight_decay"])
+            trained, lr=params.number("learning_rate"), weight_decay=params.number("weight_decay")
         )
         return optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.methods.lora import Lora
-from harness.space import Float, Scalar
+from harness.space import Float, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +26,14 @@ class QLoraInt8(Lora):
     alone = "rounding its inputs to integers magnifies differences of the last bit"
     space = Lora.space | {"outlier_threshold": Float(0.0, 100.0, default=0.0, searched=False)}
 
-    def load_options(self, params: dict[str, Scalar], device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> dict[str, Any]:
         """Quantise while loading; bitsandbytes would say at every layer that it computes in 16 bits."""
         import logging
 
         from transformers import BitsAndBytesConfig
 
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        threshold = float(params["outlier_threshold"])
+        threshold = params.number("outlier_threshold")
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)}
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:

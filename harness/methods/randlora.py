@@ -32,4 +32,4 @@ class RandLora(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank, and the scale that goes with it."""
         rank = fitting_rank(model, setup)
-        return {"r": rank, "randlora_alpha": float(setup.params["alpha_ratio"]) * rank}
+        return {"r": rank, "randlora_alpha": setup.params.number("alpha_ratio") * rank}

@@ -32,6 +32,6 @@ class Road(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Groups that divide all outputs."""
-        names = linear_layers(model, str(setup.params["target"]))
-        group = divisor(int(setup.params["group"]), [outputs for _, outputs in shapes(model, names)], setup, "group")
-        return {"variant": setup.params["variant"], "group_size": group}
+        names = linear_layers(model, setup.params.text("target"))
+        group = divisor(setup.params.integer("group"), [outputs for _, outputs in shapes(model, names)], setup, "group")
+        return {"variant": setup.params.text("variant"), "group_size": group}

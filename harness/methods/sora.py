@@ -37,8 +37,8 @@ class Sora(DeltaMethod):
         """A gated low-rank product on every chosen layer."""
         from harness.methods._changes import GatedLowRank
 
-        self.setup, rank, transposed = setup, int(setup.params["rank"]), uses_conv1d(model)
-        names = linear_layers(model, str(setup.params["target"]))
+        self.setup, rank, transposed = setup, setup.params.integer("rank"), uses_conv1d(model)
+        names = linear_layers(model, setup.params.text("target"))
         return {name: GatedLowRank(model.get_submodule(name).weight.shape, rank, transposed) for name in names}
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
@@ -46,7 +46,7 @@ class Sora(DeltaMethod):
         import torch
 
         setup, gates = self.setup, [change.get_parameter("gate") for change in placed(model).values()]
-        threshold = learning_rate(setup.params, step - 1, setup.steps) * float(setup.params["gate_penalty"])
+        threshold = learning_rate(setup.params, step - 1, setup.steps) * setup.params.number("gate_penalty")
         with torch.no_grad():
             for gate in gates:
                 gate.copy_(torch.nn.functional.softshrink(gate, threshold))

@@ -52,8 +52,8 @@ class Spider(RestingMethod):
     def after_step(self, model: PreTrainedModel, step: int) -> None:
         """Choose anew after every period."""
         super().after_step(model, step)
-        if step % int(self.setup.params["refresh_steps"]) == 0:
-            share = float(self.setup.params["selected_share"])
+        if step % self.setup.params.integer("refresh_steps") == 0:
+            share = self.setup.params.number("selected_share")
             for weight, known in zip(_weights(model), self._known, strict=True):
                 state = self.state(weight)
                 if IMPORTANCE in state:

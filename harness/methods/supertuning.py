@@ -32,4 +32,4 @@ class Supertuning(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """The share, as its complement."""
-        return {"sparsity": 1 - float(setup.params["trained_share"]), "select_top": bool(setup.params["largest"])}
+        return {"sparsity": 1 - setup.params.number("trained_share"), "select_top": setup.params.flag("largest")}

@@ -30,4 +30,4 @@ class TinyLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank, and numbers per layer."""
-        return {"r": fitting_rank(model, setup), "u": int(setup.params["numbers"])}
+        return {"r": fitting_rank(model, setup), "u": setup.params.integer("numbers")}

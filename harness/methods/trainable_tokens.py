@@ -43,7 +43,7 @@ class TrainableTokens(PeftMethod):
 
         texts = [row.prompt + row.completion for row in setup.rows()]
         counts = Counter(token for ids in setup.tokenizer(texts)["input_ids"] for token in ids)
-        wanted = int(setup.params["tokens"])
+        wanted = setup.params.integer("tokens")
         commonest = sorted(counts, key=lambda token: (-counts[token], token))[:wanted]
         if len(commonest) < wanted:
             setup.note(f"tokens {wanted} was cut to {len(commonest)}: the training rows have no more")

@@ -29,4 +29,4 @@ class UniLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank, and the vector's length."""
-        return {"r": int(setup.params["rank"]), "theta_d_length": int(setup.params["vector_length"])}
+        return {"r": setup.params.integer("rank"), "theta_d_length": setup.params.integer("vector_length")}

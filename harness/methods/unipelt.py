@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation
 from harness.methods._blocks import blocks, hidden_width
 from harness.methods._linear import linear_layers, shape
 from harness.methods._prefixed import PrefixedMethod, with_prefix
-from harness.space import Choice, Float, Integer, Scalar
+from harness.space import Choice, Float, Integer, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,21 +44,21 @@ class Unipelt(PrefixedMethod):
             return "the feed-forward part of an opt is not one module whose input a gate could look at"
         return super().skip(situation)
 
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """LoRA and adapters in the blocks, then the prefix around."""
         import torch
 
         from harness.methods._adapters import GatedAdapter, GatedLora, put
 
-        rank, alpha, width = int(params["rank"]), float(params["alpha"]), hidden_width(model)
+        rank, alpha, width = params.integer("rank"), params.number("alpha"), hidden_width(model)
         for name in filter(QUERY_VALUE.fullmatch, linear_layers(model, "attention")):
             layer = model.get_submodule(name)
             put(layer, GatedLora(*shape(layer), rank, alpha), parallel=True)
-        bottleneck, found = max(1, width // int(params["reduction"])), blocks(model)
+        bottleneck, found = max(1, width // params.integer("reduction")), blocks(model)
         for block in found:
             part = model.get_submodule(block.feed_forward[1])
-            put(part, GatedAdapter(width, bottleneck, str(params["activation"])), parallel=False)
-        wrapped: Any = with_prefix(model, int(params["virtual_tokens"]))
+            put(part, GatedAdapter(width, bottleneck, params.text("activation")), parallel=False)
+        wrapped: Any = with_prefix(model, params.integer("virtual_tokens"))
         encoder = wrapped.prompt_encoder["default"]
         gates = torch.nn.Parameter(torch.zeros(len(found), device=model.device))
         encoder.register_parameter(GATES, gates)

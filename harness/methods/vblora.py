@@ -32,8 +32,8 @@ class VbLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Vectors whose length divides all widths."""
-        names = linear_layers(model, str(setup.params["target"]))
+        names = linear_layers(model, setup.params.text("target"))
         sizes = [size for pair in shapes(model, names) for size in pair]
-        length = divisor(int(setup.params["vector_length"]), sizes, setup, "vector_length")
+        length = divisor(setup.params.integer("vector_length"), sizes, setup, "vector_length")
         params = setup.params
-        return {"r": int(params["rank"]), "num_vectors": int(params["vectors"]), "vector_length": length}
+        return {"r": params.integer("rank"), "num_vectors": params.integer("vectors"), "vector_length": length}

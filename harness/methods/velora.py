@@ -35,9 +35,9 @@ class Velora(Lora):
         """Groups that divide all inputs."""
         from peft import VeloraConfig
 
-        widths = [inputs for inputs, _ in shapes(model, linear_layers(model, str(setup.params["target"])))]
-        groups = divisor(int(setup.params["feature_groups"]), widths, setup, "feature_groups")
-        return {"velora_config": VeloraConfig(num_groups=groups, scale=float(setup.params["rebuilt_scale"]))}
+        widths = [inputs for inputs, _ in shapes(model, linear_layers(model, setup.params.text("target")))]
+        groups = divisor(setup.params.integer("feature_groups"), widths, setup, "feature_groups")
+        return {"velora_config": VeloraConfig(num_groups=groups, scale=setup.params.number("rebuilt_scale"))}
 
     def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
         """Its trials run alone."""

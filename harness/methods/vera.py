@@ -28,4 +28,4 @@ class Vera(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
         """Rank, and where `d` starts."""
-        return {"r": int(setup.params["rank"]), "d_initial": float(setup.params["start_scale"])}
+        return {"r": setup.params.integer("rank"), "d_initial": setup.params.number("start_scale")}

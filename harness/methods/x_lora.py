@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.axes.contract import Situation, StageSetup
-from harness.errors import SpecError
-from harness.methods._added import ModuleMethod
+from harness.axes.contract import Situation
 from harness.methods._linear import linear_layers, shapes
 from harness.methods._peft import TARGET
-from harness.methods._sources import SPACE, all_of, train_sources, unfit
-from harness.space import Float, Integer, Scalar, Text, weighted
+from harness.methods._sources import SPACE, SourcesMethod
+from harness.space import Float, Integer, Params, Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from harness.methods._experts import Experts
 
-class XLora(ModuleMethod):
+
+class XLora(SourcesMethod):
     """Trains a LoRA on each of `expert_tasks`, other tasks, then freezes them and trains a router over them.
 
     Every text is read twice: by the base, whose last hidden state of each token gives the weights of the experts in each
@@ -27,8 +26,7 @@ class XLora(ModuleMethod):
 
     summary = "learns to mix LoRAs, token by token, that it first trains on other tasks"
     paper = "Buehler and Buehler 2024, arXiv 2402.07148"
-    requires = "two or more other tasks"
-    identity_at_start = False
+    sources = "expert_tasks"
     alone = "its experts are trained on other tasks first"
     trains = r".*\.router\.head\.(weight|bias)"
     kept = r".*\.(router\.head|adapter\.sources\.\d+\.(down|up))\.(weight|bias)"
@@ -43,18 +41,14 @@ class XLora(ModuleMethod):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """Two tasks or more must be named; each reading keeps keys and values of its own."""
-        if "expert_tasks" in situation.params and (
-            reason := unfit(str(situation.params["expert_tasks"]), "expert_tasks")
-        ):
-            return reason
+        """Each reading of a text keeps keys and values of its own, which only attention has."""
         if not situation.model.has_attention:
             return (
                 f"a {situation.model.model_type} has no attention, whose keys and values each reading keeps for itself"
             )
         return super().skip(situation)
 
-    def build(self, model: PreTrainedModel, params: Mapping[str, Scalar]) -> PreTrainedModel:
+    def build(self, model: PreTrainedModel, params: Params) -> PreTrainedModel:
         """Fresh experts beside the chosen linear layers, and a router; all of it trainable.
 
         Raises:
@@ -62,22 +56,18 @@ class XLora(ModuleMethod):
         """
         from harness.methods._experts import put_experts
 
-        text = str(params["expert_tasks"])
-        if reason := unfit(text, "expert_tasks"):
-            raise SpecError(f"method x_lora: {reason}")
+        tasks = self.source_tasks(params)
         whole: Any = model
-        names = linear_layers(model, str(params["target"]))
+        names = linear_layers(model, params.text("target"))
         own = [name.removeprefix(f"{whole.base_model_prefix}.") for name in names]
-        made = {"temperature": float(params["router_temperature"])} | {n: float(params[n]) for n in ("rank", "alpha")}
-        put_experts(whole.base_model, dict(zip(own, shapes(model, names), strict=True)), len(weighted(text)), made)
+        made = {"temperature": params.number("router_temperature")} | {n: params.number(n) for n in ("rank", "alpha")}
+        put_experts(whole.base_model, dict(zip(own, shapes(model, names), strict=True)), len(tasks), made)
         whole.reads_last_layer = True  # so that nobody cuts it short
         whole.supports_gradient_checkpointing = False  # a pass computed again would find the weights of a later one
         return model
 
-    def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Freeze the base, train the experts, freeze them."""
+    def mixtures(self, model: PreTrainedModel) -> list[Experts]:
+        """One beside each of the chosen linear layers."""
         from harness.methods._experts import Experts
 
-        model = super().attach(model, setup)
-        train_sources(model, all_of(model, Experts), "expert_tasks", setup)
-        return model
+        return [module for module in model.modules() if isinstance(module, Experts)]

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from harness.errors import SpecError, one_of
-from harness.plugins import load, load_all, names
+from harness.plugins import load, load_all, names, overrides
 
 LM_EVALS = ("metric", "aggregation", "higher_is_better", "hf_evaluate")
 """Keys of a metric's entry that are lm-eval's."""
@@ -136,7 +136,7 @@ def register() -> None:
 
     for name, kind in load_all("metrics").items():
         own = kind()
-        is_mean = type(own).total is Measure.total  # lm-eval's own mean, so that a standard error is known
+        is_mean = not overrides(own, "total")  # lm-eval's own mean, so that a standard error is known
         metric_registry.register(name, target=own.item)
         aggregation_registry.register(name, target=mean if is_mean else own.total)
         metric_agg_registry.register(name, target=mean if is_mean else own.total)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.space import Scalar
+from harness.space import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +28,9 @@ def decaying(model: Module) -> set[str]:
     }
 
 
-def learning_rate(params: Mapping[str, Scalar], step: int, steps: int) -> float:
+def learning_rate(params: Params, step: int, steps: int) -> float:
     """The rate of step `step`, counting from 0, of `steps`: linear warm-up, then the schedule, as `transformers` has it."""
-    peak, schedule = float(params["learning_rate"]), params["schedule"]
+    peak, schedule = params.number("learning_rate"), params.text("schedule")
     warmup = warmup_steps(params, steps)
     if step < warmup:
         return peak * step / warmup
@@ -40,9 +40,9 @@ def learning_rate(params: Mapping[str, Scalar], step: int, steps: int) -> float:
     return peak * max(0.0, 1.0 - progress) if schedule == "linear" else peak
 
 
-def warmup_steps(params: Mapping[str, Scalar], steps: int) -> int:
+def warmup_steps(params: Params, steps: int) -> int:
     """Steps over which the learning rate rises."""
-    return round(float(params["warmup_share"]) * steps)
+    return round(params.number("warmup_share") * steps)
 
 
 def adamw(groups: Sequence[tuple[Sequence[Tensor], float]]) -> Optimizer:

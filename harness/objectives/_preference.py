@@ -61,7 +61,7 @@ class PreferenceObjective(Objective, ABC):
 
 def each(setups: Sequence[StageSetup], name: str, like: Tensor) -> Tensor:
     """A parameter of each trial, shape (K, 1)."""
-    return like.new_tensor([[float(setup.params[name])] for setup in setups])
+    return like.new_tensor([[setup.params.number(name)] for setup in setups])
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mappi
     arguments = CPOConfig(
         **parts.arguments,
         **options,
-        max_length=setup.params["max_length"],
+        max_length=setup.params.integer("max_length"),
         gradient_checkpointing=False,
         remove_unused_columns=False,
     )

@@ -12,7 +12,7 @@ from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.objectives._rewards import Rewards, reward_problem, rewards_for
 from harness.objectives.base import Objective, TrainerParts
-from harness.space import Distribution, Float, Integer, defaults
+from harness.space import Distribution, Float, Integer, Params, defaults
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ class ReinforcementObjective(Objective, ABC):
             SpecError: When a row has no prompt, no answer fits beside it, or nothing says what an answer is worth.
         """
         setup, params = parts.setup, parts.setup.params
-        size, generations, tokens = (int(params[n]) for n in ("batch_size", "generations", "completion_tokens"))
-        room = int(params["max_length"]) - tokens
+        size, generations, tokens = (params.integer(n) for n in ("batch_size", "generations", "completion_tokens"))
+        room = params.integer("max_length") - tokens
         if room < 1:
             raise SpecError(
-                f"completion_tokens must be below max_length or the model's context ({params['max_length']}), but got "
+                f"completion_tokens must be below max_length or the model's context ({params.integer('max_length')}), but got "
                 f"{tokens}: lower it"
             )
         if not all(row.prompt for row in parts.rows):
@@ -107,7 +107,7 @@ class ReinforcementObjective(Objective, ABC):
             **dict(parts.arguments) | {"per_device_train_batch_size": size * generations},
             num_generations=generations,
             max_completion_length=tokens,
-            temperature=float(params["sampling_temperature"]),
+            temperature=params.number("sampling_temperature"),
             beta=0.0,
             gradient_checkpointing=False,
             disable_dropout=False,
@@ -120,11 +120,13 @@ class ReinforcementObjective(Objective, ABC):
             model=inner,
             reward_funcs=[self._seen],
             args=arguments,
-            train_dataset=_prompts(parts.rows, setup.steps * size * int(params["gradient_accumulation"]), setup.seed),
+            train_dataset=_prompts(
+                parts.rows, setup.steps * size * params.integer("gradient_accumulation"), setup.seed
+            ),
             processing_class=setup.tokenizer,
         )
         del inner._hf_peft_config_loaded
-        if weight := float(params["kl_weight"]):
+        if weight := params.number("kl_weight"):
             _compare(trainer, setup, weight)
         return trainer
 
@@ -146,7 +148,7 @@ class ReinforcementObjective(Objective, ABC):
 
 
 def _virtual_tokens(method: Any, situation: Situation) -> int:
-    found = method().reserved(defaults(method.space) | dict(situation.params))
+    found = method().reserved(Params(defaults(method.space), **situation.params))
     return int(found)
 
 

@@ -39,7 +39,7 @@ class AlignmentByOptimalTransport(PreferenceObjective):
 
     def skip(self, situation: Situation) -> str | None:
         """A single row sorts nothing."""
-        if int(situation.params.get("batch_size", 2)) < 2:
+        if situation.params.integer("batch_size", 2) < 2:
             return "its objective sorts the rows of a batch, but batch_size is 1: raise it"
         return super().skip(situation)
 
@@ -49,7 +49,7 @@ class AlignmentByOptimalTransport(PreferenceObjective):
         Raises:
             SpecError: When a row has no rejected answer, or a forward pass has a single row, which sorts nothing.
         """
-        if int(setup.params["batch_size"]) < 2:
+        if setup.params.integer("batch_size") < 2:
             raise SpecError("objective aot must have a batch_size of at least 2 to sort rows, but got 1: raise it")
         return super().examples(rows, setup)
 
@@ -58,7 +58,7 @@ class AlignmentByOptimalTransport(PreferenceObjective):
         from torch.nn.functional import logsigmoid
 
         assert losses.reference is not None
-        if setups[0].params["pairing"] == "unpaired":
+        if setups[0].params.text("pairing") == "unpaired":
             better, worse = split(losses.log_ratios())
         else:
             (chosen, rejected), (known, lesser) = split(losses.log_probabilities()), split(losses.reference)
@@ -71,5 +71,5 @@ class AlignmentByOptimalTransport(PreferenceObjective):
         """TRL's DPO trainer on the same pairs."""
         params = parts.setup.params
         own = {name: params[name] for name in ("beta", "label_smoothing")}
-        own["loss_type"] = "aot" if params["pairing"] == "paired" else "aot_unpaired"
+        own["loss_type"] = "aot" if params.text("pairing") == "paired" else "aot_unpaired"
         return dpo_trainer(parts, self.examples(parts.rows, parts.setup), **own)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.axes.contract import Plugin, Situation, StageSetup
 from harness.nn.sequences import IGNORED, Example, TokenLosses
-from harness.space import Text, weighted
+from harness.space import Text
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ class Objective(Plugin, ABC):
         missing = [name for name in self.needs if columns is not None and name not in (*columns, *given)]
         if missing:
             return f"its objective needs {' and '.join(missing)} answers, which the task does not name in {PREFERENCE}"
-        for name in _rows_brought(situation):
-            known = situation.facts_of(name).columns
+        for task in _rows_brought(situation):
+            known = situation.facts_of(task).columns
             if missing := [column for column in self.needs if known is not None and column not in known]:
-                task = name.partition("@")[0]
                 return (
                     f"its objective needs {' and '.join(missing)} answers, which {task} does not name in {PREFERENCE}"
                 )
@@ -138,4 +137,4 @@ def _rows_brought(situation: Situation) -> list[str]:
     """Tasks whose rows a stage's curation and retention mix into its own."""
     beside = [situation.beside[axis] for axis in ("curation", "retention") if axis in situation.beside]
     named = [n for plugin in beside for n, d in plugin.space.items() if isinstance(d, Text) and d.names == "tasks"]
-    return [task for name in named for task, _ in weighted(str(situation.params.get(name, "")))]
+    return [task.name for name in named for task in situation.params.names(name, "")]

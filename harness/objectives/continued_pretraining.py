@@ -32,7 +32,7 @@ class ContinuedPretraining(Objective):
         texts = [row.prompt + row.completion for row in rows]
         random.Random(setup.seed).shuffle(texts)
         stream = list(chain.from_iterable(documents(texts, setup)))
-        size = int(setup.params["max_length"])
+        size = setup.params.integer("max_length")
         blocks = [tuple(stream[start : start + size]) for start in range(0, len(stream), size)]
         return [(TokenSequence(block, block),) for block in blocks if len(block) > 1]
 

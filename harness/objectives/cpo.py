@@ -39,7 +39,7 @@ class ContrastivePreferenceOptimisation(PreferenceObjective):
         """Summed over pairs, shape (K,)."""
         from torch.nn.functional import logsigmoid
 
-        kind, sums = str(setups[0].params["comparison"]), losses.log_probabilities()
+        kind, sums = setups[0].params.text("comparison"), losses.log_probabilities()
         chosen, rejected = split(sums / losses.lengths() if kind == "ipo" else sums)
         beta, weight = each(setups, "beta", sums), each(setups, "imitation_weight", sums)
         margin = chosen - rejected
@@ -53,5 +53,9 @@ class ContrastivePreferenceOptimisation(PreferenceObjective):
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's CPO trainer on the same pairs."""
         params: Any = parts.setup.params
-        options = {"loss_type": params["comparison"], "cpo_alpha": params["imitation_weight"], "beta": params["beta"]}
+        options = {
+            "loss_type": params.text("comparison"),
+            "cpo_alpha": params.number("imitation_weight"),
+            "beta": params.number("beta"),
+        }
         return cpo_trainer(parts, self.examples(parts.rows, parts.setup), options)

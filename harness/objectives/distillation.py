@@ -11,7 +11,7 @@ from harness.errors import SpecError
 from harness.nn.sequences import IGNORED, Example
 from harness.objectives._preference import padded, preference_trainer
 from harness.objectives.base import Objective, TrainerParts
-from harness.space import Choice, Float, Text, weighted
+from harness.space import Choice, Float, Text
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Distillation(Objective):
 
     def skip(self, situation: Situation) -> str | None:
         """There must be a teacher."""
-        if not str(situation.params.get("teacher", "a model")).strip():
+        if not situation.params.names("teacher", "a model"):
             return "its objective learns from a teacher, but the parameter teacher names none: name a model"
         return super().skip(situation)
 
@@ -57,7 +57,7 @@ class Distillation(Objective):
 
         setup = parts.setup
         teacher = _teacher(setup)
-        temperature, kind = float(setup.params["distillation_temperature"]), str(setup.params["divergence"])
+        temperature, kind = setup.params.number("distillation_temperature"), setup.params.text("divergence")
 
         def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
             made = padded([sequence for (sequence,) in examples], setup)
@@ -109,13 +109,13 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def _teacher(setup: StageSetup) -> Any:
-    names = weighted(str(setup.params["teacher"]))
+    names = setup.params.names("teacher")
     if len(names) != 1:
         raise SpecError(f"teacher must name one model, but names {len(names)}: name the one to learn from")
-    model, tokenizer = setup.model_of(names[0][0])
+    model, tokenizer = setup.model_of(names[0])
     if setup.tokens.facts(tokenizer) != setup.tokens.facts(setup.tokenizer):
         raise SpecError(
-            f"a teacher must have the model's own tokenizer, but {names[0][0].partition('@')[0]!r} has another: name a "
+            f"a teacher must have the model's own tokenizer, but {names[0].name!r} has another: name a "
             "model of the same family"
         )
     return model.to(setup.device).eval().requires_grad_(False)

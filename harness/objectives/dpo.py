@@ -150,10 +150,10 @@ class DirectPreferenceOptimisation(PreferenceObjective):
 
     def skip(self, situation: Situation) -> str | None:
         """One loss needs label smoothing, and only one other knows it."""
-        kind, smoothing = str(situation.params.get("loss_type", "sigmoid")), situation.params.get("label_smoothing")
-        if kind == "exo_pair" and smoothing == 0:
+        params, kind = situation.params, situation.params.text("loss_type", "sigmoid")
+        if kind == "exo_pair" and params.number("label_smoothing", 0.001) == 0:
             return "its loss_type exo_pair must have a label_smoothing above 0, but got 0: set it, for example 0.001"
-        if smoothing and kind not in SMOOTHED:
+        if params.number("label_smoothing", 0.0) and kind not in SMOOTHED:
             return (
                 f"its loss_type {kind} does not know label_smoothing, which {' and '.join(SMOOTHED)} do: leave it out"
             )
@@ -165,7 +165,7 @@ class DirectPreferenceOptimisation(PreferenceObjective):
         Raises:
             SpecError: When a row has no rejected answer, or the loss type lacks its label smoothing.
         """
-        if setup.params["loss_type"] == "exo_pair" and not setup.params["label_smoothing"]:
+        if setup.params.text("loss_type") == "exo_pair" and not setup.params.number("label_smoothing"):
             raise SpecError(
                 "loss_type exo_pair must have a label_smoothing above 0, but got 0: set it, for example 0.001"
             )
@@ -176,7 +176,7 @@ class DirectPreferenceOptimisation(PreferenceObjective):
         ratios = losses.log_ratios()
         beta, smoothing = (each(setups, name, ratios) for name in ("beta", "label_smoothing"))
         pairs = _Pairs(*split(ratios), *split(losses.lengths()), beta, smoothing)
-        return LOSSES[str(setups[0].params["loss_type"])](pairs).sum(1)
+        return LOSSES[setups[0].params.text("loss_type")](pairs).sum(1)
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's DPO trainer on the same pairs."""

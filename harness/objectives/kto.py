@@ -38,7 +38,7 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
 
     def skip(self, situation: Situation) -> str | None:
         """A single row mismatches nothing."""
-        if int(situation.params.get("batch_size", 2)) < 2:
+        if situation.params.integer("batch_size", 2) < 2:
             return "its objective mismatches the rows of a batch, but batch_size is 1: raise it"
         return super().skip(situation)
 
@@ -48,13 +48,13 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
         Raises:
             SpecError: When a row has no rejected answer, or a forward pass has a single row, which nothing mismatches.
         """
-        if int(setup.params["batch_size"]) < 2:
+        if setup.params.integer("batch_size") < 2:
             raise SpecError("objective kto must have a batch_size of at least 2 to mismatch rows, but got 1: raise it")
         return super().examples(rows, setup)
 
     def apart(self, examples: Sequence[Example], setup: StageSetup) -> list[Example]:
         """Every prompt with the answers of the row before."""
-        limit = int(setup.params["max_length"])
+        limit = setup.params.integer("max_length")
         return [
             tuple(_joined(own, other, limit) for own, other in zip(example, examples[number - 1], strict=True))
             for number, example in enumerate(examples)

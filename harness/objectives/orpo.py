@@ -52,8 +52,8 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
         setup = parts.setup
         arguments = ORPOConfig(
             **parts.arguments,
-            beta=setup.params["odds_weight"],
-            max_length=setup.params["max_length"],
+            beta=setup.params.number("odds_weight"),
+            max_length=setup.params.integer("max_length"),
             gradient_checkpointing=False,
             remove_unused_columns=False,
         )

@@ -69,7 +69,7 @@ class RewardModel(PreferenceObjective):
         scored: Any = _scored(parts.model, self._head)
         examples = self.examples(parts.rows, setup)
         trainer = preference_trainer(_trainer(self._right), arguments, replace(parts, model=scored), examples, batch)
-        trainer.add_callback(_head_steps(trainer, self._head, float(setup.params["head_learning_rate"])))
+        trainer.add_callback(_head_steps(trainer, self._head, setup.params.number("head_learning_rate")))
         return trainer
 
     def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:

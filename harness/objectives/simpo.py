@@ -38,6 +38,10 @@ class SimplePreferenceOptimisation(PreferenceObjective):
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's CPO trainer on the same pairs, without its next-token loss."""
         params = parts.setup.params
-        options = {"beta": params["sharpness"], "simpo_gamma": params["target_margin"]}
-        options |= {"loss_type": "simpo", "cpo_alpha": 0.0}
+        options = {
+            "loss_type": "simpo",
+            "cpo_alpha": 0.0,
+            "beta": params.number("sharpness"),
+            "simpo_gamma": params.number("target_margin"),
+        }
         return cpo_trainer(parts, self.examples(parts.rows, parts.setup), options)

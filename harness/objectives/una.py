@@ -72,7 +72,7 @@ class UnifiedAlignment(PreferenceObjective):
         assert losses.scores is not None
         ratios = losses.log_ratios()
         rewards, scores = each(setups, "beta", ratios) * ratios, losses.scores.to(ratios)
-        if setups[0].params["distance"] == "squared":
+        if setups[0].params.text("distance") == "squared":
             return ((rewards.sigmoid() - scores) ** 2).sum(1)
         return binary_cross_entropy_with_logits(rewards, scores, reduction="none").sum(1)
 

@@ -18,7 +18,7 @@ from harness.errors import SpecError
 from harness.plugins import AXIS_FOLDER
 from harness.records.paths import Paths
 from harness.records.trial import Stage
-from harness.space import Choice, Distribution, Float, Integer, Scalar, Text, searched
+from harness.space import Choice, Distribution, Float, Integer, Params, Scalar, Text, searched
 from harness.study.family import OPTIMIZER_SPACE, stage_space
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def describe(candidate: Candidate) -> dict[str, float | str]:
 def _stage(stage: Stage, trained: float) -> dict[str, float | str]:
     choices = tuple(getattr(stage, axis) for axis in AXIS_FOLDER)
     space = _space(choices)
-    rows = float(stage.params.get("batch_size", 1)) * float(stage.params.get("gradient_accumulation", 1))
+    params = Params(stage.params)
+    rows = params.number("batch_size", 1) * params.number("gradient_accumulation", 1)
     return {
         **dict(zip(AXIS_FOLDER, choices, strict=True)),
         "share": stage.share,

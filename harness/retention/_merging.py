@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.retention.base import Retention
-from harness.space import weighted
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -27,7 +26,7 @@ class Merging(Retention, ABC):
         method = situation.beside.get("method")
         if method is not None and not getattr(method, "needs_training", True):
             return "its retention merges trained weights, but its method trains none"
-        if self.needs_others and not str(situation.params.get("merge_with", "a model")).strip():
+        if self.needs_others and not situation.params.names("merge_with", "a model"):
             return "its retention merges with other models, but merge_with names none: name at least one"
         return None
 
@@ -78,14 +77,14 @@ def other_models(base: Mapping[str, Tensor], setup: StageSetup) -> list[tuple[di
         SpecError: When one of them has other parameters than the base.
     """
     found = []
-    for name, weight in weighted(str(setup.params.get("merge_with", ""))):
-        other = parameters(setup.model_of(name)[0])
+    for named in setup.params.names("merge_with", ""):
+        other = parameters(setup.model_of(named)[0])
         if {key: value.shape for key, value in other.items()} != {key: value.shape for key, value in base.items()}:
             raise SpecError(
-                f"merge_with must name models with the base's weights, but those of {name.partition('@')[0]!r} have "
+                f"merge_with must name models with the base's weights, but those of {named.name!r} have "
                 "other names or shapes: name models tuned from the same base"
             )
-        found.append((other, weight))
+        found.append((other, named.weight))
     return found
 
 

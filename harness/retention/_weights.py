@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.methods.base import Method, PeftMethod
+from harness.plugins import overrides
 from harness.retention.base import Retention
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class WeightPenalty(Retention, ABC):
         if not method.needs_training:
             return "its retention holds weights back, but its method trains none"
         beside = method.shares_base or issubclass(method, PeftMethod)  # it trains none of the base's own weights
-        if beside and (method.deltas is Method.deltas or not method.mergeable):
+        if beside and (not overrides(method, "deltas") or not method.mergeable):
             return "its retention holds the base's weights back, but its method does not say how far it moves them"
         return None
 

@@ -27,6 +27,6 @@ class DropAndRescale(Merging):
         """The weighted sum of what is left of the vectors."""
         import torch
 
-        density = float(setup.params["merge_density"])
+        density = setup.params.number("merge_density")
         kept = [weight * dropped(vector, density, draw) for vector, weight in zip(vectors, weights, strict=True)]
         return torch.stack(kept).sum(0)

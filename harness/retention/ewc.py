@@ -33,10 +33,10 @@ class ElasticWeightConsolidation(WeightPenalty):
 
     def importances(self, moved: Mapping[str, Tensor], setup: StageSetup) -> Mapping[str, Tensor]:
         """The base's Fisher information."""
-        texts = corpus_tokens(setup, int(setup.params["ewc_rows"]))
-        seed = derive_seed(setup.seed, "fisher") if setup.params["ewc_labels"] == "sampled" else None
+        texts = corpus_tokens(setup, setup.params.integer("ewc_rows"))
+        seed = derive_seed(setup.seed, "fisher") if setup.params.text("ewc_labels") == "sampled" else None
         return diagonal_fisher(setup.load_base().eval(), moved.keys(), texts, seed)
 
     def strength(self, setup: StageSetup) -> float:
         """The parameter."""
-        return float(setup.params["ewc_strength"])
+        return setup.params.number("ewc_strength")

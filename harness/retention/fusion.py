@@ -26,5 +26,5 @@ class Fusion(Merging):
         """The linear combination."""
         import torch
 
-        factors = [float(setup.params["own_weight"]), *weights[1:]]
+        factors = [setup.params.number("own_weight"), *weights[1:]]
         return torch.stack([factor * vector for factor, vector in zip(factors, vectors, strict=True)]).sum(0)

@@ -39,14 +39,14 @@ class HierarchicalRegularisation(WeightPenalty):
     def importances(self, moved: Mapping[str, Tensor], setup: StageSetup) -> Mapping[str, Tensor]:
         """Of weights times of layers."""
         params = setup.params
-        steps, rate = int(params["importance_steps"]), float(params["importance_rate"])
+        steps, rate = params.integer("importance_steps"), params.number("importance_rate")
         base = setup.load_base().eval()
         found = path_importance(base, moved.keys(), corpus_tokens(setup, steps), steps, rate)
-        return layered(found, float(params["layer_temperature"]))
+        return layered(found, params.number("layer_temperature"))
 
     def strength(self, setup: StageSetup) -> float:
         """The parameter."""
-        return float(setup.params["hierarchy_strength"])
+        return setup.params.number("hierarchy_strength")
 
 
 def layered(importances: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:

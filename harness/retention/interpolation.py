@@ -42,17 +42,17 @@ class Interpolation(Retention):
         """Go to the place."""
         tuned = {name: value.clone() for name, value in parameters(model).items()}
         self._ends = parameters(setup.load_base()), tuned
-        self._place(model, float(setup.params["tuned_weight"]))
+        self._place(model, setup.params.number("tuned_weight"))
 
     def path(self, model: PreTrainedModel, setup: StageSetup) -> Iterator[float]:
         """Every place, then back."""
-        last = int(setup.params["path_points"]) - 1
+        last = setup.params.integer("path_points") - 1
         try:
             for number in range(last + 1):
                 self._place(model, number / last)
                 yield number / last
         finally:
-            self._place(model, float(setup.params["tuned_weight"]))
+            self._place(model, setup.params.number("tuned_weight"))
 
     def _place(self, model: PreTrainedModel, weight: float) -> None:
         import torch

@@ -26,4 +26,4 @@ class StartingPoint(WeightPenalty):
 
     def strength(self, setup: StageSetup) -> float:
         """The parameter."""
-        return float(setup.params["pull"])
+        return setup.params.number("pull")

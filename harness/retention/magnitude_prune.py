@@ -22,4 +22,4 @@ class MagnitudePruning(Merging):
 
     def merged(self, vectors: Sequence[Tensor], weights: Sequence[float], setup: StageSetup, draw: Generator) -> Tensor:
         """The trained vector, trimmed."""
-        return trimmed(vectors[0], float(setup.params["merge_density"]))
+        return trimmed(vectors[0], setup.params.number("merge_density"))

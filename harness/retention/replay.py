@@ -8,7 +8,7 @@ import sys
 from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.retention.base import Retention
-from harness.space import Float, Text, weighted
+from harness.space import Float, Text
 from harness.tasks.training_rows import Row
 
 
@@ -27,7 +27,7 @@ class Replay(Retention):
     def skip(self, situation: Situation) -> str | None:
         """Texts of a corpus have neither prompts to answer nor rejected answers."""
         objective, params = situation.beside.get("objective"), situation.params
-        if objective is None or params.get("replay_share") == 0.0 or str(params.get("replay_from", "a task")).strip():
+        if objective is None or params.number("replay_share", 1.0) == 0.0 or params.names("replay_from", "a task"):
             return None
         if "rejected" in getattr(objective, "needs", ()) or getattr(objective, "samples", False):
             return "its retention replays plain texts, which its objective cannot learn from: name tasks in replay_from"
@@ -35,7 +35,7 @@ class Replay(Retention):
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The task's rows and corpus rows, task rows first: the trainer shuffles."""
-        share = float(setup.params["replay_share"])
+        share = setup.params.number("replay_share")
         if share == 0.0:
             return rows
         rng = random.Random(setup.seed)
@@ -45,8 +45,8 @@ class Replay(Retention):
         # r replayed rows among n with mean lengths a (task) and b (old): r b = share (r b + (n - r) a)
         a, b = sum(task_lengths) / len(task), _mean_length(old_lengths, [weight for _, weight in sources])
         row_share = share * a / (b - share * b + share * a)
-        seen = setup.steps * int(setup.params["batch_size"]) * int(setup.params["gradient_accumulation"])
-        by_tokens = seen * int(setup.params["max_length"]) * (1 - share) / a  # a sequence holds as many rows as fit
+        seen = setup.steps * setup.params.integer("batch_size") * setup.params.integer("gradient_accumulation")
+        by_tokens = seen * setup.params.integer("max_length") * (1 - share) / a  # a sequence holds as many rows as fit
         shown = by_tokens if setup.packed else seen * (1 - row_share)
         kept = min(len(task), max(1, round(shown)))
         budget = sum(task_lengths[:kept]) * share / (1 - share)
@@ -64,13 +64,13 @@ class Replay(Retention):
 
 def _sources(setup: StageSetup) -> list[tuple[list[Row], float]]:
     """Rows to replay, and each kind's part of the replayed tokens."""
-    named = weighted(str(setup.params["replay_from"]))
-    if not named:
+    tasks = setup.params.names("replay_from")
+    if not tasks:
         if not (old := setup.corpus()):
             raise SpecError("replay needs rows of what the base model knows, but its corpus is empty: name another")
         return [(old, 1.0)]
-    whole = sum(weight for _, weight in named)
-    return [(setup.rows_of(name), weight / whole) for name, weight in named]
+    total = sum(task.weight for task in tasks)
+    return [(setup.rows_of(task), task.weight / total) for task in tasks]
 
 
 def _mean_length(lengths: list[list[int]], weights: list[float]) -> float:
@@ -93,5 +93,5 @@ def _fill(lengths: list[int], budget: float) -> tuple[list[int], int]:
 def _lengths(rows: list[Row], setup: StageSetup) -> list[int]:
     """Tokens of each row as it will be trained on, the end token included."""
     texts = [row.prompt + row.completion for row in rows]
-    limit = sys.maxsize if setup.packed else int(setup.params["max_length"])
+    limit = sys.maxsize if setup.packed else setup.params.integer("max_length")
     return [min(len(ids) + 1, limit) for ids in setup.tokenizer(texts)["input_ids"]]

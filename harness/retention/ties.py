@@ -32,5 +32,5 @@ class TrimElectMerge(Merging):
 
     def merged(self, vectors: Sequence[Tensor], weights: Sequence[float], setup: StageSetup, draw: Generator) -> Tensor:
         """The elected mean."""
-        density, scale = float(setup.params["merge_density"]), float(setup.params["merge_scale"])
+        density, scale = setup.params.number("merge_density"), setup.params.number("merge_scale")
         return scale * elected([trimmed(vector, density) for vector in vectors], weights)

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from harness.errors import SpecError, one_of
 from harness.plugins import AXIS_FOLDER, load, names
 from harness.records.trial import ModelRef, Pipeline, Stage
-from harness.space import Choice, Distribution, Float, Integer, Scalar, Space, defaults, override, scaled, searched
+from harness.space import (
+    Choice,
+    Distribution,
+    Float,
+    Integer,
+    Params,
+    Scalar,
+    Space,
+    defaults,
+    override,
+    scaled,
+    searched,
+)
 from harness.study.spec import Budget, FamilySpec, StageSpec, StudySpec
 
 OPTIMIZER_SPACE: Space = {
@@ -160,7 +172,8 @@ def full_steps(budget: Budget, family: Family, rows: int, params: Mapping[str, S
             f"{f' on {stage.data}' if stage.data else ''}): give budget.steps or budget.examples"
         )
     rows_per_step = sum(
-        stage.share * int(stage.params["batch_size"]) * int(stage.params["gradient_accumulation"]) for stage in stages
+        stage.share * params.integer("batch_size") * params.integer("gradient_accumulation")
+        for stage, params in ((stage, Params(stage.params)) for stage in stages)
     )
     examples = budget.examples if budget.examples is not None else (budget.epochs or 0.0) * rows
     return max(1, math.ceil(examples / rows_per_step))

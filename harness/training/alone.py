@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from harness.methods.base import Method
 from harness.nn.batches import Batch
 from harness.nn.logits import supervised_nats
 from harness.nn.optimizer import adamw, decaying, learning_rate, put_state
+from harness.plugins import overrides
 from harness.training.learner import Learner, facts
 from harness.training.precision import precision
 from harness.training.session import Session
@@ -41,7 +41,7 @@ class Alone(Session):
 
     def _adamw(self) -> Any:
         learner = self.learner
-        decays, decay = decaying(learner.model), float(learner.setup.params["weight_decay"])
+        decays, decay = decaying(learner.model), learner.setup.params.number("weight_decay")
         groups = [(decay, True), (0.0, False)]
         optimizer = adamw(
             [([p for name, p in self.trained.items() if (name in decays) is wanted], rate) for rate, wanted in groups]
@@ -81,12 +81,12 @@ class Alone(Session):
 
         learner, params = self.learner, self.learner.setup.params
         learner.choices.method.before_update(learner.model, learner.step + 1)
-        limit = float(params["max_grad_norm"])
+        limit = params.number("max_grad_norm")
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), limit or math.inf)
         rate = learning_rate(params, learner.step, learner.setup.steps)
         for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
             # Groups keep the ratio to the stage's rate that their method gave them.
-            group["lr"] = rate * (own / float(params["learning_rate"]) if own else 1.0)
+            group["lr"] = rate * (own / params.number("learning_rate") if own else 1.0)
         self.optimizer.step()
         learner.choices.method.after_step(learner.model, learner.step + 1)
         self.optimizer.zero_grad()
@@ -99,7 +99,7 @@ class Alone(Session):
     def close(self) -> None:
         """Keep the optimiser's state; the weights are the model's already."""
         learner, state = self.learner, self.optimizer.state
-        if type(learner.choices.method).optimizer is not Method.optimizer:
+        if overrides(learner.choices.method, "optimizer"):
             learner.optimizer_state = self.optimizer.state_dict()
         learner.moments = {
             name: (state[p]["exp_avg"], state[p]["exp_avg_sq"])

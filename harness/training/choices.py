@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,10 @@ from harness.axes.contract import Situation
 from harness.curation.base import Curation
 from harness.methods.base import Method
 from harness.objectives.base import Objective
-from harness.plugins import AXIS_FOLDER, load
+from harness.plugins import AXIS_FOLDER, load, overrides
 from harness.records.trial import Pipeline, Stage
 from harness.retention.base import Retention
-from harness.space import Scalar, check, defaults
+from harness.space import Params, check, defaults
 from harness.study.family import stage_space
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class Choices:
     objective: Objective
     retention: Retention
     curation: Curation
-    params: Mapping[str, Scalar]
+    params: Params
 
 
 def choices(stage: Stage) -> Choices:
@@ -41,7 +40,7 @@ def choices(stage: Stage) -> Choices:
     plugins = {axis: load(AXIS_FOLDER[axis], name)() for axis, name in names.items()}
     space = stage_space(names)
     check(space, stage.params, f"stage with {stage.method}")
-    return Choices(**plugins, params=defaults(space) | dict(stage.params))
+    return Choices(**plugins, params=Params({**defaults(space), **stage.params}))
 
 
 def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
@@ -55,7 +54,7 @@ def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
             if (reason := plugin.skip(there)) is not None:
                 return reason
     for stage, chosen in zip(pipeline.stages, stages, strict=True):
-        if type(chosen.retention).finish is not Retention.finish and not chosen.method.mergeable:
+        if overrides(chosen.retention, "finish") and not chosen.method.mergeable:
             return f"retention {stage.retention} changes merged weights, but {stage.method} cannot be merged"
     if not stages[-1].objective.leaves_policy:
         return f"{pipeline.stages[-1].objective} trains no model that a task can score: another stage must follow it"

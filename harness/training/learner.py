@@ -116,7 +116,7 @@ class Learner:
     @property
     def batch(self) -> tuple[int, int]:
         """Examples of a forward pass, and forward passes of a step."""
-        return int(self.setup.params["batch_size"]), int(self.setup.params["gradient_accumulation"])
+        return self.setup.params.integer("batch_size"), self.setup.params.integer("gradient_accumulation")
 
     def plain(self) -> PreTrainedModel:
         """What it trained as a model that plain `transformers` can load."""
@@ -172,14 +172,14 @@ def facts(learner: Learner) -> dict[str, Any]:
     """What a stage really runs with, for the record."""
     setup, params = learner.setup, learner.setup.params
     return {
-        "learning_rate": params["learning_rate"],
-        "weight_decay": params["weight_decay"],
-        "schedule": params["schedule"],
+        "learning_rate": params.number("learning_rate"),
+        "weight_decay": params.number("weight_decay"),
+        "schedule": params.text("schedule"),
         "warmup_steps": warmup_steps(params, setup.steps),
         "scheduled_steps": setup.steps,
         "rows": len(learner.examples),
         "batch": list(learner.batch),
-        "bf16": resolve_precision(str(params["precision"]), setup.device) == "bfloat16",
+        "bf16": resolve_precision(params.text("precision"), setup.device) == "bfloat16",
         "seed": setup.seed,
     }
 

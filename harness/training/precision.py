@@ -27,7 +27,7 @@ def precision(learner: Learner, model: PreTrainedModel, batch: Batch | None = No
     import torch
 
     setup, method = learner.setup, learner.choices.method
-    half = resolve_precision(str(setup.params["precision"]), setup.device) == "bfloat16"
+    half = resolve_precision(setup.params.text("precision"), setup.device) == "bfloat16"
     with ExitStack() as stack:
         if setup.device == "cpu" and not method.reserved(setup.params) and not learner.facts.get("recomputes"):
             stack.enter_context(quick_attention(model, batch))

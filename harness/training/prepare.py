@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.curation.base import Curation
 from harness.errors import SpecError
 from harness.nn.batches import step_order
+from harness.plugins import overrides
 from harness.tasks.training_rows import Row
 from harness.training.choices import Choices
 from harness.training.learner import Learner, Watch
@@ -34,7 +34,7 @@ def make_learner(
     Raises:
         SpecError: When there is nothing to learn.
     """
-    if type(chosen.curation).tokens is not Curation.tokens and not chosen.objective.supervises_tokens:
+    if overrides(chosen.curation, "tokens") and not chosen.objective.supervises_tokens:
         raise SpecError(
             "a curation that chooses tokens must be beside an objective with loss on single tokens, but the stage's "
             "has none: use objective sft or continued_pretraining"
@@ -47,7 +47,7 @@ def make_learner(
     learner.examples = chosen.curation.tokens(chosen.objective.examples(rows, setup), setup)
     if not learner.examples:
         raise SpecError(
-            f"training needs at least one row with something to learn within {setup.params['max_length']} tokens, but none "
+            f"training needs at least one row with something to learn within {setup.params.integer('max_length')} tokens, but none "
             f"of {len(rows)} has: check the task, and what else takes tokens of the context"
         )
     lengths = tuple(max(len(s.input_ids) for s in example) for example in learner.examples)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.methods.base import Method
 from harness.nn.batches import collate, padding_id
 from harness.nn.determinism import resolve_precision
 from harness.nn.logits import supervised_nats
 from harness.nn.sequences import TokenLosses, TokenSequence
+from harness.plugins import overrides
 from harness.training.learner import Learner, Reference
 from harness.training.precision import precision
 
@@ -70,7 +70,7 @@ def _base(learner: Learner) -> Iterator[PreTrainedModel]:
     method, training = learner.choices.method, learner.model.training
     learner.model.eval()
     try:
-        if type(method).detached is not Method.detached:
+        if overrides(method, "detached"):
             with method.detached(learner.model) as bare:
                 yield bare
         elif method.identity_at_start:
@@ -108,8 +108,8 @@ def _sums(
 
 def _keys(learner: Learner, sequences: Sequence[TokenSequence]) -> list[bytes]:
     setup = learner.setup
-    options = learner.choices.method.load_options(dict(setup.params), setup.device)
-    precision = resolve_precision(str(setup.params["precision"]), setup.device)
+    options = learner.choices.method.load_options(setup.params, setup.device)
+    precision = resolve_precision(setup.params.text("precision"), setup.device)
     common = hashlib.blake2b(repr((setup.base, options, precision, setup.device, learner.model.dtype)).encode())
     keys = []
     for sequence in sequences:

@@ -57,7 +57,7 @@ class Together(Session):
             row = torch.nn.Parameter(values[k, columns])
             row.grad = gradients[k, columns]
             rows.append((row, columns))
-        decays = (float(learner.setup.params["weight_decay"]), 0.0)
+        decays = (learner.setup.params.number("weight_decay"), 0.0)
         optimizer = adamw([([row] if len(row) else [], decay) for (row, _), decay in zip(rows, decays, strict=True)])
         for row, columns in rows:
             if len(row):
@@ -78,7 +78,7 @@ class Together(Session):
 
         gradients = self.stack.gradients
         norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
-        limits = [float(learner.setup.params["max_grad_norm"]) or math.inf for learner in self.learners]
+        limits = [learner.setup.params.number("max_grad_norm") or math.inf for learner in self.learners]
         limit = torch.tensor(limits, dtype=norms.dtype, device=norms.device)
         # As `clip_grad_norm_` does it alone, its 1e-6 included.
         gradients.mul_(torch.clamp(limit / (norms + 1e-6), max=1.0).unsqueeze(1))

@@ -6,7 +6,7 @@ The trainer is wrapped so that it stops, counts, scores and fails as a trial mus
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from harness.errors import Diverged, TimedOut
 from harness.nn.determinism import random_state_kept, resolve_precision
 from harness.nn.optimizer import warmup_steps
 from harness.objectives.base import TrainerParts
-from harness.space import Scalar
+from harness.space import Params
 from harness.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -80,23 +80,23 @@ def save_state(trainer: Trainer, folder: Path) -> None:
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
-def _arguments(params: Mapping[str, Scalar], setup: StageSetup, folder: str) -> dict[str, Any]:
+def _arguments(params: Params, setup: StageSetup, folder: str) -> dict[str, Any]:
     """`TrainingArguments` for a stage, with nothing left to defaults that change between versions."""
     on_gpu = setup.device == "cuda"
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": int(params["batch_size"]),
-        "gradient_accumulation_steps": int(params["gradient_accumulation"]),
+        "per_device_train_batch_size": params.integer("batch_size"),
+        "gradient_accumulation_steps": params.integer("gradient_accumulation"),
         "max_steps": setup.steps,
-        "learning_rate": float(params["learning_rate"]),
-        "weight_decay": float(params["weight_decay"]),
-        "lr_scheduler_type": SCHEDULES[str(params["schedule"])],
+        "learning_rate": params.number("learning_rate"),
+        "weight_decay": params.number("weight_decay"),
+        "lr_scheduler_type": SCHEDULES[params.text("schedule")],
         "warmup_steps": warmup_steps(params, setup.steps),
-        "max_grad_norm": float(params["max_grad_norm"]),
+        "max_grad_norm": params.number("max_grad_norm"),
         "optim": "adamw_torch_fused",
         "seed": setup.seed,
         "data_seed": setup.seed,
-        "bf16": resolve_precision(str(params["precision"]), setup.device) == "bfloat16",
+        "bf16": resolve_precision(params.text("precision"), setup.device) == "bfloat16",
         "fp16": False,
         "use_cpu": not on_gpu,
         "dataloader_num_workers": 0,

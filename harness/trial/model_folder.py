@@ -13,6 +13,7 @@ from harness.models.base_model import BaseModel, embedded_models, load_model, re
 from harness.models.facts import model_facts
 from harness.plugins import load
 from harness.records.trial import Score, TrialResult
+from harness.space import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,6 +70,7 @@ def load_tuned(folder: Path, device: str = "cpu") -> PreTrainedModel:
     try:
         how = json.loads((folder / TUNED).read_text())
         name, params, place, revision = (how[key] for key in ("method", "params", "base", "revision"))
+        params = Params(params)
     except (ValueError, KeyError, TypeError) as error:
         raise SpecError(f"{folder / TUNED} must say how the model was tuned, but cannot be read: {error!r}") from error
     source = str(folder.resolve() / "base") if place == "base" else place

@@ -11,10 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from harness.methods.base import HOOKS, Method
-from harness.plugins import AXIS_FOLDER, load
+from harness.methods.base import HOOKS
+from harness.plugins import AXIS_FOLDER, load, overrides
 from harness.records.trial import Stage, TrialConfig, fingerprint, to_json
-from harness.retention.base import Retention
 from harness.space import defaults
 from harness.study.family import stage_space
 
@@ -38,11 +37,11 @@ def alone_because(config: TrialConfig) -> str | None:
     if method.alone:
         return f"method {stage.method}: {method.alone}"
     for hook, what in HOOKS.items():
-        if getattr(method, hook) is not getattr(Method, hook):
+        if overrides(method, hook):
             return f"method {stage.method} {what}"
-    if retention.penalty is not Retention.penalty:
+    if overrides(retention, "penalty"):
         return f"retention {stage.retention} adds a term to the loss"
-    if retention.finish is not Retention.finish:
+    if overrides(retention, "finish"):
         return f"retention {stage.retention} changes the trained weights at the end"
     return None
 

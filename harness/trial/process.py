@@ -26,7 +26,7 @@ from harness.models.tokens import TokenCache
 from harness.nn.determinism import random_state_kept
 from harness.plugins import AXIS_FOLDER
 from harness.records.trial import ModelRef, TaskRef, TrialConfig
-from harness.space import Scalar, Text, weighted
+from harness.space import Named, Params, Text
 from harness.study.family import stage_space
 from harness.tasks.lm_eval_task import import_lm_eval
 from harness.tasks.task import Task, find_task
@@ -175,12 +175,11 @@ class WarmProcess:
             for parameter, text in stage_space({axis: getattr(stage, axis) for axis in AXIS_FOLDER}).items():
                 if not isinstance(text, Text) or not text.names:
                     continue
-                for named, _ in weighted(str(stage.params.get(parameter, text.default))):
-                    name, tag = named.partition("@")[::2]
+                for named in Params(stage.params).names(parameter, text.default):
                     if text.names == "tasks":
-                        self.planned_task(TaskRef(name, tag), folders)
+                        self.planned_task(TaskRef(named.name, named.tag), folders)
                     else:
-                        self.planned_model(name, tag)
+                        self.planned_model(named.name, named.tag)
 
     def fresh_model(self, base: BaseModel, options: Mapping[str, Any], device: str) -> PreTrainedModel:
         """A copy of the base that may be changed.
@@ -194,7 +193,7 @@ class WarmProcess:
             return load_model(base, options, device)
         return deepcopy(self._pristine(base)).to(device)
 
-    def model_for(self, base: BaseModel, method: Method, params: Mapping[str, Scalar], device: str) -> PreTrainedModel:
+    def model_for(self, base: BaseModel, method: Method, params: Params, device: str) -> PreTrainedModel:
         """A model that the method may be attached to: a copy of the base, or one that shares its weights if it leaves them.
 
         Args:
@@ -205,7 +204,7 @@ class WarmProcess:
         """
         from harness.nn.stack import twin  # that module needs torch when it is imported
 
-        options = method.load_options(dict(params), device)
+        options = method.load_options(params, device)
         if not method.shares_base or base.is_temporary:
             return self.fresh_model(base, options, device)
         key = (base, repr(options), device)
@@ -214,9 +213,9 @@ class WarmProcess:
             self._resident = key, self.fresh_model(base, options, device).requires_grad_(False)
         return twin(self._resident[1])
 
-    def named_model(self, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Another model and its tokenizer, from `name` or `name@revision`."""
-        base = self.planned_model(*name.partition("@")[::2])
+    def named_model(self, named: Named, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Another model and its tokenizer."""
+        base = self.planned_model(named.name, named.tag)
         return load_model(base, {}, device), self.tokenizer_of(base)
 
     def corpus_of(

@@ -22,6 +22,7 @@ from harness.errors import Diverged, SpecError, TrialFailure, describe
 from harness.files import now, write_atomically
 from harness.models.base_model import BaseModel, context_length
 from harness.nn.determinism import seed_everything
+from harness.plugins import overrides
 from harness.records.results import write_result
 from harness.records.trial import (
     CurvePoint,
@@ -32,7 +33,7 @@ from harness.records.trial import (
     TrialStatus,
     derive_seed,
 )
-from harness.retention.base import Retention
+from harness.space import Params
 from harness.training import checkpoint
 from harness.training.choices import choices, refusal
 from harness.training.learner import Learner, Watch
@@ -171,7 +172,7 @@ class Run:
         if self.workspace.keep_checkpoint and len(self.config.pipeline.stages) == 1 and self.config.fidelity < 1:
             with self.meter.phase("save"):
                 self._save_checkpoint(learner, ready)
-        if type(learner.choices.retention).finish is not Retention.finish:
+        if overrides(learner.choices.retention, "finish"):
             with self.meter.phase("train"):
                 learner.model = self.model = learner.choices.method.merge(learner.model, learner.setup)
                 learner.merged = True
@@ -301,13 +302,12 @@ class Run:
         return found[:-1] + [replace(ready, is_last=True) for ready in found[-1:]]
 
     def _setup(self, ready: Ready, task: Task, base: BaseModel) -> StageSetup:
-        params, device = dict(ready.chosen.params), self.meter.device
+        params, device = ready.chosen.params, self.meter.device
         reserved = ready.chosen.method.reserved(params)
         assert self.model is not None
-        params["max_length"] = context_length(self.model.config, int(params["max_length"]), reserved)
-        params["precision"] = self._precision(str(params["precision"]))
+        max_length = context_length(self.model.config, params.integer("max_length"), reserved)
         return StageSetup(
-            params=params,
+            params=Params(params, max_length=max_length, precision=self._precision(params.text("precision"))),
             tokenizer=self.tokenizer,
             device=device,
             seed=derive_seed(self.config.seed, "stage", ready.index, "data"),
@@ -321,7 +321,7 @@ class Run:
             tokens=self.process.tokens,
             note=self.notes.append,
             rows=partial(self.process.rows_of, task),
-            rows_of=lambda name: self.process.rows_of(self.task(TaskRef(*name.partition("@")[::2]))),
+            rows_of=lambda named: self.process.rows_of(self.task(TaskRef(named.name, named.tag))),
             model_of=partial(self.process.named_model, device=device),
             task_metadata=task.metadata,
             left=dict(self.left),

@@ -84,7 +84,7 @@ def ready(name, folder):
 def build(name, family, folder):
     one = ready(name, folder)
     method, model = one.choices.method, one.model
-    bare = load_model(resolve_model(str(folder)), method.load_options(dict(one.choices.params), "cpu"), "cpu")
+    bare = load_model(resolve_model(str(folder)), method.load_options(one.choices.params, "cpu"), "cpu")
     start = logits(model)
     session = Alone(one)
     model.eval()
@@ -191,7 +191,7 @@ def merged_is_unmerged_and_the_deltas_say_what_moved(case):
     if not deltas:
         return
     base = case.base
-    if case.method.load_options(dict(case.params), "cpu"):  # packed: the base is what is merged before the first step
+    if case.method.load_options(case.params, "cpu"):  # packed: the base is what is merged before the first step
         blank, _ = attached(case.folder, stage(case.name))
         base = dict(method.merge(blank.model, blank.setup).named_parameters())
     assert all(value.requires_grad for value in deltas.values())

@@ -11,7 +11,7 @@ from harness.models.base_model import resolve_model
 from harness.models.facts import model_facts
 from harness.objectives.base import Objective
 from harness.plugins import load, names
-from harness.space import Choice, Float, Integer, defaults
+from harness.space import Choice, Float, Integer, Params, defaults
 from harness.study.family import stage_space
 from harness.tasks.training_rows import Row
 from tests.tiny import attached, stage, train
@@ -84,10 +84,10 @@ def test_what_a_base_is_loaded_with_is_the_same_for_all(method):
     """Trials share the first one's base, so whatever changes how it is loaded must not differ."""
     plugin = load("methods", method)
     space = stage_space({"method": method, "objective": "sft", "retention": "none", "curation": "as_is"})
-    known = defaults(space)
+    known = Params(defaults(space))
     for name in set(plugin.space) - set(plugin.same):
         for value in others(name, plugin.space[name], known[name]):
-            options = [plugin().load_options(params, "cpu") for params in (known, known | {name: value})]
+            options = [plugin().load_options(params, "cpu") for params in (known, Params(known, **{name: value}))]
             assert repr(options[0]) == repr(options[1]), name
 
 

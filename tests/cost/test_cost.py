@@ -12,7 +12,7 @@ from harness.cost.meter import Meter, Tally
 from harness.cost.price import money
 from harness.models.base_model import load_model, resolve_model
 from harness.plugins import load
-from harness.space import defaults
+from harness.space import Params, defaults
 from harness.study.family import stage_space
 from harness.study.spec import Prices
 
@@ -130,7 +130,10 @@ def test_sizes_of_a_tied_and_of_a_quantised_model(world):
     params = AutoModelForCausalLM.from_pretrained(world.llama).num_parameters()
     assert (plain.total_params, plain.matmul_params, plain.layers, plain.hidden) == (params, params, 2, 64)
     options = load("methods", "qlora")().load_options(
-        defaults(stage_space({"method": "qlora", "objective": "sft", "retention": "none", "curation": "as_is"})), "cpu"
+        Params(
+            defaults(stage_space({"method": "qlora", "objective": "sft", "retention": "none", "curation": "as_is"}))
+        ),
+        "cpu",
     )
     assert model_size(load_model(base, options, "cpu")).total_params == params
 

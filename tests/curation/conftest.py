@@ -14,10 +14,10 @@ def setup_for(world):
     def build(name, rows=ROWS, hooks=None, **params):
         one, notes = attached(world.llama, stage(), steps=100, rows=rows)
         from harness.plugins import load
-        from harness.space import defaults
+        from harness.space import Params, defaults
 
         plugin = load("curation", name)
-        known = dict(one.setup.params) | defaults(plugin.space) | params
+        known = Params({**one.setup.params, **defaults(plugin.space)}, **params)
         return plugin(), dataclasses.replace(one.setup, params=known, **hooks or {}), notes
 
     return build

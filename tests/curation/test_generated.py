@@ -16,6 +16,7 @@ from harness.errors import SpecError, TrialFailure
 from harness.metrics._overlap import rouge_l, words
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load
+from harness.space import Params
 from harness.tasks.facts import TaskFacts
 from harness.tasks.training_rows import Row
 from tests.curation.test_tokens import setup_with, shaken
@@ -193,7 +194,7 @@ def test_pairs_are_the_bases_answers_with_and_without_the_style(setup_for):
         ]
         assert pairs.get(row.prompt, (answers[0],) * 2) == tuple(answers)
     assert notes[-1] == f"{len(found)} of 8 pairs of the model's answers differ and were kept"
-    turned = setup_with(setup, params=dict(setup.params) | {"style_wanted": "discourage"})
+    turned = setup_with(setup, params=Params(setup.params, style_wanted="discourage"))
     assert [(row.rejected, row.completion) for row in curation.rows(ROWS, turned)] == list(pairs.values())
 
 
@@ -231,7 +232,7 @@ def test_what_was_written_is_kept_by_content(setup_for, tmp_path):
     assert len(loads) == 1
     (path,) = tmp_path.glob("texts_*.json")
     assert len(json.loads(path.read_text())) == 2
-    for changed in ({"seed": 9}, {"base": "tiny@2"}, {"params": dict(setup.params) | {"style_prompt": "Other. "}}):
+    for changed in ({"seed": 9}, {"base": "tiny@2"}, {"params": Params(setup.params, style_prompt="Other. ")}):
         curation.rows(ROWS, setup_with(kept, **changed))
     curation.rows(ROWS[1:], kept)
     assert len(loads) == 5

@@ -9,6 +9,7 @@ import pytest
 from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import load
+from harness.space import Params
 from harness.tasks.facts import TaskFacts
 from harness.tasks.training_rows import Row
 from tests.curation.test_tokens import own_losses, setup_with
@@ -74,7 +75,7 @@ def test_mixing_by_hand(setup_for):
     """8 own rows at a share of 0.6: 12 of the pools', by weights 2 to 1, so 8 and 4; the small pool has 3 rows."""
     pools = {"big": [Row(prompt="b", completion=str(i)) for i in range(50)], "small": ROWS[:3]}
     curation, setup, notes = setup_for("mixing", pools="big@1f=2,small@2e=1", pool_share=0.6)
-    setup = setup_with(setup, rows_of=lambda name: pools[name.partition("@")[0]])
+    setup = setup_with(setup, rows_of=lambda task: pools[task.name])
     found = curation.rows(ROWS, setup)
     assert found[:8] == ROWS
     assert len(found) == 20
@@ -86,8 +87,8 @@ def test_mixing_by_hand(setup_for):
 
 def test_mixing_needs_pools():
     mixing = load("curation", "mixing")()
-    assert "name them in pools" in mixing.skip(Situation(params={"pools": ""}))
-    assert mixing.skip(Situation(params={"pools": "trec"})) is None
+    assert "name them in pools" in mixing.skip(Situation(params=Params({"pools": ""})))
+    assert mixing.skip(Situation(params=Params({"pools": "trec"}))) is None
     assert mixing.skip(Situation()) is None
 
 
@@ -123,7 +124,7 @@ def test_wrong_answers_come_from_preferences_or_from_other_rows(setup_for):
 
 def test_without_a_tag_wrong_answers_would_be_learned():
     plugin = load("curation", "negative_examples")()
-    assert "needs a negative_tag" in plugin.skip(Situation(params={"negative_tag": ""}))
+    assert "needs a negative_tag" in plugin.skip(Situation(params=Params({"negative_tag": ""})))
 
 
 def test_judgements_pair_a_right_answer_with_a_wrong_one(setup_for):
@@ -166,8 +167,8 @@ def test_less_and_less_of_a_prompt_is_kept(setup_for):
 
 def test_nothing_to_learn_by_heart_is_refused():
     plugin = load("curation", "prompt_internalization")()
-    assert "something to learn" in plugin.skip(Situation(params={"internal_template": "", "internal_shots": 0}))
-    assert plugin.skip(Situation(params={"internal_template": "", "internal_shots": 1})) is None
+    assert "something to learn" in plugin.skip(Situation(params=Params({"internal_template": "", "internal_shots": 0})))
+    assert plugin.skip(Situation(params=Params({"internal_template": "", "internal_shots": 1}))) is None
 
 
 def test_synthetic_dictionaries_hold_the_answer_once(setup_for):
@@ -199,9 +200,9 @@ def test_synthetic_rows_fit_the_context(setup_for):
     assert notes[-1] == "8 synthetic rows of 5 dictionaries"  # 5 * 13 - 1 + 17 + 10 + 1 = 92 with the end token, 6: 105
     assert {len(row.prompt + row.completion) for row in found} == {91}
     with pytest.raises(SpecError, match="two dictionaries do not"):
-        curation.rows(ROWS, setup_with(setup, params=dict(setup.params) | {"kv_keys": 5}))
+        curation.rows(ROWS, setup_with(setup, params=Params(setup.params, kv_keys=5)))
     with pytest.raises(SpecError, match="kv_digits must give 180 different numbers"):
-        curation.rows(ROWS, setup_with(setup, params=dict(setup.params) | {"kv_dictionaries": 90}))
+        curation.rows(ROWS, setup_with(setup, params=Params(setup.params, kv_dictionaries=90)))
 
 
 MAKERS = ["negative_examples", "answer_judgement", "misleading_queries", "self_instruct", "evol_instruct"]

@@ -89,12 +89,12 @@ def lora_stack(count: int) -> tuple[list[Any], Any]:
 
     from harness.axes.contract import StageSetup
     from harness.nn.stack import Stack
-    from harness.space import defaults
+    from harness.space import Params, defaults
 
     models, methods = [], []
     for number in range(count):
         method = load("methods", "lora")()
-        params = defaults(method.space) | {"rank": 2 + number}
+        params = Params(defaults(method.space), rank=2 + number)
         setup = StageSetup(params, make_tokenizer(False), "cpu", 1, 1, make_model, list)
         torch.manual_seed(number)
         models.append(method.attach(random_model(0), setup).eval())

@@ -11,7 +11,8 @@ import pytest
 
 from harness import plugins
 from harness.errors import SpecError
-from harness.plugins import FOLDERS, code_hash, load, load_all, names, project_root, use_project
+from harness.methods.base import PeftMethod
+from harness.plugins import FOLDERS, code_hash, load, load_all, names, overrides, project_root, use_project
 from harness.report.page import FOLDER as SECTIONS
 from harness.study.load import load_study
 
@@ -220,3 +221,26 @@ def test_a_plugin_of_the_package_is_hashed_with_its_helpers_but_without_its_base
 
 def test_a_plugin_that_is_not_there_has_no_hash():
     assert code_hash("methods", "no_such_method") == ""
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "hook", "expected"),
+    [
+        ("methods", "lora", "before_step", False),
+        ("methods", "lora", "detached", True),  # PeftMethod's, in the same file as the contract
+        ("methods", "qalora", "detached", False),  # takes the contract's back: its base is no longer there
+        ("methods", "dp_lora", "after_backward", True),
+        ("retention", "replay", "finish", False),
+        ("retention", "ties", "finish", True),  # a shared base's
+        ("curation", "token_cleaning", "tokens", True),
+        ("metrics", "brier", "total", False),
+        ("metrics", "ece", "total", True),
+    ],
+)
+def test_what_a_plugin_overrides(folder, name, hook, expected):
+    kind = load(folder, name)
+    assert overrides(kind, hook) == overrides(kind(), hook) == expected
+
+
+def test_a_contract_overrides_nothing_of_its_own():
+    assert not overrides(PeftMethod, "config")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import SpecError
-from harness.space import Choice, Float, Integer, check, defaults, override, searched
+from harness.space import Choice, Float, Integer, Named, Params, Text, check, defaults, listed, override, searched
 from harness.study.family import OPTIMIZER_SPACE
 
 SPACE = {
@@ -85,3 +85,64 @@ def test_a_narrowed_range_lies_inside_and_keeps_its_default_inside(a, b):
 
 def test_the_optimiser_defaults_lie_in_their_ranges():
     check(OPTIMIZER_SPACE, defaults(OPTIMIZER_SPACE), "optimiser")
+
+
+def test_listed_names_have_tags_and_weights():
+    assert listed("trec@3f..=0.5, my_task@9a, plain = 2,") == (
+        Named("trec", "3f..", 0.5),
+        Named("my_task", "9a", 1.0),
+        Named("plain", "", 2.0),
+    )
+    assert listed(" , ") == ()
+    assert [entry.pinned for entry in listed("trec@3f=2, plain")] == ["trec@3f", "plain"]
+
+
+@pytest.mark.parametrize("text", ["a=0", "a=-1", "a=x", "=1", "@3f"])
+def test_a_list_with_a_nameless_or_weightless_entry_is_no_value(text):
+    assert not Text(names="tasks").contains(text)
+    assert Text().contains(text)
+
+
+def test_parameters_are_read_by_type():
+    params = Params({"rank": 8, "alpha": 16, "gradual": True, "target": "all", "pools": "trec=2"})
+    assert params.integer("rank") == 8
+    assert isinstance(params.number("alpha"), float)
+    assert params.flag("gradual")
+    assert params.text("target") == "all"
+    assert params.names("pools") == (Named("trec", "", 2.0),)
+    assert params == {"rank": 8, "alpha": 16, "gradual": True, "target": "all", "pools": "trec=2"}
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "said"),
+    [
+        ("integer", "gradual", "gradual must be a whole number, but got True"),
+        ("integer", "alpha", "alpha must be a whole number, but got 16.0"),
+        ("number", "gradual", "gradual must be a number, but got True"),
+        ("number", "target", "target must be a number, but got 'all'"),
+        ("flag", "alpha", "alpha must be true or false, but got 16.0"),
+        ("text", "alpha", "alpha must be text, but got 16.0"),
+        ("names", "gradual", "gradual must be text, but got True"),
+        ("number", "alhpa", "did you mean 'alpha'"),
+    ],
+)
+def test_a_parameter_of_another_type_or_name_is_one_sentence(reader, name, said):
+    params = Params({"alpha": 16.0, "gradual": True, "target": "all"})
+    with pytest.raises(SpecError, match=said):
+        getattr(params, reader)(name)
+
+
+def test_a_default_stands_for_a_missing_parameter_only():
+    params = Params({"share": 0.0, "pools": ""})
+    assert params.number("share", 1.0) == 0.0
+    assert params.names("pools", "trec") == ()
+    assert params.number("other", 1.0) == 1.0
+    assert params.names("other", "trec") == (Named("trec"),)
+
+
+def test_changed_parameters_are_a_copy():
+    values = {"rank": 8, "alpha": 16.0}
+    params = Params(values)
+    values["rank"] = 1
+    assert Params(params, rank=4, bits=2) == {"rank": 4, "alpha": 16.0, "bits": 2}
+    assert params == {"rank": 8, "alpha": 16.0}

@@ -15,6 +15,7 @@ from harness.models.base_model import embedded_models, load_model, resolve_model
 from harness.models.facts import ModelFacts
 from harness.plugins import load
 from harness.records.paths import Paths
+from harness.space import Params
 from harness.tasks.training_rows import Row
 from harness.trial.group import Workspace, run_trial
 from harness.trial.model_folder import load_tuned, save_model
@@ -383,5 +384,7 @@ def test_the_penalty_is_the_distance_of_values_to_the_identity(world):
 )
 def test_sources_that_do_not_fit_are_refused(text, said):
     method = load("methods", "adapter_fusion")()
-    assert said in method.skip(Situation(model=ModelFacts(model_type="llama"), params={"fusion_sources": text}))
-    assert method.skip(Situation(model=ModelFacts(model_type="llama"), params={"fusion_sources": "a, b"})) is None
+    assert said in method.skip(Situation(model=ModelFacts(model_type="llama"), params=Params({"fusion_sources": text})))
+    assert (
+        method.skip(Situation(model=ModelFacts(model_type="llama"), params=Params({"fusion_sources": "a, b"}))) is None
+    )

@@ -10,6 +10,7 @@ from harness.methods._experts import Router
 from harness.models.base_model import load_model, resolve_model
 from harness.models.facts import ModelFacts
 from harness.plugins import load
+from harness.space import Params
 from harness.tasks.training_rows import Row
 from harness.training.alone import Alone
 from harness.trial.model_folder import load_tuned, save_model
@@ -180,7 +181,7 @@ def test_what_cannot_work_is_refused():
     method = load("methods", "x_lora")()
     for text in ("", "trec", "trec, trec"):
         assert "two tasks or more" in method.skip(
-            Situation(model=ModelFacts(model_type="llama"), params={"expert_tasks": text})
+            Situation(model=ModelFacts(model_type="llama"), params=Params({"expert_tasks": text}))
         )
     assert "no attention" in method.skip(Situation(model=ModelFacts(model_type="rwkv", heads=0)))
-    assert method.skip(Situation(model=ModelFacts(model_type="llama"), params={"expert_tasks": "a, b"})) is None
+    assert method.skip(Situation(model=ModelFacts(model_type="llama"), params=Params({"expert_tasks": "a, b"}))) is None

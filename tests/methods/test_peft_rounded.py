@@ -8,6 +8,7 @@ from harness.methods import ir_qlora
 from harness.models.base_model import load_model, resolve_model
 from harness.models.facts import ModelFacts
 from harness.plugins import load
+from harness.space import Params, defaults
 from harness.trial.process import WarmProcess
 from tests.tiny import attached, logits, stage, trained
 
@@ -34,7 +35,7 @@ def test_ir_qlora_without_its_shifts_rounds_as_bitsandbytes_does(world):
 def test_its_shifts_raise_the_entropy_of_every_blocks_codes(world):
     """Over no shift from the median; and the information left in the base is more than without any."""
     blocks = plain(world).reshape(-1, 64)
-    method, params = load("methods", "ir_qlora")(), {"calibrated": True, "shift_reach": 0.5, "shift_steps": 20}
+    method, params = load("methods", "ir_qlora")(), Params(calibrated=True, shift_reach=0.5, shift_steps=20)
     middle = blocks.median(1, keepdim=True).values
     unshifted = ir_qlora._entropy(ir_qlora._codes(blocks - middle)[0])
 
@@ -45,7 +46,7 @@ def test_its_shifts_raise_the_entropy_of_every_blocks_codes(world):
 
     found = information(method.rounded(plain(world).clone(), params))
     assert (found >= unshifted.flatten() - 1e-5).all()
-    without = information(method.rounded(plain(world).clone(), params | {"calibrated": False}))
+    without = information(method.rounded(plain(world).clone(), Params(params, calibrated=False)))
     assert found.mean() > without.mean() + 0.01
 
 
@@ -105,8 +106,8 @@ def test_qaloras_inner_factor_sees_the_sums_of_groups(world):
 
 def test_groups_that_do_not_fill_the_inputs_are_refused():
     facts = ModelFacts(linear_widths=(48, 64))
-    assert "[48]" in load("methods", "qalora")().skip(Situation(model=facts, params={"group": 32}))
-    assert load("methods", "qalora")().skip(Situation(model=facts, params={"group": 16})) is None
+    assert "[48]" in load("methods", "qalora")().skip(Situation(model=facts, params=Params({"group": 32})))
+    assert load("methods", "qalora")().skip(Situation(model=facts, params=Params({"group": 16}))) is None
     assert "[48]" in load("methods", "ir_qlora")().skip(Situation(model=facts))
 
 
@@ -125,8 +126,8 @@ def test_moments_are_in_eight_bits_where_tensors_are_large(world):
 def test_pages_without_a_gpu_are_refused():
     method = load("methods", "qlora_8bit_moments")()
     paged = {"adapter_optimizer": "paged_adamw_8bit"}
-    assert "GPU" in method.skip(Situation("cpu", params=paged))
-    assert method.skip(Situation("cuda", params=paged)) is None
+    assert "GPU" in method.skip(Situation("cpu", params=Params(paged)))
+    assert method.skip(Situation("cuda", params=Params(paged))) is None
     assert method.skip(Situation("cpu")) is None
 
 
@@ -134,7 +135,7 @@ def test_pages_without_a_gpu_are_refused():
 def test_trials_of_one_process_hold_the_same_base(world, name):
     """One after the other; bitsandbytes moves the scales of an eight-bit weight to the layer that runs first."""
     base, method = resolve_model(str(world.llama)), load("methods", name)()
-    params = {key: values.default for key, values in method.space.items()}
+    params = Params(defaults(method.space))
     process = WarmProcess()
     first, *others = (logits(process.model_for(base, method, params, "cpu")) for _ in range(3))
     assert first.isfinite().all()

@@ -8,6 +8,7 @@ from transformers import GPT2Config, LlamaConfig, RwkvConfig, Trainer, get_sched
 from transformers.models.auto import AutoModelForCausalLM
 
 from harness.nn.optimizer import decaying, learning_rate, warmup_steps
+from harness.space import Params
 from harness.study.family import OPTIMIZER_SPACE
 from harness.training.alone import Alone
 from harness.training.trl import SCHEDULES
@@ -51,7 +52,7 @@ def test_what_decays_of_an_adapter_is_what_transformers_would_let_decay(method, 
     st.floats(1e-6, 1e-1),
 )
 def test_schedules_are_those_of_transformers(schedule, steps, share, peak):
-    params = {"learning_rate": peak, "schedule": schedule, "warmup_share": share}
+    params = Params({"learning_rate": peak, "schedule": schedule, "warmup_share": share})
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     reference = get_scheduler(
         SCHEDULES[schedule], optimizer, num_warmup_steps=warmup_steps(params, steps), num_training_steps=steps
@@ -64,7 +65,7 @@ def test_schedules_are_those_of_transformers(schedule, steps, share, peak):
 
 def test_a_schedule_by_hand():
     """Ten steps, two of warm-up: 0 and 1/2 of the peak, then the peak falls by eighths."""
-    params = {"learning_rate": 8.0, "schedule": "linear", "warmup_share": 0.2}
+    params = Params({"learning_rate": 8.0, "schedule": "linear", "warmup_share": 0.2})
     assert [learning_rate(params, step, 10) for step in range(10)] == [0, 4, 8, 7, 6, 5, 4, 3, 2, 1]
 
 

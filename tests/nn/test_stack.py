@@ -14,6 +14,7 @@ import torch
 
 from harness.errors import Diverged
 from harness.nn.stack import CannotStack, Stack, stacked
+from harness.space import Params
 from harness.tasks.training_rows import Row
 from harness.training.alone import Alone
 from harness.training.together import Together
@@ -167,7 +168,7 @@ def test_one_that_diverges_disturbs_nobody(method, folders):
 
     def ready():
         group = learners(folders["llama"], stages, 30, torch.float32)
-        group[3].setup.params["learning_rate"] = 1e30
+        group[3].setup = dataclasses.replace(group[3].setup, params=Params(group[3].setup.params, learning_rate=1e30))
         return group
 
     group = ready()

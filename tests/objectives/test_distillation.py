@@ -13,6 +13,7 @@ from harness.objectives.distillation import divergence
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.space import Named, Params
 from harness.tasks.training_rows import Row
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
@@ -33,14 +34,14 @@ def teacher(tmp_path_factory):
     return folder
 
 
-def named(name):
-    base = resolve_model(name.partition("@")[0])
+def model_of(model):
+    base = resolve_model(model.name)
     return load_model(base, {}, "cpu"), load_tokenizer(base)
 
 
 def ready(world, teacher, method="full", steps=4, rows=ROWS, **params):
     made = stage(method, "distillation", **{"learning_rate": 1e-3, "teacher": str(teacher)} | params)
-    return attached(world.llama, made, steps, rows, model_of=named)[0]
+    return attached(world.llama, made, steps, rows, model_of=model_of)[0]
 
 
 def test_divergences_by_hand():
@@ -72,7 +73,7 @@ def test_the_loss_of_a_batch_is_trls(kind, temperature, world, teacher):
         ours = one.trainer.compute_loss(one.model, batch).item()
         student, known = (
             m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-            for m in (one.model, named(str(teacher))[0].eval())
+            for m in (one.model, model_of(Named(str(teacher)))[0].eval())
         )
     theirs = GKDTrainer.generalized_jsd_loss(
         student, known, labels=batch["labels"][:, 1:], beta=KINDS[kind], temperature=temperature
@@ -108,8 +109,8 @@ def test_batches_of_a_step_are_averaged(world, teacher):
 
 def test_teachers_that_cannot_be_are_refused(world, teacher, tmp_path):
     plugin = load("objectives", "distillation")()
-    assert "names none" in plugin.skip(Situation(params={"teacher": " "}))
-    assert plugin.skip(Situation(params={"teacher": "a"})) is None
+    assert "names none" in plugin.skip(Situation(params=Params({"teacher": " "})))
+    assert plugin.skip(Situation(params=Params({"teacher": "a"}))) is None
     assert plugin.skip(Situation()) is None
     with pytest.raises(SpecError, match="teacher must name one model, but names 2: name the one"):
         ready(world, f"{teacher},{teacher}")

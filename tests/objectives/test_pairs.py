@@ -11,6 +11,7 @@ from harness.errors import SpecError
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.space import Params
 from harness.tasks.facts import TaskFacts
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.training_rows import Row
@@ -173,5 +174,5 @@ def test_a_trial_on_a_task_with_preferences(objective, tmp_path, world):
     ],
 )
 def test_settings_that_do_nothing_or_cannot_work_are_refused_in_planning(name, params, said):
-    reason = load("objectives", name)().skip(Situation(params=params))
+    reason = load("objectives", name)().skip(Situation(params=Params(params)))
     assert reason is None if said is None else said in reason

@@ -17,6 +17,7 @@ from harness.objectives._rewards import last_token_scores, rewards_for
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.trial import TrialStatus
+from harness.space import Params
 from harness.tasks.facts import TaskFacts
 from harness.tasks.file import ALLOW_CODE, file_sha256
 from harness.tasks.metadata import TaskMetadata
@@ -335,5 +336,5 @@ def test_the_head_follows_the_schedule_at_its_own_rate(world):
 def test_replay_of_plain_texts_is_refused_where_prompts_are_answered(name):
     replay = load("retention", "replay")()
     beside = {"objective": load("objectives", name)}
-    assert "plain texts" in replay.skip(Situation(beside=beside, params={"replay_from": ""}))
-    assert replay.skip(Situation(beside=beside, params={"replay_from": "low"})) is None
+    assert "plain texts" in replay.skip(Situation(beside=beside, params=Params({"replay_from": ""})))
+    assert replay.skip(Situation(beside=beside, params=Params({"replay_from": "low"}))) is None

@@ -14,6 +14,7 @@ from harness.records.paths import Paths
 from harness.records.results import read_result
 from harness.records.trial import TrialStatus, result_from_json, to_json
 from harness.retention._merging import dropped, elected, trimmed
+from harness.space import Params
 from harness.trial.group import Workspace, run_trial
 from harness.trial.packs import alone_because
 from tests.tiny import attached, config, save_llama, stage
@@ -80,8 +81,8 @@ def merged_by(retention, world, other, **params):
     if "merge_with" in load("retention", retention).space:
         params["merge_with"] = f"{other}=0.5"
     one, _ = attached(world.llama, stage("full", retention=retention, **params), 2)
-    named = lambda name: (load_model(resolve_model(name.partition("@")[0]), {}, "cpu"), one.setup.tokenizer)  # noqa: E731
-    one.setup = replace(one.setup, model_of=named)
+    model_of = lambda model: (load_model(resolve_model(model.name), {}, "cpu"), one.setup.tokenizer)  # noqa: E731
+    one.setup = replace(one.setup, model_of=model_of)
     base = load_model(resolve_model(str(world.llama)), {}, "cpu")
     with torch.no_grad():
         for value in one.model.parameters():
@@ -121,8 +122,10 @@ def test_merging_with_nothing_is_refused_when_planning():
     lora, none = load("methods", "lora"), load("methods", "none")
     for name in ("ties", "fusion"):
         plugin = load("retention", name)()
-        assert "merge_with names none" in plugin.skip(Situation(beside={"method": lora}, params={"merge_with": " "}))
-        assert plugin.skip(Situation(beside={"method": lora}, params={"merge_with": "a"})) is None
+        assert "merge_with names none" in plugin.skip(
+            Situation(beside={"method": lora}, params=Params({"merge_with": " "}))
+        )
+        assert plugin.skip(Situation(beside={"method": lora}, params=Params({"merge_with": "a"}))) is None
         assert plugin.skip(Situation()) is None
     for name in ("ties", "dare", "interpolation"):
         assert "trains none" in load("retention", name)().skip(Situation(beside={"method": none}))

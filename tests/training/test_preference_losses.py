@@ -9,6 +9,7 @@ import torch
 from harness.nn.sequences import TokenLosses
 from harness.objectives.base import TrainerParts
 from harness.plugins import load
+from harness.space import Params
 from harness.training.trl import _arguments
 from tests.tiny import stage, train
 from tests.training.pairs import ROWS, ready, shaken
@@ -33,7 +34,7 @@ def said(policy, base=None, apart=None, lengths=None):
 
 class Setup:
     def __init__(self, **params):
-        self.params = params
+        self.params = Params(params)
 
 
 def sigmoid(x):

@@ -209,7 +209,7 @@ def test_the_next_pack_is_as_large_as_it_can_be_while_the_last_ones_come_out_eve
 
 def test_packs_are_cut_without_torch():
     code = (
-        "import sys\nfrom tests.driver.test_packs import cut, trials\n"
+        "import sys\nfrom tests.trial.test_packs import cut, trials\n"
         "assert len(cut(trials(9), 2, 4)) == 4\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
