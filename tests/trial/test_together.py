@@ -11,10 +11,11 @@ from harness.errors import Diverged, SpecError
 from harness.records.paths import Paths
 from harness.records.trial import TaskRef
 from harness.training.alone import Alone
-from harness.training.solo_cost import Solo
+from harness.training.solo_cost import Solo, SoloCosts
 from harness.training.together import Together
 from harness.trial import group as trial
 from harness.trial.group import Workspace, run_pack, run_trial
+from harness.trial.process import WarmProcess
 from tests.tiny import config, save_gpt2, save_llama, stage
 
 STAGES = [
@@ -135,7 +136,8 @@ def test_one_that_diverges_has_a_record_of_that_and_the_others_are_complete(worl
     def rate(params, step, steps):
         return 1e30 if params["rank"] == 8 else usual(params, step, steps)
 
-    monkeypatch.setattr("harness.training.alone.learning_rate", rate)
+    for module in ("alone", "together"):
+        monkeypatch.setattr(f"harness.training.{module}.learning_rate", rate)
     together, alone = run_pack(four(world), workspace), run_pack(four(world), apart)
     assert [r.status for r in together] == [r.status for r in alone] == ["complete", "diverged", "complete", "complete"]
     assert together[1].reason == alone[1].reason
@@ -179,20 +181,32 @@ def test_one_that_cannot_be_set_up_leaves_the_others_together(world, workspace, 
     assert [r.cost.trained_with for r in results] == [3, 1, 3, 3]
 
 
-def test_as_many_as_the_forecast_says_fit_train_together(world, workspace, monkeypatch):
+class OfAHundredBytes(SoloCosts):
+    """Has measured steps of 100 bytes each."""
+
+    def calibrate(self, learners, kind):
+        return [Solo(trainable=1, seconds_per_token=1e-3, peak_memory_bytes=1, step_memory_bytes=100)] * len(learners)
+
+
+@pytest.fixture
+def process():
+    process = WarmProcess()
+    process.solo_costs = OfAHundredBytes()
+    return process
+
+
+def test_as_many_as_the_forecast_says_fit_train_together(world, workspace, process, monkeypatch):
     """Steps of 100 bytes each, of which 250 are free: two and two."""
-    monkeypatch.setattr(trial, "calibrate", lambda learners, kind: [Solo(1, 1e-3, 1, 100)] * len(learners))
     monkeypatch.setattr(trial, "free_memory", lambda device: 250)
-    results = run_pack(four(world), workspace)
+    results = run_pack(four(world), workspace, process)
     assert [r.status for r in results] == ["complete"] * 4
     assert [r.cost.trained_with for r in results] == [2] * 4
     assert not any("alone" in r.provenance.effective for r in results)
 
 
-def test_where_not_even_two_fit_each_is_alone_and_says_why(world, workspace, monkeypatch):
-    monkeypatch.setattr(trial, "calibrate", lambda learners, kind: [Solo(1, 1e-3, 1, 100)] * len(learners))
+def test_where_not_even_two_fit_each_is_alone_and_says_why(world, workspace, process, monkeypatch):
     monkeypatch.setattr(trial, "free_memory", lambda device: 150)
-    results = run_pack(four(world)[:3], workspace)
+    results = run_pack(four(world)[:3], workspace, process)
     assert [r.cost.trained_with for r in results] == [1] * 3
     assert {r.provenance.effective["alone"] for r in results[:2]} == {
         "2 trials need 200 bytes together, of which 150 are free"
@@ -370,8 +384,8 @@ def test_shares_add_up_and_solo_figures_are_what_training_alone_takes(world, wor
 
     clocked(Alone, 0.010)
     clocked(Together, 0.004)
-    started = now[0]
-    together = run_pack(four(world, steps=8), workspace)
+    process, started = WarmProcess(), now[0]
+    together = run_pack(four(world, steps=8), workspace, process)
     passed = now[0] - started
     alone = run_pack(four(world, steps=8), apart)
     assert sum(r.cost.total_s for r in together) == pytest.approx(passed)
@@ -381,7 +395,8 @@ def test_shares_add_up_and_solo_figures_are_what_training_alone_takes(world, wor
         assert mine.cost.solo_s == pytest.approx(theirs.cost.total_s)
         assert theirs.cost.solo_equivalent_s is None
     # a second pack of the kind measures nothing: its trials' train seconds are of training together alone
-    later = run_pack([dataclasses.replace(one, seed=one.seed + 10) for one in four(world, steps=8)], workspace)
+    others = [dataclasses.replace(one, seed=one.seed + 10) for one in four(world, steps=8)]
+    later = run_pack(others, workspace, process)
     wanted = 0.4 * sum(r.cost.solo_equivalent_s for r in later) / 4
     assert [r.cost.seconds["train"] for r in later] == [pytest.approx(wanted)] * 4
 
