@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from harness.models.facts import ModelFacts
 from harness.records.paths import Paths, StudyPaths
 from harness.records.trial import ModelRef, TaskRef
-from harness.runners.base import backend, parse_options
+from harness.runners.base import Settings, backend, parse_options
 from harness.study.family import Family
 from harness.study.spec import StudySpec
 from harness.tasks.facts import TaskFacts
@@ -43,7 +43,7 @@ class Site:
         parse_options(self.runner, self.options)
 
     @property
-    def runner_options(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The runner's options with their types and defaults."""
         return parse_options(self.runner, self.options)
 
@@ -52,7 +52,12 @@ class Site:
         """`cpu` or `cuda`: what trials run on."""
         if self.device != "auto":
             return self.device.split(":")[0]
-        return backend(self.runner).device(self.runner_options)
+        return backend(self.runner).device(self.settings)
+
+    @property
+    def workers(self) -> int:
+        """Packs of trials that run at a time."""
+        return backend(self.runner).workers(self.settings)
 
 
 @dataclass(frozen=True)

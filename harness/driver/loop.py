@@ -41,7 +41,7 @@ class Driver:
         """
         self.experiment, self.paths, self.runner, self.members = experiment, experiment.paths, runner, members
         self.roll = Roll(self.paths, experiment.name, members)
-        self._losses = Losses(self.paths, experiment.name, experiment.site.runner_options["pack"])
+        self._losses = Losses(self.paths, experiment.name, experiment.site.settings.pack)
         self._waiting: dict[str, list[Proposal]] = {}
         """Proposals whose trials have no record yet, by key."""
         self._unsettled: dict[str, float] = {}

@@ -180,7 +180,7 @@ def _open_runner(role: Role, spec: StudySpec, site: Site) -> Iterator[Runner]:
     files = site.paths.study(spec.name)
     check_folder(site.paths, spec)
     with locked(files):
-        runner = make_runner(site.runner, site.runner_options, files, duty(spec, site))
+        runner = make_runner(site.runner, site.settings, files, duty(spec, site))
         try:
             if _trials_to_come(role, files):
                 # Workers import their libraries while this process resolves what the study names.
@@ -236,20 +236,20 @@ def duty(spec: StudySpec, site: Site) -> Duty:
     """What workers are told when their jobs are submitted."""
     from harness.trial.workspace import Workspace
 
-    options = site.runner_options
+    settings = site.settings
     paths = Paths(site.paths.results.resolve(), site.paths.reports.resolve())
     workspace = Workspace(
         paths=paths,
         task_folders=tuple(folder.resolve() for folder in site.task_folders),
         device=site.device,
-        threads=options["threads"],
+        threads=settings.threads,
         prices=spec.prices,
         keep_checkpoint=spec.search.scheduler != "none",
-        time_limit_s=60 * options["time_limit_min"] if "time_limit_min" in options else None,
-        together=options["pack"],
+        time_limit_s=60 * settings.time_limit_min if settings.time_limit_min else None,
+        together=settings.pack,
         corpora=spec.corpora,
     )
-    return Duty(paths.study(spec.name).queue, site.work, workspace, options["idle_s"])
+    return Duty(paths.study(spec.name).queue, site.work, workspace, settings.idle_s)
 
 
 def _remove_checkpoints(paths: Paths, cells: Sequence[Cell]) -> None:

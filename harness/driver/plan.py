@@ -111,8 +111,7 @@ def plan_study(experiment: Experiment) -> Plan:
     outlook = _Outlook(experiment)
     phases = (outlook.base(), outlook.search(), outlook.confirm())
     seconds = sum(phase.seconds for phase in phases)
-    site = experiment.site
-    workers = 1 if site.runner == "inline" else site.runner_options["workers"]
+    workers = experiment.site.workers
     return Plan(
         study=experiment.name,
         phases=phases,
@@ -142,7 +141,7 @@ class _Outlook:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.spec = experiment, experiment.spec
         self.past = read_past(experiment.paths)
-        self.threads = experiment.site.runner_options["threads"]
+        self.threads = experiment.site.settings.threads
         self.tasks = {task.ref.name: task for task in (*experiment.tasks, *experiment.off_target)}
         self.cells = search_cells(experiment, {})
         self.full = [(cell, self.of(_first(cell))) for cell in self.cells]

@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 _FALSE_STARTS = 3
 """Workers in a row that may end before they began, until that is an error."""
-_DRIVERS_OWN = ("workers", "pack", "idle_s")
-"""Options that change nothing for a worker, so that it still fits when they change."""
 
 
 class JobBackend(Backend, ABC):
@@ -88,13 +86,13 @@ class QueueRunner(Runner):
         """
         self.duty, self.backend, self.settle_s = duty, backend, backend.settle_s
         self.folders, self.lines = Folders(duty.queue), lines
-        self.workers = backend.settings["workers"]
+        self.workers = backend.settings.workers
         # Some packs wait in the queue, so that a worker that ends one finds the next before the driver has looked.
         self.slots = self.workers + max(1, self.workers // 4)
         self.folders.make()
         self.folders.rest.unlink(missing_ok=True)
-        told = {key: value for key, value in backend.settings.items() if key not in _DRIVERS_OWN}
-        self._sign = fingerprint([duty.sign(), told])
+        told = replace(backend.settings, workers=0, pack=0, idle_s=0.0)  # of no matter to a worker that runs already
+        self._sign = fingerprint([duty.sign(), vars(told)])
         self._looked_at, self._false_starts = -math.inf, 0
         self._seen_alive: set[str] = set()
         self.jobs = {job.job: job for job in recorded_jobs(self.lines)}

@@ -11,7 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -72,6 +72,19 @@ COMMON: Mapping[str, Option] = {
 """Options of every runner; the default of `workers` is the runner's."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A runner's options with their types and defaults; see `COMMON` for the meaning of the common ones."""
+
+    workers: int
+    threads: int
+    pack: int
+    idle_s: float
+    time_limit_min: float | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """The runner's own options, by name, as it declares them; one without a default is absent unless it was given."""
+
+
 class Condition(NamedTuple):
     """Whether a runner can be used on this machine."""
 
@@ -88,14 +101,14 @@ class Backend(ABC):
     options: ClassVar[Mapping[str, Option]] = {}
     """Its own, beside `COMMON`."""
 
-    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Settings) -> None:
         """Take what it is opened with.
 
         Args:
             folder: For logs and whatever else belongs to its jobs; on a file system that its workers share.
-            options: From `parse_options`.
+            settings: From `parse_options`.
         """
-        self.folder, self.settings = folder, options
+        self.folder, self.settings = folder, settings
 
     @classmethod
     def name(cls) -> str:
@@ -114,7 +127,12 @@ class Backend(ABC):
         return len(gpus()) or cores()
 
     @classmethod
-    def device(cls, options: Mapping[str, Any]) -> Literal["cpu", "cuda"]:
+    def workers(cls, settings: Settings) -> int:
+        """Packs that run at a time with these settings."""
+        return settings.workers
+
+    @classmethod
+    def device(cls, settings: Settings) -> Literal["cpu", "cuda"]:
         """What trials will run on; by default this machine's GPU if there is one."""
         return "cuda" if gpus() else "cpu"
 
@@ -241,7 +259,7 @@ def backend(runner: str) -> type[Backend]:
     return plugin
 
 
-def parse_options(runner: str, given: Mapping[str, str]) -> dict[str, Any]:
+def parse_options(runner: str, given: Mapping[str, str]) -> Settings:
     """A runner's options with their types and defaults.
 
     Args:
@@ -256,15 +274,17 @@ def parse_options(runner: str, given: Mapping[str, str]) -> dict[str, Any]:
         if key not in known:
             raise UsageError(one_of(f"option of runner {runner}", key, list(known)))
     defaults = {key: option.default for key, option in known.items() if option.default is not None}
-    return defaults | {key: known[key].parse(key, given[key]) for key in given}
+    parsed: dict[str, Any] = defaults | {key: known[key].parse(key, given[key]) for key in given}
+    own = {key: value for key, value in parsed.items() if key not in COMMON}
+    return Settings(**{key: value for key, value in parsed.items() if key in COMMON}, own=own)
 
 
-def make_runner(runner: str, options: Mapping[str, Any], study: StudyPaths, duty: Duty) -> Runner:
+def make_runner(runner: str, settings: Settings, study: StudyPaths, duty: Duty) -> Runner:
     """The runner of a study, opened; workers that an earlier driver started with another runner are ended.
 
     Args:
         runner: Its name.
-        options: From `parse_options`.
+        settings: From `parse_options`.
         study: The study's files, on a file system that the workers share.
         duty: What workers do.
     """
@@ -273,7 +293,7 @@ def make_runner(runner: str, options: Mapping[str, Any], study: StudyPaths, duty
     own = study.logs / f"{time.time_ns()}"  # process ids come back; what submitit keeps by id must not
     for other in sorted({job.runner for job in recorded_jobs(study.jobs)} - {runner}):
         _retire(other, own, study)
-    return backend(runner)(own, options).open(study, duty)
+    return backend(runner)(own, settings).open(study, duty)
 
 
 def _retire(runner: str, folder: Path, study: StudyPaths) -> None:

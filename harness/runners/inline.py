@@ -7,7 +7,7 @@ from functools import cached_property
 
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig
-from harness.runners.base import Backend, Ended, Runner
+from harness.runners.base import Backend, Ended, Runner, Settings
 from harness.workers.worker import Duty, Work, start_work
 
 
@@ -19,6 +19,11 @@ class InlineBackend(Backend):
     @classmethod
     def default_workers(cls) -> int:
         """One: the process itself."""
+        return 1
+
+    @classmethod
+    def workers(cls, settings: Settings) -> int:
+        """One, whatever is asked for."""
         return 1
 
     def open(self, study: StudyPaths, duty: Duty) -> Runner:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.records.trial import TrialStatus
 from harness.runners._queue import JobBackend
-from harness.runners.base import Loss, WorkerJob
+from harness.runners.base import Loss, Settings, WorkerJob
 from harness.workers.devices import gpus
 from harness.workers.worker import Duty, serve
 
@@ -31,8 +31,8 @@ class LocalBackend(JobBackend):
     period_s = 0.2
     starts_early = True
 
-    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        super().__init__(folder, options)
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
         self._children: list[Any] = []
         """Jobs that this process started and that live; they may outlive it."""
         atexit.register(self._children.clear)  # while what submitit does in `__del__` still works
@@ -45,7 +45,7 @@ class LocalBackend(JobBackend):
         gpu = min(gpus(), key=taken.count, default="")
         executor = LocalExecutor(self.folder)
         executor.update_parameters(timeout_min=60 * 24 * 30)  # submitit kills a job after 5 minutes otherwise
-        with _environment(OMP_NUM_THREADS=str(self.settings["threads"])), _streams_to(self.folder / "controllers.log"):
+        with _environment(OMP_NUM_THREADS=str(self.settings.threads)), _streams_to(self.folder / "controllers.log"):
             job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
         self._children.append(job)
         return WorkerJob(job=job.job_id, birth=_birth(int(job.job_id)) or "", gpu=gpu)

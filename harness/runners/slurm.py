@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from harness.errors import HarnessError
 from harness.records.trial import TrialStatus
 from harness.runners._queue import JobBackend
-from harness.runners.base import Condition, Loss, Option, WorkerJob
+from harness.runners.base import Condition, Loss, Option, Settings, WorkerJob
 from harness.workers.worker import Duty, serve
 
 _PASSED_ON = ("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist")
@@ -46,8 +46,8 @@ class SlurmBackend(JobBackend):
     job_id_variable = "SLURM_JOB_ID"
     period_s, settle_s = 5.0, 60.0
 
-    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        super().__init__(folder, options)
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
         self._missing: dict[str, float] = {}
 
     @classmethod
@@ -56,9 +56,10 @@ class SlurmBackend(JobBackend):
         return 4
 
     @classmethod
-    def device(cls, options: Mapping[str, Any]) -> Literal["cpu", "cuda"]:
+    def device(cls, settings: Settings) -> Literal["cpu", "cuda"]:
         """A GPU where the jobs ask for one; what this machine has says nothing about theirs."""
-        return "cuda" if options.get("gpus") or options.get("gres", "").startswith("gpu") else "cpu"
+        own = settings.own
+        return "cuda" if own.get("gpus") or own.get("gres", "").startswith("gpu") else "cpu"
 
     @classmethod
     def examine(cls) -> Condition:
@@ -78,7 +79,7 @@ class SlurmBackend(JobBackend):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
 
-        minutes = self.settings["time_min"]
+        minutes = self.settings.own["time_min"]
         limit_s = 0.9 * 60 * minutes  # what is left is for starting, and for leaving before Slurm kills the job
         try:
             executor = SlurmExecutor(self.folder)
@@ -114,15 +115,15 @@ class SlurmBackend(JobBackend):
                 subprocess.run(["scancel", *(job.job for job in jobs)], capture_output=True, check=False)
 
     def _parameters(self, minutes: int) -> dict[str, Any]:
-        options, threads = self.settings, self.settings["threads"]
-        parameters = {name: options[name] for name in _PASSED_ON if name in options}
-        if "mem_gb" in options:
-            parameters["mem"] = f"{round(options['mem_gb'] * 1024)}MB"
-        if "gpus" in options:
-            parameters["gpus_per_node"] = options["gpus"]
+        own, threads = self.settings.own, self.settings.threads
+        parameters = {name: own[name] for name in _PASSED_ON if name in own}
+        if "mem_gb" in own:
+            parameters["mem"] = f"{round(own['mem_gb'] * 1024)}MB"
+        if "gpus" in own:
+            parameters["gpus_per_node"] = own["gpus"]
         return parameters | {
             "time": minutes,
-            "cpus_per_task": options.get("cpus", threads),
+            "cpus_per_task": own.get("cpus", threads),
             "job_name": "harness",
             "setup": [f"export OMP_NUM_THREADS={threads}"],
             "signal_delay_s": 30,  # SIGUSR2 comes so long before the time limit, and the worker leaves

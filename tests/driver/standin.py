@@ -40,11 +40,11 @@ def run_pack(configs, workspace):
 
 def dismiss(folder):
     """End the workers that phases below a folder left warm."""
-    from harness.runners.base import recorded_jobs
+    from harness.runners.base import parse_options, recorded_jobs
     from harness.runners.local import LocalBackend
 
     for lines in folder.rglob("jobs.jsonl"):
-        LocalBackend(lines.parent, {"threads": 1}).cancel(recorded_jobs(lines))
+        LocalBackend(lines.parent, parse_options("local", {})).cancel(recorded_jobs(lines))
 
 
 def run_one(config, paths):

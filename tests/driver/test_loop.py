@@ -230,4 +230,4 @@ def test_the_time_limit_of_a_trial_comes_from_the_runner(tmp_path):
 
 
 def test_a_pack_has_eight_trials_unless_told_otherwise():
-    assert parse_options("local", {})["pack"] == 8
+    assert parse_options("local", {}).pack == 8

@@ -324,7 +324,7 @@ def test_gpus_are_those_that_the_process_may_use(monkeypatch, visible, expected)
     assert gpus() == expected
     assert standin.Site().device_type == ("cuda" if expected else "cpu")
     if expected:
-        assert parse_options("local", {})["workers"] == len(expected)
+        assert parse_options("local", {}).workers == len(expected)
 
 
 def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(tmp_path):

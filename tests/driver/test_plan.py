@@ -27,8 +27,8 @@ def test_counts_of_trials_follow_from_the_study(tmp_path):
 
 def test_no_more_finalists_are_planned_than_there_are_families(tmp_path):
     spec = standin.study(confirm={"finalists": 5, "seeds": 3})
-    plan = plan_study(spec, standin.site(tmp_path), standin.setting(spec))
-    assert plan.steps[2].trials == 2 * 2 * 3  # two tasks, both families, three seeds
+    plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
+    assert plan.phases[2].trials == 2 * 2 * 3  # two tasks, both families, three seeds
 
 
 def test_a_family_with_one_point_is_planned_with_one_trial(tmp_path):

@@ -39,8 +39,8 @@ class Processes(JobBackend):
     job_id_variable = "MADE_UP_JOB"
     period_s = 0.1
 
-    def __init__(self, folder, options):
-        super().__init__(folder, options)
+    def __init__(self, folder, settings):
+        super().__init__(folder, settings)
         self.processes = {}
 
     @classmethod
@@ -48,7 +48,7 @@ class Processes(JobBackend):
         return 2
 
     @classmethod
-    def device(cls, options):
+    def device(cls, settings):
         return "cpu"
 
     def start(self, duty, running):
@@ -56,7 +56,7 @@ class Processes(JobBackend):
         job = f"made-up-{len(self.processes)}"
         told = self.folder / f"{job}.pickle"
         told.write_bytes(cloudpickle.dumps(duty))
-        command = ["nice", "-n", str(self.settings["nice"]), sys.executable, "-c", CODE, str(told)]
+        command = ["nice", "-n", str(self.settings.own["nice"]), sys.executable, "-c", CODE, str(told)]
         self.processes[job] = os.spawnvpe(os.P_NOWAIT, "nice", command, os.environ | {"MADE_UP_JOB": job})
         return WorkerJob(job=job)
 
