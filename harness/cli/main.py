@@ -362,7 +362,7 @@ def schema(kind: str) -> None:
     if kind == "study":
         document: Mapping[str, Any] = study_json_schema()
     else:
-        from harness.tasks.task import task_json_schema
+        from harness.tasks.schema import task_json_schema
 
         document = task_json_schema()
     click.echo(json.dumps(document, indent=1))

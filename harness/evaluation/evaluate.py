@@ -248,9 +248,8 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: Tokeniz
         task.ref.fingerprint,
         task.metric,
     ]
-    settings = task.config.get("generation_kwargs") or {}
-    if settings.get("do_sample"):  # before answers were drawn, such tasks were scored on the likeliest ones
-        identity.append([settings, task.config["repeats"]])
+    if task.definition.samples:  # before answers were drawn, such tasks were scored on the likeliest ones
+        identity.append([task.definition.generation_kwargs, task.definition.repeats])
     return fingerprint(identity)
 
 

@@ -16,7 +16,7 @@ from harness.errors import SpecError
 from harness.evaluation.loglikelihood import LOGITS, TOKENS, LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Ask, Plan
 from harness.records.trial import derive_seed
-from harness.tasks.generation import SAMPLING
+from harness.tasks.definition import SAMPLING
 from harness.tasks.lm_eval_task import hide_bars
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def task_features(task: Task) -> dict[str, float | str]:
 
     rows = training_rows(task)
     sample = rows[:: max(1, len(rows) // 200)]
-    choices = task.config.get("doc_to_choice")
+    choices = task.definition.doc_to_choice
     return {
         "output_type": task.output_type,
         "metric": task.metric,

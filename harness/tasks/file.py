@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ import yaml
 
 from harness.errors import SpecError
 
+Yaml = Any
+"""What a YAML file can hold, functions that `!function` names among it."""
+Keys = dict[str, Yaml]
+"""Keys and values of a task file, or of a part of it."""
 ALLOW_CODE = "HARNESS_ALLOW_CODE"
 """Environment variable: SHA-256 of every file that may run code on a task's behalf, separated by commas."""
 
@@ -41,7 +45,7 @@ class TaskFile:
     """A task's YAML with its includes merged; local keys win."""
 
     path: Path
-    config: dict[str, Any]
+    config: Keys
     code: tuple[Path, ...]
     """Files that would bring code in: YAML files with tags or `unsafe_code`, and the Python files they name."""
 
@@ -70,7 +74,14 @@ def read_task_file(path: Path) -> TaskFile:
     return TaskFile(path, config, tuple(code))
 
 
-def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> dict[str, Any]:
+def task_keys() -> tuple[str, ...]:
+    """Every key that a task file may have."""
+    from lm_eval.config.task import TaskConfig
+
+    return (*(known.name for known in fields(TaskConfig)), "include")
+
+
+def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> Keys:
     if path.resolve() in seen:
         raise SpecError(f"{path} must not include itself, but does, by way of {seen[-1]}: remove one include")
     own = _load(path)
@@ -79,13 +90,13 @@ def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> dict[
         code[path] = None
         code.update({ref.module: None for ref in references if ref.module})
     includes = own.pop("include", [])
-    config: dict[str, Any] = {}
+    config: Keys = {}
     for include in includes if isinstance(includes, list) else [includes]:
         config |= _merged(path.parent / str(include), code, (*seen, path.resolve()))
     return config | own
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Keys:
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         loader.folder = path.parent
@@ -99,7 +110,7 @@ def _load(path: Path) -> dict[str, Any]:
     return data
 
 
-def _references(value: Any) -> list[CodeReference]:
+def _references(value: Yaml) -> list[CodeReference]:
     if isinstance(value, CodeReference):
         return [value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

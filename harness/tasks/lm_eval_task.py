@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
 from harness.metrics.base import Answered, measure, register, settings_of
-from harness.tasks.splits import hash_order
+from harness.tasks.file import Keys
+from harness.tasks.splits import Doc, hash_order
 from harness.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
     return built
 
 
-def gold_index(built: ConfigurableTask, doc: Mapping[str, Any], where: str = "") -> int:
+def gold_index(built: ConfigurableTask, doc: Doc, where: str = "") -> int:
     """Which of a multiple-choice row's choices is right; the first where several are.
 
     Raises:
@@ -76,7 +77,7 @@ def gold_index(built: ConfigurableTask, doc: Mapping[str, Any], where: str = "")
     raise SpecError(f"{where}: the label must be one of {choices} or its index, but is {label!r}: correct the data")
 
 
-def _check_columns(config: Mapping[str, Any], rows: Dataset, where: str) -> None:
+def _check_columns(config: Keys, rows: Dataset, where: str) -> None:
     """Every column that a template names must exist and have a value in every row."""
     for key in ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix"):
         template = config.get(key)
@@ -135,7 +136,7 @@ def _task_class() -> type[ConfigurableTask]:
         def fewshot_docs(self) -> None:
             return None
 
-        def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
+        def process_results(self, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
             entry = self.config.metric_list[0]
             ours = None if callable(self.config.process_results) else measure(str(entry["metric"]))
             if ours is None:
@@ -152,9 +153,7 @@ def _task_class() -> type[ConfigurableTask]:
     return RenderedTask
 
 
-def _answered(
-    built: ConfigurableTask, doc: Mapping[str, Any], results: Sequence[Any], settings: Mapping[str, Any]
-) -> Answered:
+def _answered(built: ConfigurableTask, doc: Doc, results: Sequence[Any], settings: Keys) -> Answered:
     """An item with its answers, for a metric of ours."""
     if built.OUTPUT_TYPE != "multiple_choice":
         return Answered(doc, results, (), -1, settings)

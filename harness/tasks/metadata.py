@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic_core import ErrorDetails
 
 from harness.errors import SpecError
 from harness.study.spec import Strict, sentence
+from harness.tasks.file import Keys
 
 PROSE = ("licence", "license", "description", "source", "citation", "config_source")
 """Metadata that cannot change a score; not part of a task's fingerprint."""
@@ -67,14 +69,14 @@ class TaskMetadata(Strict):
 
     @field_validator("chance", mode="before")
     @classmethod
-    def _is_a_score(cls, value: Any) -> Any:
+    def _is_a_score(cls, value: object) -> object:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"metadata.chance must be the score of guessing, but is {value!r}: give a number")
         return value
 
     @field_validator("reward")
     @classmethod
-    def _is_a_rule(cls, value: Any) -> Any:
+    def _is_a_rule(cls, value: object) -> object:
         if not (value is None or isinstance(value, str | Mapping) or callable(value)):
             raise ValueError(
                 f"metadata.reward must be a name, {{regex: ...}} or !function module.name, but is {value!r}: correct it"
@@ -83,13 +85,13 @@ class TaskMetadata(Strict):
 
     @field_validator("version")
     @classmethod
-    def _is_a_version(cls, value: Any) -> Any:
+    def _is_a_version(cls, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | float | str | None):
             raise ValueError(f"metadata.version must be a number or a text, but is {value!r}: correct it")
         return value
 
 
-def read_metadata(given: Mapping[str, Any], where: str) -> TaskMetadata:
+def read_metadata(given: Keys, where: str) -> TaskMetadata:
     """Check what a task file says under `metadata`.
 
     Args:
@@ -107,8 +109,8 @@ def read_metadata(given: Mapping[str, Any], where: str) -> TaskMetadata:
         raise SpecError(f"{where}: {_sentence(first)}") from error
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "value_error":
         # The validators above name the key themselves, in the sentence that users know.
-        return str(error["msg"]).removeprefix("Value error, ")
-    return sentence(error | {"loc": ("metadata", *error["loc"])}, TaskMetadata)
+        return error["msg"].removeprefix("Value error, ")
+    return sentence({**error, "loc": ("metadata", *error["loc"])}, TaskMetadata)

@@ -13,34 +13,33 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
 from harness.files import expand
-from harness.metrics.base import checked, measure, register
 from harness.records.trial import TaskRef, fingerprint
-from harness.tasks.file import CodeReference, TaskFile, file_sha256, read_task_file, require_permission
-from harness.tasks.generation import generation_settings, repeats_of, sampling_notes
+from harness.tasks.data import Generated, Source, locate
+from harness.tasks.definition import PLACES, Definition, lm_eval_config, metric_name, reading_notes
+from harness.tasks.file import (
+    CodeReference,
+    Keys,
+    TaskFile,
+    Yaml,
+    file_sha256,
+    read_task_file,
+    require_permission,
+    task_keys,
+)
 from harness.tasks.metadata import PROSE, Pieces, TaskMetadata, read_metadata
-from harness.tasks.splits import Generated, Part, Source, cut, locate, split_parts
+from harness.tasks.splits import Part, cut, split_parts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "validation", "test")
-_PLACES = ("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "metadata", "tag", "task_alias")
-_UNUSED = (
-    "training_split",
-    "validation_split",
-    "test_split",
-    "fewshot_split",
-    "fewshot_config",
-    "num_fewshot",
-    "repeats",
-)
 _UNSUPPORTED = ("use_prompt", "doc_to_image", "doc_to_audio", "class")
 
 
@@ -50,7 +49,7 @@ class Task:
 
     name: str
     ref: TaskRef
-    config: Mapping[str, Any]
+    config: Keys
     """lm-eval's configuration without data locations, splits and few-shot settings; one metric, filled in."""
     output_type: str
     metric: str
@@ -72,6 +71,11 @@ class Task:
     def chance(self) -> float | None:
         """The score of guessing, where the file says it."""
         return self.metadata.chance
+
+    @property
+    def definition(self) -> Definition:
+        """The part of `config` that the harness reads itself."""
+        return Definition.of(self.config)
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, `validation` or `test`, as lm-eval's templates see them.
@@ -109,7 +113,7 @@ def find_task(name: str, folders: Sequence[Path]) -> Task:
     file = read_task_file(path)
     if not built_in:
         _check_keys(file)
-    if not built_in or file.config.get("unsafe_code"):
+    if not built_in or Definition.of(file.config).unsafe_code:
         require_permission(file)
     try:
         return _task(file, name if built_in else path.stem, built_in)
@@ -123,139 +127,65 @@ def _check_keys(file: TaskFile) -> None:
         for key in file.config:
             if key not in task_keys():
                 raise SpecError(f"{file.path}: " + one_of("key", str(key), list(task_keys())))
-    named = file.config.get("task", file.path.stem)
+    definition = Definition.of(file.config)
+    named = definition.task
     if isinstance(named, str) and named != file.path.stem:
         raise SpecError(f"{file.path}: task must equal the file's name, but is '{named}': rename one of them")
-    if not file.config.get("metric_list"):
+    if not definition.metric_list:
         raise SpecError(f"{file.path}: metric_list must name a metric, but is empty: add for example [{{metric: acc}}]")
 
 
-def task_keys() -> tuple[str, ...]:
-    """Every key that a task file may have."""
-    from lm_eval.config.task import TaskConfig
-
-    return (*(f.name for f in fields(TaskConfig)), "include")
-
-
 def _task(file: TaskFile, name: str, built_in: bool) -> Task:
-    where, raw = f"task {name}", file.config
-    if "group" in raw or isinstance(raw.get("task"), list):
+    where = f"task {name}"
+    if "group" in file.config or isinstance(Definition.of(file.config).task, list):
         raise SpecError(f"{where} must be one task, but is a group: name one of its subtasks")
     for key in _UNSUPPORTED:
-        if raw.get(key):
+        if file.config.get(key):
             raise SpecError(f"{where}: {key} is not supported, but is set: choose a task with plain templates")
-    parts = split_parts(raw.get("training_split"), raw.get("validation_split"), raw.get("test_split"), where)
-    resolved = {key: _resolve(value) for key, value in raw.items()}
-    metadata, notes = _metadata(resolved, built_in, where)
-    source = _source(resolved, file.path.parent, where)
-    config = _config(resolved, name, where)
-    metric = config["metric_list"][0]
+    keys = {key: _resolve(value) for key, value in file.config.items()}
+    definition = Definition.of(keys)
+    parts = split_parts(definition.training_split, definition.validation_split, definition.test_split, where)
+    metadata, unread = _metadata(definition, built_in, where)
+    source = _source(definition, file.path.parent, where)
+    config = lm_eval_config(keys, name, where)
+    (metric,) = Definition.of(config).metric_list
     return Task(
         name=name,
-        ref=TaskRef(name, _fingerprint(raw, source, built_in)),
+        ref=TaskRef(name, _fingerprint(file.config, source, built_in)),
         config=config,
-        output_type=config["output_type"],
-        metric=_metric_name(metric),
+        output_type=definition.output_type,
+        metric=metric_name(metric),
         higher_is_better=metric["higher_is_better"],
         metadata=metadata,
-        notes=(*_notes(raw, parts, _metric_name(metric)), *notes),
+        notes=(*reading_notes(definition, parts, metric_name(metric)), *unread),
         source=source,
         parts=parts,
-        process=resolved.get("process_docs"),
+        process=definition.process_docs,
     )
 
 
-def _metadata(resolved: Mapping[str, Any], built_in: bool, where: str) -> tuple[TaskMetadata, tuple[str, ...]]:
+def _metadata(definition: Definition, built_in: bool, where: str) -> tuple[TaskMetadata, list[str]]:
     """A task's metadata, and a note where some of it is left unread."""
-    given = dict(resolved.get("metadata") or {})
-    unknown = sorted(str(key) for key in given if key not in TaskMetadata.model_fields)
-    if not built_in and not resolved.get("custom_dataset"):
-        return read_metadata(given, where), ()
-    # lm-eval's own files carry keys for its tables, and passes the keys on to a function that makes the data.
+    given = dict(definition.metadata)
+    if not built_in and not definition.custom_dataset:
+        return read_metadata(given, where), []
+    # lm-eval's own files have keys for its tables, and a `custom_dataset` gets all of them as arguments.
     known = {key: value for key, value in given.items() if key in TaskMetadata.model_fields}
-    return read_metadata(known, where), (
-        f"metadata that the harness does not read: {', '.join(unknown)}",
-    ) if unknown else ()
+    unread = ", ".join(sorted(str(key) for key in given if key not in known))
+    return read_metadata(known, where), [f"metadata that the harness does not read: {unread}"] if unread else []
 
 
-def _source(resolved: Mapping[str, Any], folder: Path, where: str) -> Source:
-    if make := resolved.get("custom_dataset"):
-        options = {**(resolved.get("metadata") or {}), **(resolved.get("dataset_kwargs") or {})}
-        return Generated(make, options, _version())
-    return locate(resolved, folder, where)
+def _source(definition: Definition, folder: Path, where: str) -> Source:
+    if make := definition.custom_dataset:
+        return Generated(make, definition.metadata | definition.dataset_kwargs, _version())
+    return locate(definition, folder, where)
 
 
-def _config(resolved: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """What lm-eval needs beside the rows: one metric, no examples before the prompt, samples where the file says so."""
-    config = {key: value for key, value in resolved.items() if key not in (*_PLACES, *_UNUSED, "process_docs")}
-    config |= {"task": name, "output_type": resolved.get("output_type", "generate_until")}
-    config["metric_list"] = [_metric(config, where)]
-    if config["output_type"] == "generate_until":
-        config["generation_kwargs"], config["repeats"] = generation_settings(config), repeats_of(resolved, where)
-    ours = measure(_metric_name(config["metric_list"][0]))
-    if ours and ours.every_sample and not config.get("filter_list"):
-        config["filter_list"] = [{"name": "all", "filter": [{"function": "take_first_k", "k": config["repeats"]}]}]
-    return config
-
-
-def _fingerprint(raw: Mapping[str, Any], source: Source, built_in: bool) -> str:
+def _fingerprint(keys: Keys, source: Source, built_in: bool) -> str:
     """Hash of what can change a row, a prompt or a score; a built-in task's code comes with lm-eval's version."""
-    keys = {key: value for key, value in raw.items() if key not in (*_PLACES, "task", "include")}
-    facts = {key: value for key, value in (raw.get("metadata") or {}).items() if key not in PROSE}
-    return fingerprint([_canonical(keys), _canonical(facts), source.identity(), _version() if built_in else None])
-
-
-def _metric(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The first metric's entry, with nothing left to lm-eval's guesses."""
-    from lm_eval.api.registry import (
-        AGGREGATION_REGISTRY,
-        DEFAULT_METRIC_REGISTRY,
-        METRIC_REGISTRY,
-        is_higher_better,
-    )
-
-    register()
-    kind = config["output_type"]
-    if kind not in DEFAULT_METRIC_REGISTRY:
-        raise SpecError(f"{where}: " + one_of("output_type", str(kind), list(DEFAULT_METRIC_REGISTRY)))
-    entry = dict((config.get("metric_list") or [{"metric": DEFAULT_METRIC_REGISTRY[kind][0]}])[0])
-    name = _metric_name(entry)
-    own = callable(entry.get("metric")) or callable(config.get("process_results"))
-    if entry.get("hf_evaluate") or not (own or name in METRIC_REGISTRY):
-        raise SpecError(f"{where}: " + one_of("metric", name, [str(known) for known in METRIC_REGISTRY]))
-    if not isinstance(entry.setdefault("higher_is_better", is_higher_better(name)), bool):
-        raise SpecError(f"{where}: metric {name} must say higher_is_better: true or false, but does not: add it")
-    if own:
-        entry.setdefault("aggregation", "mean")
-    else:
-        checked(entry, config, where)
-    aggregation = entry.get("aggregation")
-    if isinstance(aggregation, str) and aggregation not in AGGREGATION_REGISTRY:
-        raise SpecError(f"{where}: " + one_of("aggregation", aggregation, [str(k) for k in AGGREGATION_REGISTRY]))
-    return entry
-
-
-def _metric_name(entry: Mapping[str, Any]) -> str:
-    named = entry.get("metric")
-    return str(named.__name__ if callable(named) else named)
-
-
-def _notes(raw: Mapping[str, Any], parts: Mapping[str, Part], metric: str) -> tuple[str, ...]:
-    notes = [
-        f"{name} is {part.high - part.low:.0%} of the data's split '{part.split}', chosen by hash"
-        for name, part in parts.items()
-        if name != "train" and (part.low, part.high) != (0.0, 1.0)
-    ]
-    if raw.get("training_split") and not raw.get("test_split") and raw.get("validation_split"):
-        notes.append(f"the data has no test split: its split '{parts['test'].split}' serves as one")
-    if len(raw.get("metric_list") or []) > 1:
-        notes.append(f"of several metrics, the first counts: {metric}")
-    if len(raw.get("filter_list") or []) > 1:
-        notes.append(f"of several filters, the first counts: {raw['filter_list'][0].get('name')}")
-    if raw.get("num_fewshot"):
-        notes.append(f"scored without the {raw['num_fewshot']} examples that its prompt may hold elsewhere")
-    notes += sampling_notes(raw, metric) if raw.get("output_type", "generate_until") == "generate_until" else []
-    return tuple(notes)
+    scored = {key: value for key, value in keys.items() if key not in (*PLACES, "task", "include")}
+    facts = {key: value for key, value in Definition.of(keys).metadata.items() if key not in PROSE}
+    return fingerprint([_canonical(scored), _canonical(facts), source.identity(), _version() if built_in else None])
 
 
 @lru_cache(maxsize=64)
@@ -286,7 +216,7 @@ def _in_pieces(rows: Dataset, pieces: Pieces, name: str) -> Dataset:
     return Dataset.from_list([row | {column: piece} for row in rows for piece in cut(str(row[column] or ""), longest)])
 
 
-def _resolve(value: Any) -> Any:
+def _resolve(value: Yaml) -> Yaml:
     """Import what `!function` tags name; permission was asked for before."""
     if isinstance(value, CodeReference):
         from lm_eval.tasks._yaml_loader import _import_func_in_yml
@@ -300,7 +230,7 @@ def _resolve(value: Any) -> Any:
     return [_resolve(item) for item in value] if isinstance(value, list) else value
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: Yaml) -> Yaml:
     """JSON of a YAML value; code stands as its name and content."""
     if isinstance(value, CodeReference):
         return {"function": value.name, "sha256": file_sha256(value.module) if value.module else None}
@@ -338,33 +268,3 @@ def _built_in(name: str) -> Path | None:
     if is_group:
         raise SpecError(f"task {name} must be one task, but is a group of lm-eval: name one of its subtasks")
     return None
-
-
-_KINDS = {"str": "string", "int": "integer", "bool": "boolean", "float": "number", "dict": "object", "list": "array"}
-
-
-def task_json_schema() -> dict[str, Any]:
-    """JSON Schema of a task file, for editors: lm-eval's fields, `include`, and our `metadata`."""
-    from lm_eval.config.task import TaskConfig
-
-    properties: dict[str, Any] = {"include": {"type": ["string", "array"], "description": "YAML to start from."}}
-    for known in fields(TaskConfig):
-        kinds = [part.strip().split("[")[0] for part in str(known.type).split("|")]
-        plain = sorted({_KINDS[kind] for kind in kinds if kind in _KINDS})
-        properties[known.name] = {"type": plain if len(plain) > 1 else plain[0]} if plain else {}
-    properties["output_type"] = {
-        "enum": ["multiple_choice", "generate_until", "loglikelihood", "loglikelihood_rolling"]
-    }
-    metadata = TaskMetadata.model_json_schema()
-    # References inside it start at the root of the whole document.
-    definitions = metadata.pop("$defs")
-    properties["metadata"] = metadata
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "harness task",
-        "type": "object",
-        "properties": properties,
-        "anyOf": [{"required": ["include"]}, {"required": ["dataset_path", "metric_list", "doc_to_target"]}],
-        "additionalProperties": False,
-        "$defs": definitions,
-    }

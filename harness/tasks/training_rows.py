@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
 from harness.records.trial import ModelRef
 from harness.tasks.lm_eval_task import gold_index, lm_eval_task
 from harness.tasks.metadata import Preference
+from harness.tasks.splits import Doc
 from harness.tasks.task import SPLITS, Task, find_task
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Row:
     """The answer that is liked less than the completion; None where the task has no preferences."""
     wrong: tuple[str, ...] | None = None
     """Choices other than the completion, which is the right one; None where the task is no multiple choice."""
-    doc: Mapping[str, Any] = field(default_factory=dict)
+    doc: Doc = field(default_factory=dict)
     """The row of the task's data, column by column; empty for a row that no task's data have."""
 
 
@@ -79,7 +80,7 @@ def _training_rows(task: Task) -> tuple[Row, ...]:
     return tuple(_row(built, doc, preference) for doc in built.test_docs())
 
 
-def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Preference | None) -> Row:
+def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Row:
     prefix = built.doc_to_prefix(doc)
     context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
     requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1))
@@ -101,7 +102,7 @@ def _row(built: ConfigurableTask, doc: Mapping[str, Any], preference: Preference
     return row
 
 
-def _answer(built: ConfigurableTask, doc: Mapping[str, Any]) -> str:
+def _answer(built: ConfigurableTask, doc: Doc) -> str:
     target = built.doc_to_target(doc)
     if built.config.doc_to_choice is not None and isinstance(target, int):
         target = built.doc_to_choice(doc)[target]
@@ -117,7 +118,7 @@ def _delimited(built: ConfigurableTask, prefix: str | None, answer: str) -> str:
     return f"{built.config.target_delimiter}{answer}"
 
 
-def _cell(doc: Mapping[str, Any], key: str, column: str) -> str:
+def _cell(doc: Doc, key: str, column: str) -> str:
     if column not in doc:
         raise SpecError(f"metadata.preference.{key}: " + one_of("column", column, list(doc)))
     return str(doc[column])

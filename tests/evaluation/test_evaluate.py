@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import Diverged, SpecError
-from harness.evaluation.evaluate import bos_policy, write_items
+from harness.evaluation.evaluate import bos_policy, comparability, write_items
 from harness.tasks.task import Task, find_task
 from tests.scoring import comparable, evaluate
 
@@ -284,3 +284,17 @@ def test_items_as_parquet(task: Any, uniform: Any, tokenizer: Any, tmp_path: Pat
     assert set(table["metric"].to_pylist()) == {"acc", "f1"}
     write_items(tmp_path / "none.parquet", [])
     assert pq.read_table(tmp_path / "none.parquet").schema == table.schema
+
+
+def test_comparability_stays_what_records_hold(task: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of two keys are never shown together: a key that changes by accident parts old records from new ones."""
+    monkeypatch.setattr("lm_eval.__version__", "0")
+    drawn = {"generation_kwargs": {"do_sample": True, "top_p": 0.9}, "repeats": 4}
+    configs = (CHOICE, GENERATE, ROLLING, GENERATE | drawn)
+    # The real facts of a tokenizer change with the version of its library.
+    assert [comparability(task(config), tokenizer, "bytes") for config in configs] == [
+        "1d1972bdc90e4ccd9933",
+        "09a44685f8755ed59937",
+        "08ec204f5049f27b2b03",
+        "8daf0258605342bcd3f3",
+    ]

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from harness.errors import SpecError
+from harness.tasks.file import task_keys
 from harness.tasks.metadata import TaskMetadata
-from harness.tasks.task import find_task, task_folders, task_json_schema, task_keys, task_names
+from harness.tasks.schema import task_json_schema
+from harness.tasks.task import find_task, task_folders, task_names
 from harness.tasks.training_rows import check_task, training_rows
 
 from .writing import CHOICE, GENERATE, ROWS, write_rows, write_task

@@ -9,7 +9,8 @@ import pytest
 from harness.errors import SpecError
 from harness.tasks.facts import TaskFacts, task_facts
 from harness.tasks.metadata import Pieces, Preference, TaskMetadata
-from harness.tasks.task import find_task, task_folders, task_json_schema, task_names
+from harness.tasks.schema import task_json_schema
+from harness.tasks.task import find_task, task_folders, task_names
 
 from .writing import CHOICE, write_task
 

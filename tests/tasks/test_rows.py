@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import SpecError
+from harness.tasks.data import locate
+from harness.tasks.definition import Definition
 from harness.tasks.lm_eval_task import lm_eval_task
-from harness.tasks.splits import Part, cut, locate, row_hash, split_parts
+from harness.tasks.splits import Part, cut, row_hash, split_parts
 from harness.tasks.task import find_task
 from harness.tasks.training_rows import check_task, training_rows
 
@@ -26,7 +28,9 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"rows.{kind}"
     rows = Dataset.from_list(ROWS)
     {"json": rows.to_json, "csv": rows.to_csv, "parquet": rows.to_parquet}[kind](str(path))
-    source = locate({"dataset_path": kind, "dataset_kwargs": {"data_files": {"train": [path.name]}}}, tmp_path, "task")
+    source = locate(
+        Definition(dataset_path=kind, dataset_kwargs={"data_files": {"train": [path.name]}}), tmp_path, "task"
+    )
     assert list(source.load("train")) == ROWS
 
 
@@ -34,9 +38,9 @@ def test_json_array_field_and_separated_values(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps({"data": ROWS}))
     (tmp_path / "rows.tsv").write_text("text\tlabel\na\tno\n")
     read = {"data_files": "rows.json", "field": "data"}
-    assert list(locate({"dataset_path": "json", "dataset_kwargs": read}, tmp_path, "task").load("train")) == ROWS
+    assert list(locate(Definition(dataset_path="json", dataset_kwargs=read), tmp_path, "task").load("train")) == ROWS
     read = {"data_files": "rows.tsv", "sep": "\t"}
-    source = locate({"dataset_path": "csv", "dataset_kwargs": read}, tmp_path, "task")
+    source = locate(Definition(dataset_path="csv", dataset_kwargs=read), tmp_path, "task")
     assert list(source.load("train")) == [{"text": "a", "label": "no"}]
     with pytest.raises(SpecError, match=r"split of dataset_kwargs\.data_files must be one of those known"):
         source.load("test")
