@@ -13,6 +13,7 @@ from harness.records.results import find_result
 from harness.records.study_trials import read_members
 from tests.chaos.drive import STUDY
 from tests.driver import standin
+from tests.patience import PATIENCE_S
 
 
 def _heed_interrupts():
@@ -45,10 +46,10 @@ class Scene:
         self.drivers.append(driver)
         return driver
 
-    def finish(self, code=0, timeout=120, **variables):
+    def finish(self, code=0, **variables):
         """A driver that must end by itself with this code; returns what it said."""
         driver = self.start(**variables)
-        said, _ = driver.communicate(timeout=timeout)
+        said, _ = driver.communicate(timeout=PATIENCE_S)
         assert driver.returncode == code, said
         return said
 
@@ -56,9 +57,9 @@ class Scene:
         path = self.folder / name
         return [tuple(line.split()) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def wait_for(self, name, count, timeout=60):
+    def wait_for(self, name, count):
         """Until a file has so many lines."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + PATIENCE_S
         while len(self.lines(name)) < count:
             assert time.monotonic() < end, f"{name} has {len(self.lines(name))} lines, not {count}"
             time.sleep(0.05)

@@ -6,6 +6,7 @@ import time
 
 from harness.records.trial import TrialStatus
 from tests.chaos.drive import RUNS
+from tests.patience import PATIENCE_S
 
 
 def alive(pid):
@@ -45,7 +46,7 @@ def test_workers_leave_when_nobody_gives_them_work(scene):
     scene.finish()
     pids = {pid for _, pid in scene.lines("ran")}
     assert len(pids) == 2
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < end, "an idle worker must leave by itself"
         time.sleep(0.1)
@@ -59,7 +60,7 @@ def test_what_a_killed_worker_held_runs_again_once(scene):
         key, pid = next(line for line in reversed(scene.lines("ran")) if line[1] == pid)
         time.sleep(0.02)
     os.kill(int(pid), signal.SIGKILL)
-    said, _ = driver.communicate(timeout=120)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, said
     ran = [name for name, _ in scene.lines("ran")]
     assert ran.count(key) == 2
@@ -91,7 +92,7 @@ def test_an_interrupted_driver_takes_its_workers_with_it_and_keeps_what_is_done(
     driver = scene.start(STANDIN_SECONDS="0.3")
     scene.wait_for("done", 2)
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
-    said, _ = driver.communicate(timeout=60)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 130, said
     assert not any(alive(pid) for _, pid in scene.lines("ran"))
     done = {key for key, _ in scene.lines("done")}
@@ -106,7 +107,7 @@ def test_two_drivers_of_one_study_refuse_each_other(scene):
     scene.wait_for("ran", 1)
     said = scene.finish(code=1)
     assert f"process {first.pid} on" in said
-    first.communicate(timeout=60)
+    first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0
 
 

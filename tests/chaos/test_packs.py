@@ -10,6 +10,7 @@ from harness.records.trial import TrialStatus
 from tests.chaos.drive import STUDY
 from tests.chaos.test_kills import alive
 from tests.driver import standin
+from tests.patience import PATIENCE_S
 
 TOGETHER = {"STANDIN_TOGETHER": "1", "STANDIN_TRIALS": "4"}
 """Two families of four trials; each family is a pack."""
@@ -24,7 +25,7 @@ def test_of_a_pack_whose_worker_was_killed_the_rest_runs_again_one_by_one(scene)
     key, pid = scene.wait_for("ran", 3)[2]  # two workers: at least one has gone on to its second trial
     kept = {done for done, worker in scene.lines("done") if worker == pid}
     os.kill(int(pid), signal.SIGKILL)
-    said, _ = driver.communicate(timeout=120)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, said
     lost = events(scene, "lost")
     assert kept
@@ -75,7 +76,7 @@ def test_what_an_interrupt_threw_away_is_written_down_and_nobody_is_blamed(scene
     driver = scene.start(**TOGETHER)
     scene.wait_for("ran", 4)
     os.killpg(driver.pid, signal.SIGINT)
-    said, _ = driver.communicate(timeout=60)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 130, said
     lost = events(scene, "lost")
     assert {line["reason"] for line in lost} == {"stopped by the driver"}
@@ -111,5 +112,5 @@ def test_after_the_last_step_no_worker_stays(scene):
 
 def test_warm_workers_do_not_hold_the_callers_pipes_open(scene):
     scene.arguments.append("idle_s=600")
-    scene.finish(STANDIN_PHASE="base", timeout=100)  # reads the driver's output to its end
+    scene.finish(STANDIN_PHASE="base")  # reads the driver's output to its end
     assert all(alive(pid) for _, pid in scene.lines("ran"))

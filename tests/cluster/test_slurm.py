@@ -12,6 +12,7 @@ from harness.records.trial import TrialStatus
 from harness.runners.slurm import SlurmBackend, slurm_states
 from tests.chaos.conftest import Scene
 from tests.chaos.drive import RUNS, STUDY
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
@@ -35,8 +36,8 @@ def started(scene):
     return [line for line in lines if line["event"] == "started"]
 
 
-def wait_until_gone(jobs, timeout=30):
-    end = time.monotonic() + timeout
+def wait_until_gone(jobs):
+    end = time.monotonic() + PATIENCE_S
     while any(state in ("RUNNING", "COMPLETING", "PENDING") for state in slurm_states(jobs).values()):
         assert time.monotonic() < end, slurm_states(jobs)
         time.sleep(0.2)
@@ -44,19 +45,19 @@ def wait_until_gone(jobs, timeout=30):
 
 def test_a_study_runs_through_slurm_and_leaves_no_job_behind(scene):
     scene.arguments.append("idle_s=5")
-    said = scene.finish(timeout=180)
+    said = scene.finish()
     ran = [key for key, _ in scene.lines("ran")]
     assert len(ran) == len(set(ran)) == RUNS, said
     assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
     jobs = [line["job"]["job"] for line in started(scene)]
     assert len(jobs) == 2
-    wait_until_gone(jobs, timeout=90)
+    wait_until_gone(jobs)
     assert scene.paths.study(STUDY.name).logs.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_next_step_finds_the_jobs_of_the_last_one_warm(scene):
-    scene.finish(timeout=180, STANDIN_PHASE="base")
-    scene.finish(timeout=180, STANDIN_PHASE="search")
+    scene.finish(STANDIN_PHASE="base")
+    scene.finish(STANDIN_PHASE="search")
     assert len(started(scene)) == 2
     jobs = [line["job"]["job"] for line in started(scene)]
     assert set(slurm_states(jobs).values()) == {"RUNNING"}
@@ -64,10 +65,10 @@ def test_the_next_step_finds_the_jobs_of_the_last_one_warm(scene):
 
 def test_a_cancelled_worker_is_seen_and_its_trial_runs_again(scene):
     driver = scene.start(STANDIN_SECONDS="2")
-    scene.wait_for("ran", 2, timeout=90)
+    scene.wait_for("ran", 2)
     job = started(scene)[0]["job"]["job"]
     subprocess.run(["scancel", job], check=True)
-    said, _ = driver.communicate(timeout=180)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, said
     assert f"its Slurm job {job} ended as CANCELLED" in said
     ran = [key for key, _ in scene.lines("ran")]
@@ -79,10 +80,10 @@ def test_a_cancelled_worker_is_seen_and_its_trial_runs_again(scene):
 
 def test_a_killed_driver_finds_its_jobs_again(scene):
     driver = scene.start(STANDIN_SECONDS="1")
-    scene.wait_for("ran", 3, timeout=90)
+    scene.wait_for("ran", 3)
     driver.kill()
     driver.wait()
-    scene.finish(timeout=180)
+    scene.finish()
     ran = [key for key, _ in scene.lines("ran")]
     assert len(ran) == len(set(ran)) == RUNS
     assert len(started(scene)) == 2
@@ -90,12 +91,12 @@ def test_a_killed_driver_finds_its_jobs_again(scene):
 
 def test_a_worker_killed_on_its_node_is_lost_and_not_requeued_by_slurm(scene):
     driver = scene.start(STANDIN_SECONDS="2")
-    scene.wait_for("ran", 2, timeout=90)
+    scene.wait_for("ran", 2)
     job = started(scene)[0]["job"]["job"]
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
     assert "Requeue=0" in shown
     subprocess.run(["scancel", "--signal=KILL", job], check=True)
-    said, _ = driver.communicate(timeout=180)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, said
     assert slurm_states([job])[job] != "PENDING"
     ran = [key for key, _ in scene.lines("ran")]

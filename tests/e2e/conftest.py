@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.patience import PATIENCE_S
+
 REPOSITORY = Path(__file__).parents[2]
 SHRUNK = {
     "tasks": ["tb_sentiment", "tb_newfacts"],
@@ -29,7 +31,9 @@ class Project:
         """Run a command as a user would and check its exit code."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
         assert done.returncode == code, (
             f"{command} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         )

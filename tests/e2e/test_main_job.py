@@ -1,9 +1,11 @@
 """The main job from a user's seat: `snakemake`, then the report, the advice, and a tuned model."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -179,8 +181,21 @@ def test_records_move_to_another_project(project, fresh):
 
 
 def test_the_doctor_finds_nothing_wrong_here(project):
-    findings = json.loads(project.harness("doctor", "--json").stdout)
+    """Whether this machine's Slurm answers is not the harness's doing: its clients are out of sight."""
+    findings = json.loads(project.harness("doctor", "--json", PATH=str(Path(sys.executable).parent)).stdout)
     assert "error" not in {finding["level"] for finding in findings}
+    assert "no sbatch here" in next(finding["text"] for finding in findings if finding["topic"] == "slurm")
+
+
+def test_the_doctor_says_that_a_controller_does_not_answer(project, tmp_path):
+    for name, answer in (("sbatch", ""), ("sinfo", "echo 'Unable to contact slurm controller' >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join((str(Path(sys.executable).parent), str(tmp_path), "/bin"))
+    findings = json.loads(project.harness("doctor", "--json", code=1, PATH=path).stdout)
+    wrong = [finding for finding in findings if finding["level"] == "error"]
+    assert [finding["topic"] for finding in wrong] == ["slurm"]
+    assert "Unable to contact slurm controller" in wrong[0]["text"]
 
 
 def test_help_needs_no_heavy_library():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.nn.batches import collate, cuts, step_order
@@ -16,7 +16,6 @@ LENGTHS = st.lists(st.integers(2, 60), min_size=1, max_size=60).map(tuple)
 STEPS, PER_STEP, SEED = st.integers(1, 180), st.integers(1, 8), st.integers(0, 2**63 - 1)
 
 
-@settings(deadline=None)
 @given(LENGTHS, PER_STEP, STEPS, SEED)
 def test_every_step_has_its_number_of_examples_longest_first(lengths, per_step, steps, seed):
     order = step_order(lengths, per_step, steps, seed)
@@ -27,7 +26,6 @@ def test_every_step_has_its_number_of_examples_longest_first(lengths, per_step, 
     assert (np.diff(sizes, axis=1) <= 0).all()
 
 
-@settings(deadline=None)
 @given(LENGTHS, PER_STEP, STEPS, SEED)
 def test_it_is_a_function_of_lengths_numbers_and_seed_alone(lengths, per_step, steps, seed):
     first = step_order(lengths, per_step, steps, seed).copy()
@@ -36,7 +34,6 @@ def test_it_is_a_function_of_lengths_numbers_and_seed_alone(lengths, per_step, s
     assert np.array_equal(step_order(lengths, per_step, steps, seed), first)
 
 
-@settings(deadline=None)
 @given(LENGTHS, PER_STEP, STEPS, SEED)
 def test_every_row_is_shown_once_in_each_pass(lengths, per_step, steps, seed):
     """After any number of steps at which a pass ends, each was shown as often as any other."""
@@ -50,7 +47,6 @@ def test_every_row_is_shown_once_in_each_pass(lengths, per_step, steps, seed):
     assert shown.max() - shown.min() <= 1
 
 
-@settings(deadline=None)
 @given(LENGTHS, PER_STEP, STEPS, SEED)
 def test_no_step_holds_a_row_twice_unless_a_pass_ends_in_it(lengths, per_step, steps, seed):
     if len(lengths) % per_step == 0:
@@ -118,7 +114,6 @@ def members(draw):
     return [[(sequence(),) for _ in range(rows)] for _ in range(count)]
 
 
-@settings(deadline=None)
 @given(members())
 def test_a_batch_holds_every_trials_rows_and_where_their_loss_is(trials):
     batch = collate(trials, 1, "cpu")

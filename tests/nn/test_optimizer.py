@@ -44,7 +44,7 @@ def test_what_decays_of_an_adapter_is_what_transformers_would_let_decay(method, 
     assert decaying(ready.model) == set(Trainer.get_decay_parameter_names(None, ready.model)) & moving
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(SCHEDULES)),
     st.integers(1, 60),

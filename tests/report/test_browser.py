@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 pytestmark = pytest.mark.browser
 
 QUIET = (
@@ -61,4 +63,4 @@ def test_the_page_itself_forbids_scripts_and_loads(chromium: str, report: Path, 
 
 def run(chromium: str, report: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [chromium, *QUIET, f"--user-data-dir={folder / 'profile'}", *flags, report.resolve().as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)

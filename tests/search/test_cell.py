@@ -91,7 +91,7 @@ def drive(subject, values, workers=1, seconds=1.0, pack=1):
 scores = st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=60, max_size=60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     trials=st.integers(1, 12),
     scheduler=st.sampled_from(["none", "successive_halving"]),
@@ -113,7 +113,7 @@ def test_no_cell_trains_more_than_its_budget_nor_leaves_a_new_trial_unpaid(
         assert len(jobs) == trials
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     trials=st.integers(1, 12),
     reduction=st.integers(2, 4),
@@ -128,7 +128,7 @@ def test_halving_brings_at_least_one_trial_to_full_fidelity(trials, reduction, w
     assert subject.best() is not None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(workers=st.integers(1, 5), pack=st.integers(1, 8), values=scores)
 def test_halving_promotes_only_what_finished_below_with_a_score(workers, pack, values):
     subject = cell(6, "successive_halving")

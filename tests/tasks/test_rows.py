@@ -71,7 +71,7 @@ def test_missing_splits_are_made_by_hash(named: tuple[str | None, ...]) -> None:
 texts = st.lists(st.sampled_from([f"text {i}" for i in range(30)]), min_size=2, max_size=60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts, st.randoms())
 def test_splits_depend_on_content_alone(values: list[str], rng: object) -> None:
     rows = [{"text": value} for value in values]

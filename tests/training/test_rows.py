@@ -28,7 +28,7 @@ def hflm(world):
     return HFLM(pretrained=ready.model, tokenizer=ready.setup.tokenizer, device="cpu"), ready.setup
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=TEXT.filter(lambda text: text.strip()), answer=TEXT)
 def test_prompt_and_completion_part_where_lm_eval_parts_them(prompt, answer, hflm):
     model, setup = hflm

@@ -189,7 +189,7 @@ def test_packs_of_a_base_model_follow_each_other():
 kinds = st.lists(st.tuples(st.sampled_from(["lora", "dora", "none"]), st.integers(0, 3)), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(asked=kinds, workers=st.integers(1, 6), largest=st.integers(1, 9), busy=st.lists(st.integers(1, 9), max_size=4))
 def test_every_trial_is_in_one_pack_of_its_kind(asked, workers, largest, busy):
     configs = [trial(method, seed=seed, task=f"t{kind}") for seed, (method, kind) in enumerate(asked)]
