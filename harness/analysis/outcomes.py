@@ -1,64 +1,18 @@
 """What is measured of trials, as pure functions of scores and numbers; each says what it gives for nothing.
 
-Absent is not zero: where there is nothing to measure the answer is None or an empty array, never 0.
+Absent is not zero: where there is nothing to measure the answer is None or an empty array, never 0. Gain and forgetting
+are the database's views (`database.schema`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.records.trial import Score
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-
-@dataclass(frozen=True)
-class SuiteForgetting:
-    """Forgetting over an off-target suite."""
-
-    worst: float
-    mean: float
-    worst_task: str
-
-
-def gain(base: Score, tuned: Score) -> float:
-    """How much better than the base, in score units; positive = better, also for losses.
-
-    Raises:
-        ValueError: When the two may not be compared.
-    """
-    _check_comparable(base, tuned)
-    return tuned.value - base.value if tuned.higher_is_better else base.value - tuned.value
-
-
-def forgetting(base: Score, tuned: Score) -> float:
-    """How much was lost, in score units; positive = lost, also for losses.
-
-    Raises:
-        ValueError: When task, split, metric or comparability key differ.
-    """
-    return 0.0 - gain(base, tuned)
-
-
-def suite_forgetting(base: Sequence[Score], tuned: Sequence[Score]) -> SuiteForgetting | None:
-    """Worst and mean forgetting over a suite; None when no score has a comparable base score.
-
-    Points of accuracy and nats do not add up: where the suite has scores for which higher is better, only these
-    count; else its losses. The database's view `worst_forgetting` says the same.
-    """
-    bases = {_identity(score): score for score in base}
-    pairs = [(bases[_identity(score)], score) for score in tuned if _identity(score) in bases]
-    kind = any(score.higher_is_better for _, score in pairs)
-    lost = [(forgetting(old, new), new.task) for old, new in pairs if new.higher_is_better is kind]
-    if not lost:
-        return None
-    worst, task = max(lost)
-    return SuiteForgetting(worst, float(np.mean([value for value, _ in lost])), task)
 
 
 def simple_regret(best: float, chosen: float) -> float:
@@ -116,15 +70,3 @@ def curve_area(fractions: Sequence[float], scores: Sequence[float]) -> float | N
     if len(scores) < 2:
         return scores[0] if scores else None
     return float(np.trapezoid(scores, fractions) / (fractions[-1] - fractions[0]))
-
-
-def _identity(score: Score) -> tuple[str, str, str, str]:
-    return score.task, score.split, score.metric, score.comparability
-
-
-def _check_comparable(base: Score, tuned: Score) -> None:
-    if _identity(base) != _identity(tuned):
-        raise ValueError(
-            f"only scores of one task, split, metric and comparability key can be compared, but got {_identity(base)} "
-            f"and {_identity(tuned)}: score the base again the same way"
-        )
