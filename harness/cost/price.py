@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from harness.cost.flops import Size
 from harness.cost.meter import Meter, Tally
 from harness.records.trial import CostRecord
 from harness.study.spec import Prices
 
-if TYPE_CHECKING:
-    pass
-
 
 def money(prices: Prices, wall_s: float, cores: int, gpu: str | None) -> float | None:
-    """Price of holding `cores` CPU cores and one GPU for `wall_s` seconds; None where a price is missing.
+    """Price of holding CPU cores, and maybe a GPU, for some time: plans and records go by it.
 
     Args:
         prices: The study's price table.
         wall_s: Wall seconds.
         cores: CPU cores held.
-        gpu: Name of the GPU, or None.
+        gpu: Name of the GPU that is held too, `default` where its name is not known; None for no GPU.
+
+    Returns:
+        Money in the currency of the prices. None without a price for the GPU, or for cores where no GPU is held; beside
+        a GPU, cores without a price are free.
     """
     hours = wall_s / 3600
     if gpu is None:
@@ -30,7 +29,15 @@ def money(prices: Prices, wall_s: float, cores: int, gpu: str | None) -> float |
 
 
 def cost_record(meter: Meter, tally: Tally, size: Size, prices: Prices, threads: int) -> CostRecord:
-    """Everything a trial cost up to now."""
+    """Everything a trial cost up to now.
+
+    Args:
+        meter: Its clock, with memory and energy.
+        tally: Its tokens and FLOPs.
+        size: Of its model.
+        prices: The study's price table.
+        threads: CPU threads of its process, one core each.
+    """
     gpu = gpu_name() if meter.device == "cuda" else None
     return CostRecord(
         seconds=dict(meter.seconds),

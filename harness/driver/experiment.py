@@ -59,6 +59,16 @@ class Site:
         """Packs of trials that run at a time."""
         return backend(self.runner).workers(self.settings)
 
+    @property
+    def gpu(self) -> str | None:
+        """Name of the GPU that a trial holds, as prices are keyed by; None for a CPU.
+
+        It is `default` where nobody knows the name before a trial runs.
+        """
+        if self.device_type == "cpu":
+            return None
+        return backend(self.runner).gpu_name() or "default"
+
 
 @dataclass(frozen=True)
 class ModelInfo:

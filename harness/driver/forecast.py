@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from harness.cost.price import money
 from harness.driver.experiment import ModelInfo, TaskInfo
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
@@ -35,7 +36,8 @@ class Occasion:
     model: ModelInfo
     tasks: Mapping[str, TaskInfo]
     """Facts of its task and of the off-target suite, by name."""
-    device: str
+    gpu: str | None
+    """Name of the GPU that it holds, as prices are keyed by; None for a CPU."""
     threads: int
     prices: Prices
 
@@ -59,11 +61,11 @@ class Past:
 
 def read_past(paths: Paths) -> Past:
     """Every complete trial on record."""
-    found: dict[tuple[str, ...], list[TrialResult]] = {}
+    trials: dict[tuple[str, ...], list[TrialResult]] = {}
     for _, result in iterate_results(paths):
         if isinstance(result, TrialResult) and result.status == TrialStatus.COMPLETE:
-            found.setdefault(_kind(result.config), []).append(result)
-    return Past(found)
+            trials.setdefault(_kind(result.config), []).append(result)
+    return Past(trials)
 
 
 def forecast(occasion: Occasion, past: Past, alone: bool = False) -> Forecast:
@@ -81,16 +83,16 @@ def forecast(occasion: Occasion, past: Past, alone: bool = False) -> Forecast:
 
 def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) -> Forecast:
     """Scaled by steps (training) and by scored items (the rest); medians, since one slow disk must not count."""
-    work, items = steps_run(occasion.config), _scorings(occasion.config.evaluation, occasion)
-    train = [_train_s(past, alone) / steps for past in alike if (steps := steps_run(past.config))]
+    work, items = occasion.config.steps_run, _scorings(occasion.config.evaluation, occasion)
+    train = [_train_s(past, alone) / steps for past in alike if (steps := past.config.steps_run)]
     rest = [(past.cost.total_s - _train_s(past)) / max(1, sum(score.n for score in past.scores)) for past in alike]
     seconds = (median(train) * work if train else 0.0) + median(rest) * max(1, items)
     return Forecast(
         seconds=seconds,
         peak_memory_bytes=_median(past.cost.peak_memory_bytes for past in alike),
         artifact_bytes=_median(past.cost.artifact_bytes for past in alike),
-        flops=_median(past.cost.flops / max(1, steps_run(past.config)) for past in alike) * work,
-        money=_money(occasion, seconds),
+        flops=_median(past.cost.flops / max(1, past.config.steps_run) for past in alike) * work,
+        money=money(occasion.prices, seconds, occasion.threads, occasion.gpu),
         basis=f"{len(alike)} past trials of the same choices on {occasion.model.ref.name}",
     )
 
@@ -99,10 +101,10 @@ def _from_formula(occasion: Occasion) -> Forecast:
     """6 FLOPs per parameter and token of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
     parameters = float(occasion.model.facts.parameters)
     tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
-    tokens = steps_run(occasion.config) * _rows_per_step(occasion.config) * tokens_per_row
+    tokens = occasion.config.steps_run * _rows_per_step(occasion.config) * tokens_per_row
     scored = _scorings(occasion.config.evaluation, occasion) * CHOICES * tokens_per_row
     flops = 6 * parameters * tokens
-    rate = FLOPS_PER_SECOND[occasion.device] * (occasion.threads if occasion.device == "cpu" else 1)
+    rate = FLOPS_PER_SECOND["cuda"] if occasion.gpu else FLOPS_PER_SECOND["cpu"] * occasion.threads
     tasks = len(occasion.config.evaluation.fractions) + len(occasion.config.evaluation.off_target)
     seconds = (flops + 2 * parameters * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
     return Forecast(
@@ -110,13 +112,8 @@ def _from_formula(occasion: Occasion) -> Forecast:
         peak_memory_bytes=16 * parameters,  # weights, gradients and two moments in float32
         artifact_bytes=0.0,
         flops=flops,
-        money=_money(occasion, seconds),
+        money=money(occasion.prices, seconds, occasion.threads, occasion.gpu),
     )
-
-
-def steps_run(config: TrialConfig) -> int:
-    """Optimiser steps of a trial at its fidelity."""
-    return round(config.steps * config.fidelity)
 
 
 def _kind(config: TrialConfig) -> tuple[str, ...]:
@@ -148,13 +145,6 @@ def _scorings(evaluation: Evaluation, occasion: Occasion) -> int:
 
     suite = sum(items(ref.name) for ref in evaluation.off_target)
     return items(occasion.config.task.name) * len(evaluation.fractions) + suite
-
-
-def _money(occasion: Occasion, seconds: float) -> float | None:
-    prices = occasion.prices
-    hourly = prices.gpu_hour.get("default") if occasion.device == "cuda" else prices.cpu_hour
-    cores = occasion.threads if occasion.device == "cpu" else 1
-    return None if hourly is None else hourly * cores * seconds / 3600
 
 
 def _median(values: Iterable[float | None]) -> float:

@@ -122,7 +122,7 @@ def plan_study(experiment: Experiment) -> Plan:
         money=outlook.money(seconds),
         currency=experiment.spec.prices.currency,
         detectable=_detectable(experiment),
-        notes=experiment.notes,
+        notes=(*experiment.notes, *outlook.notes()),
     )
 
 
@@ -141,7 +141,7 @@ class _Outlook:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.spec = experiment, experiment.spec
         self.past = read_past(experiment.paths)
-        self.threads = experiment.site.settings.threads
+        self.threads, self.gpu = experiment.site.settings.threads, experiment.site.gpu
         self.tasks = {task.ref.name: task for task in (*experiment.tasks, *experiment.off_target)}
         self.cells = search_cells(experiment, {})
         self.full = [(cell, self.of(_first(cell))) for cell in self.cells]
@@ -155,7 +155,7 @@ class _Outlook:
             config=config,
             model=model,
             tasks=self.tasks,
-            device=self.experiment.site.device_type,
+            gpu=self.gpu,
             threads=self.threads,
             prices=self.spec.prices,
         )
@@ -204,6 +204,14 @@ class _Outlook:
         """What these seconds cost at the study's prices, as far as the forecasts have prices."""
         priced = [one for _, one in self.full if one.money is not None and one.seconds > 0]
         return sum(one.money / one.seconds for one in priced if one.money) / len(priced) * seconds if priced else None
+
+    def notes(self) -> list[str]:
+        """What a reader must know beside the money."""
+        named = self.spec.prices.gpu_hour.keys() - {"default"}
+        if self.gpu != "default" or not named:
+            return []
+        priced = "its price is taken to be" if "default" in self.spec.prices.gpu_hour else "there is no price without"
+        return [f"money: which GPU a trial will get is not known before it runs, so {priced} prices.gpu_hour.default"]
 
     def disk_bytes(self, phases: Sequence[PhasePlan]) -> float:
         """Records and items; checkpoints are removed after the search, models are not kept."""

@@ -117,6 +117,25 @@ class TrialConfig:
         """Hash of the canonical JSON of all fields, 20 hexadecimal digits."""
         return fingerprint(to_json(self))
 
+    def stage_steps(self, stage: Stage) -> int:
+        """Optimiser steps of one of its stages over the full budget: its share of the pipeline's, rounded."""
+        return round(self.steps * stage.share)
+
+    def stage_stop(self, stage: Stage) -> int:
+        """Optimiser steps after which one of its stages ends at this fidelity: at least one, where it has any."""
+        steps = self.stage_steps(stage)
+        return min(steps, max(1, round(self.fidelity * steps)))
+
+    @property
+    def pipeline_steps(self) -> int:
+        """Optimiser steps of all stages over the full budget; rounding may make them differ from `steps`."""
+        return sum(map(self.stage_steps, self.pipeline.stages))
+
+    @property
+    def steps_run(self) -> int:
+        """Optimiser steps of all stages at this fidelity."""
+        return sum(map(self.stage_stop, self.pipeline.stages))
+
     def at(self, fidelity: float) -> TrialConfig:
         """The same trial at another fidelity."""
         return replace(self, fidelity=fidelity)

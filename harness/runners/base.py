@@ -21,7 +21,7 @@ from harness.plugins import load, names
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig, TrialStatus
 from harness.trial.packs import LARGEST
-from harness.workers.devices import cores, gpus
+from harness.workers.devices import cores, gpu_name, gpus
 from harness.workers.worker import Duty
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,11 @@ class Backend(ABC):
     def device(cls, settings: Settings) -> Literal["cpu", "cuda"]:
         """What trials will run on; by default this machine's GPU if there is one."""
         return "cuda" if gpus() else "cpu"
+
+    @classmethod
+    def gpu_name(cls) -> str | None:
+        """Name of the GPU that trials will run on; None where that is not known before they do."""
+        return gpu_name()
 
     @abstractmethod
     def open(self, study: StudyPaths, duty: Duty) -> Runner:

@@ -56,6 +56,11 @@ class SlurmBackend(JobBackend):
         return 4
 
     @classmethod
+    def gpu_name(cls) -> str | None:
+        """Not known: Slurm chooses the node."""
+        return None
+
+    @classmethod
     def device(cls, settings: Settings) -> Literal["cpu", "cuda"]:
         """A GPU where the jobs ask for one; what this machine has says nothing about theirs."""
         own = settings.own

@@ -30,7 +30,7 @@ def alone_because(config: TrialConfig) -> str | None:
     stage = config.pipeline.stages[0]
     method, objective = load("methods", stage.method), load("objectives", stage.objective)
     retention = load("retention", stage.retention)
-    if not method.needs_training or round(config.steps * stage.share) == 0:
+    if not method.needs_training or config.stage_steps(stage) == 0:
         return "it trains nothing"
     if not objective.fuses:
         return f"objective {stage.objective} trains with a trainer of its own"

@@ -189,7 +189,7 @@ class Run:
         learner = self.trainee
         value = require_score(outcome).score.value
         step = self.steps_done + learner.step
-        total = sum(round(self.config.steps * stage.share) for stage in self.config.pipeline.stages)
+        total = self.config.pipeline_steps
         fractions = {max(1, round(fraction * total)): fraction for fraction in self.config.evaluation.fractions}
         self._add_point(fractions[step], step, learner.losses.mean, value)
         learner.losses.total, learner.losses.steps = 0.0, 0
@@ -295,10 +295,9 @@ class Run:
             raise SpecError(f"this pipeline cannot run on {self.base.ref.name} here: {reason}")
         found = []
         for index, stage in enumerate(pipeline.stages):
-            chosen, steps = choices(stage), round(config.steps * stage.share)
+            chosen, steps = choices(stage), config.stage_steps(stage)
             if steps and chosen.method.needs_training:
-                stop_at = min(steps, max(1, round(config.fidelity * steps)))
-                found.append(Ready(index, stage, chosen, steps, stop_at))
+                found.append(Ready(index, stage, chosen, steps, config.stage_stop(stage)))
         return found[:-1] + [replace(ready, is_last=True) for ready in found[-1:]]
 
     def _setup(self, ready: Ready, task: Task, base: BaseModel) -> StageSetup:
@@ -352,7 +351,7 @@ class Run:
 
     def _watch(self, ready: Ready) -> Watch:
         """Pause at the wanted fractions of the whole pipeline's steps; the last point reuses the final evaluation."""
-        total = sum(round(self.config.steps * stage.share) for stage in self.config.pipeline.stages)
+        total = self.config.pipeline_steps
         wanted = {max(1, round(fraction * total)) - self.steps_done for fraction in self.config.evaluation.fractions}
         if not ready.chosen.objective.leaves_policy:
             wanted = set()  # what it trains is not what the task is asked of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 
@@ -12,6 +13,18 @@ def gpus() -> tuple[str, ...]:
     if visible is not None:
         return tuple(name for name in visible.split(",") if name.strip() and name.strip() != "-1")
     return tuple(sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")))
+
+
+def gpu_name() -> str | None:
+    """Name of this machine's GPUs as torch prints it, without loading torch; None where they differ or none is seen."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    names = {line.strip() for line in said.splitlines() if line.strip()}
+    # Which of several kinds is used depends on CUDA's own order of devices, so nothing is said of them.
+    return names.pop() if len(names) == 1 else None
 
 
 def cores() -> int:

@@ -144,7 +144,7 @@ def occasion(tmp_path, steps=100, **changes):
     model = replace(experiment.models[0], facts=ModelFacts(parameters=1_000_000))
     fields = {
         "config": config, "model": model, "tasks": {"one": experiment.tasks[0]},
-        "device": "cpu", "threads": 1, "prices": Prices(cpu_hour=3.6),
+        "gpu": None, "threads": 1, "prices": Prices(cpu_hour=3.6),
     }  # fmt: skip
     return Occasion(**(fields | changes))
 
@@ -169,6 +169,61 @@ def test_the_formula_counts_six_flops_per_parameter_and_token(tmp_path):
     assert one.flops == pytest.approx(6e6 * 100 * 8 * 10)
     assert one.money == pytest.approx(one.seconds / 1000)
     assert one.peak_memory_bytes == 16e6
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpu_hour", "expected"),
+    [
+        ("default", {"default": 2.0}, 2.0 + 8 * 0.05),
+        ("NVIDIA H100", {"NVIDIA H100": 3.0, "default": 2.0}, 3.0 + 8 * 0.05),
+        ("NVIDIA H100", {"NVIDIA H100": 3.0}, 3.0 + 8 * 0.05),
+        ("default", {"NVIDIA H100": 3.0}, None),
+        (None, {"default": 2.0}, 8 * 0.05),
+    ],
+)
+def test_a_plan_and_a_record_price_the_same_hour_alike(tmp_path, monkeypatch, gpu, gpu_hour, expected):
+    """One hour on eight cores, which cost .05 an hour each: with a GPU its own price comes on top."""
+    from harness.cost.flops import Size
+    from harness.cost.meter import Meter, Tally
+    from harness.cost.price import cost_record
+    from harness.records.results import write_result
+
+    prices, paths = Prices(cpu_hour=0.05, gpu_hour=gpu_hour), standin.site(tmp_path).paths
+    target = occasion(tmp_path, gpu=gpu, threads=8, prices=prices)
+    cost = CostRecord(seconds={"train": 3600.0})
+    write_result(paths, TrialResult(config=target.config, status=TrialStatus.COMPLETE, cost=cost))
+    plan = forecast(target, read_past(paths))
+    assert plan.seconds == pytest.approx(3600)
+    monkeypatch.setattr("harness.cost.price.gpu_name", lambda: gpu)
+    meter = Meter("cpu")
+    meter.device, meter.seconds["train"] = "cuda" if gpu else "cpu", 3600.0
+    record = cost_record(meter, Tally(), Size(), prices, 8)
+    assert plan.money == record.money == (expected if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("runner", "options", "expected"), [("slurm", {"gpus": "1"}, "default"), ("slurm", {}, None), ("local", {}, "H100")]
+)
+def test_the_gpu_is_known_before_a_trial_runs_only_on_this_machine(tmp_path, monkeypatch, runner, options, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("harness.runners.base.gpu_name", lambda: "H100")
+    assert standin.site(tmp_path, runner, options=options, device="auto").gpu == expected
+
+
+@pytest.mark.parametrize(
+    ("gpu_hour", "said"),
+    [
+        ({"H100": 3.0}, "there is no price without prices.gpu_hour.default"),
+        ({"H100": 3.0, "default": 2.0}, "its price is taken to be prices.gpu_hour.default"),
+        ({"default": 2.0}, None),
+    ],
+)
+def test_a_plan_says_that_it_does_not_know_the_gpu(tmp_path, gpu_hour, said):
+    spec = standin.study(prices={"cpu_hour": 0.05, "gpu_hour": gpu_hour})
+    site = standin.site(tmp_path, "slurm", options={"gpus": "1"}, device="auto")
+    plan = plan_study(standin.experiment(spec, site))
+    assert [note.endswith(said or "") for note in plan.notes] == [True] * (said is not None)
+    assert (plan.money is None) is ("default" not in gpu_hour)
 
 
 def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
