@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -263,8 +264,18 @@ def read_backtest(paths: Paths, seen: Sequence[Observation]) -> Backtest:
     try:
         data = json.loads(paths.backtest.read_text())
         if data["evidence"] == evidence_fingerprint(seen):
-            kept = {target: Coverage(**value) for target, value in data["coverage"].items()}
-            return Backtest(**data | {"tasks": tuple(LeftOut(**task) for task in data["tasks"]), "coverage": kept})
+            return backtest_of(data)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, damaged or of another version: it is derived, so it is made again
     return backtest(paths)
+
+
+def backtest_of(content: Mapping[str, Any]) -> Backtest:
+    """The result from its parsed JSON.
+
+    Raises:
+        KeyError, TypeError: When it lacks a field, or has one that this version does not know.
+    """
+    tasks = tuple(LeftOut(**task) for task in content["tasks"])
+    coverage = {target: Coverage(**held) for target, held in content["coverage"].items()}
+    return Backtest(**{**content, "tasks": tasks, "coverage": coverage})

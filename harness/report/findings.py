@@ -5,22 +5,21 @@ One `Comparison` per base model, task and comparability key: scores that may not
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
 
 from harness.analysis.statistics import Interval, holm, mean_interval, paired_t_test
+from harness.database.rows import grouped
+from harness.records.trial import Stage
 from harness.report import words
-from harness.report.data import FAILED, StudyData
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from harness.report.data import StudyData
+from harness.report.rows import ScoreRow, TrialRow, each_once
 
 
 @dataclass(frozen=True)
-class Lost:
+class Forgetting:
     """What a pipeline forgot of one skill; positive = lost."""
 
     skill: str
@@ -28,20 +27,20 @@ class Lost:
     estimate: Interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contender:
     """A confirmed pipeline within a comparison."""
 
     label: str
     """Its family; families with several confirmed pipelines get a number."""
     family: str
-    stages: tuple[Mapping[str, Any], ...]
+    stages: tuple[Stage, ...]
     scores: Mapping[int, float]
     """Test score by repetition."""
     level: Interval
     gain: Interval | None
     """Towards better, over the base; None without a comparable base score."""
-    lost: tuple[Lost, ...]
+    lost: tuple[Forgetting, ...]
     train_s: float | None
     """Seconds of training one run alone, mean over seeds."""
     peak_memory_bytes: float | None
@@ -60,13 +59,13 @@ class Contender:
         return self.p is None and self.behind is not None and self.behind.n > 1
 
     @property
-    def worst(self) -> Lost | None:
+    def worst(self) -> Forgetting | None:
         """The skill that lost most, among those scored in percent where there are any: units do not mix."""
         percent = [lost for lost in self.lost if lost.unit.percent]
         return max(percent or self.lost, key=lambda lost: lost.estimate.mean, default=None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Confirmed pipelines whose scores may be ranked against each other, best first."""
 
@@ -89,79 +88,83 @@ class Comparison:
         return f"{self.task} on {self.base_model}"
 
 
-@lru_cache(maxsize=1)  # five sections ask
+@lru_cache(maxsize=1)  # five sections ask for the same study's comparisons
 def compare(study: StudyData) -> tuple[Comparison, ...]:
     """Every comparison of a study, in the study file's order of base models and tasks."""
-    confirmed = study.scores[
-        (study.scores["role"] == "confirm") & (study.scores["split"] == "test") & (study.scores["status"] == "complete")
+    confirmed = [
+        score for score in study.scores if (score.role, score.split, score.status) == ("confirm", "test", "complete")
     ]
-    target = confirmed[confirmed["is_target"]]
-    found = [
-        _comparison(study, group, confirmed)
-        for _, group in target.groupby(["base_model", "task", "metric", "comparability"], sort=True)
-    ]
+    targets = (score for score in confirmed if score.is_target)
+    groups = grouped(targets, lambda score: (score.base_model, score.task, score.metric, score.comparability))
+    comparisons = [_comparison(study, scores, confirmed) for scores in groups.values()]
     order = places(study)
-    return tuple(sorted(found, key=lambda c: (order.get((c.base_model, c.task), len(order)), -len(c.contenders))))
+    return tuple(sorted(comparisons, key=lambda c: (order.get((c.base_model, c.task), len(order)), -len(c.contenders))))
 
 
 def places(study: StudyData) -> dict[tuple[str, str], int]:
-    """Pairs of base model and task, in the order of the study file."""
-    models = [str(model["name"]) for model in study.spec.get("base_models", ())]
-    pairs = [(model, str(task)) for model in models for task in study.spec.get("tasks", ())]
+    """Pairs of base model and task, with their position in the study file."""
+    pairs = [(model, task) for model in study.file.base_models for task in study.file.tasks]
     return {pair: index for index, pair in enumerate(pairs)}
 
 
-def _comparison(study: StudyData, rows: DataFrame, confirmed: DataFrame) -> Comparison:
-    first = rows.iloc[0]
-    unit = words.Unit(str(first["metric"]), bool(first["higher_is_better"]))
-    sign = 1 if unit.higher_is_better else -1
-    contenders = [_contender(study, group, confirmed) for _, group in rows.groupby(["family", "pipeline"], sort=True)]
-    contenders.sort(key=lambda c: (-sign * c.level.mean, c.family))
+def _comparison(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequence[ScoreRow]) -> Comparison:
+    first = targets[0]
+    pipelines = grouped(targets, lambda score: (score.family, score.pipeline))
+    contenders = [_contender(study, scores, confirmed) for scores in pipelines.values()]
+    contenders.sort(key=lambda c: (-first.sign * c.level.mean, c.family))
     return Comparison(
-        str(first["base_model"]),
-        str(first["task"]),
-        str(first["comparability"]),
-        unit,
-        _number(first["base_value"]),
-        _number(first["chance"]),
-        _tested(_numbered(contenders), sign),
+        base_model=first.base_model,
+        task=first.task,
+        comparability=first.comparability,
+        unit=first.unit,
+        base=first.base_value,
+        chance=first.chance,
+        contenders=_tested(_numbered(contenders), first.sign),
     )
 
 
-def _contender(study: StudyData, rows: DataFrame, confirmed: DataFrame) -> Contender:
-    first = rows.iloc[0]
-    trials = study.trials[study.trials["key"].isin(rows["key"])].drop_duplicates("key")
-    siblings = study.trials[
-        (study.trials["role"] == "confirm")
-        & (study.trials["family"] == first["family"])
-        & (study.trials["task"] == first["task"])
-        & (study.trials["base_model"] == first["base_model"])
-    ]
-    sign = 1 if first["higher_is_better"] else -1
-    gains = (sign * (rows["value"] - rows["base_value"])).dropna().tolist()
+def _contender(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequence[ScoreRow]) -> Contender:
+    first = targets[0]
+    keys = {score.key for score in targets}
+    trials = each_once(trial for trial in study.trials if trial.key in keys)
+    memory = [trial.peak_memory_bytes for trial in trials if trial.peak_memory_bytes is not None]
     return Contender(
-        label=str(first["family"]),
-        family=str(first["family"]),
-        stages=tuple(json.loads(trials.iloc[0]["stages"])),
-        scores={int(rep): float(value) for rep, value in zip(rows["repetition"], rows["value"], strict=True)},
-        level=_interval(rows["value"].tolist()),
-        gain=mean_interval(gains),
-        lost=forgotten(confirmed[confirmed["key"].isin(rows["key"])]),
-        train_s=_number(trials["solo_train_s"].mean()),
-        peak_memory_bytes=_number(trials["peak_memory_bytes"].max()),
-        money=_number(trials["solo_money"].mean()),
-        failures=int(siblings["status"].isin(FAILED).sum()),
+        label=first.family,
+        family=first.family,
+        stages=trials[0].stages,
+        scores={score.repetition: score.value for score in targets},
+        level=_interval([score.value for score in targets]),
+        gain=mean_interval([score.gain for score in targets if score.gain is not None]),
+        lost=_forgotten(confirmed, keys),
+        train_s=_mean(trial.solo_train_s for trial in trials),
+        peak_memory_bytes=max(memory, default=None),
+        money=_mean(trial.solo_money for trial in trials),
+        failures=sum(trial.failed for trial in _confirm_runs(study, first)),
     )
 
 
-def forgotten(scores: DataFrame) -> tuple[Lost, ...]:
-    """Per off-target skill: base score minus tuned score with the sign so that positive is lost."""
-    rows = scores[~scores["is_target"] & scores["base_value"].notna()].drop_duplicates(["key", "scored", "metric"])
-    found = []
-    for (skill, metric, higher), group in rows.groupby(["scored", "metric", "higher_is_better"], sort=False):
-        values = (group["base_value"] - group["value"]) * (1 if higher else -1)
-        found.append(Lost(str(skill), words.Unit(str(metric), bool(higher)), _interval(values.tolist())))
-    return tuple(found)
+def _confirm_runs(study: StudyData, like: ScoreRow) -> list[TrialRow]:
+    """All confirm runs of a score's family on its base model and task."""
+    place = ("confirm", like.family, like.task, like.base_model)
+    return [trial for trial in study.trials if (trial.role, trial.family, trial.task, trial.base_model) == place]
+
+
+def _forgotten(confirmed: Sequence[ScoreRow], keys: Collection[str]) -> tuple[Forgetting, ...]:
+    """What trials lost of each off-target skill with a comparable base score, in the order of their scores."""
+    values: dict[tuple[str, words.Unit], dict[str, float]] = {}
+    for score in confirmed:
+        if score.key in keys and not score.is_target and score.gain is not None:
+            values.setdefault((score.scored, score.unit), {}).setdefault(score.key, -score.gain)
+    return tuple(
+        Forgetting(skill=skill, unit=unit, estimate=_interval(list(by_key.values())))
+        for (skill, unit), by_key in values.items()
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 def _interval(values: list[float]) -> Interval:
@@ -196,7 +199,3 @@ def _tested(contenders: list[Contender], sign: int) -> tuple[Contender, ...]:
         tested.append(replace(other, behind=behind))
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return (leader, *(replace(other, p=corrected.get(other.label)) for other in tested))
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if words.known(None if value is None else float(value)) else None

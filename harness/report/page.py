@@ -74,6 +74,8 @@ def _within_limit(parts: list[Part]) -> list[Part]:
 
 
 def _page(study: StudyData, parts: list[Part]) -> str:
+    question = study.file.question
+    title = f"{study.name}: {'study report' if question is None else question}"
     style = files("harness.report").joinpath("style.css").read_text(encoding="utf-8")
     head = join(
         (
@@ -81,12 +83,13 @@ def _page(study: StudyData, parts: list[Part]) -> str:
             tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
-            tag("title", f"{study.name}: {study.spec.get('question', 'study report')}"),
+            tag("title", title),
             tag("style", Html(style)),
         )
     )
-    question = str(study.spec.get("question") or study.name)
-    header = tag("header", paragraph(f"Fine-tuning study · {study.name}", kind="kicker"), tag("h1", question))
+    header = tag(
+        "header", paragraph(f"Fine-tuning study · {study.name}", kind="kicker"), tag("h1", question or study.name)
+    )
     answer, *others = parts
     contents = tag("nav", listing(tag("a", p.title, href=f"#{p.anchor}") for p in others), aria_label="Sections")
     main = tag("main", _part(answer), contents, join(_part(part) for part in others))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from harness.plugins import AXIS_FOLDER
+from harness.records.trial import Stage
 from harness.report import words
+from harness.space import Scalar
 
 if TYPE_CHECKING:
     from harness.report.findings import Contender
 
-_AXES = ("method", "objective", "retention", "curation")
 _PLAIN = {"retention": "none", "curation": "as_is"}
 """Choices that change nothing need no mention."""
 
 
-def in_words(stages: Sequence[Mapping[str, Any]]) -> str:
+def in_words(stages: Sequence[Stage]) -> str:
     """`Tune with method lora, objective sft, retention replay, then with ...`."""
     return "Tune with " + ", then with ".join(
-        ", ".join(f"{axis} {stage[axis]}" for axis in _AXES if stage[axis] != _PLAIN.get(axis)) for stage in stages
+        ", ".join(f"{axis} {choice}" for axis, choice in _choices(stage).items()) for stage in stages
     )
 
 
-def settings(stages: Sequence[Mapping[str, Any]]) -> str:
+def settings(stages: Sequence[Stage]) -> str:
     """The learning rate of every stage, and what the methods themselves set."""
     from harness.study.family import OPTIMIZER_SPACE
 
@@ -31,7 +33,7 @@ def settings(stages: Sequence[Mapping[str, Any]]) -> str:
         prefix = f"stage {index + 1} " if len(stages) > 1 else ""
         shown += [
             f"{prefix}{name.replace('_', ' ')} {_value(value)}"
-            for name, value in stage["params"].items()
+            for name, value in stage.params.items()
             if name == "learning_rate" or name not in OPTIMIZER_SPACE
         ]
     return ", ".join(shown) or "default settings"
@@ -47,17 +49,20 @@ def to_yaml(contender: Contender, base_model: str) -> str:
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _stage(stage: Mapping[str, Any], alone: bool) -> dict[str, Any]:
-    chosen = {axis: stage[axis] for axis in _AXES if stage[axis] != _PLAIN.get(axis)}
-    chosen["params"] = dict(stage["params"])
-    if stage.get("data"):
-        chosen["data"] = stage["data"]
-    return chosen if alone else chosen | {"share": stage["share"]}
+def _choices(stage: Stage) -> dict[str, str]:
+    """What a stage chooses on each axis where that changes anything."""
+    choices = {axis: str(getattr(stage, axis)) for axis in AXIS_FOLDER}
+    return {axis: choice for axis, choice in choices.items() if choice != _PLAIN.get(axis)}
 
 
-def _value(value: Any) -> str:
-    return (
-        words.number(value) or str(value)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else str(value)
-    )
+def _stage(stage: Stage, alone: bool) -> dict[str, object]:
+    """A stage in the words of a study file; its share is said where it is not the only one."""
+    data = {"data": stage.data} if stage.data else {}
+    share = {} if alone else {"share": stage.share}
+    return {**_choices(stage), "params": dict(stage.params), **data, **share}
+
+
+def _value(value: Scalar) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return words.number(value) or str(value)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from harness.database.rows import grouped
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.findings import places
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from harness.report.rows import ScoreRow, TrialRow
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Arena:
     """The search trials of one base model, task and comparability key."""
 
@@ -25,59 +22,56 @@ class Arena:
     unit: words.Unit
     base: float | None
     """The base model's validation score."""
-    trials: DataFrame
-    """Rows of `StudyData.scores` of the highest fidelity each configuration got, best score first."""
+    trials: Sequence[ScoreRow]
+    """The score of each configuration at the highest fidelity that it got; full runs first, then by score, best first."""
 
     @property
     def name(self) -> str:
         """What was searched on, in words."""
         return f"{self.task} on {self.base_model}"
 
-    def families(self) -> Iterator[tuple[str, DataFrame]]:
-        """Trials by family, best first; trials that ran longest come first where rungs cut some short."""
-        for family, rows in self.trials.groupby("family", sort=True):
-            yield str(family), rows
+    def families(self) -> Mapping[str, Sequence[ScoreRow]]:
+        """Trials by family, in the order of `trials`."""
+        return grouped(self.trials, lambda score: score.family)
 
 
 def arenas(study: StudyData) -> tuple[Arena, ...]:
     """Every arena of a study, in the study file's order."""
-    rows = study.scores[(study.scores["role"] == "search") & study.scores["is_target"]]
-    found = [_arena(group) for _, group in rows.groupby(["base_model", "task", "metric", "comparability"], sort=True)]
+    searched = [score for score in study.scores if score.role == "search" and score.is_target]
+    groups = grouped(searched, lambda score: (score.base_model, score.task, score.metric, score.comparability))
     order = places(study)
-    return tuple(sorted(found, key=lambda arena: order.get((arena.base_model, arena.task), len(order))))
+    unordered = [_arena(scores) for scores in groups.values()]
+    return tuple(sorted(unordered, key=lambda arena: order.get((arena.base_model, arena.task), len(order))))
 
 
-def _arena(rows: DataFrame) -> Arena:
-    first = rows.iloc[0]
-    higher = bool(first["higher_is_better"])
-    base = rows["base_value"].dropna()
+def _arena(scores: Sequence[ScoreRow]) -> Arena:
+    first = scores[0]
+    longest: dict[tuple[str, int], ScoreRow] = {}
     # The longest run counts: a rung's score says less than that of the full budget.
-    ordered = rows.sort_values(["fidelity", "value", "key"], ascending=[False, not higher, True], kind="stable")
+    for score in sorted(scores, key=lambda score: (-score.fidelity, -score.sign * score.value, score.key)):
+        longest.setdefault((score.family, score.number), score)
     return Arena(
-        str(first["base_model"]),
-        str(first["task"]),
-        str(first["comparability"]),
-        words.Unit(str(first["metric"]), higher),
-        float(base.iloc[0]) if len(base) else None,
-        ordered.drop_duplicates(["family", "number"]),
+        base_model=first.base_model,
+        task=first.task,
+        comparability=first.comparability,
+        unit=first.unit,
+        base=next((score.base_value for score in scores if score.base_value is not None), None),
+        trials=list(longest.values()),
     )
 
 
-def learning_rates(study: StudyData) -> dict[tuple[str, str, int], dict[str, float]]:
-    """The searched learning rates of a trial by (key, family, number); several stages have one each.
+def learning_rates(trial: TrialRow) -> dict[str, float]:
+    """The searched learning rates of a trial by what sets them apart.
 
-    Names are `learning_rate`, or `stage 2 learning rate` and so on where the pipeline has several stages.
+    Returns:
+        One rate under an empty name for a pipeline of one stage; else one under `stage 1`, `stage 2` and so on for each
+        stage whose rate was searched.
     """
-    found = {}
-    rows = study.trials.loc[study.trials["role"] == "search", ["key", "family", "number", "searched"]]
-    for row in rows.to_dict("records"):
-        rates = {
-            _stage(name): float(value)
-            for name, value in json.loads(row["searched"] or "{}").items()
-            if name.split(".")[-1] == "learning_rate" and float(value) > 0
-        }
-        found[(row["key"], row["family"], row["number"])] = rates
-    return found
+    return {
+        _stage(name): float(value)
+        for name, value in trial.searched.items()
+        if name.split(".")[-1] == "learning_rate" and float(value) > 0
+    }
 
 
 def _stage(name: str) -> str:

@@ -178,8 +178,7 @@ def test_what_would_not_fit_is_left_out_and_said(small: Paths, monkeypatch: pyte
 
 def test_the_spend_counts_failures_and_shows_reused_trials_apart(small: Paths) -> None:
     study = load_study_data(small, "made_up")
-    trials = study.trials.copy()
-    trials.loc[trials["role"] == "base", "reused"] = True
+    trials = [replace(trial, reused=trial.role == "base") for trial in study.trials]
     again = replace(study, trials=trials)
     # 2 tasks x (2 base + 3 families x 4 trials + 2 finalists x 5 seeds) = 48, of which 4 base trials are reused
     text = render_report(again)

@@ -16,6 +16,7 @@ from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html
 from harness.report.page import FOLDER
+from harness.report.study_files import Forecasts
 from tests.report.studies import failing_world, keep_members, large_spec, write_large, write_small, write_walked
 
 SECTIONS = names(FOLDER)
@@ -141,8 +142,9 @@ def test_scaling_says_what_is_missing_and_draws_three_sizes(studies: dict[str, S
     # the fabricated models all record one million parameters: say so of three models of one size
     study = studies["three_sizes"]
     assert "this study has 1" in shown("scaling", study)
-    study.ran.loc[:, "total_params"] = study.ran["base_model"].map({"tiny-1m": 1e6, "tiny-4m": 4e6, "tiny-16m": 16e6})
-    drawn = shown("scaling", study)
+    sizes = {"tiny-1m": 10**6, "tiny-4m": 4 * 10**6, "tiny-16m": 16 * 10**6}
+    trials = [replace(trial, total_params=sizes[trial.base_model]) for trial in study.trials]
+    drawn = shown("scaling", replace(study, trials=trials))
     assert "3 sizes of base model" in drawn
     assert ">16,000,000<" in drawn
 
@@ -167,13 +169,13 @@ def test_versions_that_differ_inside_a_comparison_are_flagged(tmp_path: Path) ->
 def test_the_forecast_stands_beside_what_happened(small: Paths, tmp_path: Path) -> None:
     study = load_study_data(small, "made_up")
     assert "No forecast was kept" in shown("cost", study)
-    search = study.ran[(study.ran["role"] == "search") & (study.ran["family"] == "lora")]
-    mean = search[search["status"] == "complete"]["total_s"].mean()
+    searched = [trial for trial in study.ran if trial.role == "search"]
+    lora = [trial.total_s for trial in searched if (trial.family, trial.status) == ("lora", "complete")]
     plan = {
-        "steps": [{"step": "search", "trials": 24, "seconds": 2 * float(study.ran[study.ran["role"] == "search"]["total_s"].sum())}],
-        "families": {"lora": {"seconds": mean, "peak_memory_bytes": 1e9, "basis": "formula"}},
-    }  # fmt: skip
-    text = shown("cost", replace(study, plan=plan))
+        "steps": [{"step": "search", "trials": 24, "seconds": 2 * sum(trial.total_s for trial in searched)}],
+        "families": {"lora": {"seconds": sum(lora) / len(lora), "peak_memory_bytes": 1e9, "basis": "formula"}},
+    }
+    text = shown("cost", replace(study, forecasts=Forecasts.of(plan)))
     assert '<td class="number">0.50</td>' in text  # took half of what was forecast
     assert '<td class="number">1.00</td>' in text
     assert "<td>formula</td>" in text
@@ -201,8 +203,8 @@ def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
     # 2 tasks, 5 repetitions; the search's trials of a rate that diverged have no way
     cells = ["20.0 %", "60.0 %", "+40.0 points", "0.25", "50.0 %", "+2.5 points"]
     row = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    searched = study.trials[(study.trials["role"] == "search") & (study.trials["family"] == "full_between")]
-    complete = int((searched["status"] == "complete").sum())
+    searched = [trial for trial in study.trials if (trial.role, trial.family) == ("search", "full_between")]
+    complete = sum(trial.status == "complete" for trial in searched)
     assert complete > 0
     assert text.count(f"<td>full_between</td><td>repetition 0</td>{row}") == 2
     assert text.count(row) == 2 * 5 + complete
@@ -216,8 +218,8 @@ def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData])
     assert "interpolation" in section.nothing
     # a way on which nothing but the task was scored shows no forgetting
     study = studies["normal"]
-    assert section().render(replace(study, paths=study.paths[study.paths["is_target"]])) is None
+    assert section().render(replace(study, paths=[row for row in study.paths if row.is_target])) is None
     # losses stand in where nothing is scored in percent; more of one is lost
-    text = section().render(replace(study, paths=study.paths[study.paths["scored"] != "facts"])) or ""
+    text = section().render(replace(study, paths=[row for row in study.paths if row.scored != "facts"])) or ""
     assert "Forgetting is that of stories_perplexity." in text
     assert "mean forgetting (perplexity)" in text

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from harness.database.ingest import connect
@@ -69,7 +68,7 @@ def test_what_training_together_saved_is_the_difference_to_training_alone(tmp_pa
     assert "3 at a time (3 trials)" in text
     assert "Their training took 30.0 s" in text
     assert "would have taken 1.2 min: 45.0 s saved, 2.5 times as fast." in text
-    only = replace(study, trials=study.trials[study.trials["key"].isin(four)])
+    only = replace(study, trials=[trial for trial in study.trials if trial.key in four])
     row = shown("speed", only)
     # utilisation .2, .05, .3, .4: the median is .25
     cells = ["4", "3", "40.0 s", "1.4 min", "45.0 s", "25%"]
@@ -88,16 +87,16 @@ def test_what_was_lost_by_training_together_is_said(tmp_path: Path) -> None:
 
 def test_reused_trials_saved_this_study_nothing(small: Paths) -> None:
     study = load_study_data(small, "made_up")
-    together = int((study.ran["trained_with"] > 1).sum())
+    together = sum(trial.trained_with > 1 for trial in study.ran)
     assert f"{together} of the" in shown("speed", study)
-    trials = study.trials.assign(reused=study.trials["role"] == "search")
+    trials = [replace(trial, reused=trial.role == "search") for trial in study.trials]
     confirmed = len(of_family(small, role="confirm", family="lora"))
     assert f"<p>{confirmed} of the" in shown("speed", replace(study, trials=trials))
 
 
 def test_the_reasons_for_training_alone_are_counted(small: Paths) -> None:
     study = load_study_data(small, "made_up")
-    alone = int((study.ran["alone"].fillna("") == ALONE).sum())
+    alone = sum(trial.alone == ALONE for trial in study.ran)
     assert alone > 10
     assert f"<li>{alone} trials: {ALONE.replace(chr(39), '&#x27;')}</li>" in shown("speed", study)
 
@@ -116,8 +115,8 @@ def test_records_from_before_trials_trained_together_count_as_alone(tmp_path: Pa
             del record["cost"][name]
 
     study = changed(tmp_path, change)
-    assert set(study.ran["trained_with"]) == {1.0}
-    assert (study.ran["solo_train_s"] == study.ran["train_s"].fillna(0.0)).all()
+    assert {trial.trained_with for trial in study.ran} == {1}
+    assert all(trial.solo_train_s == (trial.train_s or 0.0) for trial in study.ran)
     assert "Training together" not in shown("speed", study)
 
 
@@ -159,9 +158,9 @@ def test_what_stopping_early_saved_goes_by_the_familys_pace(halved: StudyData) -
 
 
 def test_a_trial_that_may_still_go_on_has_saved_nothing_yet(halved: StudyData) -> None:
-    waiting = halved.trials.copy()
-    extra = waiting[waiting["number"] == 0].assign(status=None, fidelity=float("nan"), train_s=float("nan"))
-    text = shown("speed", replace(halved, trials=pd.concat([waiting, extra], ignore_index=True)))
+    first = next(trial for trial in halved.trials if trial.number == 0)
+    waiting = replace(first, status=None, fidelity=None, train_s=None)
+    text = shown("speed", replace(halved, trials=[*halved.trials, waiting]))
     assert "1 of 4 search trials was stopped" in text
 
 
@@ -207,8 +206,8 @@ def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
         append_line(jobs, {"event": "lost", "key": key, "seconds": seconds, "of": 1, "blamed": True, "reason": "x"})
     without = load_study_data(write_small(tmp_path / "other"), "made_up")
     study = load_study_data(paths, "made_up")
-    spent = float(study.ran["total_s"].sum())
-    assert spent == pytest.approx(float(without.ran["total_s"].sum()))
+    spent = sum(trial.total_s for trial in study.ran)
+    assert spent == pytest.approx(sum(trial.total_s for trial in without.ran))
     assert f"in {(spent + 120) / 60:.1f} min of trial time (2.0 min of it in attempts that were lost)" in shown(
         "answer", study
     )
@@ -221,9 +220,9 @@ def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
 
 def test_the_bill_counts_shares(small: Paths) -> None:
     ran = load_study_data(small, "made_up").ran
-    together = ran[ran["trained_with"] > 1]
-    assert (together["solo_train_s"] / together["train_s"]).tolist() == pytest.approx([GAIN] * len(together))
-    assert f"{float(ran['total_s'].sum()) / 60:.1f} min of trial time" in shown(
+    together = [trial for trial in ran if trial.trained_with > 1]
+    assert [trial.solo_train_s / trial.train_s for trial in together] == pytest.approx([GAIN] * len(together))
+    assert f"{sum(trial.total_s for trial in ran) / 60:.1f} min of trial time" in shown(
         "answer", load_study_data(small, "made_up")
     )
 
@@ -245,7 +244,7 @@ def test_methods_are_compared_by_what_each_would_take_alone(tmp_path: Path) -> N
     assert [c.train_s for c in contenders] == [40.0, 40.0]
     # 0.5 for 5 s is 4.1 for the 41 s that it would have taken alone
     assert [c.money for c in contenders] == pytest.approx([4.1, 4.1])
-    assert set(study.curves["train_seconds"]) == {20.0}
+    assert {point.train_seconds for point in study.curves} == {20.0}
     with connect(paths) as database:
         board = database.execute("SELECT seconds, money FROM leaderboard WHERE task = 'task_0'").fetchall()
         seen = observations(paths, database)

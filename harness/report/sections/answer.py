@@ -10,6 +10,7 @@ from harness.report.data import StudyData
 from harness.report.findings import Comparison, Contender, compare, places
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
 from harness.report.recipe import in_words, settings, to_yaml
+from harness.report.rows import known_total, total
 from harness.report.sections.base import Section
 
 
@@ -23,7 +24,7 @@ class Answer(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """One card per comparison, the open questions, the spend; a summary table when there are several."""
-        if study.ran.empty:
+        if not study.ran:
             return None
         found = compare(study)
         cards = join(_card(study, comparison) for comparison in found)
@@ -117,7 +118,7 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
     levels += [f"base {unit.level(comparison.base)}"] if comparison.base is not None else []
     levels += [f"chance {unit.level(comparison.chance)}"] if comparison.chance is not None else []
     costs = [f"peak memory {words.size(best.peak_memory_bytes)}"] if best.peak_memory_bytes else []
-    costs += [f"{words.money(best.money, study.currency)} per run" if best.money is not None else "not priced"]
+    costs += [f"{words.money(best.money, study.file.currency)} per run" if best.money is not None else "not priced"]
     return facts(
         (
             (
@@ -187,20 +188,23 @@ def _lost(contender: Contender) -> float | None:
 
 
 def _spend(study: StudyData) -> Html:
-    ran = study.ran
-    own, reused = ran[~ran["reused"].astype(bool)], ran[ran["reused"].astype(bool)]
-    failed = own[own["key"].isin(study.failed["key"])]
-    lost = sum(study.lost.values())
-    spent = [float(own["total_s"].sum()) + lost, *(float(own[column].sum()) for column in ("cpu_s", "gpu_s"))]
-    trial, cpu, gpu = (words.seconds(seconds) or "0 s" for seconds in spent)
-    aside = f" ({words.seconds(lost)} of it in attempts that were lost)" if lost else ""
-    text = f"In total the study ran {words.count(len(own), 'trial')} in {trial} of trial time{aside}, "
-    text += f"{cpu} of CPU time and {gpu} of GPU time"
-    if own["money"].notna().any():
-        text += f", for {words.money(float(own['money'].sum()), study.currency)}"
+    own = [trial for trial in study.ran if not trial.reused]
+    reused = [trial for trial in study.ran if trial.reused]
+    failed = [trial for trial in own if trial.failed]
+    lost_s = sum(study.lost.values())
+    spent_s = total(trial.total_s for trial in own) + lost_s
+    trial_time, cpu_time, gpu_time = (
+        words.seconds(seconds) or "0 s"
+        for seconds in (spent_s, total(trial.cpu_s for trial in own), total(trial.gpu_s for trial in own))
+    )
+    aside = f" ({words.seconds(lost_s)} of it in attempts that were lost)" if lost_s else ""
+    text = f"In total the study ran {words.count(len(own), 'trial')} in {trial_time} of trial time{aside}, "
+    text += f"{cpu_time} of CPU time and {gpu_time} of GPU time"
+    if (money := known_total(trial.money for trial in own)) is not None:
+        text += f", for {words.money(money, study.file.currency)}"
     text += f". Of these, {words.count(len(failed), 'trial')} ended without a score"
-    text += f" and took {words.seconds(float(failed['total_s'].sum()))}." if len(failed) else "."
-    if len(reused):
-        saved = words.seconds(float(reused["total_s"].sum()))
+    text += f" and took {words.seconds(total(trial.total_s for trial in failed))}." if failed else "."
+    if reused:
+        saved = words.seconds(total(trial.total_s for trial in reused))
         text += f" {words.count(len(reused), 'more trial')} worth {saved} were reused from earlier work, at no cost."
     return tag("h3", "What the study spent") + paragraph(text)

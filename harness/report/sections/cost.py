@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from math import fsum
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
@@ -10,12 +11,14 @@ from harness.report.data import StudyData
 from harness.report.figures import WIDTH_IN, draw, figure, rows_axis
 from harness.report.forecast import forecast_table
 from harness.report.markup import Column, Html, paragraph, table
+from harness.report.rows import each_once, known_total, total
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
+Seconds = Mapping[str, Mapping[str, float]]
+"""Trial time by family and phase; every family has every phase."""
 PHASES = ("load", "data", "train", "evaluate", "save")
 
 
@@ -30,12 +33,13 @@ class Cost(Section):
     def render(self, study: StudyData) -> Html | None:
         """A stacked bar per family, then the forecast."""
         seconds = _by_phase(study)
-        if seconds.empty or not float(seconds.to_numpy().sum()):
+        phases = _totals(seconds)
+        spent = sum(phases.values())
+        if not spent:
             return None
-        total = float(seconds.to_numpy().sum())
         title = "Trial time by family and phase"
-        parts = [f"{phase} {seconds[phase].sum() / total:.0%}" for phase in seconds.columns if seconds[phase].sum()]
-        text = f"{words.seconds(total)} in all, failed and reused trials included: {', '.join(parts)}."
+        parts = [f"{phase} {own / spent:.0%}" for phase, own in phases.items() if own]
+        text = f"{words.seconds(spent)} in all, failed and reused trials included: {', '.join(parts)}."
         size = (WIDTH_IN, 1.2 + 0.3 * len(seconds))
         svg = draw("cost", title, text, size, lambda fig: _paint(fig, seconds))
         return figure(svg, title, text, _table(study, seconds)) + _notes(study) + forecast_table(study)
@@ -44,74 +48,79 @@ class Cost(Section):
 def _notes(study: StudyData) -> Html:
     """What the figures count where trials did things together, and where attempts were lost."""
     notes = []
-    if (study.ran["trained_with"] > 1).any():
+    if any((trial.trained_with or 1) > 1 for trial in study.ran):
         notes.append(
             "Trials that did something together each count their share of it, so that the sum is what was spent."
         )
-    if lost := {key: seconds for key, seconds in study.lost.items() if seconds > 0}:
+    if lost := [seconds for seconds in study.lost.values() if seconds > 0]:
         notes.append(
             f"Lost are attempts whose worker or machine ended before the record was written: here "
-            f"{words.seconds(sum(lost.values()))} of {words.count(len(lost), 'trial')}, beside what trials have on record."
+            f"{words.seconds(sum(lost))} of {words.count(len(lost), 'trial')}, beside what trials have on record."
         )
     return paragraph(" ".join(notes), kind="note") if notes else Html("")
 
 
-def _by_phase(study: StudyData) -> DataFrame:
-    """Wall seconds, one row per family and one column per phase, the dearest family first; lost attempts included."""
-    import pandas as pd
+def _by_phase(study: StudyData) -> Seconds:
+    """The dearest family first; lost attempts are a phase of their own."""
+    parts: dict[str, dict[str, list[float]]] = {family: {} for family in sorted({trial.family for trial in study.ran})}
+    for trial in study.ran:
+        for phase, seconds in trial.seconds.items():
+            parts[trial.family].setdefault(phase, []).append(seconds)
+    for trial in each_once(study.trials):
+        if (lost := study.lost.get(trial.key, 0.0)) > 0:
+            parts.setdefault(trial.family, {}).setdefault("lost", []).append(lost)
+    phases = [*PHASES, *sorted({phase for own in parts.values() for phase in own} - set(PHASES))]
+    # summed exactly, so that families that took equally long keep their order whatever their trials' order
+    sums = {family: {phase: fsum(own.get(phase, ())) for phase in phases} for family, own in parts.items()}
+    return dict(sorted(sums.items(), key=lambda item: -fsum(item[1].values())))
 
-    ran = study.ran
-    phases = pd.DataFrame([json.loads(text or "{}") for text in ran["seconds"]], index=ran.index, dtype=float)
-    summed = phases.groupby(ran["family"]).sum()
-    lost = pd.Series({key: seconds for key, seconds in study.lost.items() if seconds > 0}, dtype=float)
-    families = study.trials.drop_duplicates("key").set_index("key")["family"]
-    if len(lost):
-        summed = summed.add(lost.groupby(families.reindex(lost.index)).sum().to_frame("lost"), fill_value=0.0)
-    order = [*PHASES, *sorted(set(summed.columns) - set(PHASES))]
-    summed = summed.reindex(columns=order).fillna(0.0)
-    return summed.loc[summed.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+
+def _totals(seconds: Seconds) -> dict[str, float]:
+    """Seconds by phase over all families."""
+    phases = next(iter(seconds.values()), {})
+    return {phase: sum(family[phase] for family in seconds.values()) for phase in phases}
 
 
-def _paint(fig: Figure, seconds: DataFrame) -> None:
+def _paint(fig: Figure, seconds: Seconds) -> None:
+    import numpy as np
     import seaborn as sns
 
     axes = fig.subplots()
-    longest = float(seconds.sum(axis=1).max())
+    longest = max(sum(family.values()) for family in seconds.values())
     size, unit = next(
         (s, u) for limit, s, u in ((300, 1, "s"), (18_000, 60, "min"), (float("inf"), 3600, "h")) if longest < limit
     )
-    left = seconds.iloc[:, 0] * 0.0
-    for phase, color in zip(
-        seconds.columns, sns.color_palette("colorblind", len(seconds.columns)).as_hex(), strict=True
-    ):
-        axes.barh(range(len(seconds)), seconds[phase] / size, left=left / size, color=color, height=0.62, label=phase)
-        left = left + seconds[phase]
-    rows_axis(axes, [str(family) for family in seconds.index])
+    phases = list(_totals(seconds))
+    left = np.zeros(len(seconds))
+    for phase, color in zip(phases, sns.color_palette("colorblind", len(phases)).as_hex(), strict=True):
+        own = np.array([family[phase] for family in seconds.values()])
+        axes.barh(range(len(seconds)), own / size, left=left / size, color=color, height=0.62, label=phase)
+        left = left + own
+    rows_axis(axes, list(seconds))
     axes.set_xlabel(f"trial time ({unit})")
     fig.legend(loc="outside lower center", ncols=6)
 
 
-def _table(study: StudyData, seconds: DataFrame) -> Html:
+def _table(study: StudyData, seconds: Seconds) -> Html:
     columns = [Column("Family"), Column("Trials", number=True), Column("Failed", number=True)]
-    columns += [Column(str(phase), number=True) for phase in seconds.columns]
+    columns += [Column(phase, number=True) for phase in _totals(seconds)]
     columns += [Column(title, number=True) for title in ("CPU time", "GPU time", "Peak memory", "Energy", "Money")]
     rows = []
-    for family, phases in seconds.iterrows():
-        trials = study.ran[study.ran["family"] == family]
-        sums = {
-            name: float(trials[name].sum()) if trials[name].notna().any() else None for name in ("energy_j", "money")
-        }
+    for family, phases in seconds.items():
+        trials = [trial for trial in study.ran if trial.family == family]
+        energy = known_total(trial.energy_j for trial in trials)
+        memory = [trial.peak_memory_bytes for trial in trials if trial.peak_memory_bytes is not None]
         rows.append(
             (
-                str(family),
+                family,
                 f"{len(trials):,}",
-                f"{int(study.failed['family'].eq(str(family)).sum()):,}",
-                *(words.seconds(float(value)) for value in phases),
-                words.seconds(float(trials["cpu_s"].sum())),
-                words.seconds(float(trials["gpu_s"].sum())),
-                words.size(float(trials["peak_memory_bytes"].max())),
-                f"{sums['energy_j'] / 3600:.1f} Wh" if sums["energy_j"] is not None else None,
-                words.money(sums["money"], study.currency),
+                f"{sum(trial.failed for trial in trials):,}",
+                *(words.seconds(own) for own in phases.values()),
+                words.seconds(total(trial.cpu_s for trial in trials)),
+                words.seconds(total(trial.gpu_s for trial in trials)),
+                words.size(max(memory, default=None)),
+                None if energy is None else f"{energy / 3600:.1f} Wh",
+                words.money(known_total(trial.money for trial in trials), study.file.currency),
             )
         )
     return table("Trial time, memory, energy and money by family", columns, rows)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from harness.database.rows import grouped
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.markup import Column, Html, paragraph, table
+from harness.report.rows import total
 from harness.report.sections.base import Section
 
 SHOWN = 50
@@ -23,39 +25,39 @@ class Failures(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """A sentence and a table."""
-        if study.ran.empty:
+        if not study.ran:
             return None
-        failed, waiting = study.failed, int(study.trials["status"].isna().sum())
+        waiting = sum(trial.status is None for trial in study.trials)
         pending = (
             f" {words.count(waiting, 'trial')} more {'has' if waiting == 1 else 'have'} no record yet."
             if waiting
             else ""
         )
-        pruned = int((study.ran["status"] == "pruned").sum())
+        pruned = sum(trial.status == "pruned" for trial in study.ran)
         stopped = (
             f" {words.count(pruned, 'trial')} stopped early by the scheduler, which is no failure." if pruned else ""
         )
-        if failed.empty:
-            total = words.count(len(study.ran), "trial")
-            return paragraph(f"No trial failed: all {total} ended with scores.{stopped}{pending}")
-        lost = words.seconds(float(failed["total_s"].sum()))
-        text = f"{len(failed):,} of {words.count(len(study.ran), 'trial')} ended without a score and took {lost}."
+        if not study.failed:
+            ran = words.count(len(study.ran), "trial")
+            return paragraph(f"No trial failed: all {ran} ended with scores.{stopped}{pending}")
+        lost = words.seconds(total(trial.total_s for trial in study.failed))
+        text = f"{len(study.failed):,} of {words.count(len(study.ran), 'trial')} ended without a score and took {lost}."
         return paragraph(text + stopped + pending) + _table(study)
 
 
 def _table(study: StudyData) -> Html:
     rows = []
-    groups = study.failed.groupby(["status", "reason", "family"], sort=True)
-    ordered = sorted(groups, key=lambda item: (-len(item[1]), item[0]))
+    groups = grouped(study.failed, lambda trial: (trial.status or "", trial.reason or "", trial.family))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     for (status, reason, family), trials in ordered[:SHOWN]:
         rows.append(
             (
-                str(family),
-                str(status).replace("_", " "),
-                str(reason) or None,
+                family,
+                status.replace("_", " "),
+                reason or None,
                 f"{len(trials):,}",
-                words.listed(sorted(set(trials["role"]))),
-                words.seconds(float(trials["total_s"].sum())),
+                words.listed(sorted({trial.role for trial in trials})),
+                words.seconds(total(trial.total_s for trial in trials)),
             )
         )
     columns = [Column("Family"), Column("How it ended"), Column("Reason"), Column("Trials", number=True)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import SURFACE, WIDTH_IN, draw, figure, short
-from harness.report.findings import Lost, compare
+from harness.report.findings import Forgetting, compare
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.sections.base import Section
 
@@ -23,7 +23,7 @@ class _Row:
 
     label: str
     task: str
-    lost: dict[str, Lost]
+    lost: dict[str, Forgetting]
 
 
 class ForgettingBySkill(Section):
@@ -104,11 +104,11 @@ def _panel(axes: Axes, rows: list[_Row], skills: list[str], leftmost: bool) -> N
     axes.tick_params(axis="y", rotation=0)
 
 
-def _value(lost: Lost | None) -> float:
+def _value(lost: Forgetting | None) -> float:
     return lost.estimate.mean * lost.unit.factor if lost else float("nan")
 
 
-def _text(lost: Lost | None) -> str:
+def _text(lost: Forgetting | None) -> str:
     return lost.unit.signed(lost.estimate.mean) or "" if lost else ""
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import GRID, WIDTH_IN, draw, figure, palette, short
 from harness.report.markup import Column, Html, table
+from harness.report.rows import CurveRow
 from harness.report.search_results import Arena, arenas
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
 HIGHLIGHTED = 3
 """Families drawn in colour per panel; the others are grey, so that a dozen stay readable."""
 _COLUMNS = 3
+Curves = Mapping[str, Sequence[CurveRow]]
+"""The scored points of each family's best trial, by rising step; the family that ends best first."""
 
 
 class LearningCurves(Section):
@@ -33,7 +36,8 @@ class LearningCurves(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """All panels in one figure."""
-        panels = [(arena, _lines(study, arena)) for arena in arenas(study)]
+        points = _scored_points(study)
+        panels = [(arena, _lines(points, arena)) for arena in arenas(study)]
         panels = [(arena, lines) for arena, lines in panels if lines]
         if not panels:
             return None
@@ -49,17 +53,24 @@ class LearningCurves(Section):
         return figure(svg, title, caption, _table(panels))
 
 
-def _lines(study: StudyData, arena: Arena) -> dict[str, DataFrame]:
-    """The curve of each family's best trial, the family that ends best first; only curves of two points or more."""
-    keys = {family: str(rows.iloc[0]["key"]) for family, rows in arena.families()}
-    scored = study.curves[study.curves["score"].notna()]
-    curves = {family: scored[scored["key"] == key] for family, key in keys.items()}
-    curves = {family: curve for family, curve in curves.items() if len(curve) >= 2}
+def _scored_points(study: StudyData) -> Curves:
+    """The scored points of every trial, by key."""
+    points: dict[str, list[CurveRow]] = {}
+    for point in study.curves:
+        if point.score is not None:
+            points.setdefault(point.key, []).append(point)
+    return points
+
+
+def _lines(points: Curves, arena: Arena) -> Curves:
+    """The curve of each family's best trial; only curves of two points or more."""
+    curves = {family: points.get(trials[0].key, ()) for family, trials in arena.families().items()}
     sign = -1 if arena.unit.higher_is_better else 1
-    return dict(sorted(curves.items(), key=lambda item: (sign * item[1].iloc[-1]["score"], item[0])))
+    lines = [(family, curve) for family, curve in curves.items() if len(curve) >= 2]
+    return dict(sorted(lines, key=lambda item: (sign * (item[1][-1].score or 0.0), item[0])))
 
 
-def _paint(fig: Figure, panels: list[tuple[Arena, dict[str, DataFrame]]], rows: int) -> None:
+def _paint(fig: Figure, panels: list[tuple[Arena, Curves]], rows: int) -> None:
     grid = fig.subplots(rows, min(_COLUMNS, len(panels)), squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -67,15 +78,16 @@ def _paint(fig: Figure, panels: list[tuple[Arena, dict[str, DataFrame]]], rows: 
         _panel(axes, arena, lines)
 
 
-def _panel(axes: Axes, arena: Arena, lines: dict[str, DataFrame]) -> None:
+def _panel(axes: Axes, arena: Arena, lines: Curves) -> None:
     from matplotlib.ticker import MaxNLocator
 
     factor, top = arena.unit.factor, list(lines)[:HIGHLIGHTED]
     looks = palette(top)
-    for family, curve in reversed(lines.items()):
+    for family, curve in reversed(list(lines.items())):
         color, marker = looks.get(family, (GRID, ""))
+        steps, scores = zip(*((point.step, factor * (point.score or 0.0)) for point in curve), strict=True)
         axes.plot(
-            curve["step"], curve["score"] * factor, color=color, marker=marker, markersize=5, markeredgewidth=0,
+            steps, scores, color=color, marker=marker, markersize=5, markeredgewidth=0,
             linewidth=1.8 if family in looks else 1.1, label=short(family, 20) if family in looks else None,
         )  # fmt: skip
     if arena.base is not None:
@@ -88,7 +100,7 @@ def _panel(axes: Axes, arena: Arena, lines: dict[str, DataFrame]) -> None:
     axes.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=1)
 
 
-def _table(panels: list[tuple[Arena, dict[str, DataFrame]]]) -> Html:
+def _table(panels: list[tuple[Arena, Curves]]) -> Html:
     columns = [
         Column("Task and base model"),
         Column("Family"),
@@ -100,13 +112,13 @@ def _table(panels: list[tuple[Arena, dict[str, DataFrame]]]) -> Html:
         (
             arena.name,
             family,
-            words.number(point["step"]),
-            arena.unit.level(point["score"]),
-            words.number(point["loss"]),
-            words.seconds(point["train_seconds"]),
+            words.number(point.step),
+            arena.unit.level(point.score),
+            words.number(point.loss),
+            words.seconds(point.train_seconds),
         )
         for arena, lines in panels
         for family, curve in lines.items()
-        for point in curve.to_dict("records")
+        for point in curve
     ]
     return table("Learning curves of the best search trial of each family", columns, rows)

@@ -37,19 +37,15 @@ class MethodComparison(Section):
 
 def _power(study: StudyData) -> Html:
     """What the confirm step could have told apart, by the plan made beforehand."""
-    planned = (study.plan or {}).get("detectable")
     units = {comparison.task: comparison.unit for comparison in compare(study)}
-    known = [
-        (units[one["task"]], one)
-        for one in (planned if isinstance(planned, list) else ())
-        if one["task"] in units and one["difference"] is not None
-    ]
-    if not known:
-        return Html("")
+    limits = study.forecasts.detectable if study.forecasts else ()
     shown = "; ".join(
-        f"{one['task']}: {(unit.difference(one['difference']) or '').lstrip('+')} ({one['basis']})"
-        for unit, one in known
+        f"{limit.task}: {(units[limit.task].difference(limit.difference) or '').lstrip('+')} ({limit.basis})"
+        for limit in limits
+        if limit.task in units and limit.difference is not None
     )
+    if not shown:
+        return Html("")
     return paragraph(f"By the plan, smaller differences than these would probably go unnoticed. {shown}.", kind="note")
 
 
@@ -142,11 +138,10 @@ def _row(rank: int, contender: Contender, unit: words.Unit) -> tuple[str | None,
 
 def _unconfirmed(study: StudyData, comparison: Comparison) -> Html:
     """Families that were searched here but are not in this ranking."""
-    here = study.trials[
-        (study.trials["task"] == comparison.task) & (study.trials["base_model"] == comparison.base_model)
-    ]
-    searched = here[here["role"] == "search"]["family"].unique().tolist()
-    missing = sorted(set(map(str, searched)) - {contender.family for contender in comparison.contenders})
+    confirmed = {contender.family for contender in comparison.contenders}
+    place = ("search", comparison.base_model, comparison.task)
+    searched = {trial.family for trial in study.trials if (trial.role, trial.base_model, trial.task) == place}
+    missing = sorted(searched - confirmed)
     if not missing:
         return Html("")
     return paragraph(

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.database.rows import grouped
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import MUTED, WIDTH_IN, draw, figure, log_axis, palette, plain, short
 from harness.report.markup import Column, Html, join, paragraph, table
+from harness.report.rows import ScoreRow
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
 
 SIZES_NEEDED = 3
+Line = Sequence[tuple[float, float]]
+"""Points of a line, by rising x."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Means:
+    """Mean scores of one task, by the size of the base model."""
+
+    task: str
+    unit: words.Unit
+    comparability: str
+    families: Mapping[tuple[str, int], Sequence[ScoreRow]]
+    """Confirmed scores by family and parameters of the base model."""
+    base: Mapping[int, float]
+    """The base model's own score by its parameters, by rising parameters."""
+
+    @property
+    def sizes(self) -> int:
+        """Different sizes of base model."""
+        return len({parameters for _, parameters in self.families})
 
 
 class Scaling(Section):
@@ -28,14 +52,13 @@ class Scaling(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """One figure per task that was confirmed on three sizes or more; else what is missing."""
-        rows = _confirmed(study)
-        if rows.empty:
+        means = _confirmed(study)
+        if not means:
             return None
-        groups = list(rows.groupby(["task", "metric", "comparability"], sort=True))
-        parts = [_plot(study, str(task), group) for (task, *_), group in groups if _sizes(group) >= SIZES_NEEDED]
+        parts = [_plot(study, own) for own in means if own.sizes >= SIZES_NEEDED]
         if parts:
             return join(parts)
-        most = max(_sizes(group) for _, group in groups)
+        most = max(own.sizes for own in means)
         return paragraph(
             f"A scaling curve needs confirmed, comparable results on at least {SIZES_NEEDED} sizes of base model; "
             f"this study has {most}. List {SIZES_NEEDED - most} more under base_models, of one tokenizer, so that their "
@@ -44,81 +67,105 @@ class Scaling(Section):
         )
 
 
-def _confirmed(study: StudyData) -> DataFrame:
-    """Confirmed target scores with the size of the base model."""
-    known = study.ran[study.ran["total_params"] > 0]  # a trial that failed while loading recorded none
-    sizes = known.groupby("base_model")["total_params"].min()
-    rows = study.scores[
-        (study.scores["role"] == "confirm") & study.scores["is_target"] & (study.scores["split"] == "test")
+def _parameters(study: StudyData) -> dict[str, int]:
+    """Parameters of every base model that a trial recorded them of; one that fails while loading records none."""
+    parameters: dict[str, int] = {}
+    for trial in study.ran:
+        if trial.total_params:
+            parameters[trial.base_model] = min(trial.total_params, parameters.get(trial.base_model, trial.total_params))
+    return parameters
+
+
+def _confirmed(study: StudyData) -> list[_Means]:
+    """Confirmed scores of every task, metric and comparability key whose base models' sizes are known."""
+    parameters = _parameters(study)
+    targets = [
+        score
+        for score in study.scores
+        if (score.role, score.split) == ("confirm", "test") and score.is_target and score.base_model in parameters
     ]
-    rows = rows.assign(parameters=rows["base_model"].map(sizes))
-    return rows[rows["parameters"].notna()]
+    groups = grouped(targets, lambda score: (score.task, score.metric, score.comparability))
+    return [_means(scores, parameters) for scores in groups.values()]
 
 
-def _sizes(rows: DataFrame) -> int:
-    return int(rows["parameters"].nunique())
+def _means(scores: Sequence[ScoreRow], parameters: Mapping[str, int]) -> _Means:
+    base: dict[int, float] = {}
+    for score in scores:
+        if score.base_value is not None:
+            base.setdefault(parameters[score.base_model], score.base_value)
+    return _Means(
+        task=scores[0].task,
+        unit=scores[0].unit,
+        comparability=scores[0].comparability,
+        families=grouped(scores, lambda score: (score.family, parameters[score.base_model])),
+        base=dict(sorted(base.items())),
+    )
 
 
-def _plot(study: StudyData, task: str, rows: DataFrame) -> Html:
-    unit = words.Unit(str(rows.iloc[0]["metric"]), bool(rows.iloc[0]["higher_is_better"]))
-    means = rows.groupby(["family", "parameters"], sort=True)["value"].agg(["mean", "count"]).reset_index()
-    base = rows.dropna(subset="base_value").groupby("parameters", sort=True)["base_value"].first()
-    title = f"Size of the base model and what it learns of {task}"
+def _plot(study: StudyData, means: _Means) -> Html:
+    unit, families = means.unit, {family for family, _ in means.families}
+    title = f"Size of the base model and what it learns of {means.task}"
     caption = (
         "Left: mean confirmed test score; the grey line is the base model. Right: training loss of confirmed runs."
     )
-    name = f"scaling {task} {rows.iloc[0]['comparability']}"
-    described = f"{words.count(_sizes(rows), 'size')} of base model, {words.count(means['family'].nunique(), 'family', 'families')}."
-    svg = draw(
-        name, title, described, (WIDTH_IN, 3.6), lambda fig: _paint(fig, unit, means, base, _losses(study, rows))
-    )
+    name = f"scaling {means.task} {means.comparability}"
+    described = f"{words.count(means.sizes, 'size')} of base model, {words.count(len(families), 'family', 'families')}."
+    losses = _losses(study, means)
+    svg = draw(name, title, described, (WIDTH_IN, 3.6), lambda fig: _paint(fig, means, losses))
     columns = [Column("Family"), Column("Parameters", number=True), Column(f"Mean score ({unit.name})", number=True)]
     columns += [Column("Base", number=True), Column("Seeds", number=True)]
     cells = [
         (
-            str(row["family"]),
-            words.number(row["parameters"]),
-            unit.digits(row["mean"]),
-            unit.digits(base.get(row["parameters"])),
-            str(row["count"]),
+            family,
+            words.number(parameters),
+            unit.digits(fmean(score.value for score in scores)),
+            unit.digits(means.base.get(parameters)),
+            str(len(scores)),
         )
-        for row in means.to_dict("records")
+        for (family, parameters), scores in means.families.items()
     ]
     return figure(svg, title, caption, table(title, columns, cells))
 
 
-def _losses(study: StudyData, rows: DataFrame) -> DataFrame:
-    """Mean training loss by base model size and step, over families and seeds."""
-    keys = rows.drop_duplicates("key").set_index("key")["parameters"]
-    curves = study.curves[study.curves["key"].isin(keys.index) & study.curves["loss"].notna()]
-    curves = curves.assign(parameters=curves["key"].map(keys))
-    return curves.groupby(["parameters", "step"], sort=True)["loss"].mean().reset_index()
+def _losses(study: StudyData, means: _Means) -> Mapping[str, Line]:
+    """Mean training loss by step, over families and seeds, for every size of base model."""
+    parameters = {score.key: size for (_, size), scores in means.families.items() for score in scores}
+    known = [(point, point.loss) for point in study.curves if point.key in parameters and point.loss is not None]
+    points = grouped(known, lambda item: (parameters[item[0].key], item[0].step))
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for (size, step), losses in points.items():
+        lines.setdefault(_millions(size), []).append((step, fmean(loss for _, loss in losses)))
+    return lines
 
 
-def _paint(fig: Figure, unit: words.Unit, means: DataFrame, base: Series[float], losses: DataFrame) -> None:
+def _paint(fig: Figure, means: _Means, losses: Mapping[str, Line]) -> None:
     left, right = fig.subplots(1, 2)
-    _lines(left, means.assign(y=means["mean"] * unit.factor), "family", "parameters")
-    left.plot(base.index, base * unit.factor, color=MUTED, linewidth=1.2, marker=".", label="base model")
+    factor = means.unit.factor
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for (family, parameters), own in means.families.items():
+        scores.setdefault(family, []).append((parameters, factor * fmean(score.value for score in own)))
+    _lines(left, scores)
+    base = [factor * value for value in means.base.values()]
+    left.plot(list(means.base), base, color=MUTED, linewidth=1.2, marker=".", label="base model")
     left.set_xscale("log")
     log_axis(left.xaxis, _millions)
     left.set_xlabel("parameters of the base model (log scale)")
-    left.set_ylabel(f"{unit.metric.replace('_', ' ')} on the test split ({unit.name})")
+    left.set_ylabel(f"{means.unit.metric.replace('_', ' ')} on the test split ({means.unit.name})")
     left.legend(fontsize=8)
-    if losses.empty:
+    if not losses:
         right.set_visible(False)
         return
-    named = losses.assign(y=losses["loss"], size=[_millions(value) for value in losses["parameters"]])
-    _lines(right, named, "size", "step")
+    _lines(right, losses)
     right.set_xlabel("optimiser steps")
     right.set_ylabel("training loss (nats per supervised token)")
     right.legend(fontsize=8, title="parameters")
 
 
-def _lines(axes: Axes, rows: DataFrame, by: str, x: str) -> None:
-    looks = palette(list(dict.fromkeys(map(str, rows[by]))))
-    for label, group in rows.groupby(by, sort=False):
-        color, marker = looks[str(label)]
-        axes.plot(group[x], group["y"], color=color, marker=marker, markeredgewidth=0, label=short(str(label), 20))
+def _lines(axes: Axes, lines: Mapping[str, Line]) -> None:
+    looks = palette(list(lines))
+    for label, points in lines.items():
+        color, marker = looks[label]
+        axes.plot(*zip(*points, strict=True), color=color, marker=marker, markeredgewidth=0, label=short(label, 20))
 
 
 def _millions(value: float) -> str:

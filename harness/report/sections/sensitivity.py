@@ -29,7 +29,8 @@ class Sensitivity(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """One figure per base model and task."""
-        rates = learning_rates(study)
+        searched = [trial for trial in study.trials if trial.role == "search"]
+        rates = {(trial.key, trial.family, trial.number): learning_rates(trial) for trial in searched}
         shown = [(arena, _bands(arena, rates)) for arena in arenas(study)]
         parts = [_plot(arena, bands) for arena, bands in shown if bands]
         if not parts:
@@ -45,9 +46,9 @@ class Sensitivity(Section):
 def _bands(arena: Arena, rates: dict[tuple[str, str, int], dict[str, float]]) -> dict[str, Points]:
     """By family (and stage): its trials; the family with the best trial first."""
     bands: dict[str, Points] = {}
-    for row in arena.trials[["key", "family", "number", "value"]].to_dict("records"):
-        for stage, rate in rates.get((row["key"], row["family"], row["number"]), {}).items():
-            bands.setdefault(f"{row['family']} {stage}".strip(), []).append((rate, float(row["value"])))
+    for score in arena.trials:
+        for stage, rate in rates.get((score.key, score.family, score.number), {}).items():
+            bands.setdefault(f"{score.family} {stage}".strip(), []).append((rate, score.value))
     ordered = sorted(bands.items(), key=lambda band: (-_sign(arena) * _best(arena, band[1])[1], band[0]))
     return {name: sorted(points) for name, points in ordered}
 

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import ClassVar
 
+from harness.database.rows import grouped
 from harness.report import words
-from harness.report.data import FAILED, StudyData
+from harness.report.data import StudyData
 from harness.report.markup import Column, Html, join, listing, paragraph, table, tag
+from harness.report.rows import TrialRow, total
 from harness.report.search_results import arenas
 from harness.report.sections.base import Section
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-CELL = ["base_model", "task", "family"]
-"""What a family's trials have in common where their cost is compared."""
 SHOWN = 20
 """Different reasons listed at most, the most frequent first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Searched:
+    """A search trial, its rungs taken together."""
+
+    cell: tuple[str, str, str]
+    """Base model, task and family: trials of one cell take comparable time."""
+    reached: float
+    """Share of the full budget."""
+    ended: bool
+    """Whether it ended with a score and nothing of it is left to run."""
+    train_s: float
+
+    @property
+    def pace_s(self) -> float | None:
+        """Training seconds of a full run at this trial's pace; None where it does not tell."""
+        return self.train_s / self.reached if self.ended and self.train_s > 0 else None
 
 
 class Speed(Section):
@@ -31,21 +50,21 @@ class Speed(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """A part for each way of saving that was taken, and the reasons why trials ran alone."""
-        own = study.ran[~study.ran["reused"].astype(bool) & (study.ran["train_s"] > 0)]
+        own = [trial for trial in study.ran if not trial.reused and (trial.train_s or 0.0) > 0]
         parts = (_together(own), _alone(own), _stopped(study), _gave_up(study))
         return join(part for part in parts if part) if any(parts) else None
 
 
-def _together(own: DataFrame) -> Html:
+def _together(own: Sequence[TrialRow]) -> Html:
     """What the trials took that trained together, beside what they would have taken one by one."""
-    fused = own[own["trained_with"] > 1]
-    if fused.empty:
+    together = [trial for trial in own if _is_together(trial)]
+    if not together:
         return Html("")
-    sizes = fused["trained_with"].astype(int).value_counts().sort_index(ascending=False)
-    packs = words.listed([f"{size} at a time ({words.count(int(number), 'trial')})" for size, number in sizes.items()])
-    spent, alone = float(fused["train_s"].sum()), float(fused["solo_train_s"].sum())
+    sizes = sorted(Counter(trial.trained_with or 1 for trial in together).items(), reverse=True)
+    packs = words.listed([f"{size} at a time ({words.count(number, 'trial')})" for size, number in sizes])
+    spent, alone = total(trial.train_s for trial in together), total(trial.solo_train_s for trial in together)
     text = (
-        f"{len(fused):,} of the {words.count(len(own), 'trial')} that this study trained shared one base model in memory "
+        f"{len(together):,} of the {words.count(len(own), 'trial')} that this study trained shared one base model in memory "
         f"and its passes with others, {packs}. Their training took {words.seconds(spent)}. The same trials trained one by "
         f"one by the same loop would have taken {words.seconds(alone)}: {_verdict(spent, alone)}."
     )
@@ -57,45 +76,49 @@ def _together(own: DataFrame) -> Html:
     return tag("h3", "Training together") + paragraph(text) + _families(own) + paragraph(note, kind="note")
 
 
+def _is_together(trial: TrialRow) -> bool:
+    """Whether a trial trained together with others."""
+    return (trial.trained_with or 1) > 1
+
+
 def _verdict(spent: float, alone: float) -> str:
     saved = words.seconds(abs(alone - spent))
     return f"{saved} saved, {alone / spent:.1f} times as fast" if alone >= spent else f"{saved} lost, not saved"
 
 
-def _families(own: DataFrame) -> Html:
+def _families(own: Sequence[TrialRow]) -> Html:
     columns = [Column("Family"), Column("Trials", number=True), Column("Of them together", number=True)]
     columns += [Column("Training took", number=True), Column("One by one", number=True), Column("Saved", number=True)]
     columns += [Column("Median utilisation", number=True)]
     rows = []
-    for family, trials in own.groupby("family", sort=True):
-        spent, alone = float(trials["train_s"].sum()), float(trials["solo_train_s"].sum())
+    for family, trials in grouped(own, lambda trial: trial.family).items():
+        spent, alone = total(trial.train_s for trial in trials), total(trial.solo_train_s for trial in trials)
+        shares = [trial.utilisation for trial in trials if trial.utilisation is not None]
         rows.append(
             (
-                str(family),
+                family,
                 f"{len(trials):,}",
-                f"{int((trials['trained_with'] > 1).sum()):,}",
+                f"{sum(map(_is_together, trials)):,}",
                 words.seconds(spent),
                 words.seconds(alone),
                 words.minus(f"-{words.seconds(spent - alone)}") if spent > alone else words.seconds(alone - spent),
-                _share(float(trials["utilisation"].median())),
+                _share(median(shares)) if shares else None,
             )
         )
     return table("Training time by family, against the same trials trained one by one by the same loop", columns, rows)
 
 
-def _share(value: float) -> str | None:
-    if not words.known(value):
-        return None
+def _share(value: float) -> str:
     return f"{value:.0%}" if value >= 0.1 else f"{value:.1%}"
 
 
-def _alone(own: DataFrame) -> Html:
+def _alone(own: Sequence[TrialRow]) -> Html:
     """The reasons why trials could not train with others, with their numbers."""
-    reasons = own[own["alone"].fillna("") != ""]["alone"].value_counts()
-    if reasons.empty:
+    reasons = Counter(trial.alone for trial in own if trial.alone)
+    if not reasons:
         return Html("")
-    ordered = sorted(reasons.items(), key=lambda item: (-int(item[1]), str(item[0])))
-    lines = [f"{words.count(int(number), 'trial')}: {reason}" for reason, number in ordered[:SHOWN]]
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{words.count(number, 'trial')}: {reason}" for reason, number in ordered[:SHOWN]]
     more = len(ordered) - SHOWN
     return tag("h3", "Why trials ran alone") + listing(lines + ([f"{more:,} more reasons"] if more > 0 else []))
 
@@ -103,11 +126,12 @@ def _alone(own: DataFrame) -> Html:
 def _stopped(study: StudyData) -> Html:
     """What stopping trials at a rung saved, against every trial at its full budget."""
     trials = _searched(study)
-    stopped = trials[(trials["reached"] < 1) & trials["ended"]]
-    if stopped.empty:
+    full_s = _full_seconds(trials)
+    stopped = [trial for trial in trials if trial.ended and trial.reached < 1]
+    if not stopped:
         return Html("")
-    saved = words.seconds(float(((1 - stopped["reached"]) * stopped["full_s"]).sum()))
-    low, high = f"{stopped['reached'].min():.0%}", f"{stopped['reached'].max():.0%}"
+    saved = words.seconds(sum((1 - trial.reached) * full_s.get(trial.cell, 0.0) for trial in stopped))
+    low, high = (f"{end(trial.reached for trial in stopped):.0%}" for end in (min, max))
     text = (
         f"{len(stopped):,} of {words.count(len(trials), 'search trial')} {'was' if len(stopped) == 1 else 'were'} stopped "
         f"after {low if low == high else f'{low} to {high}'} of their training, since others were ahead of them there. At the "
@@ -117,23 +141,32 @@ def _stopped(study: StudyData) -> Html:
     return tag("h3", "Stopping trials early") + paragraph(text)
 
 
-def _searched(study: StudyData) -> DataFrame:
-    """One row per search trial, its rungs taken together.
+def _searched(study: StudyData) -> list[_Searched]:
+    """The study's search trials."""
+    members = [trial for trial in study.trials if trial.role == "search"]
+    trials = grouped(members, lambda trial: (trial.base_model, trial.task, trial.family, trial.number))
+    searched = []
+    for (model, task, family, _), rungs in trials.items():
+        reached = max(rung.fidelity or 0.0 for rung in rungs)
+        waiting = any(rung.status is None or rung.failed for rung in rungs)
+        searched.append(
+            _Searched(
+                cell=(model, task, family),
+                reached=reached,
+                ended=reached > 0 and not waiting,
+                train_s=total(rung.train_s for rung in rungs),
+            )
+        )
+    return searched
 
-    Columns: `reached` (share of the full budget), `ended` (whether it ended with a score, with nothing left to run) and
-    `full_s` (expected training seconds of a full run: the family's median pace on that task and base model).
-    """
-    rows = study.trials[study.trials["role"] == "search"]
-    rows = rows.assign(
-        waiting=rows["status"].isna(), failed=rows["status"].isin(FAILED), trained=rows["fidelity"].fillna(0.0)
-    )
-    trials = rows.groupby([*CELL, "number"]).agg(
-        reached=("trained", "max"), waiting=("waiting", "any"), failed=("failed", "any"), train_s=("train_s", "sum")
-    )
-    trials["ended"] = ~trials["waiting"] & ~trials["failed"] & (trials["reached"] > 0)
-    pace = (trials["train_s"] / trials["reached"]).where(trials["ended"] & (trials["train_s"] > 0))
-    trials["full_s"] = pace.groupby(level=CELL).transform("median")
-    return trials
+
+def _full_seconds(trials: Sequence[_Searched]) -> dict[tuple[str, str, str], float]:
+    """Expected training seconds of a full run by cell: its trials' median pace."""
+    paces: dict[tuple[str, str, str], list[float]] = {}
+    for trial in trials:
+        if trial.pace_s is not None:
+            paces.setdefault(trial.cell, []).append(trial.pace_s)
+    return {cell: median(own) for cell, own in paces.items()}
 
 
 def _gave_up(study: StudyData) -> Html:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.database.rows import grouped
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import INK, SURFACE, WIDTH_IN, draw, figure, palette, short
 from harness.report.findings import places
 from harness.report.markup import Column, Html, join, paragraph, table
+from harness.report.rows import PathRow, ScoreRow
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
 _COLUMNS = 3
-_MEMBER = ["family", "number", "repetition"]
 _ROLES = {"confirm": "confirmed runs, test split", "search": "search trials, validation split"}
 _MARKS = {"base": "o", "tuned": "s", "kept": "D"}
 
@@ -52,7 +52,11 @@ class _Way:
         return {"base": self.walked[0], "tuned": last if last.weight == 1 else None, "kept": self.kept}
 
 
-@dataclass(frozen=True)
+Finals = Mapping[tuple[str, str], Sequence[ScoreRow]]
+"""The scores of a trial's own weights, by its key and family."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Panel:
     """Ways that may be compared: of one base model, task and comparability key."""
 
@@ -89,60 +93,66 @@ class WeightPath(Section):
 
 
 def _panels(study: StudyData, role: str) -> list[_Panel]:
-    rows = study.paths[study.paths["role"] == role]
-    scores = study.scores[study.scores["role"] == role]
-    longest = rows.groupby([*_MEMBER[:2], "task", "base_model"])["fidelity"].transform("max")
-    rows = rows[rows["fidelity"] == longest]  # a rung that went on counts once, at its end
-    found: dict[tuple[str, str, int], _Panel] = {}
-    for (model, task), group in rows.groupby(["base_model", "task"], sort=True):
-        own = scores[(scores["base_model"] == model) & (scores["task"] == task)]
-        for _, target in group[group["is_target"]].groupby(["metric", "comparability"], sort=True):
-            panel = _panel(f"{task} on {model}", group[group["key"].isin(target["key"])], own)
+    rows = _longest([row for row in study.paths if row.role == role])
+    finals = grouped((score for score in study.scores if score.role == role), lambda s: (s.key, s.family))
+    panels: list[tuple[tuple[str, str], _Panel]] = []
+    for (model, task), own in grouped(rows, lambda row: (row.base_model, row.task)).items():
+        targets = grouped((row for row in own if row.is_target), lambda row: (row.metric, row.comparability))
+        for target in targets.values():
+            keys = {row.key for row in target}
+            panel = _panel(f"{task} on {model}", [row for row in own if row.key in keys], finals)
             if panel.ways:
-                found[(str(model), str(task), len(found))] = panel
+                panels.append(((model, task), panel))
     order = places(study)
-    return [found[key] for key in sorted(found, key=lambda key: (order.get(key[:2], len(order)), key[2]))]
+    return [panel for _, panel in sorted(panels, key=lambda item: order.get(item[0], len(order)))]
 
 
-def _panel(name: str, rows: DataFrame, scores: DataFrame) -> _Panel:
-    targets, others = rows[rows["is_target"]], rows[~rows["is_target"]]
-    units = [_unit(row) for row in (targets, others) if len(row)]
-    percent = others[[words.Unit(str(metric)).percent for metric in others["metric"]]]
+def _longest(rows: Sequence[PathRow]) -> list[PathRow]:
+    """The rows of every trial's last rung: one that went on counts once, at its end."""
+    longest: dict[tuple[str, str, str, int], float] = {}
+    for row in rows:
+        trial = (row.base_model, row.task, row.family, row.number)
+        longest[trial] = max(row.fidelity, longest.get(trial, 0.0))
+    return [row for row in rows if row.fidelity == longest[row.base_model, row.task, row.family, row.number]]
+
+
+def _panel(name: str, rows: Sequence[PathRow], finals: Finals) -> _Panel:
+    unit = next(row.unit for row in rows if row.is_target)
+    others = [row for row in rows if not row.is_target]
     # Units do not mix: shares count where there are any, else what has the first skill's metric.
-    counted = percent if len(percent) else others[others["metric"] == units[-1].metric]
-    skills = tuple(dict.fromkeys(counted["scored"].astype(str)))
-    ways = (_way(group, scores, skills) for _, group in rows.groupby(_MEMBER, sort=True))
-    lost_unit = _unit(counted) if len(counted) else units[0]
-    return _Panel(name, units[0], lost_unit, skills, tuple(way for way in ways if way is not None))
+    counted = [row for row in others if row.unit.percent] or [row for row in others if row.metric == others[0].metric]
+    skills = tuple(dict.fromkeys(row.scored for row in counted))
+    members = grouped(rows, lambda row: (row.family, row.number, row.repetition))
+    ways = (_way(own, finals, skills) for own in members.values())
+    return _Panel(
+        name=name,
+        unit=unit,
+        lost_unit=counted[0].unit if counted else unit,
+        skills=skills,
+        ways=tuple(way for way in ways if way is not None),
+    )
 
 
-def _unit(rows: DataFrame) -> words.Unit:
-    first = rows.iloc[0]
-    return words.Unit(str(first["metric"]), bool(first["higher_is_better"]))
-
-
-def _way(rows: DataFrame, scores: DataFrame, skills: Sequence[str]) -> _Way | None:
+def _way(rows: Sequence[PathRow], finals: Finals, skills: Sequence[str]) -> _Way | None:
     """A trial's way, or None where it has no base to begin with or no skill to forget."""
-    first = rows.iloc[0]
-    base = rows[(rows["tuned_weight"] == 0) & rows["scored"].isin(skills)].set_index("scored")["value"]
+    first = rows[0]
+    base = {row.scored: row.value for row in rows if row.tuned_weight == 0 and row.scored in skills}
     if len(base) < max(1, len(skills)):
         return None
-    weights = sorted(set(rows["tuned_weight"].tolist()))
-    walked = [_place(weight, rows[rows["tuned_weight"] == weight], base) for weight in weights]
-    of_trial = (scores["key"] == first["key"]) & (scores["family"] == first["family"])
-    final = scores[of_trial].drop_duplicates("scored")
-    weight = json.loads(first["stages"])[-1]["params"].get("tuned_weight")
-    kept = _place(weight, final, base) if final["is_target"].any() else None
-    searched = first["role"] == "search"
-    trial = f"trial {int(first['number'])}" if searched else f"repetition {int(first['repetition'])}"
-    return _Way(str(first["family"]), trial, tuple(walked), kept)
+    walked = [_place(weight, own, base) for weight, own in grouped(rows, lambda row: row.tuned_weight).items()]
+    final: dict[str, ScoreRow] = {}
+    for score in finals.get((first.key, first.family), ()):
+        final.setdefault(score.scored, score)
+    is_scored = any(score.is_target for score in final.values())
+    kept = _place(first.kept_weight, list(final.values()), base) if is_scored else None
+    trial = f"trial {first.number}" if first.role == "search" else f"repetition {first.repetition}"
+    return _Way(family=first.family, trial=trial, walked=tuple(walked), kept=kept)
 
 
-def _place(weight: float | None, rows: DataFrame, base: Any) -> _Place:
-    score = float(rows.loc[rows["is_target"], "value"].iloc[0])
-    skills = rows[rows["scored"].isin(base.index)]
-    sign = skills["higher_is_better"].map({True: 1.0, False: -1.0})
-    return _Place(weight, score, float((sign * (skills["scored"].map(base) - skills["value"])).mean()))
+def _place(weight: float | None, scores: Sequence[PathRow | ScoreRow], base: Mapping[str, float]) -> _Place:
+    lost = [score.sign * (base[score.scored] - score.value) for score in scores if score.scored in base]
+    target = next(score.value for score in scores if score.is_target)
+    return _Place(weight=weight, score=target, lost=fmean(lost))
 
 
 def _plot(role: str, panels: list[_Panel]) -> Html:
