@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import yaml
 from pydantic import Field, ValidationError
@@ -48,6 +47,24 @@ class PipelineFile(FamilySpec):
     steps: int = Field(ge=1, description="Optimiser steps.")
 
 
+class Limits(TypedDict, total=False):
+    """What a recommended pipeline may cost at most, and how many are ranked; see `recommend.candidates.Request`."""
+
+    max_forgetting: float | None
+    max_seconds: float | None
+    max_memory_bytes: float | None
+    top: int
+
+
+class Wanted(TypedDict):
+    """What `train` leaves, and whether it does."""
+
+    output: Path | None
+    """Model folder; None for the usual one."""
+    seed: int
+    dry_run: bool
+
+
 @dataclass(frozen=True)
 class Trained:
     """What `train` leaves."""
@@ -79,7 +96,7 @@ class Trained:
 
 
 def advise(
-    paths: Paths, task: Task, model: str | None, score_base: tuple[Path, ...] | None = None, **limits: Any
+    paths: Paths, task: Task, model: str | None, score_base: tuple[Path, ...] | None = None, **limits: Unpack[Limits]
 ) -> Answer:
     """Rank pipelines for a task, or say what evidence is missing.
 
@@ -89,7 +106,7 @@ def advise(
         model: Base model; None takes the one with the most evidence.
         score_base: Task folders, if the base is to be scored on the task where that was never done; without a base
             score only gains can be predicted.
-        limits: `max_forgetting`, `max_seconds`, `max_memory_bytes` and `top` of `recommend.Request`.
+        limits: What the pipelines may cost at most.
 
     Raises:
         SpecError: When no model is named and there is no evidence on any.
@@ -111,22 +128,23 @@ def advise(
     request = request_for(paths, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
         request = replace(request, base_score=_base_score(paths, task, base, score_base))
-    found = recommend(paths, request)
-    if isinstance(found, NotEnoughEvidence):
-        return Answer(task.name, name, not_enough_evidence=found)
-    return Answer(task.name, name, advice=found)
+    answer = recommend(paths, request)
+    if isinstance(answer, NotEnoughEvidence):
+        return Answer(task.name, name, not_enough_evidence=answer)
+    return Answer(task.name, name, advice=answer)
 
 
 def _base_score(paths: Paths, task: Task, base: BaseModel, folders: tuple[Path, ...]) -> float | None:
     """The base's validation score, from its record or scored now."""
     from harness.trial.group import Workspace, run_trial
 
-    config = replace(Order(task, base, (), 0).base_config(), evaluation=Evaluation("validation"))
+    order = Order(task=task, base=base, stages=(), steps=0)
+    config = replace(order.base_config(), evaluation=Evaluation("validation"))
     target = run_trial(config, Workspace(paths, folders)).target
     return target.value if target else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """What to train: a pipeline for a task, and what to score it on."""
 
@@ -143,9 +161,8 @@ class Order:
             pipeline=pipeline,
             task=self.task.ref,
             steps=self.steps,
-            fidelity=1.0,
             seed=seed,
-            evaluation=Evaluation("test", None, self.off_target),
+            evaluation=Evaluation(split="test", off_target=self.off_target),
         )
 
     def base_config(self) -> TrialConfig:
@@ -167,6 +184,10 @@ class Order:
 def order_from_file(path: Path, task: Task) -> Order:
     """Read a pipeline file.
 
+    Args:
+        path: The file.
+        task: What is trained for.
+
     Raises:
         SpecError: With one sentence per broken rule.
     """
@@ -181,11 +202,16 @@ def order_from_file(path: Path, task: Task) -> Order:
         raise SpecError(f"{path}: " + "; ".join(sentence(e, PipelineFile) for e in error.errors())) from error
     base = resolve_model(spec.model, spec.revision)
     family = resolve_family(path.stem, spec)
-    return Order(task, base, family.pipeline(base.ref, {}).stages, spec.steps)
+    return Order(task=task, base=base, stages=family.stages_at({}), steps=spec.steps)
 
 
 def order_from_advice(paths: Paths, task: Task, model: str | None) -> Order:
-    """The first recommendation for a task, scored on the off-target suite of the studies that it rests on.
+    """The first recommendation for a task.
+
+    Args:
+        paths: Where the records are.
+        task: What is trained for.
+        model: Base model; None takes the one with the most evidence.
 
     Raises:
         UsageError: When there is not enough evidence to recommend anything.
@@ -200,11 +226,17 @@ def order_from_advice(paths: Paths, task: Task, model: str | None) -> Order:
             f"`harness recommend --task {task.name}`, or say what to do with --pipeline FILE"
         )
     best = answer.advice.recommendations[0]
-    return Order(task, resolve_model(answer.base_model, None), best.stages, best.steps)
+    return Order(task=task, base=resolve_model(answer.base_model, None), stages=best.stages, steps=best.steps)
 
 
 def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
-    """Add the off-target suite and the corpus that studies of this base model use."""
+    """The order with the off-target suite and the corpus that studies of its base model use.
+
+    Args:
+        order: What is to be trained.
+        paths: Where the studies' files are.
+        folders: Where tasks are looked for.
+    """
     from harness.models.base_model import resolve_model
     from harness.tasks.task import find_task
     from harness.tasks.training_rows import with_corpus
@@ -223,22 +255,22 @@ def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
 
 def started_studies(paths: Paths) -> list[StudySpec]:
     """The studies that were started here, as they were started; files that are none (any more) are left out."""
-    found = []
-    for study in paths.started():
+    studies = []
+    for files in paths.started():
         with suppress(ValueError, AttributeError):
-            data = json.loads(study.spec.read_text())
-            found.append(StudySpec.model_validate(data.get("study", data)))
-    return found
+            data = json.loads(files.spec.read_text())
+            studies.append(StudySpec.model_validate(data.get("study", data)))
+    return studies
 
 
-def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], options: Mapping[str, Any]) -> Trained:
+def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted: Unpack[Wanted]) -> Trained:
     """Score the base, train, score, and leave a model folder with its card.
 
     Args:
         paths: Where records go.
         order: What to train.
         folders: Where tasks are looked for.
-        options: `output` (folder), `seed`, `dry_run`.
+        wanted: What is to be left.
 
     Raises:
         UsageError: When the output folder has something in it.
@@ -247,16 +279,16 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], options: 
     from harness.trial.model_folder import write_model_card
     from harness.trial.process import WarmProcess
 
-    folder: Path = options["output"] or paths.trained(order.task.name)
+    folder = wanted["output"] or paths.trained(order.task.name)
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
-    if options["dry_run"]:
+    if wanted["dry_run"]:
         return Trained(None, order.text())
     corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
     workspace = Workspace(paths, folders, keep_model=True, corpora=corpora)
-    process = WarmProcess()
+    process = WarmProcess()  # both trials use one base model: it is loaded once
     base = run_trial(order.base_config(), replace(workspace, keep_model=False), process)
-    result = run_trial(order.config(options["seed"]), workspace, process)
+    result = run_trial(order.config(wanted["seed"]), workspace, process)
     if not result.status.has_scores:
         return Trained(None, order.text(), result, base.scores)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,23 +10,23 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from harness import __version__
+from harness.cli.site import pair, site_options
 from harness.cli.terminal import Commands, json_option, listen, show
 from harness.errors import SpecError, UsageError
 from harness.plugins import use_project
 
 if TYPE_CHECKING:
+    from harness.cli.advice import Limits, Wanted
     from harness.driver.experiment import Site
     from harness.records.paths import Paths
     from harness.records.study_trials import Role
     from harness.study.spec import StudySpec
     from harness.tasks.task import Task
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -72,67 +72,22 @@ def _task(root: Path, name: str) -> Task:
     return find_task(name, task_folders(root))
 
 
-def _site_options(function: F) -> F:
-    for option in (
-        click.option("--quiet", is_flag=True, help="No live display."),
-        click.option(
-            "--refresh",
-            is_flag=True,
-            help="Run again what failed, and what other versions of harness or its libraries recorded.",
-        ),
-        click.option(
-            "--runner-option",
-            "options",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="For example workers=4, partition=gpu, gpus=1; 'harness list runners' has them all. Repeatable.",
-        ),
-        click.option(
-            "--runner", default="local", show_default=True, help="Where trials run: see 'harness list runners'."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def _site(root: Path, runner: str, options: tuple[str, ...], quiet: bool, refresh: bool = False) -> Site:
-    from harness.driver.experiment import Site
-    from harness.tasks.task import task_folders
-
-    return Site(
-        paths=_paths(root),
-        task_folders=task_folders(root),
-        runner=runner,
-        options=dict(_pair(option) for option in options),
-        display=not quiet,
-        refresh=refresh,
-    )
-
-
-def _pair(option: str) -> tuple[str, str]:
-    key, separator, value = option.partition("=")
-    if not separator or not key:
-        raise UsageError(f"--runner-option must look like KEY=VALUE, but got '{option}': for example workers=4")
-    return key, value
-
-
-def _phase(role: Role) -> Callable[[F], Any]:
+def _phase(role: Role) -> Callable[[Callable[[], None]], click.Command]:
     """A verb that runs one phase of a study."""
 
-    def wrap(function: F) -> Any:
+    def wrap(function: Callable[[], None]) -> click.Command:
         @main.command(role, help=function.__doc__)
         @click.argument("study")
-        @_site_options
+        @site_options
         @json_option
         @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
-        @click.pass_obj
-        def command(root: Path, /, study: str, as_json: bool, dry_run: bool, **site: Any) -> None:
+        def command(root: Path, /, study: str, as_json: bool, dry_run: bool, site: Site) -> None:
             if dry_run:
-                _plan(root, study, as_json, **site)
+                _plan(root, study, as_json, site)
                 return
             from harness.driver.phases import run_phase
 
-            summary = run_phase(role, _study(root, study), _site(root, **site))
+            summary = run_phase(role, _study(root, study), site)
             show(summary, as_json, lambda s: s.text())
             if summary.exit_code:
                 sys.exit(summary.exit_code)
@@ -142,22 +97,20 @@ def _phase(role: Role) -> Callable[[F], Any]:
     return wrap
 
 
-def _plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
+def _plan(root: Path, study: str, as_json: bool, site: Site) -> None:
     from harness.driver.plan import plan_study
     from harness.driver.resolve import resolve
 
-    experiment = resolve(_study(root, study), _site(root, **site))
-    show(plan_study(experiment), as_json, lambda plan: plan.text())
+    show(plan_study(resolve(_study(root, study), site)), as_json, lambda plan: plan.text())
 
 
 @main.command()
 @click.argument("study")
-@_site_options
+@site_options
 @json_option
-@click.pass_obj
-def plan(root: Path, /, study: str, as_json: bool, **site: Any) -> None:
+def plan(root: Path, /, study: str, as_json: bool, site: Site) -> None:
     """Say what STUDY will cost and what it could find, before anything is spent."""
-    _plan(root, study, as_json, **site)
+    _plan(root, study, as_json, site)
 
 
 @_phase("base")
@@ -209,22 +162,28 @@ def backtest(root: Path, as_json: bool) -> None:
     "--max-forgetting", type=float, help="Largest acceptable loss on any off-target task, in its metric's units."
 )
 @click.option("--max-seconds", type=float, help="Longest acceptable trial: loading, training and scoring.")
-@click.option("--max-memory-gb", type=float, help="Largest acceptable peak memory.")
+@click.option(
+    "--max-memory-gb",
+    "max_memory_bytes",
+    type=float,
+    callback=lambda ctx, parameter, gigabytes: None if gigabytes is None else gigabytes * 1e9,
+    help="Largest acceptable peak memory.",
+)
 @click.option(
     "--score-base", is_flag=True, help="Score the base model on the task first, to predict scores and not only gains."
 )
 @json_option
 @click.pass_obj
-def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> None:
+def recommend(
+    root: Path, /, task_name: str, model: str | None, score_base: bool, as_json: bool, **limits: Unpack[Limits]
+) -> None:
     """Rank pipelines for a task from all that was measured so far, or say what evidence is missing."""
     from harness.cli.advice import advise
     from harness.tasks.task import task_folders
 
-    memory = limits.pop("max_memory_gb")
-    limits["max_memory_bytes"] = None if memory is None else memory * 1e9
-    folders = task_folders(root) if limits.pop("score_base") else None
-    answer = advise(_paths(root), _task(root, task_name), limits.pop("model"), folders, **limits)
-    show(answer, as_json, lambda found: found.text())
+    folders = task_folders(root) if score_base else None
+    answer = advise(_paths(root), _task(root, task_name), model, folders, **limits)
+    show(answer, as_json, lambda answer: answer.text())
 
 
 @main.command()
@@ -242,20 +201,21 @@ def recommend(root: Path, /, task_name: str, as_json: bool, **limits: Any) -> No
 @click.option("--dry-run", is_flag=True, help="Print the pipeline that would be run, and stop.")
 @json_option
 @click.pass_obj
-def train(root: Path, /, task_name: str, as_json: bool, **options: Any) -> None:
+def train(
+    root: Path, /, task_name: str, model: str | None, pipeline: Path | None, as_json: bool, **wanted: Unpack[Wanted]
+) -> None:
     """Tune a model for a task with the recommended pipeline and leave a model folder with a model card."""
     from harness.cli.advice import order_from_advice, order_from_file, train_model, with_suite
     from harness.tasks.task import task_folders
 
-    paths, task, file = _paths(root), _task(root, task_name), options["pipeline"]
-    if file and options["model"]:
+    paths, task, folders = _paths(root), _task(root, task_name), task_folders(root)
+    if pipeline and model:
         raise UsageError("--pipeline names its own model, but --model was given too: leave one of them out")
-    order = order_from_file(file, task) if file else order_from_advice(paths, task, options["model"])
-    folders = task_folders(root)
-    outcome = train_model(paths, with_suite(order, paths, folders), folders, options)
-    show(outcome, as_json, lambda result: result.text())
-    if outcome.exit_code:
-        sys.exit(outcome.exit_code)
+    order = order_from_file(pipeline, task) if pipeline else order_from_advice(paths, task, model)
+    trained = train_model(paths, with_suite(order, paths, folders), folders, **wanted)
+    show(trained, as_json, lambda trained: trained.text())
+    if trained.exit_code:
+        sys.exit(trained.exit_code)
 
 
 @main.command()
@@ -347,7 +307,7 @@ def drill(root: Path, runner: str, options: tuple[str, ...], as_json: bool) -> N
     """Practise a disaster on this site: run trivial trials, kill a worker, and check that nothing is lost or run twice."""
     from harness.cli.drill import practise
 
-    outcome = practise(runner, dict(_pair(option) for option in options), root)
+    outcome = practise(runner, dict(pair(option) for option in options), root)
     show(outcome, as_json, lambda result: result.text())
     if not outcome.passed:
         sys.exit(1)

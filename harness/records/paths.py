@@ -36,7 +36,7 @@ class StudyPaths:
 
     @property
     def members(self) -> Path:
-        """One line for each trial of the study: which step asked for it, and why."""
+        """One line for each trial of the study: which phase asked for it, and why."""
         return self.folder / "members.jsonl"
 
     @property
@@ -64,9 +64,9 @@ class StudyPaths:
         """Held by the one driver that runs the study."""
         return self.folder / "driver.lock"
 
-    def done(self, step: str) -> Path:
-        """Written when a step (base, search, confirm) is complete; Snakemake waits for it."""
-        return self.folder / f"{step}.done"
+    def done(self, phase: str) -> Path:
+        """Written when a phase (base, search, confirm) is complete; Snakemake waits for it."""
+        return self.folder / f"{phase}.done"
 
 
 @dataclass(frozen=True)

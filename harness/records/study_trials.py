@@ -23,7 +23,7 @@ class Member:
     task: str
     base_model: str
     repetition: int
-    """Which fresh seed, counting from 0; 0 outside the confirm step."""
+    """Which fresh seed, counting from 0; 0 outside the confirm phase."""
     number: int
     """Of the trial in its cell, counting from 0; the same at every rung."""
     params: Mapping[str, Scalar]

@@ -40,7 +40,7 @@ class _InlineRunner(Runner):
 
     @cached_property
     def _work(self) -> Work:
-        """Started by the first pack: a step with nothing to run imports nothing."""
+        """Started by the first pack: a phase with nothing to run imports nothing."""
         return start_work(self.duty)
 
     def submit(self, configs: Sequence[TrialConfig]) -> None:
