@@ -74,7 +74,7 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
         options: The runner's options.
         root: Project folder; must be visible to the workers.
     """
-    results = root / "results"
+    results = root / "results"  # a temporary folder may be the driver's node's own; workers on others must see it too
     results.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=results)).resolve()
     started = time.monotonic()
@@ -111,7 +111,7 @@ def _kill_when_running(driver: subprocess.Popen[bytes], folder: Path) -> bool:
     """Kill the driver once a third of the trials have started; false if it ended by itself before."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and driver.poll() is None:
-        if len(_lines(folder / "ran")) > TRIALS // 3:
+        if len(_lines(folder / "ran")) > TRIALS // 3:  # by then a worker was killed, too
             driver.kill()
             driver.wait()
             return True
@@ -204,7 +204,16 @@ def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:
 
 
 def drive(folder: Path, runner: str, options: Sequence[str]) -> int:
-    """The drill's driver, a process of its own so that it can be killed; returns its exit code."""
+    """The drill's driver, a process of its own so that it can be killed.
+
+    Args:
+        folder: Of the drill.
+        runner: Where its trials run.
+        options: The runner's, as KEY=VALUE.
+
+    Returns:
+        The exit code.
+    """
     from harness.driver.phases import run_phase
 
     try:

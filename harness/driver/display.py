@@ -39,7 +39,12 @@ class Snapshot:
     leaders: tuple[str, ...] = ()
 
     def left_s(self, elapsed_s: float) -> float | None:
-        """Seconds until the end at the pace so far; None before any trial has ended."""
+        """Seconds until the end at the pace so far; None before any trial has ended.
+
+        Args:
+            elapsed_s: Wall seconds since the display was opened.
+        """
+        # Trials that had records took no time now, so they say nothing about the pace.
         left = self.planned - self.done - self.failed
         return elapsed_s / self.ran * left if self.ran > 0 else None
 
@@ -48,18 +53,26 @@ class Display:
     """Shows snapshots on stderr, as a context manager: live on a terminal, else as log lines that do not flood."""
 
     def __init__(self, title: str, shown: bool, currency: str = "") -> None:
+        """Take what stays the same.
+
+        Args:
+            title: Study and phase.
+            shown: Whether anything is shown at all.
+            currency: Of the study's prices.
+        """
         self.title, self.shown, self.currency = title, shown, currency
         self.started = time.monotonic()
         self._live: Live | None = None
-        self._last = -1e9
+        self._last = -1e9  # long ago, so that the first snapshot is due
         self._logged: tuple[int, int] | None = None
 
     def __enter__(self) -> Display:
         log.setLevel(logging.INFO)  # asked for by `shown`, whatever else is logged
         if self.shown and sys.stderr.isatty():
-            from rich.console import Console
+            from rich.console import Console  # slow to import, and a log needs none of it
             from rich.live import Live
 
+            # The driver's loop redraws; rich's own thread would only draw old numbers again.
             self._live = Live(console=Console(stderr=True), auto_refresh=False)
             self._live.__enter__()
         return self

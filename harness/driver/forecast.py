@@ -21,6 +21,7 @@ from harness.study.spec import Prices
 FLOPS_PER_SECOND = {"cpu": 4e10, "cuda": 3e13}
 """Useful FLOPs per second of training a small model in one thread of a CPU, or on one GPU."""
 CHARACTERS_PER_TOKEN = 3.0
+"""Of English text in small vocabularies; large ones have about four."""
 SECONDS_PER_SCORING = 0.5
 """What one scoring of one task costs apart from the model's work."""
 SECONDS_PER_TRIAL = 1.0
@@ -54,7 +55,7 @@ class Past:
     trials: Mapping[tuple[str, ...], Sequence[TrialResult]] = field(default_factory=dict)
 
     def like(self, config: TrialConfig) -> Sequence[TrialResult]:
-        """Those that resemble a trial; of the same task only, if there are any."""
+        """Those with the trial's base model and choices: of its own task if there are any, else of all tasks."""
         alike = self.trials.get(_kind(config), ())
         return [past for past in alike if past.config.task == config.task] or alike
 
@@ -82,7 +83,8 @@ def forecast(occasion: Occasion, past: Past, alone: bool = False) -> Forecast:
 
 
 def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) -> Forecast:
-    """Scaled by steps (training) and by scored items (the rest); medians, since one slow disk must not count."""
+    """Past trials scaled to this one: training by optimiser steps, everything else by scored items."""
+    # Medians, since one trial on a busy machine or a slow disk must not count.
     work, items = occasion.config.steps_run, _scorings(occasion.config.evaluation, occasion)
     train = [_train_s(past, alone) / steps for past in alike if (steps := past.config.steps_run)]
     rest = [(past.cost.total_s - _train_s(past)) / max(1, sum(score.n for score in past.scores)) for past in alike]
@@ -100,10 +102,12 @@ def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) ->
 def _from_formula(occasion: Occasion) -> Forecast:
     """6 FLOPs per parameter and token of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
     parameters = float(occasion.model.facts.parameters)
+    # Chat templates and special tokens make even an empty row some tokens long.
     tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
     tokens = occasion.config.steps_run * _rows_per_step(occasion.config) * tokens_per_row
     scored = _scorings(occasion.config.evaluation, occasion) * CHOICES * tokens_per_row
     flops = 6 * parameters * tokens
+    # A GPU does the work whatever the number of CPU threads; on a CPU they share it.
     rate = FLOPS_PER_SECOND["cuda"] if occasion.gpu else FLOPS_PER_SECOND["cpu"] * occasion.threads
     tasks = len(occasion.config.evaluation.fractions) + len(occasion.config.evaluation.off_target)
     seconds = (flops + 2 * parameters * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
@@ -117,6 +121,7 @@ def _from_formula(occasion: Occasion) -> Forecast:
 
 
 def _kind(config: TrialConfig) -> tuple[str, ...]:
+    """What makes the cost of two trials alike: base model, and the choices of every stage."""
     stages = config.pipeline.stages
     return (
         config.pipeline.base_model.name,
@@ -125,11 +130,13 @@ def _kind(config: TrialConfig) -> tuple[str, ...]:
 
 
 def _train_s(result: TrialResult, alone: bool = False) -> float:
+    """Training seconds: the trial's share of its pack's, or what it would have taken `alone`."""
     cost = result.cost
     return float(cost.seconds.get("train", 0.0)) + (cost.solo_s - cost.total_s if alone else 0.0)
 
 
 def _rows_per_step(config: TrialConfig) -> float:
+    """Rows of an optimiser step, mean over stages by their shares."""
     return sum(
         stage.share * params.number("batch_size", 0) * params.number("gradient_accumulation", 1)
         for stage, params in ((stage, Params(stage.params)) for stage in config.pipeline.stages)
@@ -148,5 +155,6 @@ def _scorings(evaluation: Evaluation, occasion: Occasion) -> int:
 
 
 def _median(values: Iterable[float | None]) -> float:
+    """Of the values that were measured; 0 where none was."""
     known = [value for value in values if value is not None]
     return float(median(known)) if known else 0.0

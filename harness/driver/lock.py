@@ -20,8 +20,9 @@ def locked(study: StudyPaths) -> Iterator[None]:
         HarnessError: When another driver holds it; the message names its process and host.
     """
     study.folder.mkdir(parents=True, exist_ok=True)
-    with study.lock.open("a+") as file:
+    with study.lock.open("a+") as file:  # neither truncated, since it may name another driver, nor required to be there
         try:
+            # Ends with the process, however that ends: no lock of a killed driver has to be removed by hand.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
@@ -35,4 +36,5 @@ def locked(study: StudyPaths) -> Iterator[None]:
         try:
             yield
         finally:
+            # Emptied, not removed: another driver may hold the file open and wait for this very lock.
             file.truncate(0)

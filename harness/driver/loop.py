@@ -26,6 +26,7 @@ from harness.runners.base import Ended, Loss, Runner
 from harness.trial.packs import cut, portion
 
 _PAUSE_S = 0.03
+"""Between two looks at the runner: short beside any trial, long beside what a look costs."""
 
 
 class Driver:
@@ -66,13 +67,14 @@ class Driver:
         self._admit(source, earlier)
         changed = True
         while True:
-            if changed:
+            if changed:  # a source asked again without news would give the same answer, and asking a sampler is slow
                 self._fill(source)
             ended = self.runner.poll()
             for pack in ended:
                 self._settle(source, pack)
             changed = self._settle_late(source) or bool(ended)
             display.show(lambda: self._snapshot(source))
+            # Proposals that have records leave nothing to wait for, but the source may want more after them.
             if not self._waiting and self._fill(source) == 0 and not self._waiting:
                 break
             if self._waiting and not ended:
@@ -91,13 +93,19 @@ class Driver:
         return taken
 
     def _ask(self, source: Source, room: int) -> tuple[list[Proposal], bool]:
-        """Proposals for so many packs, and whether more will follow, so that none need be cut for the workers' sake.
+        """Proposals to be run next.
 
-        What no longer fills a pack for every worker is taken at once.
+        Args:
+            source: Who proposes.
+            room: Packs that the runner can take.
+
+        Returns:
+            The proposals, and whether more will follow; if so, packs need not be cut finer to end together.
         """
         workers, left = self.runner.workers, source.left
         largest = self._losses.largest
         limit, last = portion(left, workers, largest), left <= workers * largest
+        # What no longer fills a pack for every worker is taken at once, so that `cut` sees all of it.
         idle = workers - len(self._under_way())
         asked: list[Proposal] = []
         runs = 0
@@ -141,11 +149,12 @@ class Driver:
         result = find_result(self.paths, key)
         if result is None or not self.experiment.site.refresh or not doubtful(result):
             return result
-        self.paths.record(key).unlink()
+        self.paths.record(key).unlink()  # a worker that finds a record would take it for its own result
         return None
 
     def _submit(self, configs: Sequence[TrialConfig], whole: bool) -> None:
         """Have trials run in packs, apart from those that run already."""
+        # An earlier driver that was killed may have left packs in the queue.
         under_way = {key for pack in self.runner.under_way() for key in pack}
         new = [config for config in configs if config.key not in under_way]
         self.tally.ran += len(new)
@@ -156,7 +165,7 @@ class Driver:
     def _settle(self, source: Source, pack: Ended) -> None:
         """Take the records of a pack that ended; what it left without one runs again, or has the loss as its record."""
         unrecorded = [config for config in pack.configs if not self._take_record(source, config.key)]
-        if pack.loss is None:
+        if pack.loss is None:  # its records are there, but a shared file system may show them late
             self._unsettled |= {config.key: time.monotonic() for config in unrecorded}
             return
         verdict = self._losses.judge(pack.configs, unrecorded, pack.loss)
@@ -192,6 +201,7 @@ class Driver:
         return len(self._unsettled) < before
 
     def _take_record(self, source: Source, key: str) -> bool:
+        """Tell the source of a trial's record; False where there is none yet."""
         if key not in self._waiting:
             return True  # of a pack that nobody waits for any more
         result = find_result(self.paths, key)
@@ -202,6 +212,7 @@ class Driver:
         return True
 
     def _tell(self, source: Source, proposal: Proposal, result: TrialResult) -> None:
+        """Count a trial, and bring its record to the source."""
         self.roll.count(proposal.member, result)
         source.tell(proposal, result)
 

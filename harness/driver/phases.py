@@ -75,7 +75,9 @@ class Outcome:
     """What the trials of a phase came to."""
 
     trials: int
+    """Those of earlier drivers included."""
     without_score: Sequence[str]
+    """What has no score at all."""
     notes: Sequence[str] = ()
 
 
@@ -186,7 +188,7 @@ def _open_runner(role: Role, spec: StudySpec, site: Site) -> Iterator[Runner]:
                 # Workers import their libraries while this process resolves what the study names.
                 runner.expect(len(spec.families) * len(spec.tasks) * len(spec.base_models))
             yield runner
-        except BaseException:
+        except BaseException:  # an interrupt, too: workers must not go on without a driver
             runner.close()
             raise
         if role == "confirm":
@@ -202,13 +204,21 @@ def _trials_to_come(role: Role, files: StudyPaths) -> bool:
 
 
 def check_folder(paths: Paths, study: StudySpec) -> None:
-    """Raise `SpecError` if the study's output folder belongs to another study."""
+    """Check that the study's folder is its own.
+
+    Args:
+        paths: Where studies' folders are.
+        study: What is asked.
+
+    Raises:
+        SpecError: When the folder holds the output of another study of the same name.
+    """
     path = paths.study(study.name).spec
     if not path.exists():
         return
     try:
         found = json.loads(path.read_text()).get("fingerprint")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError):  # damaged: nobody can say whose output it is
         found = None
     if found != study.fingerprint:
         raise SpecError(
@@ -228,15 +238,21 @@ def _keep_study(experiment: Experiment) -> None:
     write_atomically(files.spec, json.dumps(study, indent=1) + "\n")
     for kind, features in experiment.features.items():
         write_atomically(files.facts(kind), json.dumps(features, indent=1, ensure_ascii=False) + "\n")
-    if not files.plan.exists():
+    if not files.plan.exists():  # a later one would rest on this study's own trials
         write_atomically(files.plan, json.dumps(to_json(plan_study(experiment)), indent=1) + "\n")
 
 
 def duty(spec: StudySpec, site: Site) -> Duty:
-    """What workers are told when their jobs are submitted."""
+    """What workers are told when their jobs are submitted.
+
+    Args:
+        spec: What is asked.
+        site: Where it runs.
+    """
     from harness.trial.workspace import Workspace
 
     settings = site.settings
+    # Absolute, since a worker on another node starts in another folder.
     paths = Paths(site.paths.results.resolve(), site.paths.reports.resolve())
     workspace = Workspace(
         paths=paths,
@@ -256,7 +272,7 @@ def _remove_checkpoints(paths: Paths, cells: Sequence[Cell]) -> None:
     """What rungs left behind is of no use once the search is over."""
     for config in (cell.config(job) for cell in cells for job in cell.history.results):
         shutil.rmtree(paths.checkpoint(config.key), ignore_errors=True)
-        full = config.at(1.0).key
+        full = config.at(1.0).key  # the trial at full fidelity lists its rungs, whether or not it ever ran
         shutil.rmtree(paths.rungs(full), ignore_errors=True)
         with suppress(OSError):  # it holds a record, or never was
             paths.trial(full).rmdir()

@@ -51,7 +51,7 @@ class Detectable:
     basis: str
 
     def text(self) -> str:
-        """In words."""
+        """The difference and what it was computed from, or why there is none."""
         if self.difference is None:
             return self.basis
         if self.share and self.difference >= 1:
@@ -149,7 +149,12 @@ class _Outlook:
         self._check_budget()
 
     def of(self, config: TrialConfig, alone: bool = False) -> Forecast:
-        """One trial, as its share of a pack or as it would be `alone`."""
+        """The forecast of one trial.
+
+        Args:
+            config: The trial.
+            alone: Whether it is to be that of a trial that trains alone, not of its share of a pack.
+        """
         model = next(model for model in self.experiment.models if model.ref == config.pipeline.base_model)
         occasion = Occasion(
             config=config,
@@ -201,7 +206,11 @@ class _Outlook:
         return PhasePlan(phase="confirm", trials=count, seconds=count * sum(each) / len(each))
 
     def money(self, seconds: float) -> float | None:
-        """What these seconds cost at the study's prices, as far as the forecasts have prices."""
+        """What the study costs at its prices; None where there are none.
+
+        Args:
+            seconds: Wall seconds of all trials.
+        """
         priced = [one for _, one in self.full if one.money is not None and one.seconds > 0]
         return sum(one.money / one.seconds for one in priced if one.money) / len(priced) * seconds if priced else None
 
@@ -231,6 +240,7 @@ class _Outlook:
 
 
 def _first(cell: Cell) -> TrialConfig:
+    """A full trial at the defaults: it stands for all trials of its cell."""
     return cell.design.config({}, cell.design.top)
 
 
@@ -246,6 +256,7 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
     money = [one.money for one in forecasts if one.money is not None]
     return Forecast(
         seconds=sum(one.seconds for one in forecasts) / count,
+        # A machine must hold the largest of them; the rest are sums, of which a mean is the share.
         peak_memory_bytes=max(one.peak_memory_bytes for one in forecasts),
         artifact_bytes=sum(one.artifact_bytes for one in forecasts) / count,
         flops=sum(one.flops for one in forecasts) / count,
@@ -270,6 +281,7 @@ def _detectable_on(task: TaskInfo, confirm: Confirm, measured: Sequence[float]) 
         return Detectable(name, None, share, "unknown with fewer than two seeds")
     if not measured and not share:
         return Detectable(name, None, share, "unknown before seed spread was measured")
+    # Variances average, standard deviations do not.
     sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD
     size = task.items.get("test", 0)
     items = (min(size, confirm.limit or size) or None) if share else None

@@ -34,6 +34,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     from harness.tasks.task import find_task
     from harness.tasks.training_rows import check_task, with_corpus
 
+    # Names first: a misspelt one is refused before rows are rendered, which takes the longest.
     models = [resolve_model(spec.name, spec.revision, spec.corpus) for spec in study.base_models]
     refs = [with_corpus(model, site.task_folders) for model in models]
     tasks = [find_task(name, site.task_folders) for name in study.tasks]
@@ -41,6 +42,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     families = {name: _pinned(family, site.task_folders) for name, family in resolved_families(study).items()}
     for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
         check_task(find_task(name, site.task_folders))
+    # Tasks that are only evaluated need no training rows, so they are not checked for any.
     notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
     experiment = Experiment(
         spec=study,
@@ -88,10 +90,11 @@ def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
     for named in listed(text.default):
         if text.names == "tasks":
             task = find_task(named.pinned, folders)
-            task.split("train")
+            task.split("train")  # raises where it has none: it is named for its rows
             tag = task.ref.fingerprint
         else:
             tag = resolve_model(named.pinned).ref.revision
+        # The text is a parameter of the trial: with its content in it, other content makes another trial.
         pinned.append(f"{named.pinned}@{tag}={named.weight:g}")
     return ",".join(pinned)
 
@@ -104,11 +107,10 @@ def refuse_impossible(experiment: Experiment) -> None:
     """
     from harness.trial.group import refusal
 
-    site = experiment.site
+    device, facts_of = experiment.site.device_type, partial(_named_facts, experiment.site.task_folders)
     for family in experiment.families.values():
         for model, task in experiment.arenas:
-            facts_of = partial(_named_facts, site.task_folders)
-            situation = Situation(site.device_type, model.facts, task.facts, facts_of=facts_of)
+            situation = Situation(device, model.facts, task.facts, facts_of=facts_of)
             if reason := refusal(family.pipeline(model.ref, {}), situation):
                 raise SpecError(
                     f"family {family.name} must be able to run on {model.ref.name} and {task.ref.name}, "
@@ -133,5 +135,6 @@ def _named_facts(folders: tuple[Path, ...], name: str) -> TaskFacts:
 
 
 def _evaluated(task: Task) -> TaskInfo:
+    """The facts of a task that is only evaluated."""
     items = {name: len(task.split(name)) for name in ("validation", "test")}
     return TaskInfo(ref=task.ref, higher_is_better=task.higher_is_better, items=items)

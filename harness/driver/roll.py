@@ -57,7 +57,13 @@ class Roll:
         self._counted: set[str] = set()
 
     def enter(self, member: Member, recorded: bool) -> None:
-        """Add a member that is not there yet; a trial that was `recorded` before the study first asked is reused."""
+        """Add a member, unless it is there already.
+
+        Args:
+            member: Why the study wants a trial.
+            recorded: Whether the trial has a record already. Then the study reuses it, unless it was the study itself
+                that had it run.
+        """
         if _identity(member) in self._members:
             return
         entered = replace(member, reused=self._reused.get(member.key, recorded))
@@ -66,7 +72,13 @@ class Roll:
         self._members[_identity(member)] = entered
 
     def count(self, member: Member, result: TrialResult) -> None:
-        """Add a member's record to the tally."""
+        """Add a trial to the tally.
+
+        Args:
+            member: Why the study wanted it.
+            result: Its record.
+        """
+        # Two families may share a trial, for example their defaults: it was paid for once.
         reused = self._members[_identity(member)].reused
         self.tally.add(result, reused=reused, paid=member.key not in self._counted)
         self._counted.add(member.key)

@@ -39,7 +39,12 @@ class Source(ABC):
 
     @abstractmethod
     def tell(self, proposal: Proposal, result: TrialResult) -> None:
-        """A trial's record."""
+        """Take a trial's record.
+
+        Args:
+            proposal: What `next` gave.
+            result: The record.
+        """
 
     @property
     @abstractmethod
@@ -133,6 +138,7 @@ class SearchSource(Source):
         for member in (member for member in members if member.role == "search"):
             cell = self._cell(member)
             job = cell.restore(member.number, member.params, member.fidelity)
+            # Another key means another trial: going on would mix the results of two questions.
             if (config := cell.config(job)).key != member.key:
                 raise SpecError(
                     f"a study must be finished with the task, model and defaults it was begun with, but those of "
@@ -235,8 +241,10 @@ def hopeless(cell: Cell, arena: Sequence[Cell]) -> Stop | None:
     design, spending, limit = cell.design, cell.spending, cell.design.search.give_up
     if limit is None or not (scores := cell.history.scored()) or spending.unused <= 0:
         return None
+    # Scores are compared with larger better, and written down in the task's own metric.
     sign = 1.0 if design.higher_is_better else -1.0
     leader, family = max((best.value, other.design.family.name) for other in arena if (best := other.best()))
+    # It stands in for the spread of equal scores; the largest one is the careful choice.
     stderr = max((score.stderr for score in scores if score.stderr is not None), default=None)
     probability = chance([sign * score.value for score in scores], spending.trials_left, leader, stderr)
     if probability > limit:

@@ -77,8 +77,13 @@ def search_cells(experiment: Experiment, guess_s: Mapping[str, float]) -> list[C
 
 
 def restored_cells(experiment: Experiment, members: Sequence[Member]) -> Sequence[Cell]:
-    """The cells with everything that is on record of the study's members."""
-    source = SearchSource(search_cells(experiment, {}))
+    """The cells of a study with everything that is on record.
+
+    Args:
+        experiment: What was searched.
+        members: The study's trials so far.
+    """
+    source = SearchSource(search_cells(experiment, {}))  # expected seconds matter to what is asked next only
     for proposal in source.restore(members):
         if (result := find_result(experiment.paths, proposal.config.key)) is not None:
             source.tell(proposal, result)
@@ -128,7 +133,7 @@ def _fresh_run(design: CellDesign, best: Best, repetition: int, evaluation: Eval
         pipeline=design.family.pipeline(design.model, best.params),
         task=design.task,
         steps=design.steps(best.params),
-        seed=derive_seed(design.seed, "confirm", repetition),
+        seed=derive_seed(design.seed, "confirm", repetition),  # the family is not in it: all finalists share seeds
         evaluation=evaluation,
     )
     member = Member(

@@ -36,14 +36,19 @@ class Cell:
             params: Its point in the family's space.
             fidelity: Where the job stops: one of the design's rungs.
         """
-        if number == len(self.history.points):
+        if number == len(self.history.points):  # a higher rung of a known trial adds no point
             self.history.points.append(dict(params))
         job = self.design.job(number, fidelity)
         self.history.results[job] = None
         return job
 
     def tell(self, job: Job, result: TrialResult) -> None:
-        """Bring a job's result."""
+        """Bring a job's result.
+
+        Args:
+            job: From `next` or `restore`.
+            result: Its record.
+        """
         self.history.results[job] = result
 
     def next(self, limit: int = 1, waiting: bool = False) -> list[Job]:
@@ -58,6 +63,7 @@ class Cell:
         """
         if self.gave_up is not None:
             return []
+        # `or` asks in this order and stops at the first that has jobs: jobs of two rungs cannot train together.
         new = int(min(limit, max(self._new_allowed(), int(waiting))))
         return (
             self._several(self._promotion, limit)
@@ -92,6 +98,7 @@ class Cell:
 
     def _several(self, propose: Callable[[], Job | None], limit: int) -> list[Job]:
         jobs: list[Job] = []
+        # Each counts as running before the next is proposed, so that budget and scheduler see it.
         while len(jobs) < limit and (job := propose()) is not None and (not jobs or job.rung == jobs[0].rung):
             self.history.results[job] = None
             jobs.append(job)
@@ -103,6 +110,7 @@ class Cell:
         if tried < self.design.independent:
             return self.design.independent - tried
         seen = {job.number for job in self.history.finished}
+        # Half of what was seen: enough to fill packs, and the sampler still learns from most of what it asks for.
         return max(1, len(seen) // 2) - self.history.running
 
     def _promotion(self) -> Job | None:
@@ -125,7 +133,7 @@ class Cell:
 
     def _ask(self) -> dict[str, Scalar] | None:
         design, tried = self.design, len(self.history.points)
-        if not tried:
+        if not tried:  # so that no family is judged without the settings that its paper recommends
             return defaults(design.family.space)
         names = (design.seed, design.label, tried)
         return ask(design.family.space, self.history.observations(), design.sampler, names)

@@ -79,6 +79,7 @@ class CellDesign:
         Where trials go over rungs, at most as many as it takes to bring one of them to the end; else few where families
         may give up.
         """
+        # What starts together cannot learn from each other, and cannot be stopped in time.
         count = self.sampler.independent
         if self.top:
             return min(count, float(self.search.reduction) ** self.top)
@@ -95,16 +96,26 @@ class CellDesign:
         return sum(self.share(higher) for higher in range(rung + 1, len(self.rungs)))
 
     def job(self, number: int, fidelity: float) -> Job:
-        """The job of a trial that stops at one of the rungs' fidelities."""
+        """The job of a trial.
+
+        Args:
+            number: Of the trial in its cell.
+            fidelity: Where it stops: one of `rungs`.
+        """
         return Job(number, self.rungs.index(fidelity))
 
     def config(self, params: Mapping[str, Scalar], rung: int) -> TrialConfig:
-        """The trial at one point of the space; every search trial of a study has the same seed."""
+        """The trial at one point of the space.
+
+        Args:
+            params: The point; parameters left out take their defaults.
+            rung: Index of the fidelity where it stops.
+        """
         return TrialConfig(
             pipeline=self.family.pipeline(self.model, params),
             task=self.task,
             steps=self.steps(params),
             fidelity=self.rungs[rung],
-            seed=derive_seed(self.seed, "search"),
+            seed=derive_seed(self.seed, "search"),  # the same for all, so that points differ by their settings only
             evaluation=self.evaluation,
         )

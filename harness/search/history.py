@@ -48,6 +48,7 @@ class History:
 
     def value(self, result: TrialResult) -> float | None:
         """Score of a result with larger better; None where it has none that can be compared."""
+        # A diverged trial may have a score that is not a number; it counts as a failure.
         target = result.target
         if result.status != TrialStatus.COMPLETE or target is None or not math.isfinite(target.value):
             return None
@@ -87,6 +88,7 @@ class History:
         rungs = self.rungs()
         enough = len(self.design.family.space) + 2
         scored = [sum(value is not None for value in rung.values.values()) for rung in rungs]
+        # Scores of two fidelities are not comparable, so the sampler sees one rung and none of the others.
         level = max((index for index, count in enumerate(scored) if count >= enough), default=0)
         failed = {number for rung in rungs for number, value in rung.values.items() if value is None}
         values = [rungs[level].values.get(number) for number in range(len(self.points))]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _SAMPLER_TRIES = 10
+"""A sampler that has converged proposes the same point again and again."""
 _RANDOM_TRIES = 100
 _LISTABLE = 100_000
 """Largest discrete space that is listed in full to find what is left of it."""
@@ -51,7 +52,7 @@ def ask(
         return None
     study = _study(space, history)
     distributions = {name: optuna_distribution(d) for name, d in space.items()}
-    for attempt in range(_SAMPLER_TRIES):
+    for attempt in range(_SAMPLER_TRIES):  # each has a seed of its own, or all would propose the same
         point = _try(study, sampler, derive_seed(*names, attempt), distributions)
         if canonical_json(point) not in seen:
             return point
@@ -68,7 +69,7 @@ def _unseen(space: Space, seen: set[str], rng: random.Random) -> dict[str, Scala
         point = {name: distribution.sample(rng) for name, distribution in space.items()}
         if canonical_json(point) not in seen:
             return point
-    if size(space) > _LISTABLE:
+    if size(space) > _LISTABLE:  # hundreds of draws found nothing new: practically all of it was tried
         return None
     grid = (dict(zip(space, values, strict=True)) for values in product(*(_points(d) for d in space.values())))
     left = [point for point in islice(grid, _LISTABLE) if canonical_json(point) not in seen]
@@ -90,6 +91,7 @@ def _study(space: Space, history: Sequence[Observation]) -> Study:
     import optuna
     from optuna.trial import TrialState, create_trial
 
+    # Optuna logs every trial at level INFO.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     distributions = {name: optuna_distribution(d) for name, d in space.items()}

@@ -103,8 +103,10 @@ def seconds(result: TrialResult) -> float:
     """
     cost = result.cost
     alone = _active(cost) + cost.solo_s - cost.total_s
+    # GPU seconds are GPUs held x wall seconds of the share; they shrink or grow with it.
     return cost.gpu_s * alone / cost.total_s if cost.gpu_s and cost.total_s else alone
 
 
 def _active(cost: CostRecord) -> float:
+    """Wall seconds without loading."""
     return cost.total_s - cost.seconds.get("load", 0.0)

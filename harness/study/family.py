@@ -69,7 +69,12 @@ class Family:
         }
 
     def pipeline(self, base_model: ModelRef, values: Mapping[str, Scalar]) -> Pipeline:
-        """The concrete pipeline for one point of the space; parameters left out take their defaults."""
+        """The concrete pipeline for one point of the space.
+
+        Args:
+            base_model: What is tuned.
+            values: The point; parameters left out take their defaults.
+        """
         return Pipeline(base_model, self.stages_at(values))
 
     def stages_at(self, values: Mapping[str, Scalar]) -> tuple[Stage, ...]:
@@ -85,7 +90,7 @@ class Family:
                     objective=stage.spec.objective,
                     retention=stage.spec.retention,
                     curation=stage.spec.curation,
-                    params=dict(sorted(params.items())),
+                    params=dict(sorted(params.items())),  # for people: the key sorts them anyway
                     data=stage.spec.data,
                     share=stage.share,
                     data_fingerprint=stage.data_fingerprint,
@@ -114,6 +119,10 @@ def stage_space(choices: Mapping[str, str]) -> dict[str, Distribution]:
 
 def resolve_family(name: str, spec: FamilySpec) -> Family:
     """A family with its search space.
+
+    Args:
+        name: In the study.
+        spec: As the study file has it.
 
     Raises:
         SpecError: For an unknown choice or parameter, a range outside the declared one, or wrong shares.

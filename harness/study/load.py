@@ -26,6 +26,8 @@ def load_study(path: Path) -> StudySpec:
     for name, family in families.items() if isinstance(families, dict) else ():
         if isinstance(family, dict) and "recipe" in family:
             try:
+                # Before validation, so that the checked study, its fingerprint and its copy hold what was run, whatever
+                # happens to the recipe's file later.
                 families[name] = expanded(family, path.parent)
             except SpecError as error:
                 raise SpecError(f"{path}: family {name}: {error}") from error

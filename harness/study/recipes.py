@@ -38,6 +38,10 @@ def recipes(studies: Path) -> dict[str, Recipe]:
 def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
     """A family that names a recipe as one that lists its stages.
 
+    Args:
+        family: As the study file has it.
+        studies: The study file's folder.
+
     Raises:
         SpecError: For an unknown recipe or key, or a parameter or data of no stage.
     """

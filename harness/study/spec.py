@@ -7,13 +7,16 @@ Where a study runs (this machine, Slurm) is not in it: that lives in the profile
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from harness.errors import one_of
 from harness.records.trial import fingerprint
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -195,34 +198,38 @@ class StudySpec(Strict):
         return fingerprint(self.model_dump(mode="json"))
 
 
-def sentence(error: Any, model: type[BaseModel]) -> str:
-    """One sentence for one pydantic error: the place, the rule, the value received."""
-    place = ".".join(str(part) for part in error["loc"]) or "the file"
-    if error["type"] == "extra_forbidden":
-        return one_of(f"{place}: key", str(error["loc"][-1]), _keys(model, error["loc"][:-1]))
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
+def sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """One sentence for one of pydantic's errors: the place, the rule, the value received.
+
+    Args:
+        error: From `ValidationError.errors`.
+        model: What was validated.
+    """
+    kind, location = error["type"], error["loc"]
+    place = ".".join(map(str, location)) or "the file"
+    if kind == "extra_forbidden":
+        return one_of(f"{place}: key", str(location[-1]), _keys(model, location[:-1]))
+    if kind == "missing":
         return f"{place} is required: add it"
-    shown = "" if error["type"] == "value_error" else f", but got {repr(error['input'])[:80]}"
-    return f"{place}: {message}{shown}"
+    received = (
+        "" if kind == "value_error" else f", but got {repr(error['input'])[:80]}"
+    )  # our own errors name the value
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}{received}"
 
 
 def _keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """The valid keys at a place of the model, followed as far as its annotations are plain."""
-    current: type[BaseModel] = model
+    current = model
     for part in loc:
-        field = current.model_fields.get(str(part))
-        nested = (
-            [arg for arg in _walk(field.annotation) if isinstance(arg, type) and issubclass(arg, BaseModel)]
-            if field
-            else []
-        )
-        current = nested[0] if nested else current
+        field = current.model_fields.get(str(part))  # none for the name of a family or the number of a stage
+        nested = next(_models_in(field.annotation), None) if field else None
+        current = nested or current
     return sorted(current.model_fields)
 
 
-def _walk(annotation: Any) -> list[Any]:
-    found = [annotation]
-    for inner in getattr(annotation, "__args__", ()):
-        found += _walk(inner)
-    return found
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a field's annotation names, for example `FamilySpec` in `dict[str, FamilySpec]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

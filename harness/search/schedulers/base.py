@@ -41,5 +41,10 @@ class Scheduler(Plugin, ABC):
         """Fidelities in rising order; the last is 1."""
 
     def promote(self, rungs: Sequence[Rung], search: Search) -> Promotion | None:
-        """The next trial to go on, or None; must depend on its arguments only."""
+        """The next trial to go on, or None; must depend on its arguments only, so that a restart decides alike.
+
+        Args:
+            rungs: What is known at every fidelity, rising.
+            search: The study's search settings.
+        """
         return None
