@@ -6,8 +6,7 @@ A hook finds its module on the part that it was called for, so that copies of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,25 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+Output = Tensor | tuple[Tensor, ...]
+"""What a part of a block returns: hidden states, or these and more (attention weights, a cache)."""
+
+
 class Added(nn.Module):
     """A module that is no part of the base."""
 
     def __init__(self) -> None:
         super().__init__()
         self.on = True
+
+
+class Mixture(Added):
+    """A module that mixes what several adapters, its sources, would add; while `only` is a number, that one acts alone."""
+
+    def __init__(self, sources: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.sources = nn.ModuleList(sources)
+        self.only: int | None = None
 
 
 class Adapter(Added):
@@ -85,18 +97,16 @@ class GatedLora(Added):
         return found
 
 
-class Fusion(Added):
+class Fusion(Mixture):
     """Attention over what several adapters would add: `sum_n softmax_n(Q y . K z_n) V z_n`, z_n being the n-th's sum.
 
-    V starts as the identity. While `only` is a number, that adapter's sum alone is added.
+    V starts as the identity.
     """
 
     def __init__(self, width: int, sources: Sequence[Adapter]) -> None:
-        super().__init__()
-        self.sources = nn.ModuleList(sources)
+        super().__init__(sources)
         self.query, self.key, self.value = (nn.Linear(width, width, bias=n < 2) for n in range(3))
         nn.init.eye_(self.value.weight)
-        self.only: int | None = None
 
     def forward(self, y: Tensor) -> Tensor:
         """The part's output, shape (..., width), to what is added to it."""
@@ -124,26 +134,35 @@ def put(part: nn.Module, module: nn.Module, parallel: bool) -> None:
     part.register_forward_hook(_gated if gated else _beside if parallel else _behind, with_kwargs=True)
 
 
-def _gated(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:
+def _gated(
+    part: nn.Module, arguments: tuple[Tensor, ...], options: Mapping[str, Tensor], output: Output
+) -> Output | None:
     """The part's output plus the module of that output, weighed by the part's input."""
     hidden = arguments[0] if arguments else options["hidden_states"]
     before = output[0] if isinstance(output, tuple) else output
-    return _with(output, part.adapter.gated(hidden, before)) if part.adapter.on else None
+    adapter = getattr(part, NAME)
+    return _with(output, adapter.gated(hidden, before)) if adapter.on else None
 
 
-def _behind(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:
+def _behind(
+    part: nn.Module, arguments: tuple[Tensor, ...], options: Mapping[str, Tensor], output: Output
+) -> Output | None:
     """The part's output plus the module of that output."""
     hidden = output[0] if isinstance(output, tuple) else output
-    return _with(output, part.adapter(hidden)) if getattr(part.adapter, "on", True) else None
+    adapter = getattr(part, NAME)
+    return _with(output, adapter(hidden)) if getattr(adapter, "on", True) else None
 
 
-def _beside(part: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], output: Any) -> Any:
+def _beside(
+    part: nn.Module, arguments: tuple[Tensor, ...], options: Mapping[str, Tensor], output: Output
+) -> Output | None:
     """The part's output plus the module of the part's input."""
     hidden = arguments[0] if arguments else options["hidden_states"]
-    return _with(output, part.adapter(hidden)) if getattr(part.adapter, "on", True) else None
+    adapter = getattr(part, NAME)
+    return _with(output, adapter(hidden)) if getattr(adapter, "on", True) else None
 
 
-def _with(output: Any, added: Tensor) -> Any:
+def _with(output: Output, added: Tensor) -> Output:
     """A part's output, which may be the first of several things, with something added."""
     if isinstance(output, tuple):
         return (output[0] + added.to(output[0].dtype), *output[1:])

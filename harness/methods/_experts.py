@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from harness.methods._adapters import Added, put
+from harness.methods._adapters import Added, Mixture, put
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 
 class LowRank(nn.Module):
@@ -28,13 +31,11 @@ class LowRank(nn.Module):
         return found
 
 
-class Experts(Added):
+class Experts(Mixture):
     """`sum_n w_n E_n(x)`, where the router sets `w`; while `only` is a number, that expert alone."""
 
     def __init__(self, sources: Iterable[LowRank]) -> None:
-        super().__init__()
-        self.sources = nn.ModuleList(sources)
-        self.only: int | None = None
+        super().__init__(sources)
         self.weights: Tensor | None = None
         """Of each token and expert, shape (rows, tokens, experts)."""
 
@@ -64,7 +65,9 @@ class Router(Added):
         return weights.movedim(-2, 0)
 
 
-def put_experts(backbone: Any, layers: Mapping[str, tuple[int, int]], count: int, made: Mapping[str, float]) -> None:
+def put_experts(
+    backbone: PreTrainedModel, layers: Mapping[str, tuple[int, int]], count: int, made: Mapping[str, float]
+) -> None:
     """Stand experts beside linear layers, and a router before the model that they are in.
 
     Args:
@@ -82,7 +85,7 @@ def put_experts(backbone: Any, layers: Mapping[str, tuple[int, int]], count: int
     backbone.register_forward_pre_hook(_route, with_kwargs=True)
 
 
-def _route(backbone: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+def _route(backbone: PreTrainedModel, arguments: tuple[object, ...], options: dict[str, object]) -> None:
     """Ask the base about the text first, and weigh the experts by what it says."""
     router: Router = backbone.router
     mixtures = [module for module in backbone.modules() if isinstance(module, Experts)]
@@ -107,7 +110,7 @@ def _route(backbone: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -
         mixture.weights = weights
 
 
-def _beside(cache: Any, config: Any) -> Any:
+def _beside(cache: DynamicCache, config: PretrainedConfig) -> DynamicCache:
     """The base's own keys and values of what a cache has read.
 
     They are kept as further layers of it, so that whatever is done to its rows is done to theirs.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Linear, Module
     from transformers import PreTrainedModel
 
     from harness.axes.contract import StageSetup
@@ -58,8 +59,11 @@ def shape(layer: Module) -> tuple[int, int]:
     """In-features and out-features of a linear layer; those in four bits pack their weights."""
     from transformers.pytorch_utils import Conv1D
 
-    found: Any = layer
-    return tuple(found.weight.shape) if isinstance(layer, Conv1D) else (found.in_features, found.out_features)
+    linear = cast("Linear", layer)
+    if isinstance(layer, Conv1D):
+        inputs, outputs = linear.weight.shape
+        return inputs, outputs
+    return linear.in_features, linear.out_features
 
 
 def shapes(model: PreTrainedModel, names: Iterable[str]) -> list[tuple[int, int]]:
@@ -86,7 +90,7 @@ def _note(setup: StageSetup, name: str, wanted: int, found: int, reason: str) ->
         setup.note(f"{name} {wanted} was cut to {found}: {reason}")
 
 
-def changes(layers: Mapping[str, Any], biases: bool) -> dict[str, Tensor]:
+def changes(layers: Mapping[str, BaseTunerLayer], biases: bool) -> dict[str, Tensor]:
     """How far each adapted linear layer's weights are from its base's, found by what both make of the unit vectors.
 
     Differentiable in what the adapter trains, and right for any adapter whose layers are linear in their input.

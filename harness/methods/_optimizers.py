@@ -13,13 +13,18 @@ from harness.axes.contract import StageSetup
 from harness.nn.optimizer import decaying
 from harness.records.trial import derive_seed
 
+Group = dict[str, Any]
+"""Parameters (`params`) and their settings (`lr`, `weight_decay`, ...), as torch's optimisers take and keep them."""
+State = dict[str, Any]
+"""What an optimiser keeps of one parameter, as torch saves it: tensors and counts by name."""
 
-def groups(model: nn.Module, setup: StageSetup) -> list[dict[str, Any]]:
+
+def groups(model: nn.Module, setup: StageSetup) -> list[Group]:
     """What trains, in a group that decays and one that does not, each with the stage's learning rate."""
     decays, decay = decaying(model), setup.params.number("weight_decay")
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rate = setup.params.number("learning_rate")
-    found: list[dict[str, Any]] = [
+    found: list[Group] = [
         {"params": [p for name, p in trained if (name in decays) is wanted], "weight_decay": own, "lr": rate}
         for wanted, own in ((True, decay), (False, 0.0))
     ]
@@ -33,7 +38,7 @@ def own_adamw(model: nn.Module, setup: StageSetup) -> torch.optim.Optimizer:
 
 Projection = Callable[[Tensor, int, int], Tensor]
 """(gradient of shape (m, n) with m <= n, number of the parameter, number of the period) to P of shape (rank, m)."""
-Update = Callable[[Tensor, Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+Update = Callable[[Tensor, Tensor, Tensor, Tensor, State], Tensor]
 """(gradient, P, P times it, Adam's direction of that, state) to the gradient's place in the step, shape (m, n)."""
 
 
@@ -50,12 +55,12 @@ class LowRankAdam(torch.optim.Optimizer):
         period: Steps of a period.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], projection: Projection, update: Update, period: int) -> None:
+    def __init__(self, groups: Iterable[Group], projection: Projection, update: Update, period: int) -> None:
         super().__init__(groups, {"low_rank": False, "weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8})
         self._projection, self._update, self._period = projection, update, period
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of what has a gradient."""
         number = 0
         for group in self.param_groups:
@@ -68,7 +73,7 @@ class LowRankAdam(torch.optim.Optimizer):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
         return None if closure is None else closure()
 
-    def _projected(self, p: Tensor, number: int, group: dict[str, Any]) -> Tensor:
+    def _projected(self, p: Tensor, number: int, group: Group) -> Tensor:
         state, tall = self.state[p], p.shape[0] > p.shape[1]
         assert p.grad is not None
         gradient = p.grad.T if tall else p.grad
@@ -80,7 +85,7 @@ class LowRankAdam(torch.optim.Optimizer):
         return whole.T if tall else whole
 
 
-def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _adam(gradient: Tensor, state: State, group: Group) -> Tensor:
     """Adam's direction: the first moment over the root of the second, each corrected for its start at zero."""
     first, second = group["betas"]
     if "exp_avg" not in state:
@@ -119,7 +124,7 @@ def random_directions(gradient: Tensor, rank: int, *seed: str | int) -> Tensor:
     return drawn.to(gradient)
 
 
-def limited(update: Tensor, state: dict[str, Any], growth: float) -> Tensor:
+def limited(update: Tensor, state: State, growth: float) -> Tensor:
     """An update whose norm is at most `growth` times that of the one before."""
     norm = update.norm()
     if "norm" in state:

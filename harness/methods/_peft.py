@@ -7,12 +7,12 @@ import warnings
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED, linear_layers, uses_conv1d
 from harness.methods._stacking import looped
-from harness.methods.base import PeftMethod
+from harness.methods.base import Options, PeftMethod
 from harness.space import Choice
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LayerMethod(PeftMethod, ABC):
         """Mapped, or one after the other."""
         return None if self.maps else looped(layers)
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """What is given to PEFT's configuration on top."""
         return {"r": setup.params.integer("rank")}
 
@@ -65,7 +65,7 @@ class LayerMethod(PeftMethod, ABC):
         """PEFT's configuration on the chosen layers."""
         import peft
 
-        kind: Any = getattr(peft, self.kind)
+        kind = getattr(peft, self.kind)
         options = {"target_modules": linear_layers(model, setup.params.text("target")), **self.options(model, setup)}
         if "fan_in_fan_out" in {field.name for field in dataclasses.fields(kind)}:
             options["fan_in_fan_out"] = uses_conv1d(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import capped, linear_layers, shapes
@@ -12,6 +12,7 @@ from harness.methods._stacking import ADAPTER
 from harness.methods.lora import Lora
 
 if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -46,7 +47,7 @@ class ResidualLora(Lora):
         """The product of the factors less that of the first ones."""
         found = {}
         for name, module in self.layers(model).items():
-            layer: Any = module
+            layer = cast("LoraLayer", module)
             down, up = (self._start[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
             first = layer.scaling[ADAPTER] * up @ down
             moved = layer.get_delta_weight(ADAPTER) - (first.T if layer.fan_in_fan_out else first)

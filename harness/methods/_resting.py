@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.base import Method
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
+
+    from harness.methods._optimizers import State
 
 MOVES = "moves"
 """Key of the optimiser's state: 1 where an entry of the parameter moves, 0 where it rests, broadcast to its shape."""
@@ -30,7 +32,7 @@ class RestingMethod(Method, ABC):
 
     trains = r".*"
     setup: StageSetup
-    _optimizer: Any = None
+    _optimizer: Optimizer
     _kept: dict[Parameter, Tensor]
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
@@ -50,11 +52,11 @@ class RestingMethod(Method, ABC):
                 zeros = torch.zeros_like(p), torch.zeros_like(p)
                 counted = torch.zeros((), device=p.device)
                 self._optimizer.state[p] = {"step": counted, "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
-        return self._optimizer  # type: ignore[no-any-return]
+        return self._optimizer
 
-    def state(self, parameter: Parameter) -> dict[str, Any]:
+    def state(self, parameter: Parameter) -> State:
         """What is kept of a parameter beside its moments."""
-        found: dict[str, Any] = self._optimizer.state[parameter]
+        found: State = self._optimizer.state[parameter]
         return found
 
     def resting(self, model: PreTrainedModel) -> Iterator[tuple[Parameter, Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers
@@ -14,6 +14,7 @@ from harness.methods.lora import Lora
 from harness.space import Params
 
 if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
     from torch import Tensor
     from torch.nn import Linear, Module
     from transformers import PreTrainedModel
@@ -51,14 +52,14 @@ class RoundedLora(Lora, ABC):
 
         with torch.no_grad():
             for name in linear_layers(model, setup.params.text("target")):
-                layer: Any = model.get_submodule(name)
+                layer = model.get_submodule(name)
                 weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
                 for part in weight.split(max(1, SLICE // weight.shape[1])):
                     part.copy_(self.rounded(part.float().contiguous(), setup.params))
         attached = super().attach(model, setup)
         for module in self.layers(attached).values():
-            wrapped: Any = module
-            self.shape_factors(wrapped.lora_A[ADAPTER], wrapped.lora_B[ADAPTER], setup.params)
+            layer = cast("LoraLayer", module)
+            self.shape_factors(layer.lora_A[ADAPTER], layer.lora_B[ADAPTER], setup.params)
         return attached
 
     deltas = Method.deltas  # not known: the base's weights are gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
@@ -15,6 +15,8 @@ from harness.space import Distribution, Float, Integer, Named, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from harness.methods._adapters import Mixture
 
 FEWEST = 2
 SPACE: dict[str, Distribution] = {
@@ -57,8 +59,8 @@ class SourcesMethod(ModuleMethod, ABC):
         return None
 
     @abstractmethod
-    def mixtures(self, model: PreTrainedModel) -> Sequence[Any]:
-        """The modules that mix: each has a list `sources` of adapters, of which the one at `only` acts alone."""
+    def mixtures(self, model: PreTrainedModel) -> Sequence[Mixture]:
+        """The modules that mix, each with one adapter for each of the other tasks, in their order."""
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Freeze the base, train the adapters of the other tasks, and freeze them too.
@@ -76,7 +78,9 @@ class SourcesMethod(ModuleMethod, ABC):
         return model
 
 
-def _train_source(model: Any, mixtures: Sequence[Any], index: int, task: Named, setup: StageSetup) -> float:
+def _train_source(
+    model: PreTrainedModel, mixtures: Sequence[Mixture], index: int, task: Named, setup: StageSetup
+) -> float:
     """Train one source with AdamW; returns the last step's loss in nats per token."""
     import torch
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Linear, Module
 
     from harness.nn.stack import Dropout, StackedForward
 
@@ -15,7 +16,7 @@ ADAPTER = "default"
 """PEFT's name for the only adapter of a model."""
 
 
-def stacked_lora(layers: Sequence[Any], dropout: Dropout, dora: bool = False) -> StackedForward:
+def stacked_lora(layers: Sequence[LoraLayer], dropout: Dropout, dora: bool = False) -> StackedForward:
     """K LoRA layers on one frozen linear layer: `W x + s_k B_k A_k x`, ranks padded with zeros.
 
     Args:
@@ -76,7 +77,7 @@ def looped(layers: Sequence[Module]) -> StackedForward:
     return forward
 
 
-def _merging_pays(base: Any, x: Tensor, down: Tensor) -> bool:
+def _merging_pays(base: Linear, x: Tensor, down: Tensor) -> bool:
     """Whether `(W + s B A) x` is quicker than `W x + s B A x`.
 
     On a CPU it is for small layers, whose thin products cost more in memory traffic than they save in arithmetic
@@ -106,7 +107,7 @@ def _like(rows: Tensor, x: Tensor) -> Tensor:
     return rows.view(*x.shape[:-1], rows.shape[-1])
 
 
-def _matrix(base: Any) -> Tensor:
+def _matrix(base: Linear) -> Tensor:
     """A linear layer's weights as (out, in): GPT-2's are kept the other way round, those in four bits packed."""
     from peft.utils.integrations import dequantize_module_weight
     from transformers.pytorch_utils import Conv1D

@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
-from harness.methods.base import PeftMethod
+from harness.methods.base import Options, PeftMethod
 from harness.space import Params
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 
@@ -31,8 +33,8 @@ class VirtualTokens(PeftMethod, ABC):
 
     def skip(self, situation: Situation) -> str | None:
         """Trainers of TRL's expect logits for the virtual tokens, too."""
-        objective: Any = situation.beside.get("objective")
-        if objective is None or objective.fuses:
+        objective = situation.beside.get("objective")
+        if getattr(objective, "fuses", True):
             return None
         return "its virtual tokens have no logits here, which the objective's trainer of TRL's expects"
 
@@ -40,9 +42,9 @@ class VirtualTokens(PeftMethod, ABC):
         """The virtual tokens come before the text."""
         return params.integer("virtual_tokens")
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Their number; PEFT asks for heads and layers, which embeddings have no use for."""
-        embedding: Any = model.get_input_embeddings()
+        embedding = model.get_input_embeddings()
         return {
             "task_type": "CAUSAL_LM",
             "num_virtual_tokens": setup.params.integer("virtual_tokens"),
@@ -72,11 +74,11 @@ class VirtualTokens(PeftMethod, ABC):
         # said at every generated token: positions follow from what is before them, virtual tokens included
         warnings.filterwarnings("ignore", message="Position ids are not supported")
 
-        def note(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def note(module: Module, arguments: tuple[object, ...], named: dict[str, object]) -> None:
             whole = named.get("labels") is None and not named.get("logits_to_keep")
             calls["before"] = whole and named.get("inputs_embeds") is not None
 
-        def cut(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def cut(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             return (arguments[0][:, count:], *arguments[1:]) if calls["before"] else None
 
         model.register_forward_pre_hook(note, with_kwargs=True)

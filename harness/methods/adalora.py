@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods._stacking import ADAPTER
+from harness.methods.base import Options
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class AdaLora(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The schedule in steps; importance must be gathered in one step at least before ranks are final."""
         params, steps = setup.params, max(4, setup.steps)
         first = min(round(params.number("full_share") * steps), steps - 3)
@@ -74,23 +76,20 @@ class AdaLora(LayerMethod):
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
         """Gather importance, and set singular values to zero that are over the step's budget."""
-        wrapped: Any = model
-        wrapped.base_model.update_and_allocate(step)
+        model.base_model.update_and_allocate(step)
 
     def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """Importance so far, and which singular values are left."""
         import torch
 
-        wrapped: Any = model
-        allocator, pattern = wrapped.base_model.rankallocator, wrapped.peft_config["default"].rank_pattern or {}
+        allocator, pattern = model.base_model.rankallocator, model.peft_config[ADAPTER].rank_pattern or {}
         kept = {f"importance/{name}": value for name, value in allocator.exp_avg_ipt.items()}
         kept |= {f"uncertainty/{name}": value for name, value in allocator.exp_avg_unc.items()}
         return kept | {f"left/{name}": torch.tensor(rows) for name, rows in pattern.items()}
 
     def load_state(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Put them back."""
-        wrapped: Any = model
-        allocator, pattern = wrapped.base_model.rankallocator, {}
+        allocator, pattern = model.base_model.rankallocator, {}
         for key, value in state.items():
             kind, _, name = key.partition("/")
             if kind == "importance":
@@ -99,4 +98,4 @@ class AdaLora(LayerMethod):
                 allocator.exp_avg_unc[name] = value
             else:
                 pattern[name] = value.tolist()
-        wrapped.peft_config["default"].rank_pattern = pattern or None
+        model.peft_config[ADAPTER].rank_pattern = pattern or None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import capped, linear_layers, shapes
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class AdaMss(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Directions, clusters, and each cluster's rank."""
         params = setup.params
         most = min(min(sizes) for sizes in shapes(model, linear_layers(model, params.text("target"))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers
@@ -39,12 +39,12 @@ class Apollo(FullFineTuning):
 
     def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
         """AdamW, with scaled gradients inside the blocks."""
-        from harness.methods._optimizers import limited, low_rank_adam, random_directions
+        from harness.methods._optimizers import State, limited, low_rank_adam, random_directions
 
         rank, scale = setup.params.integer("projection_rank"), setup.params.number("update_scale")
         axis = (0,) if setup.params.text("scale_of") == "channel" else (0, 1)
 
-        def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: dict[str, Any]) -> Tensor:
+        def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: State) -> Tensor:
             factor = direction.norm(dim=axis, keepdim=True) / small.norm(dim=axis, keepdim=True).clamp(min=1e-12)
             return limited(scale * gradient * factor, state, GROWTH)
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Plugin, StageSetup
 from harness.space import Params
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.nn.stack import Dropout, StackedForward
+
+Options = dict[str, object]
+"""Keyword arguments for a class or function of a library, by name."""
 
 
 class Method(Plugin, ABC):
@@ -75,7 +78,7 @@ class Method(Plugin, ABC):
         """
         return None
 
-    def load_options(self, params: Params, device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> Options:
         """Keyword arguments for `from_pretrained`, for example a quantisation config."""
         return {}
 

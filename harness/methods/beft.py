@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod, unwarned
+from harness.methods.base import Options
 from harness.space import Float
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Beft(LayerMethod):
     mergeable = False
     space = {"learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True), "target": TARGET}
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Nothing more."""
         return {}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import divisor, linear_layers, shapes
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class C3a(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Blocks that divide inputs and outputs; they start at zero."""
         names = linear_layers(model, setup.params.text("target"))
         sizes = [size for pair in shapes(model, names) for size in pair]

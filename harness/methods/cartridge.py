@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.prefix_tuning import PrefixTuning
@@ -43,7 +43,6 @@ class Cartridge(PrefixTuning):
         ids = (ids or [0]) * (tokens // len(ids or [0]) + 1)
         with torch.no_grad():
             kept = model(input_ids=torch.tensor([ids[:tokens]], device=setup.device), use_cache=True).past_key_values
-        attached: Any = get_peft_model(model, self.config(model, setup))
+        attached: PreTrainedModel = get_peft_model(model, self.config(model, setup))
         initialize_kv_prefix_from_past_key_values(attached, past_key_values=kept)
-        found: PreTrainedModel = attached
-        return found
+        return attached

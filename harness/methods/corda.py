@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._calibration import batches, drawn
 from harness.methods._residual import ResidualLora, fitting_rank
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Choice, Integer
 
@@ -30,11 +31,11 @@ class Corda(ResidualLora):
         "calibration_rows": Integer(1, 4096, default=256, log=True, searched=False),
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Which directions are trained."""
         from peft.tuners.lora.config import CordaConfig
 
-        mode: Any = setup.params.text("corda_mode")
+        mode = setup.params.text("corda_mode")
         rank = fitting_rank(model, setup)
         return {"r": rank, "init_lora_weights": "corda", "corda_config": CordaConfig(corda_method=mode)}
 

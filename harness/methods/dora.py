@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import changes
 from harness.methods._stacking import stacked_lora
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Dora(Lora):
         """Products of stacked matrices, then the magnitudes."""
         return stacked_lora(layers, dropout, dora=True)
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Weight decomposition on."""
         return {"use_dora": True}
 

@@ -13,6 +13,7 @@ from harness.space import Float
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
     from transformers import PreTrainedModel
 
 
@@ -118,5 +119,5 @@ def noise_multiplier(epsilon: float, rows: int, examples: int, steps: int) -> fl
     return found
 
 
-def _trained(model: PreTrainedModel) -> list[Any]:
+def _trained(model: PreTrainedModel) -> list[Parameter]:
     return [p for p in model.parameters() if p.requires_grad]

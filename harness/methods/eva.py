@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._calibration import batches, drawn
 from harness.methods._peft import unwarned
 from harness.methods._residual import fitting_rank
+from harness.methods._stacking import ADAPTER
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Float, Integer
 
@@ -33,7 +35,7 @@ class Eva(Lora):
         "calibration_rows": Integer(1, 4096, default=256, log=True, searched=False),
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """`rank` on average; no layer gets more than `rank_spread` times that."""
         from peft import EvaConfig
 
@@ -46,19 +48,18 @@ class Eva(Lora):
 
         sequences = drawn(setup.rows(), setup.params.integer("calibration_rows"), setup)
         with unwarned("lora with eva initialization"):  # of memory that its own search for components would take
-            wrapped: Any = get_peft_model(model, self.config(model, setup))
-        layers = self.layers(wrapped)
-        found = _components(wrapped, layers, batches(sequences, setup))
-        rank = int(wrapped.peft_config["default"].r)
+            attached = get_peft_model(model, self.config(model, setup))
+        layers = self.layers(attached)
+        found = _components(attached, layers, batches(sequences, setup))
+        rank = int(attached.peft_config[ADAPTER].r)
         ranks = _ranks({name: ratio for name, (_, ratio) in found.items()}, rank, setup.params.number("rank_spread"))
-        initialize_lora_eva_weights(wrapped, eva_state_dict={name: found[name][0][: ranks[name]] for name in found})
+        initialize_lora_eva_weights(attached, eva_state_dict={name: found[name][0][: ranks[name]] for name in found})
         setup.note(f"EVA's ranks lie between {min(ranks.values())} and {max(ranks.values())}")
-        attached: PreTrainedModel = wrapped
         return attached
 
 
 def _components(
-    model: Any, layers: Mapping[str, Module], rows: Iterable[Mapping[str, Tensor]]
+    model: PreTrainedModel, layers: Mapping[str, Module], rows: Iterable[Mapping[str, Tensor]]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Principal directions of each layer's inputs (rows) and the share of the variance that each explains, falling."""
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._blocks import blocks, unknown_blocks
@@ -13,7 +13,8 @@ from harness.nn.optimizer import learning_rate
 from harness.space import Float
 
 if TYPE_CHECKING:
-    from torch.nn import Parameter
+    from torch import Tensor
+    from torch.nn import Linear, Parameter
     from transformers import PreTrainedModel
 
 
@@ -54,23 +55,23 @@ class Far(RestingMethod):
             for layer, start in zip(feed_forward_layers(model), self._starts, strict=True):
                 self._choose(layer, start)
 
-    def _choose(self, layer: Any, start: Any) -> None:
+    def _choose(self, layer: Linear, start: Tensor) -> None:
         """Mark the nodes that moved most; nodes are columns of a transposed weight."""
         import torch
 
         moved = (layer.weight.detach() - start).abs().sum(0 if self._transposed else 1)
         kept = moved.topk(max(1, round(self.setup.params.number("retained_nodes") * len(moved)))).indices
         moves = torch.zeros_like(moved).scatter(0, kept, 1.0)
-        held: list[tuple[Parameter | None, Any]] = [
-            (layer.weight, moves if self._transposed else moves.unsqueeze(1)),
-            (layer.bias if isinstance(layer.bias, torch.nn.Parameter) else None, moves),
+        held: list[tuple[Parameter | None, Tensor]] = [
+            (layer.get_parameter("weight"), moves if self._transposed else moves.unsqueeze(1)),
+            (layer.bias, moves),
         ]
         for parameter, mask in held:
             if parameter is not None:
                 self.state(parameter)[MOVES] = mask
 
 
-def feed_forward_layers(model: PreTrainedModel) -> Iterator[Any]:
+def feed_forward_layers(model: PreTrainedModel) -> Iterator[Linear]:
     """The linear layers of all feed-forward parts."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D

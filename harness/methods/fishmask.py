@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._delta import DeltaMethod
@@ -52,7 +52,7 @@ class FishMask(DeltaMethod):
         from harness.methods._calibration import drawn
         from harness.methods._gradients import gradients
 
-        weights: list[Any] = [model.get_submodule(name).weight for name in names]
+        weights = [model.get_submodule(name).weight for name in names]
         found = [torch.zeros_like(weight) for weight in weights]
         rows = drawn(setup.rows(), setup.params.integer("fisher_rows"), setup)
         for slopes in gradients(model, weights, rows):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod, sparse_unchecked
+from harness.methods.base import Options
 from harness.space import Float
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Frod(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The share of a rotation that is trained."""
         return {"sparse_rate": setup.params.number("rotated_share"), "progressbar": False}
 

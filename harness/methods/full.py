@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods.base import Method
+from harness.methods.base import Method, Options
 from harness.space import Float, Params
 
 if TYPE_CHECKING:
@@ -26,6 +26,6 @@ class FullFineTuning(Method):
         """Let every parameter move."""
         return model.requires_grad_(True)
 
-    def load_options(self, params: Params, device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> Options:
         """Master weights in float32: bfloat16 ones would lose updates below a 256th of a weight."""
         return {}

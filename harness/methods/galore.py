@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers, shapes
@@ -34,7 +34,7 @@ class Galore(FullFineTuning):
 
     def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
         """AdamW, projecting what is inside the blocks."""
-        from harness.methods._optimizers import low_rank_adam, top_directions
+        from harness.methods._optimizers import State, low_rank_adam, top_directions
 
         rank, scale = setup.params.integer("projection_rank"), setup.params.number("update_scale")
         names = linear_layers(model, "all")
@@ -44,7 +44,7 @@ class Galore(FullFineTuning):
                 "more directions"
             )
 
-        def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: dict[str, Any]) -> Tensor:
+        def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: State) -> Tensor:
             return scale * (p.T @ direction)
 
         def projection(gradient: Tensor, number: int, period: int) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -27,6 +28,6 @@ class GLora(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Low-rank parts for weights and for the shift through them; numbers for biases."""
         return {"r": setup.params.integer("rank")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._blocks import exactly
@@ -11,6 +11,8 @@ from harness.methods.base import Method
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 NAME = "head_dropout"
@@ -61,6 +63,6 @@ class HighDropout(Method):
         return copy
 
 
-def _drop(head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _drop(head: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Dropout on the hidden states that the output layer is given."""
     return (getattr(head, NAME)(arguments[0]), *arguments[1:])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED, capped, linear_layers, shapes
-from harness.methods.base import Method
+from harness.methods.base import Method, Options
 from harness.methods.lora import Lora
 from harness.space import Float
 
@@ -47,7 +47,7 @@ class Kasa(Lora):
             else None
         )
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """At least one singular value of each weight must stay."""
         from peft import KasaConfig
 
@@ -60,8 +60,7 @@ class Kasa(Lora):
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
         """What PEFT leaves to the loop: both penalties, summed over layers."""
-        inner: Any = model
-        loss: Callable[[], Tensor] = inner.base_model._get_kasa_loss
+        loss: Callable[[], Tensor] = model.base_model._get_kasa_loss
         return loss
 
     deltas = Method.deltas  # not known: the base's weights are gone

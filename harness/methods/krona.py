@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
+from harness.methods.base import Options
 from harness.methods.lokr import LoKr
 
 if TYPE_CHECKING:
@@ -23,6 +24,6 @@ class KronA(LoKr):
     same = ("target", "factor")
     space = {name: parameter for name, parameter in LoKr.space.items() if name not in ("rank", "alpha")}
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """A rank beyond all sizes, with the scale that leaves the product as it is."""
         return {"r": WHOLE, "alpha": WHOLE, "decompose_factor": self.factor(model, setup)}

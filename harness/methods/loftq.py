@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._residual import fitting_rank
-from harness.methods.base import Method
+from harness.methods.base import Method, Options
 from harness.methods.lora import Lora
 from harness.space import Choice, Integer
 
@@ -36,7 +36,7 @@ class Loftq(Lora):
         """PEFT quantises on a GPU."""
         return None if situation.device == "cuda" else "PEFT computes LoftQ on a GPU only"
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """How often, and to how many bits."""
         bits, alternations = setup.params.integer("bits"), setup.params.integer("alternations")
         config = {"loftq_bits": bits, "loftq_iter": alternations}

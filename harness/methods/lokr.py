@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers, shapes
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class LoKr(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Rank, scale and the factors' shapes."""
         params = setup.params
         factor = self.factor(model, setup)

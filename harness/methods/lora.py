@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers, uses_conv1d
 from harness.methods._stacking import ADAPTER, stacked_lora
-from harness.methods.base import PeftMethod
+from harness.methods.base import Options, PeftMethod
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Lora(PeftMethod):
         "target": Choice(("all", "attention", "mlp"), default="all", searched=False),
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """What a variant sets on top."""
         return {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.lora import Lora
@@ -36,9 +36,9 @@ class LoraFa(Lora):
         """PEFT's, which corrects the gradients."""
         from peft.optimizers import create_lorafa_optimizer
 
-        params, wrapped = setup.params, cast(Any, model)
+        params = setup.params
         optimizer: Optimizer = create_lorafa_optimizer(
-            wrapped,
+            model,
             r=params.integer("rank"),
             lora_alpha=params.number("alpha"),
             lr=params.number("learning_rate"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._calibration import batches, drawn
 from harness.methods._peft import unwarned
 from harness.methods._residual import ResidualLora, fitting_rank
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Integer
 
@@ -22,7 +23,7 @@ class LoraGa(ResidualLora):
     paper = "Wang et al. 2024, arXiv 2407.05000"
     space = Lora.space | {"calibration_rows": Integer(1, 4096, default=256, log=True, searched=False)}
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The paper's directions and scale; two singular vectors are used for each rank."""
         from peft import LoraGAConfig
 

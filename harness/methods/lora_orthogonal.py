@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class OrthogonalLora(Lora):
     summary = "LoRA with orthogonal factors, both of which learn from the first step"
     paper = "PEFT's init_lora_weights='orthogonal'; https://datta0.github.io/posts/rethink-lora-init"
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """PEFT wants an even rank."""
         rank = setup.params.integer("rank")
         if rank % 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.lora import Lora
@@ -26,9 +26,8 @@ class RiemannianLora(Lora):
         import torch
         from peft.optimizers import create_riemannian_optimizer
 
-        wrapped: Any = model
         optimizer: Optimizer = create_riemannian_optimizer(
-            wrapped,
+            model,
             torch.optim.AdamW,
             lr=setup.params.number("learning_rate"),
             reg=setup.params.number("damping"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.lora import Lora
@@ -26,13 +26,12 @@ class LoraPlus(Lora):
         import torch
         from peft.optimizers import create_loraplus_optimizer
 
-        found: Any = create_loraplus_optimizer(
+        optimizer: Optimizer = create_loraplus_optimizer(
             model,
             torch.optim.AdamW,
             lr=setup.params.number("learning_rate"),
             loraplus_lr_ratio=setup.params.number("rate_ratio"),
             loraplus_weight_decay=setup.params.number("weight_decay"),
         )
-        found.param_groups[:] = [group for group in found.param_groups if group["params"]]
-        optimizer: Optimizer = found
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer

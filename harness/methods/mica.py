@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._residual import fitting_rank
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Mica(Lora):
     trains = r".*\.lora_A\.default\.weight"
     same = tuple(name for name in Lora.space if name != "learning_rate")
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Factors from the exact decomposition."""
         return {"r": fitting_rank(model, setup), "init_lora_weights": "mica"}
 

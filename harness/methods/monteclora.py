@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Float, Integer
 
@@ -30,7 +31,7 @@ class MonteCLora(Lora):
         "divergence_weight": Float(1e-8, 1.0, default=1e-5, log=True, searched=False),
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Random numbers are drawn for each pass anew, so that they follow from the seed and the step."""
         from peft import MontecloraConfig
 
@@ -45,8 +46,7 @@ class MonteCLora(Lora):
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
         """The divergence, which PEFT leaves to the loop."""
-        inner: Any = model
-        loss: Callable[[], Tensor] = inner.base_model._get_monteclora_loss
+        loss: Callable[[], Tensor] = model.base_model._get_monteclora_loss
         return loss
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:

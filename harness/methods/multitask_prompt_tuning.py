@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
+from harness.methods._stacking import ADAPTER
 from harness.methods._virtual import VirtualTokens
 from harness.space import Float, Integer
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from peft import MultitaskPromptTuningConfig
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 
@@ -41,8 +43,8 @@ class MultitaskPromptTuning(VirtualTokens):
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model, and tell it with every row that it is of the only task."""
-        attached: Any = super().attach(model, setup)
-        attached.prompt_encoder["default"].register_forward_pre_hook(_only_task)
+        attached = super().attach(model, setup)
+        attached.prompt_encoder[ADAPTER].register_forward_pre_hook(_only_task)
         return attached
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
@@ -51,8 +53,7 @@ class MultitaskPromptTuning(VirtualTokens):
         from peft import PromptTuningConfig
         from safetensors.torch import save_file
 
-        tuned: Any = model
-        made, encoder = tuned.peft_config["default"], tuned.prompt_encoder["default"]
+        made, encoder = model.peft_config[ADAPTER], model.prompt_encoder[ADAPTER]
         names = ("task_type", "num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads")
         options = {name: getattr(made, name) for name in (*names, "num_layers", "base_model_name_or_path")}
         PromptTuningConfig(inference_mode=True, **options).save_pretrained(str(folder))
@@ -61,7 +62,7 @@ class MultitaskPromptTuning(VirtualTokens):
         save_file({"prompt_embeddings": prompt.cpu().contiguous()}, folder / "adapter_model.safetensors")
 
 
-def _only_task(encoder: Any, arguments: tuple[Tensor, Any]) -> tuple[Tensor, Tensor]:
+def _only_task(encoder: Module, arguments: tuple[Tensor, object]) -> tuple[Tensor, Tensor]:
     """Number 0 for every row, whatever the caller gave."""
     tokens, _ = arguments
     return tokens, tokens.new_zeros(len(tokens))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED
 from harness.methods._residual import ResidualLora, fitting_rank
+from harness.methods.base import Options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,6 +28,6 @@ class OLora(ResidualLora):
             else None
         )
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Factors from the decomposition."""
         return {"r": fitting_rank(model, setup), "init_lora_weights": "olora"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._virtual import VirtualTokens
@@ -31,7 +31,7 @@ class PTuning(VirtualTokens):
         """The virtual tokens and their network."""
         from peft import PromptEncoderConfig
 
-        kind: Any = setup.params.text("encoder")
+        kind = setup.params.text("encoder")
         width = setup.params.integer("encoder_width")
         options = self.options(model, setup)
         return PromptEncoderConfig(encoder_reparameterization_type=kind, encoder_hidden_size=width, **options)

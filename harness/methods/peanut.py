@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Peanut(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The network's width and depth, and the update's scale."""
         params = setup.params
         return {"r": params.integer("rank"), "scaling": params.number("scaling"), "depth": params.integer("depth")}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._residual import ResidualLora, fitting_rank
+from harness.methods.base import Options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +18,6 @@ class Pissa(ResidualLora):
     summary = "LoRA that trains the weights' principal singular values"
     paper = "Meng et al. 2024, arXiv 2404.02948"
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Factors from the exact decomposition."""
         return {"r": fitting_rank(model, setup), "init_lora_weights": "pissa"}

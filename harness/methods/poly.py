@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods._stacking import ADAPTER
+from harness.methods.base import Options
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
+    from peft.tuners.poly.layer import PolyLayer
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 
@@ -35,7 +39,7 @@ class Poly(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """One task; factors of one piece."""
         return super().options(model, setup) | {"n_tasks": 1, "n_skills": setup.params.integer("skills"), "n_splits": 1}
 
@@ -52,28 +56,29 @@ class Poly(LayerMethod):
 
         found = {}
         for name, layer in self.layers(model).items():
-            poly: Any = layer
-            weights = torch.sigmoid(poly.poly_router["default"].module_logits[0])
+            poly = cast("PolyLayer", layer)
+            weights = torch.sigmoid(poly.poly_router[ADAPTER].module_logits[0])
             down, up = (
-                torch.einsum("s,sij->ij", weights / weights.sum(), factor["default"][0])
+                torch.einsum("s,sij->ij", weights / weights.sum(), factor[ADAPTER][0])
                 for factor in (poly.poly_lora_A, poly.poly_lora_B)
             )
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = (down @ up).T / poly.r["default"]
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = (down @ up).T / poly.r[ADAPTER]
         return found
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """A copy of the base that the deltas are added to, which PEFT does not offer."""
         import torch
 
-        wrapped: Any = deepcopy(model)
-        plain: PreTrainedModel = wrapped.unload()
+        plain: PreTrainedModel = deepcopy(model).unload()
         with torch.no_grad():
             for name, delta in self.deltas(model).items():
                 plain.get_parameter(name).add_(delta)
         return plain
 
 
-def _only_task(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _only_task(layer: Module, arguments: tuple[Tensor, ...], options: Options) -> tuple[tuple[Tensor, ...], Options]:
     """Number 0 for every row."""
+    import torch
+
     rows = arguments[0]
-    return arguments, options | {"task_ids": rows.new_zeros(len(rows), dtype=int)}
+    return arguments, options | {"task_ids": rows.new_zeros(len(rows), dtype=torch.long)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
+from harness.methods._stacking import ADAPTER
 from harness.methods.base import PeftMethod
 from harness.space import Float, Integer, Params
 
@@ -63,7 +64,6 @@ def draw_keys(model: PreTrainedModel) -> None:
     """Draw the keys of a prefix of PEFT's from the standard normal distribution; values stay at zero."""
     from torch import nn
 
-    prefixed: Any = model
-    made = prefixed.peft_config["default"]
-    rows = prefixed.prompt_encoder["default"].embedding.weight.data
+    made = model.peft_config[ADAPTER]
+    rows = model.prompt_encoder[ADAPTER].embedding.weight.data
     nn.init.normal_(rows.view(made.num_virtual_tokens, made.num_layers, 2, made.token_dim)[:, :, 0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._partial import PartialMethod
@@ -64,10 +64,10 @@ class ProMoT(PartialMethod, PromptTuning):
         """AdamW with `prompt_rate_ratio` times the learning rate on the prompt; what rests keeps its moments."""
         import torch
 
-        from harness.methods._optimizers import groups
+        from harness.methods._optimizers import Group, groups
 
         prompt = {id(p) for name, p in model.named_parameters() if name.startswith(PROMPT)}
-        parts: list[dict[str, Any]] = [
+        parts: list[Group] = [
             group | {"params": held, "lr": group["lr"] * factor}
             for group in groups(model, setup)
             for mine, factor in ((False, 1.0), (True, setup.params.number("prompt_rate_ratio")))

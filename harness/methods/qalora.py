@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.methods._rounded import RoundedLora
@@ -63,5 +63,5 @@ class QaLora(RoundedLora):
                 return first
 
         register_parametrization(inner, "weight", Grouped(), unsafe=True)
-        original: Any = inner.parametrizations.weight.original  # type: ignore[union-attr]
+        original = inner.get_parameter("parametrizations.weight.original")
         nn.init.kaiming_uniform_(original, a=math.sqrt(5))

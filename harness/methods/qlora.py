@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Choice, Params
 
 if TYPE_CHECKING:
+    from bitsandbytes.nn import Params4bit
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -33,7 +35,7 @@ class QLora(Lora):
         widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 
-    def load_options(self, params: Params, device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> Options:
         """Quantise while loading; compute in float32 on a CPU and bfloat16 on a GPU."""
         import torch
         from transformers import BitsAndBytesConfig
@@ -67,8 +69,10 @@ class QLora(Lora):
         quantised = dict(model.get_base_model().named_modules())
         with torch.no_grad():
             for name, module in plain.named_modules():
-                weight: Any = getattr(quantised.get(f"{name}.base_layer", quantised.get(name)), "weight", None)
-                if (state := getattr(weight, "quant_state", None)) is not None:
+                weight: Params4bit | None = getattr(
+                    quantised.get(f"{name}.base_layer", quantised.get(name)), "weight", None
+                )
+                if weight is not None and (state := getattr(weight, "quant_state", None)) is not None:
                     values = dequantize_4bit(weight.data, state).to(module.weight)
                     module.weight.copy_(values.T if isinstance(module, Conv1D) else values)
         merged = get_peft_model(plain, self.config(plain, setup))

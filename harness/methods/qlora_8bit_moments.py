@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods.qlora import QLora
@@ -33,7 +33,7 @@ class QLora8bitMoments(QLora):
         from bitsandbytes import optim
 
         params = setup.params
-        kind: Any = getattr(optim, KINDS[params.text("adapter_optimizer")])
+        kind = getattr(optim, KINDS[params.text("adapter_optimizer")])
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer: Optimizer = kind(
             trained, lr=params.number("learning_rate"), weight_decay=params.number("weight_decay")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Float, Params
 
@@ -26,7 +27,7 @@ class QLoraInt8(Lora):
     alone = "rounding its inputs to integers magnifies differences of the last bit"
     space = Lora.space | {"outlier_threshold": Float(0.0, 100.0, default=0.0, searched=False)}
 
-    def load_options(self, params: Params, device: str) -> dict[str, Any]:
+    def load_options(self, params: Params, device: str) -> Options:
         """Quantise while loading; bitsandbytes would say at every layer that it computes in 16 bits."""
         import logging
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import divisor, linear_layers, shapes
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Choice, Float, Integer
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Road(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Groups that divide all outputs."""
         names = linear_layers(model, setup.params.text("target"))
         group = divisor(setup.params.integer("group"), [outputs for _, outputs in shapes(model, names)], setup, "group")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 
 if TYPE_CHECKING:
@@ -17,6 +18,6 @@ class RsLora(Lora):
     summary = "LoRA scaled by alpha / sqrt(rank), which is also what RoRA proposes"
     paper = "Kalajdzievski 2023, arXiv 2312.03732"
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The other scale."""
         return {"use_rslora": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import linear_layers
@@ -11,6 +11,7 @@ from harness.space import Float, Integer
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
     from transformers import PreTrainedModel
 
 IMPORTANCE = "importance"
@@ -73,5 +74,5 @@ def _z(values: Tensor) -> Tensor:
     return (values - values.mean()) / values.std(correction=0).clamp(min=1e-12)
 
 
-def _weights(model: PreTrainedModel) -> list[Any]:
+def _weights(model: PreTrainedModel) -> list[Parameter]:
     return [model.get_submodule(name).weight for name in linear_layers(model, "all")]

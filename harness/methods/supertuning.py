@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
+from harness.methods.base import Options
 from harness.space import Choice, Float
 
 if TYPE_CHECKING:
@@ -30,6 +31,6 @@ class Supertuning(LayerMethod):
         "target": TARGET,
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The share, as its complement."""
         return {"sparsity": 1 - setup.params.number("trained_share"), "select_top": setup.params.flag("largest")}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._peft import unwarned
+from harness.methods._stacking import ADAPTER
 from harness.methods.base import PeftMethod
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
     from peft import TrainableTokensConfig
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -69,23 +71,23 @@ class TrainableTokens(PeftMethod):
 
         found = {}
         for name, module in self.layers(model).items():
-            layer: Any = module
+            layer = cast("TrainableTokensLayer", module)
             if layer.tied_adapter:  # the output layer, which moves with the embedding
                 continue
             weight = layer.get_base_layer().weight
-            rows = torch.tensor(layer.token_indices["default"], device=weight.device)
-            moved = layer.trainable_tokens_delta["default"] - weight[rows]
+            rows = torch.tensor(layer.token_indices[ADAPTER], device=weight.device)
+            moved = layer.trainable_tokens_delta[ADAPTER] - weight[rows]
             found[f"{name.removeprefix('base_model.model.')}.weight"] = torch.zeros_like(weight).index_copy(
                 0, rows, moved
             )
         return found
 
 
-def _tied_already(*arguments: Any, **options: Any) -> None:
+def _tied_already(*arguments: object, **options: object) -> None:
     """In the place of `tie_weights`."""
 
 
 def _embedding(model: PreTrainedModel) -> list[str]:
     """Full name of the input embedding."""
-    wanted: Any = model.get_input_embeddings()
-    return [name for name, module in model.named_modules() if module is wanted]
+    embedding = model.get_input_embeddings()
+    return [name for name, module in model.named_modules() if module is embedding]

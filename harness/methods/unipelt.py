@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.methods._blocks import blocks, hidden_width
@@ -13,6 +13,7 @@ from harness.space import Choice, Float, Integer, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 QUERY_VALUE = re.compile(r"(.*\.)?(q_proj|v_proj|query_key_value|qkv_proj|c_attn)")
@@ -58,16 +59,15 @@ class Unipelt(PrefixedMethod):
         for block in found:
             part = model.get_submodule(block.feed_forward[1])
             put(part, GatedAdapter(width, bottleneck, params.text("activation")), parallel=False)
-        wrapped: Any = with_prefix(model, params.integer("virtual_tokens"))
+        wrapped = with_prefix(model, params.integer("virtual_tokens"))
         encoder = wrapped.prompt_encoder["default"]
         gates = torch.nn.Parameter(torch.zeros(len(found), device=model.device))
         encoder.register_parameter(GATES, gates)
         encoder.register_forward_hook(_gate)
-        tuned: PreTrainedModel = wrapped
-        return tuned
+        return wrapped
 
 
-def _gate(encoder: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+def _gate(encoder: Module, arguments: tuple[object, ...], output: Tensor) -> Tensor:
     """Each layer's keys and values, shape (rows, tokens, layers * 2 * width), times the layer's gate."""
     gates: Tensor = getattr(encoder, GATES).sigmoid()
     return output * gates.repeat_interleave(output.shape[-1] // len(gates))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Float, Integer
 
@@ -31,7 +32,7 @@ class Velora(Lora):
         "rebuilt_scale": Float(0.1, 10.0, default=1.0, log=True, searched=False),
     }
 
-    def options(self, model: PreTrainedModel, setup: StageSetup) -> dict[str, Any]:
+    def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Groups that divide all inputs."""
         from peft import VeloraConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.methods._linear import linear_layers, shapes
@@ -57,13 +57,12 @@ class XLora(SourcesMethod):
         from harness.methods._experts import put_experts
 
         tasks = self.source_tasks(params)
-        whole: Any = model
         names = linear_layers(model, params.text("target"))
-        own = [name.removeprefix(f"{whole.base_model_prefix}.") for name in names]
+        own = [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
         made = {"temperature": params.number("router_temperature")} | {n: params.number(n) for n in ("rank", "alpha")}
-        put_experts(whole.base_model, dict(zip(own, shapes(model, names), strict=True)), len(tasks), made)
-        whole.reads_last_layer = True  # so that nobody cuts it short
-        whole.supports_gradient_checkpointing = False  # a pass computed again would find the weights of a later one
+        put_experts(model.base_model, dict(zip(own, shapes(model, names), strict=True)), len(tasks), made)
+        model.reads_last_layer = True  # so that nobody cuts it short
+        model.supports_gradient_checkpointing = False  # a pass computed again would find the weights of a later one
         return model
 
     def mixtures(self, model: PreTrainedModel) -> list[Experts]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.axes.encoding import documents
 from harness.errors import SpecError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
+    from transformers import PreTrainedModel
 
 
 def corpus_tokens(setup: StageSetup, count: int) -> list[list[int]]:
@@ -29,7 +30,7 @@ def corpus_tokens(setup: StageSetup, count: int) -> list[list[int]]:
     return kept
 
 
-def log_likelihood(model: Any, ids: Sequence[int], sampled: Any = None) -> Tensor:
+def log_likelihood(model: PreTrainedModel, ids: Sequence[int], sampled: Generator | None = None) -> Tensor:
     """Log-probability in nats of a text's tokens but the first (scalar); with a generator, of tokens drawn in their place.
 
     Args:
@@ -50,7 +51,7 @@ def log_likelihood(model: Any, ids: Sequence[int], sampled: Any = None) -> Tenso
 
 
 def diagonal_fisher(
-    model: Any, names: Collection[str], texts: Iterable[Sequence[int]], seed: int | None
+    model: PreTrainedModel, names: Collection[str], texts: Iterable[Sequence[int]], seed: int | None
 ) -> dict[str, Tensor]:
     """Mean over tokens of the squared gradient of the log-likelihood, by parameter.
 
@@ -81,7 +82,7 @@ def diagonal_fisher(
 
 
 def path_importance(
-    model: Any, names: Collection[str], texts: Sequence[Sequence[int]], steps: int, rate: float
+    model: PreTrainedModel, names: Collection[str], texts: Sequence[Sequence[int]], steps: int, rate: float
 ) -> dict[str, Tensor]:
     """How much each parameter did for the loss on these texts while the model was trained on them, by parameter.
 
