@@ -22,9 +22,10 @@ from harness.driver.experiment import Site
 from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.plugins import load, names
+from harness.records.codec import fingerprint
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
-from harness.records.trial import TrialResult, fingerprint
+from harness.records.trial import TrialResult
 from harness.space import Text
 from harness.study.load import load_study
 from harness.tasks.task import task_folders

@@ -5,6 +5,7 @@
     ├── SpecError           3   a study, task, model or data file is wrong
     ├── PartialFailure      4   some trials failed, the rest is done and kept
     ├── StorageError        5   a record, database or folder cannot be read or written
+    │   └── NewerRecord         a record of a later version of harness: it is whole, and stays
     └── TrialFailure            ends one trial; becomes its record's status, never reaches the user
 
 A message states the rule, the value received, and the remedy, in one sentence.
@@ -46,6 +47,10 @@ class StorageError(HarnessError):
     """A record, database or folder cannot be read or written."""
 
     exit_code = 5
+
+
+class NewerRecord(StorageError):
+    """A record that a later version of harness wrote: neither absent nor damaged."""
 
 
 class TrialFailure(HarnessError):

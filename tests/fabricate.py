@@ -16,8 +16,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from harness.records.codec import fingerprint
 from harness.records.paths import Paths
+from harness.records.results import result_text
 from harness.records.trial import (
     CostRecord,
     CurvePoint,
@@ -33,8 +36,6 @@ from harness.records.trial import (
     TrialResult,
     TrialStatus,
     derive_seed,
-    fingerprint,
-    to_json,
 )
 from harness.space import Choice, Float, Integer, Scalar
 from harness.study.family import Family, FamilyStage, resolved_families
@@ -222,7 +223,7 @@ class _Maker:
         result = self._result(config, family, values, together)
         path = self.paths.record(config.key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(to_json(result), indent=1))
+        path.write_text(result_text(result))
         if self.items and split == "test" and result.scores:
             _write_items(self.paths.items(config.key), result, self.items)
         self.results.append(result)
@@ -300,6 +301,13 @@ class _Maker:
 
         path = tuple(PathPoint(place / 10, at(place / 10)) for place in range(11))
         return replace(tuned, scores=at(float(values["tuned_weight"])), path=path)
+
+
+def write_signed(path: Path, record: dict[str, Any]) -> None:
+    """Write a record's JSON with the digest that it must have, whatever it holds."""
+    content = {name: value for name, value in record.items() if name != "digest"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content | {"digest": fingerprint(content)}))
 
 
 def task_facts(world: World, task: str) -> dict[str, float | str]:

@@ -57,7 +57,7 @@ def listen(verbose: bool) -> None:
 
 def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
     """Print a result for a program or for a person."""
-    from harness.records.trial import to_json
+    from harness.records.codec import to_json
 
     click.echo(json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) if as_json else text(value))
 

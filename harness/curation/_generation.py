@@ -11,7 +11,8 @@ from harness.axes.contract import StageSetup
 from harness.errors import SpecError, StorageError
 from harness.files import write_atomically
 from harness.models.base_model import context_length
-from harness.records.trial import derive_seed, fingerprint
+from harness.records.codec import fingerprint
+from harness.records.trial import derive_seed
 from harness.space import Named
 
 if TYPE_CHECKING:

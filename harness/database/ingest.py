@@ -1,12 +1,14 @@
 """The database: records and studies' member lists as DuckDB tables, derived, rebuilt whole, deletable at no loss.
 
-DuckDB parses the records itself, against the declared types of `schema`; what it cannot read is reported and left out.
+Python judges what is believed, by the same code that every other reader uses; DuckDB parses it, to types that `schema`
+derives from the record classes. What is not believed is reported and left out.
 """
 
 from __future__ import annotations
 
 import fcntl
 import glob
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -16,29 +18,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.database.schema import RECORD, SCHEMA, TABLES, VIEWS, Table, schema_text
+from harness.database.schema import SCHEMA, TABLES, VIEWS, Table, schema_text, structure
 from harness.errors import StorageError
+from harness.records.codec import canonical_json, decode
 from harness.records.paths import Paths
-from harness.records.results import read_result
-from harness.records.trial import SCHEMA_VERSION, TrialStatus
+from harness.records.results import is_intact, read_current
+from harness.records.study_trials import Member
+from harness.records.trial import TrialResult
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 __all__ = ["SCHEMA", "IngestSummary", "connect", "ingest", "schema_text"]
-
-MEMBER = """{"key":"VARCHAR","role":"VARCHAR","family":"VARCHAR","task":"VARCHAR","base_model":"VARCHAR",
-"repetition":"BIGINT","number":"BIGINT","params":"JSON","reused":"BOOLEAN","asked_at":"VARCHAR","fidelity":"DOUBLE"}"""
-"""A line of a study's members.jsonl."""
-
-VALID = f"""r IS NOT NULL AND r.schema_version = {SCHEMA_VERSION} AND r.status IN {tuple(s.value for s in TrialStatus)}
-  AND len(r.config.pipeline.stages) > 0 AND r.config.pipeline.base_model.revision IS NOT NULL
-  AND r.config.task.fingerprint IS NOT NULL AND r.config.steps IS NOT NULL AND r.config.fidelity IS NOT NULL
-  AND r.config.seed IS NOT NULL AND r.config.evaluation.split IS NOT NULL AND r.scores IS NOT NULL
-  AND r.curve IS NOT NULL AND r.cost.seconds IS NOT NULL AND r.provenance.started_at IS NOT NULL
-  AND len(list_filter(r.scores, lambda s: s.value IS NULL OR s.comparability IS NULL
-    OR s.higher_is_better IS NULL)) = 0"""
-"""When a record is whole. A score without a finite value is no score."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +143,17 @@ def _build(connection: DuckDBPyConnection, paths: Paths) -> tuple[Damaged, ...]:
         if table.source:
             _fill(connection, table, table.source)
     damaged += _fill_items(connection, paths)
-    for file in damaged:
-        connection.execute("INSERT INTO damaged VALUES (?, ?)", [str(file.path), file.reason])
+    texts = [[_printable(str(file.path)) for file in damaged], [_printable(file.reason) for file in damaged]]
+    connection.execute("INSERT INTO damaged SELECT unnest(?), unnest(?)", texts)
     for view in VIEWS:
         connection.execute(f"CREATE VIEW {view.name} AS {view.sql}")
         _comment(connection, "VIEW", view.name, view.meaning)
     return tuple(damaged)
+
+
+def _printable(text: str) -> str:
+    """The text without bytes that are none, which a file's name may hold."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def _comment(connection: DuckDBPyConnection, kind: str, name: str, text: str) -> None:
@@ -176,81 +172,88 @@ def _count(connection: DuckDBPyConnection, table: str) -> int:
 
 
 def _stage_records(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
-    """Read all whole records into the temporary table `records`; returns the others."""
-    _stage(connection, "records", paths.records(), RECORD)
-    # where a field is missing VALID is NULL, not false
-    rows = connection.execute(f"SELECT path FROM records WHERE ({VALID}) IS NOT TRUE ORDER BY path").fetchall()
-    if rows:
-        connection.execute(f"DELETE FROM records WHERE ({VALID}) IS NOT TRUE")
-    return [Damaged(Path(path), _reason(Path(path))) for (path,) in rows]
+    """Read all records that are believed into the temporary table `records` (key, r); returns the others."""
+    damaged = [Damaged(path, _text(path.with_suffix(".txt")).strip()) for path in paths.quarantined()]
+    _stage(connection, "records", _records(paths, damaged), TrialResult)
+    return damaged
+
+
+def _records(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
+    """Every record as text of the current version; what Python does not believe, the database does not hold."""
+    for path in paths.records():
+        key = os.path.basename(os.path.dirname(path))
+        try:
+            with open(path, "rb", buffering=0) as file:  # DuckDB's read_blob opens each small file several times
+                raw = file.read()
+            yield key, path, raw if is_intact(key, raw) else canonical_json(read_current(Path(path))).encode()
+        except FileNotFoundError:  # a trial still running
+            continue
+        except (OSError, StorageError) as error:
+            damaged.append(Damaged(Path(path), str(error)))
 
 
 def _stage_studies(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     """Read studies' folders into the temporary tables `staged_studies` (study, spec) and `staged_members` (study, m)."""
-    studies = paths.studies()
-    _stage(connection, "specs", (str(study.spec) for study in studies), '"JSON"')
-    _stage(connection, "lines", (str(study.members) for study in studies), MEMBER, lines=True)
+    damaged: list[Damaged] = []
+    _stage(connection, "specs", _specs(paths, damaged), None)
+    _stage(connection, "lines", _members(paths, damaged), Member)
     connection.execute(
-        """CREATE TEMP TABLE staged_studies AS SELECT key AS study, r AS spec FROM specs WHERE r IS NOT NULL;
-        CREATE TEMP TABLE staged_members AS SELECT key AS study, r AS m FROM lines WHERE r.key IS NOT NULL
-        QUALIFY row_number() OVER (PARTITION BY path, r.key, r.role, r.family, r.number ORDER BY line) = 1"""
+        """CREATE TEMP TABLE staged_studies AS SELECT key AS study, r AS spec FROM specs;
+        CREATE TEMP TABLE staged_members AS SELECT key AS study, r AS m FROM lines
+        QUALIFY row_number() OVER (PARTITION BY key, r.key, r.role, r.family, r.number ORDER BY place) = 1"""
     )
-    damaged = connection.execute(
-        "SELECT path, line FROM specs WHERE r IS NULL UNION ALL SELECT path, line FROM lines WHERE r.key IS NULL ORDER BY ALL"
-    ).fetchall()
-    return [
-        Damaged(Path(path), f"{path}, line {line}, is cut short or no JSON: run the study again")
-        for path, line in damaged
-    ]
+    return damaged
 
 
-_FOLDER = r"regexp_extract(path, '([^/\\]+)[/\\][^/\\]+$', 1)"
+def _specs(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
+    for study in paths.studies():
+        try:
+            yield study.name, str(study.spec), canonical_json(json.loads(_text(study.spec))).encode()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError):
+            damaged.append(_cut_short(study.spec, 1))
+
+
+def _members(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
+    for study in paths.studies():
+        lines = study.members.read_bytes().splitlines() if study.members.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                decode(Member, json.loads(line))
+                yield study.name, f"{number:09}", line
+            except (ValueError, RecursionError):
+                damaged.append(_cut_short(study.members, number))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _cut_short(path: Path, line: int) -> Damaged:
+    return Damaged(path, f"{path}, line {line}, is cut short or no JSON: run the study again")
+
+
 CHUNK = 10_000
 """Files read before DuckDB parses them: bounds memory to some tens of megabytes."""
+_Row = tuple[str, str, bytes]
+"""The folder's name, where the JSON stands in it, and the JSON."""
 
 
-def _stage(
-    connection: DuckDBPyConnection, table: str, files: Iterable[str], structure: str, lines: bool = False
-) -> None:
-    """Parse every file (or line) that is there to (key, path, line, r): its folder's name, itself, r NULL where it fails.
-
-    DuckDB's own `read_blob` costs three times the CPU of reading here: it opens each small file several times.
-    """
+def _stage(connection: DuckDBPyConnection, table: str, rows: Iterable[_Row], kind: type | None) -> None:
+    """Parse rows to a table (key, place, r), in which `r` has the fields of a record class; None leaves JSON."""
     import pyarrow as pa
 
-    text = "SELECT path, 1 AS line, TRY(decode(content)) AS text FROM chunk"
-    if lines:
-        text = f"""SELECT path, line, text FROM (SELECT path, unnest(parts) AS text, generate_subscripts(parts, 1) AS line
-                   FROM (SELECT path, string_split(text, chr(10)) AS parts FROM ({text}))) WHERE trim(text) != ''"""
-    parse = f"SELECT {_FOLDER} AS key, path, line, TRY(json_transform(text, '{' '.join(structure.split())}')) AS r FROM ({text})"
-    empty, remaining = pa.schema([("path", pa.string()), ("content", pa.binary())]).empty_table(), iter(files)
-    connection.register("chunk", empty)
+    types = json.dumps(structure(kind))
+    parse = f"SELECT key, place, json_transform(decode(content), '{types}') AS r FROM chunk"
+    names, remaining = ("key", "place", "content"), iter(rows)
+    columns = pa.schema([("key", pa.string()), ("place", pa.string()), ("content", pa.binary())])
+    connection.register("chunk", columns.empty_table())
     connection.execute(f"CREATE TEMP TABLE {table} AS {parse}")
-    while names := list(islice(remaining, CHUNK)):
-        pairs = [(name, content) for name in names if (content := _read(name)) is not None]
-        columns = [[name for name, _ in pairs], [content for _, content in pairs]]
-        connection.register("chunk", pa.table(columns, schema=empty.schema))
+    while chunk := list(islice(remaining, CHUNK)):
+        connection.register("chunk", pa.table(dict(zip(names, zip(*chunk, strict=True), strict=True)), schema=columns))
         connection.execute(f"INSERT INTO {table} {parse}")
     connection.unregister("chunk")
-
-
-def _read(path: str) -> bytes | None:
-    """The file's bytes, none where it cannot be read, None where it is not there (a trial still running)."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return b""
-
-
-def _reason(path: Path) -> str:
-    try:
-        read_result(path)
-    except StorageError as error:
-        return str(error)
-    return f"{path} holds a value of the wrong type or a score that is no number: delete it and run the study again"
 
 
 def _fill_items(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:

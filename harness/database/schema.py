@@ -1,11 +1,16 @@
 """The database's tables and views: every column with its type, its meaning, and where in a record it comes from.
 
-`store` builds the database from these declarations, `harness database --schema` prints them.
+`ingest` builds the database from these declarations, `harness database --schema` prints them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from enum import StrEnum
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from harness.records.codec import field_types
 
 
 @dataclass(frozen=True)
@@ -39,27 +44,29 @@ class View:
     sql: str
 
 
-RECORD = """{
-"schema_version":"INTEGER","status":"VARCHAR","reason":"VARCHAR","notes":["VARCHAR"],
-"config":{"steps":"BIGINT","fidelity":"DOUBLE","seed":"BIGINT","task":{"name":"VARCHAR","fingerprint":"VARCHAR"},
-  "pipeline":{"base_model":{"name":"VARCHAR","revision":"VARCHAR","corpus":"VARCHAR"},"stages":[{"method":"VARCHAR","objective":"VARCHAR",
-    "retention":"VARCHAR","curation":"VARCHAR","params":"JSON","data":"VARCHAR","share":"DOUBLE","data_fingerprint":"VARCHAR"}]},
-  "evaluation":{"split":"VARCHAR","limit":"BIGINT"}},
-"scores":[{"task":"VARCHAR","split":"VARCHAR","metric":"VARCHAR","value":"DOUBLE","stderr":"DOUBLE","n":"BIGINT",
-  "higher_is_better":"BOOLEAN","comparability":"VARCHAR","chance":"DOUBLE"}],
-"curve":[{"fraction":"DOUBLE","step":"BIGINT","train_seconds":"DOUBLE","tokens":"BIGINT","loss":"DOUBLE","score":"DOUBLE"}],
-"path":[{"tuned_weight":"DOUBLE","scores":[{"task":"VARCHAR","split":"VARCHAR","metric":"VARCHAR","value":"DOUBLE",
-  "stderr":"DOUBLE","n":"BIGINT","higher_is_better":"BOOLEAN","comparability":"VARCHAR","chance":"DOUBLE"}]}],
-"cost":{"seconds":"JSON","cpu_s":"DOUBLE","gpu_s":"DOUBLE","peak_memory_bytes":"BIGINT","tokens":"BIGINT",
-  "supervised_tokens":"BIGINT","flops":"DOUBLE","energy_j":"DOUBLE","money":"DOUBLE","trainable_params":"BIGINT",
-  "total_params":"BIGINT","artifact_bytes":"BIGINT","solo_equivalent_s":"DOUBLE","trained_with":"BIGINT","utilisation":"DOUBLE"},
-"provenance":{"harness_version":"VARCHAR","versions":"JSON","hardware":"VARCHAR","hostname":"VARCHAR","python":"VARCHAR",
-  "git_commit":"VARCHAR","started_at":"VARCHAR","effective":"JSON"}}"""
-"""What is read of a record, typed; what differs from method to method stays JSON."""
+def structure(kind: Any) -> Any:
+    """The structure that `json_transform` gives the JSON of a record, by its fields; a mapping of unlike values stays JSON."""
+    if is_dataclass(kind):
+        return {name: structure(own) for name, own in field_types(kind).items()}
+    origin, arguments = get_origin(kind), get_args(kind)
+    own = [part for part in arguments if part is not type(None)]
+    if origin is tuple:
+        return [structure(arguments[0])]
+    if origin in (Union, UnionType):
+        return structure(own[0]) if len(own) == 1 else "JSON"
+    if origin is Literal or (isinstance(kind, type) and issubclass(kind, StrEnum)):
+        return "VARCHAR"
+    if origin is not None:
+        value = structure(arguments[1])
+        return f"MAP(VARCHAR, {value})" if value in _TYPES.values() else "JSON"
+    return _TYPES.get(kind, "JSON")
+
+
+_TYPES = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE", str: "VARCHAR"}
 
 _STAGES = "r.config.pipeline.stages"
-_TOTAL_S = """coalesce(list_sum(map_values(from_json(r.cost.seconds, '"MAP(VARCHAR, DOUBLE)"'))), 0)"""
-_TRAIN_S = "coalesce((r.cost.seconds->>'train')::DOUBLE, 0)"
+_TOTAL_S = "coalesce(list_sum(map_values(r.cost.seconds)), 0)"
+_TRAIN_S = "coalesce(r.cost.seconds['train'], 0)"
 _SOLO_TRAIN_S = f"coalesce(r.cost.solo_equivalent_s, {_TRAIN_S})"
 _SOLO_S = f"({_TOTAL_S} - {_TRAIN_S} + {_SOLO_TRAIN_S})"
 _PIPELINE = "md5(to_json([to_json(r.config.pipeline), to_json(r.config.task), to_json(r.config.steps)]))"
@@ -176,9 +183,9 @@ TABLES = (
             f"""
             key VARCHAR | The trial. | key
             total_s DOUBLE | Wall seconds of all phases; of what trials shared, this one's share. | {_TOTAL_S}
-            train_s DOUBLE | Wall seconds of training, its share. | (r.cost.seconds->>'train')::DOUBLE
-            evaluate_s DOUBLE | Wall seconds of evaluation, its share. | (r.cost.seconds->>'evaluate')::DOUBLE
-            seconds JSON | Wall seconds by phase.
+            train_s DOUBLE | Wall seconds of training, its share. | r.cost.seconds['train']
+            evaluate_s DOUBLE | Wall seconds of evaluation, its share. | r.cost.seconds['evaluate']
+            seconds JSON | Wall seconds by phase. | to_json(r.cost.seconds)
             cpu_s DOUBLE | CPU seconds.
             gpu_s DOUBLE | GPUs held times wall seconds.
             peak_memory_bytes BIGINT | Device memory on a GPU, resident set on a CPU; of the training window only.
@@ -208,7 +215,7 @@ TABLES = (
             """
             key VARCHAR | The trial. | key
             harness_version VARCHAR | Version of harness.
-            versions JSON | Versions of libraries by name.
+            versions JSON | Versions of libraries by name. | to_json(r.provenance.versions)
             hardware VARCHAR | GPU or CPU.
             hostname VARCHAR | Machine.
             python VARCHAR | Version of Python.

@@ -19,7 +19,7 @@ from harness.driver.roll import Roll, Tally
 from harness.driver.sources import Proposal, Source
 from harness.errors import StorageError
 from harness.files import now
-from harness.records.results import find_result, write_result
+from harness.records.results import find_or_set_aside, find_result, write_result
 from harness.records.study_trials import Member
 from harness.records.trial import CostRecord, Provenance, TrialConfig, TrialResult, TrialStatus
 from harness.runners.base import Ended, Loss, Runner
@@ -146,7 +146,7 @@ class Driver:
 
     def _record(self, key: str) -> TrialResult | None:
         """The record of a key that may be believed; with `refresh`, none that other versions wrote."""
-        result = find_result(self.paths, key)
+        result = find_or_set_aside(self.paths, key)
         if result is None or not self.experiment.site.refresh or not doubtful(result):
             return result
         self.paths.record(key).unlink()  # a worker that finds a record would take it for its own result

@@ -24,10 +24,10 @@ from harness.driver.sources import FixedSource, Proposal, SearchSource, Source
 from harness.driver.trials import base_proposals, confirm_proposals, restored_cells, search_cells
 from harness.errors import PartialFailure, SpecError
 from harness.files import duration, write_atomically
+from harness.records.codec import to_json
 from harness.records.lost_work import append_stop, read_stops
 from harness.records.paths import Paths, StudyPaths
 from harness.records.study_trials import Role, read_members
-from harness.records.trial import to_json
 from harness.runners.base import Runner, make_runner
 from harness.search.cell import Cell
 from harness.study.spec import StudySpec

@@ -27,7 +27,8 @@ from harness.evaluation.responses import Responder
 from harness.files import write_atomically
 from harness.metrics.base import measure
 from harness.models.tokens import TokenCache, TokenizerFacts
-from harness.records.trial import Score, fingerprint
+from harness.records.codec import fingerprint
+from harness.records.trial import Score
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task
 

@@ -21,8 +21,8 @@ from harness.plugins import load, load_all
 from harness.recommend.conformal import COVERAGE, enough_tasks
 from harness.recommend.features import Candidate, Observation, default_distance, observations
 from harness.recommend.predictor import Outlook, covered
+from harness.records.codec import fingerprint, to_json
 from harness.records.paths import Paths
-from harness.records.trial import fingerprint, to_json
 
 DEFAULTS = "literature_defaults"
 """Chooser: of the choices tried most often, the trial nearest to the declared defaults."""

@@ -6,18 +6,21 @@ each family that stopped before its budget was used.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from harness.files import append_line, duration, now, read_lines
+from harness.files import append_line, duration, now
+from harness.records.codec import Record, read_records, to_json
 from harness.records.paths import Paths, StudyPaths
 from harness.records.results import find_result
-from harness.records.trial import TrialConfig, to_json
+from harness.records.trial import TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
+class Stop(Record):
     """A family that gave up on a task and base model; scores are in the task's own metric."""
 
     family: str
@@ -63,7 +66,24 @@ def append_stop(study: StudyPaths, stop: Stop) -> None:
 
 def read_stops(paths: Paths, study: str) -> list[Stop]:
     """The families of a study that gave up, in the order in which they did."""
-    return [Stop(**line) for line in read_lines(paths.study(study).stops)]
+    return read_records(paths.study(study).stops, Stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostTrial(Record):
+    """What one trial lost with an attempt: a line of `StudyPaths.jobs`."""
+
+    event: Literal["lost"] = "lost"
+    key: str
+    seconds: float = 0.0
+    """Its share of the wall seconds that the attempt held a worker."""
+    of: int = 1
+    """Trials that share them."""
+    blamed: bool = True
+    """Whether it counts as one of the trial's chances."""
+    reason: str = ""
+    at: str = ""
+    """UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +108,15 @@ def append_lost(lines: Path, lost: Lost) -> None:
     """
     count = len(lost.configs)
     for config in lost.configs:
-        line = {"event": "lost", "key": config.key, "seconds": lost.seconds / count, "of": count}
-        append_line(lines, line | {"blamed": lost.blamed, "reason": lost.reason, "at": now()})
+        line = LostTrial(
+            key=config.key,
+            seconds=lost.seconds / count,
+            of=count,
+            blamed=lost.blamed,
+            reason=lost.reason,
+            at=now(),
+        )
+        append_line(lines, to_json(line))
 
 
 def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, reason: str) -> Lost:
@@ -109,16 +136,11 @@ def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, re
 def lost_seconds(paths: Paths, study: str) -> dict[str, float]:
     """Wall seconds of lost attempts by trial key, beside what the trial's own record says."""
     seconds: dict[str, float] = {}
-    for line in read_lines(paths.study(study).jobs):
-        if line["event"] == "lost":
-            seconds[line["key"]] = seconds.get(line["key"], 0.0) + line.get("seconds", 0.0)
+    for lost in read_records(paths.study(study).jobs, LostTrial, event="lost"):
+        seconds[lost.key] = seconds.get(lost.key, 0.0) + lost.seconds
     return seconds
 
 
 def chances_used(lines: Path) -> dict[str, int]:
     """How many workers each trial has taken down alone, by key."""
-    used: dict[str, int] = {}
-    for line in read_lines(lines):
-        if line["event"] == "lost" and line.get("blamed", True):
-            used[line["key"]] = used.get(line["key"], 0) + 1
-    return used
+    return Counter(lost.key for lost in read_records(lines, LostTrial, event="lost") if lost.blamed)

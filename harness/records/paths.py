@@ -115,6 +115,14 @@ class Paths:
         """A trial's tuned model, where it was asked to keep it."""
         return self.trial(key) / "model"
 
+    def quarantine(self, name: str) -> Path:
+        """A record that was set aside since it could not be believed; beside it, with suffix .txt, why."""
+        return self.results / "quarantine" / f"{name}.json"
+
+    def quarantined(self) -> list[Path]:
+        """All records that were set aside, by name."""
+        return sorted(self.quarantine("").parent.glob("*.json"))
+
     @property
     def database(self) -> Path:
         """The DuckDB file, derived from the records."""

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.files import append_line, read_lines
+from harness.files import append_line
+from harness.records.codec import Record, read_records, to_json
 from harness.records.paths import Paths
-from harness.records.trial import to_json
 from harness.space import Scalar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class Member(Record):
     """One trial of a study. A trial that a scheduler took over several rungs has one line, key and record for each."""
 
     key: str
@@ -42,7 +42,7 @@ def read_members(paths: Paths, study: str) -> list[Member]:
     Raises:
         StorageError: When a line other than an unfinished last one is damaged.
     """
-    return [Member(**data) for data in read_lines(paths.study(study).members)]
+    return read_records(paths.study(study).members, Member)
 
 
 def append_member(paths: Paths, study: str, member: Member) -> None:

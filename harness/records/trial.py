@@ -2,22 +2,25 @@
 
 A trial's record is the truth; everything else (DuckDB, surrogates, reports) is derived from records. The key of a
 trial hashes what determines its outcome, so the same trial is never run twice. `records.paths` knows where records lie.
+
+A new field is `added(default)`. Fields that have another kind of default, or none, are those of the first version: they
+are always written, and hashed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import PurePath
 from typing import Any
 
-from harness.errors import StorageError
+from harness import __version__
+from harness.errors import NewerRecord
+from harness.records.codec import Misfit, Record, decode, fingerprint, to_json, unknown_fields
 from harness.space import Scalar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class TrialStatus(StrEnum):
@@ -38,7 +41,7 @@ class TrialStatus(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Record):
     """One choice on each axis, with every hyperparameter that is not at its default."""
 
     method: str
@@ -57,7 +60,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class ModelRef:
+class ModelRef(Record):
     """A base model as named in the study, pinned."""
 
     name: str
@@ -69,7 +72,7 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
-class TaskRef:
+class TaskRef(Record):
     """A task as named in the study, pinned."""
 
     name: str
@@ -78,7 +81,7 @@ class TaskRef:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Record):
     """A base model and a sequence of stages."""
 
     base_model: ModelRef
@@ -86,7 +89,7 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """What is scored, and on how much of it."""
 
     split: str = "validation"
@@ -99,7 +102,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialConfig:
+class TrialConfig(Record):
     """Everything that determines a trial's outcome; its `key` names its record."""
 
     pipeline: Pipeline
@@ -114,7 +117,7 @@ class TrialConfig:
 
     @property
     def key(self) -> str:
-        """Hash of the canonical JSON of all fields, 20 hexadecimal digits."""
+        """Hash of the canonical JSON of all fields that are not `added` and at their default, 20 hexadecimal digits."""
         return fingerprint(to_json(self))
 
     def stage_steps(self, stage: Stage) -> int:
@@ -142,7 +145,7 @@ class TrialConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Record):
     """One metric of one task on one split."""
 
     task: str
@@ -159,7 +162,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurvePoint:
+class CurvePoint(Record):
     """The learning curve at one fraction of the full training budget."""
 
     fraction: float
@@ -174,7 +177,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class PathPoint:
+class PathPoint(Record):
     """Scores at one place of the way from the base's weights to the tuned ones."""
 
     tuned_weight: float
@@ -184,7 +187,7 @@ class PathPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostRecord:
+class CostRecord(Record):
     """Everything a trial cost, failures included. Seconds are wall seconds on one monotonic clock."""
 
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -223,7 +226,7 @@ class CostRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance:
+class Provenance(Record):
     """Where and with what a trial ran, as far as it may matter when scores are compared."""
 
     harness_version: str = ""
@@ -239,7 +242,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialResult:
+class TrialResult(Record):
     """A trial's record."""
 
     config: TrialConfig
@@ -264,7 +267,7 @@ class TrialResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class Forecast(Record):
     """What `plan` predicted for the quantities that `CostRecord` measures."""
 
     seconds: float
@@ -282,76 +285,44 @@ def derive_seed(*names: str | int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def to_json(value: Any) -> Any:
-    """Dataclasses, tuples and enums as plain JSON values; a field whose metadata says `json` has that name there."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.metadata.get("json", f.name): to_json(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
-    return value.value if isinstance(value, StrEnum) else value
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of the canonical JSON of `value`, first 20 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:20]
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; refuses NaN and infinities, which JSON does not have."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def config_from_json(data: Mapping[str, Any]) -> TrialConfig:
-    """Inverse of `to_json` for a trial's configuration."""
-    pipeline, evaluation = data["pipeline"], data["evaluation"]
-    return TrialConfig(
-        pipeline=Pipeline(ModelRef(**pipeline["base_model"]), tuple(Stage(**stage) for stage in pipeline["stages"])),
-        task=TaskRef(**data["task"]),
-        steps=data["steps"],
-        fidelity=data["fidelity"],
-        seed=data["seed"],
-        evaluation=Evaluation(
-            split=evaluation["split"],
-            limit=evaluation["limit"],
-            off_target=tuple(TaskRef(**ref) for ref in evaluation["off_target"]),
-            fractions=tuple(evaluation["fractions"]),
-        ),
-    )
-
-
 def result_from_json(data: Mapping[str, Any]) -> TrialResult:
-    """A record of any known schema version."""
-    data = migrate(dict(data))
-    return TrialResult(
-        config=config_from_json(data["config"]),
-        status=TrialStatus(data["status"]),
-        reason=data["reason"],
-        scores=tuple(Score(**score) for score in data["scores"]),
-        curve=tuple(CurvePoint(**point) for point in data["curve"]),
-        cost=CostRecord(**data["cost"]),
-        provenance=Provenance(**data["provenance"]),
-        notes=tuple(data["notes"]),
-        path=tuple(
-            PathPoint(point["tuned_weight"], tuple(Score(**score) for score in point["scores"]))
-            for point in data.get("path", ())
-        ),
-        schema_version=data["schema_version"],
-    )
-
-
-def migrate(data: dict[str, Any]) -> dict[str, Any]:
-    """Bring a record's JSON to the current schema version; version 1 is the first.
+    """A record of any known schema version, without its digest.
 
     Raises:
-        StorageError: When the record was written by a newer version of the harness.
+        NewerRecord: When a newer version of the harness wrote it.
+        Misfit: When it does not have what a record must have.
+    """
+    result = decode(TrialResult, migrate(data))
+    if not result.config.pipeline.stages:
+        raise Misfit("a list of at least one stage", [], "config.pipeline.stages")
+    unknown = ", ".join(unknown_fields(result))
+    note = f"the record has fields that harness {__version__} does not know: {unknown}"
+    return replace(result, notes=(*result.notes, note)) if unknown and note not in result.notes else result
+
+
+def migrate(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bring a record's JSON to the current schema version.
+
+    Raises:
+        NewerRecord: When a newer version of the harness wrote it.
+        Misfit: When it has no version that there ever was.
     """
     version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise StorageError(
-            f"a record must have schema version {SCHEMA_VERSION}, but has {version!r}: update harness to read it"
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise Misfit("a whole number from 1 on", version, "schema_version")
+    if version > SCHEMA_VERSION:
+        raise NewerRecord(
+            f"a record must have schema version {SCHEMA_VERSION} at most, but has {version}: update harness to read it"
         )
+    for step in _MIGRATIONS[version - 1 :]:
+        data = step(data)
     return data
+
+
+def _from_1(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Version 2 brought the digest, which stands beside the fields of a record."""
+    return {**data, "schema_version": 2}
+
+
+_MIGRATIONS = (_from_1,)
+"""What brings a record of version 1, 2, ... to the next one."""

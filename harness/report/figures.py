@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.records.trial import fingerprint
+from harness.records.codec import fingerprint
 from harness.report.markup import Html, details, scrolling, tag
 from harness.report.words import MINUS
 

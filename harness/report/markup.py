@@ -51,7 +51,7 @@ def slug(*parts: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "x"
     if plain == text:
         return plain
-    from harness.records.trial import fingerprint
+    from harness.records.codec import fingerprint
 
     return f"{plain}-{fingerprint(list(parts))[:5]}"
 

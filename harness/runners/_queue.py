@@ -21,9 +21,10 @@ from typing import ClassVar
 
 from harness.errors import HarnessError
 from harness.files import append_line, now, read_lines
+from harness.records.codec import fingerprint, to_json
 from harness.records.lost_work import append_lost, lost_attempt
 from harness.records.paths import StudyPaths
-from harness.records.trial import TrialConfig, TrialStatus, fingerprint
+from harness.records.trial import TrialConfig, TrialStatus
 from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob, record_end, recorded_jobs
 from harness.workers.worker import Duty, Folders, read_item, write_item
 
@@ -186,7 +187,7 @@ class QueueRunner(Runner):
                 duty=self._sign,
             )
             self.jobs[job.job] = job
-            append_line(self.lines, {"event": "started", "job": vars(job)})
+            append_line(self.lines, {"event": "started", "job": to_json(job)})
 
     def _dead_workers(self) -> dict[str, Loss]:
         """Ids of the workers that died since the last call, and of unknown ones that hold packs, with the reason."""

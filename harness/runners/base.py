@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from harness.errors import SpecError, UsageError, one_of
 from harness.files import append_line, now, read_lines
 from harness.plugins import load, names
+from harness.records.codec import Record, decode
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig, TrialStatus
 from harness.trial.packs import LARGEST
@@ -213,7 +214,7 @@ class Ended:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerJob:
+class WorkerJob(Record):
     """A worker's job, as its line in `StudyPaths.jobs` has it."""
 
     job: str
@@ -234,7 +235,7 @@ def recorded_jobs(lines: Path) -> list[WorkerJob]:
     jobs: dict[str, WorkerJob] = {}
     for line in read_lines(lines):
         if line["event"] == "started":
-            jobs[line["job"]["job"]] = WorkerJob(**line["job"])
+            jobs[line["job"]["job"]] = decode(WorkerJob, line["job"])
         elif line["event"] == "ended":
             jobs.pop(line["job"], None)
     return list(jobs.values())

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
-from harness.records.trial import canonical_json, derive_seed
+from harness.records.codec import canonical_json
+from harness.records.trial import derive_seed
 from harness.search.samplers.base import Sampler
 from harness.space import Choice, Distribution, Integer, Scalar, Space, Text
 

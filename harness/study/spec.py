@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from harness.errors import one_of
-from harness.records.trial import fingerprint
+from harness.records.codec import fingerprint
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

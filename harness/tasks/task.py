@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
 from harness.files import expand
-from harness.records.trial import TaskRef, fingerprint
+from harness.records.codec import fingerprint
+from harness.records.trial import TaskRef
 from harness.tasks.data import Generated, Source, locate
 from harness.tasks.definition import PLACES, Definition, lm_eval_config, metric_name, reading_notes
 from harness.tasks.file import (

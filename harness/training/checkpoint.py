@@ -15,11 +15,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.files import write_atomically
+from harness.records.codec import Record, decode, to_json
 from harness.records.paths import Paths
-from harness.records.trial import CurvePoint, TrialConfig, to_json
+from harness.records.trial import CurvePoint, TrialConfig
 from harness.training.trl import save_state
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(Record):
     """What a trial had behind it when it was saved."""
 
     key: str
@@ -128,7 +129,4 @@ def _moving(learner: Learner) -> Iterator[tuple[str, Parameter]]:
 
 def read_progress(folder: Path) -> Progress:
     """What the saved trial had behind it."""
-    data: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
-    return Progress(
-        **(data | {"curve": tuple(CurvePoint(**point) for point in data["curve"]), "losses": tuple(data["losses"])})
-    )
+    return decode(Progress, json.loads((folder / PROGRESS).read_text()))

@@ -22,7 +22,7 @@ from harness.cost.meter import Meter, free_memory
 from harness.errors import Diverged, StorageError, describe
 from harness.evaluation.loglikelihood import StackedModels
 from harness.nn.determinism import random_state_kept, resolve_precision
-from harness.records.results import find_result
+from harness.records.results import find_or_set_aside
 from harness.records.trial import TrialConfig, TrialResult
 from harness.training.alone import Alone
 from harness.training.choices import refusal
@@ -105,7 +105,7 @@ def _runs(configs: Sequence[TrialConfig], workspace: Workspace, process: WarmPro
 
 
 def _known(config: TrialConfig, workspace: Workspace) -> TrialResult | None:
-    found = find_result(workspace.paths, config.key)
+    found = find_or_set_aside(workspace.paths, config.key)
     return found if not workspace.keep_model or workspace.paths.model(config.key).exists() else None
 
 

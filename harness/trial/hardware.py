@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from harness.files import write_atomically, write_once
 from harness.nn.attention import quick_attention
-from harness.records.trial import fingerprint
+from harness.records.codec import fingerprint
 from harness.trial.provenance import hardware
 
 if TYPE_CHECKING:

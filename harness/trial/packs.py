@@ -13,7 +13,8 @@ from itertools import pairwise
 
 from harness.methods.base import HOOKS
 from harness.plugins import AXIS_FOLDER, load, overrides
-from harness.records.trial import Stage, TrialConfig, fingerprint, to_json
+from harness.records.codec import fingerprint, to_json
+from harness.records.trial import Stage, TrialConfig
 from harness.space import defaults
 from harness.study.family import stage_space
 

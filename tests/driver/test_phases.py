@@ -15,7 +15,7 @@ from harness.driver.trials import base_proposals
 from harness.errors import HarnessError, SpecError, StorageError, UsageError
 from harness.files import append_line, read_lines
 from harness.models.facts import ModelFacts
-from harness.records.results import find_result
+from harness.records.results import find_result, write_result
 from harness.records.study_trials import read_members
 from harness.records.trial import ModelRef, TaskRef, TrialStatus
 from tests.driver import standin
@@ -111,23 +111,39 @@ def test_a_damaged_record_runs_again(tmp_path, runs):
     standin.run("search", spec, site)
     damaged = read_members(site.paths, spec.name)[3].key
     path = site.paths.record(damaged)
-    path.write_text(path.read_text()[:40])
+    cut_short = path.read_text()[:40]
+    path.write_text(cut_short)
     before = len(runs())
     assert standin.run("search", spec, site).ran == 1
     assert runs()[before:] == [damaged]
     assert find_result(site.paths, damaged).status == TrialStatus.COMPLETE
+    assert [path.read_text() for path in site.paths.quarantined()] == [cut_short]
 
 
 def test_refresh_runs_what_another_version_recorded_and_nothing_else(tmp_path, runs):
     spec, site = standin.study(), standin.site(tmp_path)
     standin.run("search", spec, site)
     old = read_members(site.paths, spec.name)[0].key
-    path = site.paths.record(old)
-    path.write_text(path.read_text().replace('"harness_version": "0.1.0"', '"harness_version": "0.0.9"'))
+    result = find_result(site.paths, old)
+    write_result(site.paths, replace(result, provenance=replace(result.provenance, harness_version="0.0.9")))
     assert standin.run("search", spec, site).ran == 0
     before = len(runs())
     standin.run("search", spec, replace(site, refresh=True))
     assert runs()[before:] == [old]
+
+
+def test_a_record_of_a_later_version_stops_the_step_and_stays(tmp_path, runs):
+    """Where two colleagues with different versions share a results folder."""
+    spec, site = standin.study(), standin.site(tmp_path)
+    standin.run("base", spec, site)
+    path = site.paths.record(read_members(site.paths, spec.name)[0].key)
+    later = path.read_text().replace('"schema_version":2', '"schema_version":3')
+    path.write_text(later)
+    before = len(runs())
+    with pytest.raises(StorageError, match=r"has 3: update harness to read it$"):
+        standin.run("base", spec, site)
+    assert (path.read_text(), len(runs())) == (later, before)
+    assert site.paths.quarantined() == []
 
 
 def test_failures_count_and_a_cell_without_any_score_gives_exit_code_4(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -10,10 +9,11 @@ import pytest
 from harness.database.ingest import connect, ingest
 from harness.models.facts import model_features
 from harness.recommend.features import Candidate, Encoder, describe, known_facts, observations, room
+from harness.records.codec import fingerprint
 from harness.records.paths import Paths
 from harness.records.trial import Stage
 from harness.tasks.facts import task_features
-from tests.fabricate import fabricate
+from tests.fabricate import fabricate, write_signed
 
 
 def seen(paths: Paths) -> dict[str, dict[str, float | str]]:
@@ -38,7 +38,7 @@ def test_no_feature_looks_at_what_came_out(paths: Paths) -> None:
         record["cost"] |= {"seconds": {"train": 12345.0}, "peak_memory_bytes": 1, "trainable_params": 7, "tokens": 3}
         record["provenance"] |= {"hardware": "another"}
         record["notes"] = ["changed"]
-        path.write_text(json.dumps(record))
+        write_signed(path, record)
     after = seen(paths)
     assert len(before) > 40
     assert after == before
@@ -103,11 +103,15 @@ def test_facts_of_the_embedded_task_and_model() -> None:
 def test_stages_come_back_as_they_were_recorded(paths: Paths) -> None:
     made = fabricate(paths)
     old = next(r for r in made.results if r.target and r.config.steps)
-    path = paths.record(old.config.key)
-    path.write_text(re.sub(r',\s*"data_fingerprint": ""', "", path.read_text()))  # from before the field existed
+    record = json.loads(paths.record(old.config.key).read_text())
+    for stage in record["config"]["pipeline"]["stages"]:
+        del stage["data_fingerprint"]  # from before the field existed
+    key = fingerprint(record["config"])
+    paths.record(old.config.key).unlink()
+    write_signed(paths.record(key), record)
     ingest(paths)
     with connect(paths) as database:
         seen = {o.key: o for o in observations(paths, database)}
     for result in made.results:
         if result.target and result.config.steps:
-            assert seen[result.config.key].candidate.stages == result.config.pipeline.stages
+            assert seen[key if result is old else result.config.key].candidate.stages == result.config.pipeline.stages

@@ -22,12 +22,12 @@ from harness.recommend.evidence import NotEnoughEvidence, lacking
 from harness.recommend.features import Observation, default_distance, observations
 from harness.recommend.predictor import Outlook
 from harness.recommend.rank import Advice, Request, backtest, most_evidence, recommend, recorded_base
+from harness.records.codec import to_json
 from harness.records.paths import Paths
-from harness.records.trial import to_json
 from harness.space import check
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
-from tests.fabricate import MODEL_FACTS, Fabricated, World, fabricate, study_spec, task_facts
+from tests.fabricate import MODEL_FACTS, Fabricated, World, fabricate, study_spec, task_facts, write_signed
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_the_base_score_is_of_the_same_task_file_and_of_validation(paths: Paths)
             path = paths.record(result.config.key)
             record = json.loads(path.read_text())
             record["scores"][0] |= {"value": 0.99, "n": 10_000}
-            path.write_text(json.dumps(record))
+            write_signed(path, record)
     ingest(paths)
     base: Any = SimpleNamespace(ref=made.results[0].config.pipeline.base_model)
     task: Any = SimpleNamespace(name="task_0", metric="acc", ref=made.results[0].config.task)

@@ -1,6 +1,5 @@
 """Records: keys that name what determines the outcome, files that are whole or absent."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness.errors import StorageError
 from harness.files import write_atomically
+from harness.records.codec import canonical_json, decode, field_types, fingerprint, to_json
 from harness.records.paths import Paths
 from harness.records.results import find_result, iterate_results, read_result, write_result
 from harness.records.trial import (
@@ -27,12 +27,8 @@ from harness.records.trial import (
     TrialConfig,
     TrialResult,
     TrialStatus,
-    canonical_json,
-    config_from_json,
     derive_seed,
-    fingerprint,
     result_from_json,
-    to_json,
 )
 
 STAGE = Stage(method="some_method", params={"learning_rate": 1e-3, "rank": 8})
@@ -92,7 +88,7 @@ configs = st.builds(
 
 @given(configs)
 def test_a_configuration_survives_json_with_its_key(config):
-    again = config_from_json(json.loads(json.dumps(to_json(config))))
+    again = decode(TrialConfig, json.loads(json.dumps(to_json(config))))
     assert again == config
     assert again.key == config.key
 
@@ -102,7 +98,7 @@ def test_the_key_does_not_depend_on_the_order_of_parameters():
     assert replace(CONFIG, pipeline=replace(CONFIG.pipeline, stages=(swapped,))).key == CONFIG.key
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TrialConfig)])
+@pytest.mark.parametrize("field", list(field_types(TrialConfig)))
 def test_every_field_of_a_configuration_changes_the_key(field):
     other = {
         "pipeline": Pipeline(ModelRef("base", "other"), (STAGE,)),

@@ -12,7 +12,7 @@ from harness.records.paths import Paths
 from harness.space import Float
 from harness.study.family import Family, FamilyStage
 from harness.study.spec import StageSpec, StudySpec
-from tests.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec
+from tests.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec, write_signed
 
 METHODS = ("full", "lora", "dora", "ia3", "prefix_tuning", "qlora")
 RETENTION = ("none", "replay")
@@ -102,5 +102,5 @@ def change_records(paths: Paths, change: Callable[[dict[str, Any]], None]) -> No
     for path in sorted(paths.trials.glob("*/*/record.json")):
         record = json.loads(path.read_text())
         change(record)
-        path.write_text(json.dumps(record))
+        write_signed(path, record)
     ingest(paths)

@@ -10,9 +10,10 @@ from harness.database.ingest import connect, ingest
 from harness.errors import SpecError
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.plugins import load
+from harness.records.codec import to_json
 from harness.records.paths import Paths
 from harness.records.results import read_result
-from harness.records.trial import TrialStatus, result_from_json, to_json
+from harness.records.trial import TrialStatus, result_from_json
 from harness.retention._merging import dropped, elected, trimmed
 from harness.space import Params
 from harness.trial.group import Workspace, run_trial

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import SpecError
 from harness.models.base_model import resolve_model
+from harness.records.codec import to_json
 from harness.records.paths import Paths
 from harness.records.results import read_result
-from harness.records.trial import Evaluation, TaskRef, TrialStatus, to_json
+from harness.records.trial import Evaluation, TaskRef, TrialStatus
 from harness.training.alone import Alone
 from harness.trial.group import Workspace, run_trial
 from tests.tiny import config, save_gpt2, save_llama, save_tokenizer, stage, task_ref
@@ -83,12 +84,13 @@ OOM = """
 import resource, sys
 from pathlib import Path
 from harness.records.paths import Paths
-from harness.records.trial import config_from_json
+from harness.records.codec import decode
+from harness.records.trial import TrialConfig
 from harness.trial.group import run_trial
 from harness.trial.workspace import Workspace
 import json, torch, trl, peft, lm_eval, harness.evaluation.evaluate, datasets
 
-config = config_from_json(json.loads(Path(sys.argv[1]).read_text()))
+config = decode(TrialConfig, json.loads(Path(sys.argv[1]).read_text()))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
 result = run_trial(config, Workspace(Paths(Path(sys.argv[2])), (Path(sys.argv[3]),), device="cpu"))
