@@ -86,14 +86,14 @@ def passes(programs: Sequence[str], limits: Limits = Limits()) -> list[bool]:
     Raises:
         SpecError: When this machine cannot shut a program in.
     """
-    if reason := refusal():
+    if reason := why_no_sandbox():
         raise SpecError(f"programs that a model wrote must run in a sandbox, but {reason}")
     with ThreadPoolExecutor(max_workers=max(1, min(len(programs), os.cpu_count() or 1))) as pool:
         return list(pool.map(lambda program: _run(program, limits), programs))
 
 
 @cache
-def refusal() -> str | None:
+def why_no_sandbox() -> str | None:
     """Why programs cannot be shut in on this machine, or None; a program is run to find out."""
     if not (sys.platform == "linux" and shutil.which("unshare")):
         return "this machine has no unshare: it needs Linux with util-linux"

@@ -39,7 +39,7 @@ class Coverage:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeftOut:
     """What each chooser would have cost on a task that it had not seen."""
 
@@ -58,7 +58,7 @@ class LeftOut:
     """Regret as share of what was to be gained over the base."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Backtest:
     """The recommender's leave-one-task-out test."""
 
@@ -123,12 +123,16 @@ def backtest(paths: Paths) -> Backtest:
 
 
 def evidence_fingerprint(seen: Sequence[Observation]) -> str:
-    """Changes when the evidence does."""
+    """A hash that changes when the evidence does."""
     return fingerprint([[o.key, o.score, o.forgetting, o.seconds] for o in seen])
 
 
 def evaluate(seen: Sequence[Observation]) -> Backtest:
-    """The test on evidence (observations with a gain)."""
+    """The test itself.
+
+    Args:
+        seen: The evidence: observations with a gain.
+    """
     full = [observation for observation in seen if observation.candidate.fidelity == 1]
     tasks = sorted({observation.task for observation in full})
     results: list[LeftOut] = []
@@ -149,7 +153,7 @@ def evaluate(seen: Sequence[Observation]) -> Backtest:
 def _left_out(
     train: Sequence[Observation], test: Sequence[Observation], gains: Mapping[str, Mapping[str, float]]
 ) -> list[LeftOut]:
-    found = []
+    results = []
     for model in sorted({observation.base_model for observation in test}):
         cell = _comparable([observation for observation in test if observation.base_model == model])
         if len({observation.pipeline for observation in cell}) < 2:
@@ -167,8 +171,19 @@ def _left_out(
             name: None if base is None else normalized_regret(best, best - value, sign * base)
             for name, value in regret.items()
         }
-        found.append(LeftOut(cell[0].task, model, len(scores), sign * best, base, cell[0].metric, regret, share))
-    return found
+        results.append(
+            LeftOut(
+                task=cell[0].task,
+                base_model=model,
+                pipelines=len(scores),
+                best=sign * best,
+                base_score=base,
+                metric=cell[0].metric,
+                regret=regret,
+                normalized=share,
+            )
+        )
+    return results
 
 
 def _comparable(seen: Sequence[Observation]) -> list[Observation]:
@@ -204,10 +219,19 @@ def _nearness(candidate: Candidate) -> float:
 def merits(
     train: Sequence[Observation], candidates: Sequence[Candidate], gains: Sequence[float]
 ) -> list[tuple[float, float, float]]:
-    """What recommendations are ranked by, here and where they are tested; more is better.
+    """What candidates are ranked by, in recommendations and in their test.
 
-    Expected gain first. Where that is equal, as a baseline's is for many: what the same choices gained in full-length
-    trials, the mean over the tasks they ran on; then nearness to the literature defaults.
+    A baseline expects the same gain of many candidates, so ties are common: the gain of the same choices elsewhere
+    breaks them, then nearness to the literature defaults.
+
+    Args:
+        train: Observations that the ranking may use.
+        candidates: To be ranked.
+        gains: Expected gain of each candidate, as share of the room.
+
+    Returns:
+        Of each candidate: expected gain; mean gain of full-length trials with the same choices, every task weighing
+        the same; nearness to the defaults, at most 0. More is better.
     """
     by_task: dict[tuple[tuple[str, ...], ...], dict[str, list[float]]] = {}
     for o in train:
@@ -245,22 +269,26 @@ def _summary(
     coverage = {
         target: Coverage(COVERAGE, float(np.mean(held)), len(held)) for target, held in hits[used].items() if held
     }
-    tasks = len({observation.task for observation in seen})
     return Backtest(
-        used,
-        beats,
-        tuple(results),
-        regret,
-        normalized,
-        coverage,
-        enough_tasks(tasks),
-        len(seen),
-        evidence_fingerprint(seen),
+        surrogate=used,
+        beats_baselines=beats,
+        tasks=tuple(results),
+        regret=regret,
+        normalized_regret=normalized,
+        coverage=coverage,
+        enough_tasks=enough_tasks(len({observation.task for observation in seen})),
+        trials=len(seen),
+        evidence=evidence_fingerprint(seen),
     )
 
 
 def read_backtest(paths: Paths, seen: Sequence[Observation]) -> Backtest:
-    """The kept result where it rests on this evidence; else a new one, kept."""
+    """The result on file where it rests on this evidence; else a new one, which replaces it.
+
+    Args:
+        paths: Of the results folder.
+        seen: The evidence that a recommendation would rest on.
+    """
     try:
         data = json.loads(paths.backtest.read_text())
         if data["evidence"] == evidence_fingerprint(seen):

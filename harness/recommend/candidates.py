@@ -24,7 +24,7 @@ DRAWS = 64
 """Candidates drawn from each family's space."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked: a task, a base model, and what it may cost at most."""
 
@@ -48,9 +48,26 @@ class Request:
 def options(
     seen: Sequence[Observation], studies: Sequence[StudySpec], request: Request
 ) -> Iterator[tuple[str, Candidate]]:
-    """Family, and candidate on the request's task and model."""
+    """Every pipeline that could be run on the request's task and model.
+
+    Args:
+        seen: Observations; each of their pipelines is a candidate.
+        studies: `DRAWS` candidates are drawn from the space of each family that ran at full length.
+        request: What is asked.
+
+    Yields:
+        Name of the family, and the candidate.
+    """
     base = request.base_score if request.base_score is not None else usual_base(seen, request)
-    here = Candidate((), 0, 1.0, request.model_facts, request.task_facts, base, request.higher_is_better)
+    here = Candidate(
+        stages=(),
+        steps=0,
+        fidelity=1.0,
+        model=request.model_facts,
+        task=request.task_facts,
+        base_score=base,
+        higher_is_better=request.higher_is_better,
+    )
     ran: dict[str, list[Observation]] = {}
     for observation in seen:
         ran.setdefault(repr((observation.candidate.stages, observation.candidate.steps)), []).append(observation)
@@ -90,8 +107,13 @@ def read_studies(connection: DuckDBPyConnection) -> list[StudySpec]:
     return studies
 
 
-def refusal(stages: Sequence[Stage], situation: Situation | None) -> str:
-    """Why a plug-in of a pipeline refuses the situation or is gone; an empty string where it works."""
+def why_impossible(stages: Sequence[Stage], situation: Situation | None) -> str:
+    """Why a pipeline cannot be run: a plug-in refuses the situation or is gone. Empty where it can.
+
+    Args:
+        stages: Of the pipeline, as recorded or drawn.
+        situation: Where it would be trained; None asks only whether its plug-ins exist.
+    """
     try:
         for stage in stages:
             for axis, folder in AXIS_FOLDER.items():
@@ -105,9 +127,9 @@ def refusal(stages: Sequence[Stage], situation: Situation | None) -> str:
 
 def usual_base(seen: Sequence[Observation], request: Request) -> float:
     """What to assume of an unknown base score: guessing, or the usual one among tasks of the same direction."""
-    known = [
+    scores = [
         o.candidate.base_score
         for o in seen
         if o.candidate.base_score is not None and o.candidate.higher_is_better is request.higher_is_better
     ]
-    return float(request.task_facts.get("chance") or (median(known) if known else 0.0))
+    return float(request.task_facts.get("chance") or (median(scores) if scores else 0.0))

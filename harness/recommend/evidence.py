@@ -22,7 +22,7 @@ FAR = 1.0
 """A number further than this beyond all seen (decadic logarithms: ten times) is out of reach."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NotEnoughEvidence:
     """Why nothing can be recommended, and what to run."""
 
@@ -52,7 +52,16 @@ def lacking(
     model_facts: Facts,
     studies: Sequence[StudySpec],
 ) -> NotEnoughEvidence | None:
-    """What is missing before anything can be said of a task on a base model, or None."""
+    """What is missing before anything can be said of a task on a base model; None where nothing is.
+
+    Args:
+        seen: All observations.
+        task: Name of the task that advice is asked for.
+        task_facts: Its facts, as `tasks.facts.task_features` gives them.
+        base_model: Name of the base model.
+        model_facts: Its facts, as `models.facts.model_features` gives them.
+        studies: Studies on record; the last one lends its families to the study that is proposed.
+    """
     near = [o for o in seen if o.base_model == base_model or _alike(o.candidate.model, model_facts)]
     near = [o for o in near if o.candidate.fidelity == 1]
     per_task = Counter(task for task, _ in {(o.task, o.pipeline) for o in near})
@@ -69,22 +78,29 @@ def lacking(
     name = f"evidence_{task}"
     study = _study(name, task, base_model, sorted(usable), studies)
     return NotEnoughEvidence(
-        reason, per_task.total(), MIN_TASKS * MIN_TRIALS, study, f"harness plan studies/{name}.yaml"
+        reason=reason,
+        trials=per_task.total(),
+        needed=MIN_TASKS * MIN_TRIALS,
+        study=study,
+        command=f"harness plan studies/{name}.yaml",
     )
 
 
-def _alike(one: Facts, other: Facts) -> bool:
-    sizes = [float(facts.get("log_parameters", math.nan)) for facts in (one, other)]
-    return abs(sizes[0] - sizes[1]) <= ALIKE and one.get("type") == other.get("type")
+def _alike(model: Facts, other: Facts) -> bool:
+    sizes = [float(facts.get("log_parameters", math.nan)) for facts in (model, other)]
+    return abs(sizes[0] - sizes[1]) <= ALIKE and model.get("type") == other.get("type")
 
 
-def _far(known: Sequence[Facts], task: str, facts: Facts) -> str:
-    """How a task lies outside everything known, or an empty string; facts that were not stored exclude nothing."""
-    kinds = {facts["output_type"] for facts in known if "output_type" in facts}
+def _far(tasks: Sequence[Facts], task: str, facts: Facts) -> str:
+    """How a task lies outside the range of the other tasks, or an empty string.
+
+    A fact that no other task has on record excludes nothing: older versions stored fewer facts.
+    """
+    kinds = {facts["output_type"] for facts in tasks if "output_type" in facts}
     if kinds and facts.get("output_type") not in kinds:
         return f"{task} is {facts.get('output_type')}, and all tasks known are {', '.join(map(str, sorted(kinds)))}"
     for name in sorted(facts):
-        seen = [float(other[name]) for other in known if name in other and name.startswith("log_")]
+        seen = [float(other[name]) for other in tasks if name in other and name.startswith("log_")]
         value = facts[name]
         if seen and isinstance(value, int | float) and not min(seen) - FAR <= value <= max(seen) + FAR:
             return (
@@ -94,7 +110,7 @@ def _far(known: Sequence[Facts], task: str, facts: Facts) -> str:
     return ""
 
 
-def _study(name: str, task: str, base_model: str, known: Sequence[str], studies: Sequence[StudySpec]) -> str:
+def _study(name: str, task: str, base_model: str, measured: Sequence[str], studies: Sequence[StudySpec]) -> str:
     """A study on the task, with the families, budget and off-target suite of a known study."""
     like = studies[-1].model_dump(mode="json", exclude_defaults=True) if studies else {}
     families = like.get("families") or {
@@ -104,7 +120,7 @@ def _study(name: str, task: str, base_model: str, known: Sequence[str], studies:
         "name": name,
         "question": f"Which way of fine-tuning suits {task}?",
         "base_models": [base_model],
-        "tasks": [task] if len(known) >= MIN_TASKS - 1 else [task, "ANOTHER_TASK"],
+        "tasks": [task] if len(measured) >= MIN_TASKS - 1 else [task, "ANOTHER_TASK"],
         **({"off_target": like["off_target"]} if like.get("off_target") else {}),
         "families": families,
         "budget": like.get("budget") or {"trials": MIN_TRIALS, "steps": 100},

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from harness.database.rows import read_rows, stages_of
 from harness.errors import SpecError
 from harness.plugins import AXIS_FOLDER
 from harness.records.paths import Paths
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Facts = Mapping[str, float | str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A pipeline on a task, before it is run."""
 
@@ -45,7 +46,7 @@ class Candidate:
     higher_is_better: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """A candidate that was run, and what came of it."""
 
@@ -74,16 +75,17 @@ class Observation:
 
 
 def room(base_score: float, higher_is_better: bool) -> float:
-    """How much there is to gain: up to 1 for a share, down to 0 for a loss; never below .05, so that gains stay finite.
+    """How much there is to gain, in score units: up to 1 for a share, down to 0 for a loss.
 
     A score above 1 for which higher is better has no known end: its own size counts.
     """
     left = 1 - base_score if higher_is_better and base_score <= 1 else abs(base_score)
+    # A base that is nearly perfect would make every gain, which is a share of the room, nearly infinite.
     return max(left, 0.05)
 
 
 def describe(candidate: Candidate) -> dict[str, float | str]:
-    """Named features: numbers (logarithms where the space is logarithmic) and categories; what is unknown is left out."""
+    """Features by name: numbers (logarithms where the space is logarithmic) and categories; the unknown is left out."""
     trained = max(1.0, candidate.steps * candidate.fidelity)
     features: dict[str, float | str] = {
         "stages": float(len(candidate.stages)),
@@ -149,11 +151,11 @@ class Encoder:
         names = {f"{n}={v}" if isinstance(v, str) else n for features in described for n, v in features.items()}
         columns = tuple(sorted(names))
         values = _matrix(described, columns)
-        known = ~np.isnan(values)
-        centre = np.array([np.median(column[k]) for column, k in zip(values.T, known.T, strict=True)])
-        spread = np.where(known, values, centre).std(axis=0)
-        kept = spread > 0
-        return cls(tuple(c for c, keep in zip(columns, kept, strict=True) if keep), centre[kept], spread[kept])
+        is_number = ~np.isnan(values)
+        centre = np.array([np.median(column[mask]) for column, mask in zip(values.T, is_number.T, strict=True)])
+        spread = np.where(is_number, values, centre).std(axis=0)
+        varies = spread > 0
+        return cls(tuple(np.array(columns, dtype=object)[varies]), centre[varies], spread[varies])
 
     def transform(self, described: Sequence[Mapping[str, float | str]]) -> NDArray[np.float64]:
         """Shape (n, columns)."""
@@ -161,7 +163,15 @@ class Encoder:
         return np.where(np.isnan(values), self.centre, values)
 
     def distances(self, rows: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Root mean squared difference to `row`, each column in units of its standard deviation; shape (n,)."""
+        """How far rows are from another, each column in units of its standard deviation.
+
+        Args:
+            rows: As `transform` gives them, shape (n, columns).
+            row: Shape (columns,).
+
+        Returns:
+            Root mean squared differences, shape (n,).
+        """
         scaled: NDArray[np.float64] = (rows - row) / self.spread
         return np.sqrt(np.mean(scaled**2, axis=1)) if scaled.size else np.zeros(len(rows))
 
@@ -179,10 +189,36 @@ def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[st
     return matrix
 
 
-_SEEN = """
+@dataclass(frozen=True, kw_only=True)
+class _TrialRow:
+    """A row of `_TRIALS`: a trial that trained something, with its score on its own task."""
+
+    key: str
+    task: str
+    base_model: str
+    family: str
+    pipeline: str
+    role: str
+    stages: str
+    """JSON."""
+    steps: int
+    fidelity: float
+    split: str
+    metric: str
+    value: float
+    higher_is_better: bool
+    comparability: str
+    base_value: float | None
+    worst: float | None
+    is_share: bool | None
+    solo_s: float | None
+    peak_memory_bytes: int | None
+
+
+_TRIALS = """
 SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.metric, s.value, s.higher_is_better,
-  s.comparability, b.value AS base_value, f.worst, f.is_share, c.solo_s, c.peak_memory_bytes, coalesce(m.family, t.method),
-  coalesce(m.role, '')
+  s.comparability, b.value AS base_value, f.worst, f.is_share, c.solo_s, c.peak_memory_bytes,
+  coalesce(m.family, t.method) AS family, coalesce(m.role, '') AS role
 FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
   LEFT JOIN worst_forgetting f ON f.key = t.key
   LEFT JOIN (SELECT key, min(family) AS family, max(role) AS role FROM members GROUP BY key) m ON m.key = t.key
@@ -196,43 +232,54 @@ ORDER BY t.key"""
 def observations(paths: Paths, connection: DuckDBPyConnection) -> list[Observation]:
     """Every trial that trained something and has a score, in key order."""
     tasks, models = known_facts(paths, "tasks"), known_facts(paths, "models")
-    return [_observation(row, tasks, models) for row in connection.execute(_SEEN).fetchall()]
+    return [_observation(row, tasks, models) for row in read_rows(connection, _TRIALS, [], _TrialRow)]
 
 
-def _observation(row: tuple[Any, ...], tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
-    key, task, model, pipeline, stages, steps, fidelity, split, metric, score, higher, comparability, base, *rest = row
-    lost, is_share, seconds, memory, family, role = rest
-    # a record written before a field existed has null for it
-    parsed = tuple(Stage(**{k: v for k, v in stage.items() if v is not None}) for stage in json.loads(stages))
-    candidate = Candidate(parsed, steps, fidelity, models.get(model, {}), tasks.get(task, {}), base, higher)
-    gain = None if base is None else (score - base if higher else base - score) / room(base, higher)
+def _observation(row: _TrialRow, tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
+    gain = None
+    if row.base_value is not None:
+        better = row.value - row.base_value if row.higher_is_better else row.base_value - row.value
+        gain = better / room(row.base_value, row.higher_is_better)
     return Observation(
-        key,
-        task,
-        model,
-        family,
-        pipeline,
-        role,
-        candidate,
-        comparability,
-        split,
-        metric,
-        score,
-        gain,
-        lost,
-        is_share,
-        seconds,
-        memory,
+        key=row.key,
+        task=row.task,
+        base_model=row.base_model,
+        family=row.family,
+        pipeline=row.pipeline,
+        role=row.role,
+        candidate=Candidate(
+            stages=stages_of(row.stages),
+            steps=row.steps,
+            fidelity=row.fidelity,
+            model=models.get(row.base_model, {}),
+            task=tasks.get(row.task, {}),
+            base_score=row.base_value,
+            higher_is_better=row.higher_is_better,
+        ),
+        comparability=row.comparability,
+        split=row.split,
+        metric=row.metric,
+        score=row.value,
+        gain=gain,
+        forgetting=row.worst,
+        forgetting_is_share=row.is_share,
+        seconds=row.solo_s,
+        memory_bytes=row.peak_memory_bytes,
     )
 
 
 def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
-    """The observations, with forgetting where it is of that kind: of shares, or of losses."""
+    """The observations; forgetting that is not of that kind is left out.
+
+    Args:
+        seen: Observations of both kinds.
+        shares: Whether forgetting of shares (accuracies) is meant, or of losses.
+    """
     return [o if o.forgetting_is_share is shares else replace(o, forgetting=None) for o in seen]
 
 
 def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Facts]:
-    """Facts of tasks or base models by name, from all studies; files that are damaged tell nothing."""
+    """Facts of tasks or base models by name, from all studies; a damaged file is left out."""
     facts: dict[str, Facts] = {}
     for study in paths.studies():
         try:
@@ -243,7 +290,7 @@ def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Fac
 
 
 def default_distance(stages: Sequence[Stage]) -> float:
-    """Mean difference of the searched parameters from their literature defaults, in shares of their ranges.
+    """Mean difference of the searched parameters from their literature defaults, as shares of their ranges.
 
     A category that is not the default counts 1. Zero where nothing is searched or the plug-in is gone.
     """
@@ -263,7 +310,7 @@ def default_distance(stages: Sequence[Stage]) -> float:
 
 
 def telling_params(stage: Stage) -> dict[str, Scalar]:
-    """The parameters that a reader must know: those usually searched, and those that are not at their defaults."""
+    """The parameters that a reader must know: those that are usually searched or are not at their defaults."""
     space = _space(tuple(getattr(stage, axis) for axis in AXIS_FOLDER))
     return {
         name: value

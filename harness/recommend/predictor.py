@@ -34,8 +34,8 @@ TARGETS = {
     "memory_bytes": Target(lambda o: o.memory_bytes, log=True),
 }
 
-
 SLACK = 1e-9
+"""Relative tolerance at the ends of an interval."""
 
 
 class Outlook:
@@ -63,15 +63,15 @@ class Outlook:
         kind: type[Surrogate] = load("recommend/surrogates", surrogate)
         make = partial(kind, self.encoder.columns)
         self._models: dict[str, Conformal] = {}
-        # a mean cannot tell rungs from full runs
+        # A mean cannot tell rungs from full runs, so a baseline learns from full runs only.
         usable = np.array([o.candidate.fidelity == 1 or not kind.baseline for o in seen], dtype=bool)
         for name in targets:
             values = target_values(seen, name)
-            known = ~np.isnan(values) & usable
-            if known.any():
+            learnable = ~np.isnan(values) & usable
+            if learnable.any():
                 self._models[name] = Conformal(make)
-                tasks = [observation.task for observation, keep in zip(seen, known, strict=True) if keep]
-                self._models[name].fit(self.rows[known], values[known], tasks)
+                tasks = [observation.task for observation, keep in zip(seen, learnable, strict=True) if keep]
+                self._models[name].fit(self.rows[learnable], values[learnable], tasks)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -85,7 +85,15 @@ class Outlook:
 
 
 def target_values(seen: Sequence[Observation], name: str) -> NDArray[np.float64]:
-    """A target of every observation as it is learned, NaN where it is unknown; shape (n,)."""
+    """A target as the surrogates learn it.
+
+    Args:
+        seen: n observations.
+        name: Of the target.
+
+    Returns:
+        Shape (n,), logarithms where the target says so; NaN where a value is unknown.
+    """
     target = TARGETS[name]
     values = np.array([np.nan if (value := target.of(o)) is None else float(value) for o in seen])
     return np.where(values > 0, np.log(np.where(values > 0, values, 1)), np.nan) if target.log else values
@@ -94,13 +102,22 @@ def target_values(seen: Sequence[Observation], name: str) -> NDArray[np.float64]
 def covered(
     predicted: Mapping[str, Prediction], seen: Sequence[Observation], shares: bool = True
 ) -> dict[str, list[bool]]:
-    """By target, whether each known value lies in its interval; forgetting as `Outlook` takes it."""
+    """Whether what came of candidates lies in the intervals that were predicted.
+
+    Args:
+        predicted: By target, intervals for n candidates.
+        seen: The n candidates as observations.
+        shares: Which kind of forgetting counts, as `Outlook` takes it.
+
+    Returns:
+        By target, one answer for each observation that has the value.
+    """
     seen = of_one_kind(seen, shares)
     hits: dict[str, list[bool]] = {}
     for name, prediction in predicted.items():
         values = [TARGETS[name].of(observation) for observation in seen]
         ends = zip(values, prediction.low, prediction.high, strict=True)
-        # the tolerance is for values that went through a logarithm and back
+        # Values that went through a logarithm and back may miss their own interval by a rounding error.
         hits[name] = [
             bool(low - SLACK * abs(low) <= value <= high + SLACK * abs(high))
             for value, low, high in ends

@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.models.facts import model_features
 from harness.plugins import AXIS_FOLDER
 from harness.recommend.backtest import DEFAULTS, Backtest, backtest, merits, read_backtest
-from harness.recommend.candidates import Request, options, read_studies, refusal, usual_base
+from harness.recommend.candidates import Request, options, read_studies, usual_base, why_impossible
 from harness.recommend.conformal import COVERAGE
 from harness.recommend.evidence import NotEnoughEvidence, lacking
 from harness.recommend.features import Candidate, Observation, describe, observations, room, telling_params
@@ -47,7 +47,7 @@ class Estimate:
     coverage: float = COVERAGE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """A trial near a recommendation."""
 
@@ -61,7 +61,7 @@ class Evidence:
     """Root mean squared difference of the features, in standard deviations."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """A pipeline, what is expected of it, and why."""
 
@@ -88,7 +88,7 @@ class Recommendation:
         return [f"{name} {v.mean:.3g} [{v.low:.3g}, {v.high:.3g}]" for name, v in named.items() if v]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Advice:
     """Ranked pipelines, at most one per family, best first."""
 
@@ -103,12 +103,12 @@ class Advice:
         lines = [
             f"For {self.task} on {self.base_model} (nominal {COVERAGE:.0%} intervals; how often they held is said below):"
         ]
-        for found in self.recommendations:
-            settings = " then ".join(_settings(stage) for stage in found.stages)
-            lines.append(f"{found.rank}. {found.family}: {settings}, {found.steps} steps")
-            lines += [f"   {line}" for line in found.expectations()]
-            near = ", ".join(f"{e.key[:8]} on {e.task} (score {e.score:.3g})" for e in found.evidence)
-            lines += [f"   why: {found.why}", f"   nearest evidence: {near}"]
+        for advised in self.recommendations:
+            settings = " then ".join(_settings(stage) for stage in advised.stages)
+            lines.append(f"{advised.rank}. {advised.family}: {settings}, {advised.steps} steps")
+            lines += [f"   {line}" for line in advised.expectations()]
+            near = ", ".join(f"{e.key[:8]} on {e.task} (score {e.score:.3g})" for e in advised.evidence)
+            lines += [f"   why: {advised.why}", f"   nearest evidence: {near}"]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes), self.backtest.text()])
 
 
@@ -118,8 +118,15 @@ def request_for(paths: Paths, task: Task, base: BaseModel, **limits: Any) -> Req
     Raises:
         StorageError: When there is no database.
     """
-    facts = (task_features(task), base.ref.name, model_features(base))
-    return Request(task.name, *facts, recorded_base(paths, task, base), task.higher_is_better, **limits)
+    return Request(
+        task=task.name,
+        task_facts=task_features(task),
+        base_model=base.ref.name,
+        model_facts=model_features(base),
+        base_score=recorded_base(paths, task, base),
+        higher_is_better=task.higher_is_better,
+        **limits,
+    )
 
 
 def recorded_base(paths: Paths, task: Task, base: BaseModel) -> float | None:
@@ -165,22 +172,28 @@ def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
         return missing
     tested = read_backtest(paths, seen)
     shares = request.forgetting_is_share is not False
-    known = list(options(seen, studies, request))
-    every = [(family, candidate, refusal(candidate.stages, request.situation)) for family, candidate in known]
-    offered = [(family, candidate) for family, candidate, refused in every if not refused]
+    candidates = list(options(seen, studies, request))
+    obstacles = [why_impossible(candidate.stages, request.situation) for _, candidate in candidates]
+    offered = [pair for pair, obstacle in zip(candidates, obstacles, strict=True) if not obstacle]
     if not offered:
-        reason = f"none of {len(every)} known pipelines can work on {request.base_model} here: {every[0][2]}"
+        reason = f"none of {len(candidates)} known pipelines can work on {request.base_model} here: {obstacles[0]}"
         return _refused(reason, seen, "harness recommend for another base model")
     outlook = Outlook(seen, tested.surrogate, shares=shares)
     ranked = _ranked(seen, offered, request, outlook)
     if not ranked:
         return _refused(_beyond(request, outlook), seen, "harness recommend with wider limits")
     notes = (*_doubts(ranked), *_notes(seen, request, tested))
-    return Advice(request.task, request.base_model, tuple(ranked), tested, notes)
+    return Advice(
+        task=request.task,
+        base_model=request.base_model,
+        recommendations=tuple(ranked),
+        backtest=tested,
+        notes=notes,
+    )
 
 
 def _refused(reason: str, seen: Sequence[Observation], command: str) -> NotEnoughEvidence:
-    return NotEnoughEvidence(reason, len(seen), len(seen), "", command)
+    return NotEnoughEvidence(reason=reason, trials=len(seen), needed=len(seen), study="", command=command)
 
 
 def _beyond(request: Request, outlook: Outlook) -> str:
@@ -199,14 +212,13 @@ def _ranked(
     candidates = [candidate for _, candidate in offered]
     expected = outlook.predict(candidates)
     merit = merits(seen, candidates, list(map(float, expected["gain"].mean)))
-    found: dict[str, Recommendation] = {}
+    best: dict[str, Recommendation] = {}
     for index in sorted(range(len(offered)), key=lambda index: merit[index], reverse=True):
         family, candidate = offered[index]
-        if family not in found and _within(expected, index, request) and len(found) < request.top:
-            found[family] = _recommendation(
-                seen, request, outlook, candidate, _at(expected, index), (len(found) + 1, family)
-            )
-    return list(found.values())
+        if family not in best and _within(expected, index, request) and len(best) < request.top:
+            place = (len(best) + 1, family)
+            best[family] = _recommendation(seen, request, outlook, candidate, _at(expected, index), place)
+    return list(best.values())
 
 
 def _within(expected: Mapping[str, Prediction], index: int, request: Request) -> bool:
@@ -238,9 +250,20 @@ def _recommendation(
     order = [int(i) for i in np.argsort(-distances, kind="stable") if seen[i].candidate.fidelity == 1]
     nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in order}
     near = tuple(sorted(nearest.values(), key=lambda evidence: (evidence.distance, evidence.key))[:3])
-    lost, seconds, memory = (expected.get(name) for name in ("forgetting", "seconds", "memory_bytes"))
-    why = _why(seen, candidate, near, place[1])
-    return Recommendation(*place, candidate.stages, candidate.steps, gain, score, lost, seconds, memory, near, why)
+    rank, family = place
+    return Recommendation(
+        rank=rank,
+        family=family,
+        stages=candidate.stages,
+        steps=candidate.steps,
+        gain=gain,
+        score=score,
+        forgetting=expected.get("forgetting"),
+        seconds=expected.get("seconds"),
+        memory_bytes=expected.get("memory_bytes"),
+        evidence=near,
+        why=_why(seen, candidate, near, family),
+    )
 
 
 def _score(base: float, gain: Estimate, higher_is_better: bool) -> Estimate:
@@ -252,34 +275,41 @@ def _score(base: float, gain: Estimate, higher_is_better: bool) -> Estimate:
 
 
 def _evidence(seen: Observation, distance: float) -> Evidence:
-    return Evidence(seen.key, seen.task, seen.base_model, seen.score, seen.gain or 0.0, distance)
+    return Evidence(
+        key=seen.key,
+        task=seen.task,
+        base_model=seen.base_model,
+        score=seen.score,
+        gain=seen.gain or 0.0,
+        distance=distance,
+    )
 
 
 def _why(seen: Sequence[Observation], candidate: Candidate, near: Sequence[Evidence], family: str) -> str:
     ran = [o for o in seen if o.candidate.stages == candidate.stages]
     full = sum(o.candidate.fidelity == 1 for o in ran)
     alike = [o for o in seen if o.family == family and o.candidate.fidelity == 1]
-    times = f"it ran {full} time{'s'[: full > 1]}" if full else "it ran only for a part of its budget"
-    known = f"no trial of {family} ran its whole budget"
+    times = f"it ran {_counted(full, 'time')}" if full else "it ran only for a part of its budget"
+    record = f"no trial of {family} ran its whole budget"
     if alike:
         tasks = len({o.task for o in alike})
-        known = (
-            f"{family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {len(alike)} trials "
-            f"on {tasks} task{'s'[: tasks > 1]}"
+        record = (
+            f"{family} closed {mean(o.gain or 0.0 for o in alike):.0%} of the gap on average over {_counted(len(alike), 'trial')} "
+            f"on {_counted(tasks, 'task')}"
         )
     origin = times if ran else "it was drawn from its family's space"
-    return f"{origin}; {known}, and the nearest trial ({near[0].task}) closed {near[0].gain:.0%}"
+    return f"{origin}; {record}, and the nearest trial ({near[0].task}) closed {near[0].gain:.0%}"
 
 
 def _doubts(ranked: Sequence[Recommendation]) -> Iterator[str]:
     """Whether tuning may be no use at all."""
-    if max(found.gain.mean for found in ranked) <= 0:
+    if max(advised.gain.mean for advised in ranked) <= 0:
         yield (
             "nothing is expected to beat the base model: keep it, or search further (more tasks like it, more steps, "
             "other families)"
         )
         return
-    unsure = [found.family for found in ranked if found.gain.low <= 0]
+    unsure = [advised.family for advised in ranked if advised.gain.low <= 0]
     if unsure:
         yield f"the interval of the gain reaches zero for {', '.join(unsure)}: it may not beat the base model at all"
 
@@ -313,3 +343,8 @@ def _settings(stage: Stage) -> str:
     shown = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in telling_params(stage).items())
     names = "+".join(str(getattr(stage, axis)) for axis in AXIS_FOLDER)
     return f"{names} ({shown})" if shown else names
+
+
+def _counted(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.metrics._sandbox import refusal
+from harness.metrics._sandbox import why_no_sandbox
 from harness.tasks.file import ALLOW_CODE, file_sha256
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import find_task, task_folders
@@ -44,7 +44,7 @@ def test_votes_on_school_mathematics(stories: Any) -> None:
 
 
 def test_programs_of_a_story_model_do_not_pass(stories: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := refusal():
+    if reason := why_no_sandbox():
         pytest.skip(reason)
     monkeypatch.setenv(ALLOW_CODE, file_sha256(ROOT / "studies" / "tasks" / "humaneval_pass1.yaml"))
     task = find_task("humaneval_pass1", FOLDERS)

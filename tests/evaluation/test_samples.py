@@ -180,10 +180,10 @@ def test_clusters_are_a_filter(task: Any, model: Any, tokenizer: Any) -> None:
 
 def test_programs_are_scored_over_all_samples(task: Any, token_after: Any, tokenizer: Any, monkeypatch: Any) -> None:
     """A model sure of ' 1' after ':' and of a line's end after that: 'x = 1' holds in each of three samples."""
-    from harness.metrics._sandbox import refusal
+    from harness.metrics._sandbox import why_no_sandbox
     from harness.tasks.file import ALLOW_CODE, file_sha256
 
-    if reason := refusal():
+    if reason := why_no_sandbox():
         pytest.skip(reason)
     space, number, end, colon = tokenizer.encode(" 1\n:")
     sure = token_after({colon: space, space: number, number: end, end: end})

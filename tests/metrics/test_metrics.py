@@ -13,7 +13,7 @@ import pytest
 
 from harness.errors import SpecError
 from harness.metrics._clusters import chosen
-from harness.metrics._sandbox import refusal
+from harness.metrics._sandbox import why_no_sandbox
 from harness.metrics.base import Answered, measure
 from harness.metrics.pass_at_k import estimate
 from harness.plugins import names
@@ -197,7 +197,7 @@ def test_pass_at_k_counts_draws() -> None:
 
 
 def needs_sandbox() -> None:
-    if reason := refusal():
+    if reason := why_no_sandbox():
         pytest.skip(reason)
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from harness.errors import SpecError
 from harness.metrics import _sandbox as sandbox
-from harness.metrics._sandbox import Limits, passes, refusal
+from harness.metrics._sandbox import Limits, passes, why_no_sandbox
 
 
 @pytest.fixture(autouse=True)
 def can_run() -> None:
-    if reason := refusal():
+    if reason := why_no_sandbox():
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -101,7 +101,7 @@ def test_a_sandbox_that_does_not_start_is_no_failed_program(monkeypatch: pytest.
     monkeypatch.setattr(sandbox, "_UNSHARE", ("--no-such-option",))
     with pytest.raises(RuntimeError, match="unrecognized option"):
         passes(["pass"])
-    sandbox.refusal.cache_clear()
+    sandbox.why_no_sandbox.cache_clear()
     with pytest.raises(SpecError, match="must run in a sandbox, but this machine does not let it start"):
         passes(["pass"])
-    sandbox.refusal.cache_clear()
+    sandbox.why_no_sandbox.cache_clear()

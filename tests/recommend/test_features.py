@@ -46,7 +46,14 @@ def test_no_feature_looks_at_what_came_out(paths: Paths) -> None:
 
 def test_features_say_what_is_known(paths: Paths) -> None:
     stage = Stage(method="lora", params={"learning_rate": 1e-3, "batch_size": 8, "flag": True, "schedule": "cosine"})
-    candidate = Candidate((stage,), 100, 0.5, {"log_parameters": 6.0}, {"chance": 0.5, "domain": "x"}, 0.6)
+    candidate = Candidate(
+        stages=(stage,),
+        steps=100,
+        fidelity=0.5,
+        model={"log_parameters": 6.0},
+        task={"chance": 0.5, "domain": "x"},
+        base_score=0.6,
+    )
     features = describe(candidate)
     assert features["stage0.param.learning_rate"] == pytest.approx(-3)  # its space is logarithmic
     assert features["stage0.log_examples"] == pytest.approx(math.log10(400))  # 100 steps x 1/2 x 8 rows

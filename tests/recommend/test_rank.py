@@ -40,7 +40,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Paths, Fabricated, B
 
 
 def request(world: World, **changes: object) -> Request:
-    asked = Request("new", task_facts(world, "new"), "tiny-1m", MODEL_FACTS, world.base("new"))
+    asked = Request(
+        task="new",
+        task_facts=task_facts(world, "new"),
+        base_model="tiny-1m",
+        model_facts=MODEL_FACTS,
+        base_score=world.base("new"),
+    )
     return replace(asked, **changes)  # type: ignore[arg-type]
 
 
@@ -168,7 +174,17 @@ def test_the_learned_must_beat_the_literature_defaults_too(made: tuple[Paths, Fa
     lost = dict.fromkeys(hits, 0.4) | {"quantile_forest": 0.1, "mean_of_all": 0.3, DEFAULTS: 0.05, RANDOM: 0.5}
 
     def judged(lost: dict[str, float]) -> Backtest:
-        return _summary(seen_of(paths), [LeftOut("t", "m", 5, 1.0, 0.0, "acc", lost, lost)], hits)
+        left = LeftOut(
+            task="t",
+            base_model="m",
+            pipelines=5,
+            best=1.0,
+            base_score=0.0,
+            metric="acc",
+            regret=lost,
+            normalized=lost,
+        )
+        return _summary(seen_of(paths), [left], hits)
 
     result = judged(lost)
     assert not result.beats_baselines
