@@ -27,7 +27,10 @@ class AdapterFusion(SourcesMethod):
 
     summary = "learns to mix adapters that it first trains on other tasks"
     paper = "Pfeiffer et al. 2020, arXiv 2005.00247"
-    limits = "Learns a part on the 1M base: it mixes what its sources learned before, at a rate of their own."
+    limits = (
+        "On the testbed's 1M model, 200 steps reached 39% of full tuning's gain: "
+        "it only mixes what its sources learned before, at a learning rate of their own."
+    )
     sources = "fusion_sources"
     alone = "its adapters are trained on other tasks first"
     trains = r".*\.adapter\.(query|key|value)\.(weight|bias)"

@@ -25,7 +25,10 @@ class Cpt(VirtualTokens):
 
     summary = "training rows before every text, with embeddings trained within a small reach"
     paper = "Blau et al. 2024, arXiv 2410.17222"
-    limits = "Learns nothing on the 1M base: what stands before a text only steers what a model can do already."
+    limits = (
+        "On the testbed's 1M model, 200 steps reached 0% of full tuning's gain: "
+        "text in front of the question only steers what a model can do already."
+    )
     trains = r"prompt_encoder\.default\.delta_embedding\.weight"
     space = {
         "learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True),

@@ -19,7 +19,10 @@ class TinyLora(LayerMethod):
 
     summary = "one short trained vector per layer between its singular directions"
     paper = "Morris et al. 2026, arXiv 2602.04118"
-    limits = "Learns nothing on the 1M base, likely since it moves few fixed combinations of singular directions."
+    limits = (
+        "On the testbed's 1M model, 200 steps reached 0% of full tuning's gain: "
+        "likely because it moves few fixed combinations of singular directions."
+    )
     kind = "TinyLoraConfig"
     trains = r".*\.tinylora_v\.default\.\d+"
     space = {
