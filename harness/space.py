@@ -32,11 +32,11 @@ class Float:
         return not isinstance(value, bool | str) and math.isfinite(value) and self.low <= value <= self.high
 
     def sample(self, rng: random.Random) -> float:
-        """One draw."""
+        """Draw a number."""
         if not self.log:
             return rng.uniform(self.low, self.high)
         drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)
+        return min(max(drawn, self.low), self.high)  # the exponential of a logarithm may round past an end
 
     def __str__(self) -> str:
         return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}"
@@ -57,7 +57,7 @@ class Integer:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def sample(self, rng: random.Random) -> int:
-        """One draw."""
+        """Draw a whole number; with `log`, each is as likely as the interval that rounds to it."""
         if not self.log:
             return rng.randint(self.low, self.high)
         drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
@@ -80,7 +80,7 @@ class Choice:
         return any(value == choice and type(value) is type(choice) for choice in self.choices)
 
     def sample(self, rng: random.Random) -> Scalar:
-        """One draw."""
+        """Draw a choice."""
         return rng.choice(self.choices)
 
     def __str__(self) -> str:
@@ -233,7 +233,16 @@ def scaled(distribution: Distribution, factor: float) -> Distribution:
 
 
 def check(space: Space, params: Mapping[str, Scalar], where: str) -> None:
-    """Raise `SpecError` unless every parameter is known and inside its range."""
+    """Check parameters against a space.
+
+    Args:
+        space: Every parameter's distribution.
+        params: Values, not necessarily of all parameters.
+        where: Prefix of error messages.
+
+    Raises:
+        SpecError: When a parameter is unknown, or outside its range.
+    """
     for name, value in params.items():
         if name not in space:
             raise SpecError(f"{where}: " + one_of("parameter", name, list(space)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
-    """The rows without those that a stage shorter than a pass will not reach."""
+    """The rows that a stage reaches: where it is shorter than one pass over them, a random part, which is all it tokenises."""
     seen = setup.steps * setup.params.integer("batch_size") * setup.params.integer("gradient_accumulation")
     return random.Random(setup.seed).sample(rows, seen) if seen < len(rows) else rows
 
@@ -42,7 +42,13 @@ def learnable(sequence: TokenSequence) -> bool:
 
 
 def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows") -> list[TokenSequence]:
-    """The same, one sequence for every row even where there is nothing to learn; notes count `noun`."""
+    """Rows as token ids, as `sequences` has them, but one for every row even where there is nothing to learn.
+
+    Args:
+        rows: Training rows.
+        setup: The stage's tokenizer and `max_length`; takes notes of what was cut.
+        noun: What the notes call the rows.
+    """
     limit = setup.params.integer("max_length")
     prompted = [row for row in rows if row.prompt]
     texts = [row.completion for row in rows if not row.prompt]

@@ -55,7 +55,7 @@ class Adapter(Added):
     def __init__(self, width: int, bottleneck: int, activation: str, scale: float = 1.0, learned: bool = False) -> None:
         super().__init__()
         self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))  # as nn.Linear and LoRA's reference code start
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
         self.activation = activation
@@ -127,8 +127,15 @@ def _gate(width: int) -> nn.Linear:
 
 
 def put(part: nn.Module, module: nn.Module, parallel: bool) -> None:
-    """Let a part of a block have a module added: of its input where parallel, else of its output."""
+    """Add a module to a part of a block: what it makes of the part's input or output is added to the output.
+
+    Args:
+        part: For example a feed-forward network, or a linear layer.
+        module: Takes rows of hidden states of the part's width; moved to the part's device.
+        parallel: Whether it is given the part's input; else it is given the output. A `GatedAdapter` is given both.
+    """
     device = next((p.device for p in part.parameters()), torch.device("cpu"))
+    # As a submodule of the part, it is copied, moved and saved with it; a hook leaves the part's own code as it is.
     part.add_module(NAME, module.to(device))
     gated = isinstance(module, GatedAdapter)
     part.register_forward_hook(_gated if gated else _beside if parallel else _behind, with_kwargs=True)
@@ -138,6 +145,7 @@ def _gated(
     part: nn.Module, arguments: tuple[Tensor, ...], options: Mapping[str, Tensor], output: Output
 ) -> Output | None:
     """The part's output plus the module of that output, weighed by the part's input."""
+    # Some architectures call their parts by position, others by keyword.
     hidden = arguments[0] if arguments else options["hidden_states"]
     before = output[0] if isinstance(output, tuple) else output
     adapter = getattr(part, NAME)
@@ -165,5 +173,6 @@ def _beside(
 def _with(output: Output, added: Tensor) -> Output:
     """A part's output, which may be the first of several things, with something added."""
     if isinstance(output, tuple):
+        # Attention returns weights, and in some architectures a cache, beside the hidden states.
         return (output[0] + added.to(output[0].dtype), *output[1:])
     return output + added.to(output.dtype)

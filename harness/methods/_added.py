@@ -25,7 +25,7 @@ WEIGHTS = "tuned.safetensors"
 
 
 class ModuleMethod(Method, ABC):
-    """Adds modules to a model's blocks. What was trained is kept beside the base; `artifacts.load_tuned` puts it back."""
+    """Adds modules to a model's blocks, and keeps them beside the base; `load_tuned` puts them back on it."""
 
     mergeable = False
     shares_base = True
@@ -33,7 +33,7 @@ class ModuleMethod(Method, ABC):
     """Regular expression of the parameters that are written; empty: those that train."""
 
     def skip(self, situation: Situation) -> str | None:
-        """The places in the model must be known."""
+        """The model must be of an architecture whose blocks are known."""
         return unknown_blocks(situation)
 
     @abstractmethod
@@ -64,10 +64,16 @@ class ModuleMethod(Method, ABC):
         """Write the parameters by name."""
         from safetensors.torch import save_file
 
+        # safetensors refuses tensors that are not contiguous.
         save_file({name: p.detach().cpu().contiguous() for name, p in self._kept(model).items()}, folder / WEIGHTS)
 
     def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """Add the modules to the base and fill in what `save` wrote.
+
+        Args:
+            model: The base.
+            params: The parameters of the stage that trained the modules.
+            folder: Where `save` wrote to.
 
         Raises:
             SpecError: When that is of other parameters.

@@ -88,6 +88,7 @@ def blocks(model: PreTrainedModel) -> list[Block]:
         children = dict(layer.named_children())
         attention = next((name for name in children if ATTENTION.fullmatch(name)), None)
         whole = next((name for name in children if FEED_FORWARD.fullmatch(name)), None)
+        # OPT has no module for its feed-forward part, only its two linear layers.
         ends = ("fc1", "fc2") if whole is None and {"fc1", "fc2"} <= set(children) else (whole, whole)
         if attention is None or ends[0] is None or ends[1] is None:
             raise SpecError(

@@ -20,7 +20,15 @@ BATCH = 8
 
 
 def drawn(rows: Sequence[Row], count: int, setup: StageSetup) -> list[TokenSequence]:
-    """So many rows as tokens, the same for the same seed, each with something to learn.
+    """Draw calibration rows and tokenise them.
+
+    Args:
+        rows: Rows to draw from.
+        count: How many are drawn, if there are so many; the same ones for the same seed.
+        setup: The stage's seed, tokenizer and `max_length`.
+
+    Returns:
+        Those of them that have a token with loss.
 
     Raises:
         SpecError: When there is none.
@@ -33,7 +41,16 @@ def drawn(rows: Sequence[Row], count: int, setup: StageSetup) -> list[TokenSeque
 
 
 def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = BATCH) -> list[dict[str, Tensor]]:
-    """`input_ids`, `attention_mask` and `labels` of batches, padded on the right."""
+    """Batches as a causal model of transformers takes them, padded on the right.
+
+    Args:
+        sequences: Token ids and labels of rows.
+        setup: The stage's tokenizer and device.
+        size: Rows of a batch.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels` of each batch, shape (rows, tokens).
+    """
     import torch
 
     padding = setup.tokenizer.pad_token_id
@@ -44,7 +61,7 @@ def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = B
         columns = (
             [[*s.input_ids, *[padding] * (width - len(s.input_ids))] for s in part],
             [[1] * len(s.input_ids) + [0] * (width - len(s.input_ids)) for s in part],
-            [[*s.labels, *[-100] * (width - len(s.labels))] for s in part],
+            [[*s.labels, *[-100] * (width - len(s.labels))] for s in part],  # the label that torch's loss ignores
         )
         names = ("input_ids", "attention_mask", "labels")
         found.append({k: torch.tensor(v, device=setup.device) for k, v in zip(names, columns, strict=True)})

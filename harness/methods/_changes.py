@@ -62,6 +62,7 @@ class GatedLowRank(Change):
         self.transposed = transposed
         rows, columns = reversed(self.shape) if transposed else self.shape
         self.down = nn.Parameter(torch.empty(rank, columns))
+        # As LoRA's inner factor starts.
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
         self.gate = nn.Parameter(torch.randn(rank))
         self.up = nn.Parameter(torch.zeros(rows, rank))
@@ -87,6 +88,7 @@ class MaskedChange(Change):
 
     def draw(self, generator: torch.Generator) -> None:
         """Random numbers for the passes of one step."""
+        # The logit of 0 or 1 is infinite.
         drawn = torch.rand(self.shape.numel() + 1, generator=generator).clamp(1e-4, 1 - 1e-4)
         noise = drawn.logit().to(self.logits.device)
         self.noise = noise[:-1].view(self.shape), noise[-1:]
@@ -133,6 +135,7 @@ class FastfoodChange(Change):
     ) -> None:
         super().__init__(shape)
         self.held, self.index = [shared, factors], index  # in a list: they are the model's, and named there
+        # The transform needs a power of two.
         size = 1 << (max(self.shape.numel(), len(shared)) - 1).bit_length()
         self.register_buffer("signs", torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1.0)
         self.register_buffer("order", torch.randperm(size, generator=generator))

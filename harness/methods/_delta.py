@@ -38,6 +38,7 @@ class DeltaMethod(Method, ABC):
         model.requires_grad_(False)
         for name, change in self.changes(model, setup).items():
             layer = model.get_submodule(name)
+            # `unsafe` skips torch's check that shape and dtype stay, which runs a forward pass of each change.
             register_parametrization(layer, "weight", change.to(layer.weight.device), unsafe=True)
         return model
 

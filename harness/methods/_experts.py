@@ -87,6 +87,7 @@ def put_experts(
 
 def _route(backbone: PreTrainedModel, arguments: tuple[object, ...], options: dict[str, object]) -> None:
     """Ask the base about the text first, and weigh the experts by what it says."""
+    # The router calls the backbone itself; `asking` keeps that second call from asking again.
     router: Router = backbone.router
     mixtures = [module for module in backbone.modules() if isinstance(module, Experts)]
     if router.asking or not router.on or mixtures[0].only is not None:
@@ -100,6 +101,7 @@ def _route(backbone: PreTrainedModel, arguments: tuple[object, ...], options: di
     for mixture in mixtures:
         mixture.on = False
     try:
+        # The base is frozen: its reading needs no gradient.
         with torch.no_grad():
             hidden = backbone(*arguments, **options | own)[0]
     finally:

@@ -25,7 +25,16 @@ def summed_nats(model: PreTrainedModel, sequence: TokenSequence) -> Tensor:
 def gradients(
     model: PreTrainedModel, weights: Sequence[Parameter], rows: Sequence[TokenSequence]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Each row's gradient of its summed loss for some weights, which are as frozen afterwards as before."""
+    """Compute each row's gradient by itself, one backward pass per row.
+
+    Args:
+        model: A causal language model.
+        weights: Parameters to take gradients for; whether they require gradients is afterwards as it was before.
+        rows: Token ids and labels.
+
+    Yields:
+        Gradients of the row's summed loss in nats, one per weight, in the weight's shape.
+    """
     import torch
 
     was = [weight.requires_grad for weight in weights]

@@ -11,7 +11,13 @@ from harness.methods._adapters import Added
 
 
 def factors(width: int, rows: int, zero: bool) -> nn.Linear:
-    """Factors stacked in one matrix, shape (rows, width)."""
+    """Stack low-rank factors in one linear map.
+
+    Args:
+        width: Features that go in.
+        rows: Ranks of all factors together, the features that come out.
+        zero: Whether the factors start at zero, else as LoRA's inner factor.
+    """
     made = nn.Linear(width, rows, bias=False)
     if zero:
         nn.init.zeros_(made.weight)
@@ -38,5 +44,6 @@ class Interconnected(Added):
     def forward(self, x: Tensor) -> Tensor:
         """Rows of inputs to what is added to the layer's outputs."""
         inner = self.down(x)
+        # Mixing the inner numbers first makes one product of all outer factors.
         weighed = self.router(inner).softmax(-1).unsqueeze(-1) * inner.unsqueeze(-2)
         return torch.matmul(weighed.flatten(-2), self.up.weight) * self.scale

@@ -72,7 +72,14 @@ def shapes(model: PreTrainedModel, names: Iterable[str]) -> list[tuple[int, int]
 
 
 def divisor(wanted: int, sizes: Iterable[int], setup: StageSetup, name: str) -> int:
-    """The largest number up to `wanted` that divides all sizes; a note says so where it is not `wanted`."""
+    """Find the largest number up to `wanted` that divides all sizes, and note in the record where it is another.
+
+    Args:
+        wanted: The parameter's value, for example a block size.
+        sizes: Widths of the layers.
+        setup: Takes the note.
+        name: The parameter, for the note.
+    """
     common = math.gcd(*sizes)
     found = next(size for size in range(min(wanted, common), 0, -1) if common % size == 0)
     _note(setup, name, wanted, found, "the widths of the layers divide by no larger one")
@@ -80,7 +87,14 @@ def divisor(wanted: int, sizes: Iterable[int], setup: StageSetup, name: str) -> 
 
 
 def capped(wanted: int, most: int, setup: StageSetup, name: str) -> int:
-    """`wanted`, or `most` where that is less; a note says so."""
+    """Cut a parameter to what the narrowest layer allows, and note in the record where that changes it.
+
+    Args:
+        wanted: The parameter's value, for example a rank.
+        most: What the narrowest layer allows.
+        setup: Takes the note.
+        name: The parameter, for the note.
+    """
     _note(setup, name, wanted, min(wanted, most), "the narrowest layer allows no more")
     return min(wanted, most)
 
@@ -105,8 +119,10 @@ def changes(layers: Mapping[str, BaseTunerLayer], biases: bool) -> dict[str, Ten
     found = {}
     for name, layer in layers.items():
         base, was = layer.get_base_layer(), layer.training
+        # Quantised weights are integers, whose layers still compute in floating point.
         dtype = base.weight.dtype if base.weight.is_floating_point() else torch.float32
         width, device = shape(base)[0], base.weight.device
+        # The zero row gives the bias that the adapter adds; without it, the unit vectors give the weight's columns.
         rows = torch.cat(
             [torch.zeros(1, width, dtype=dtype, device=device), torch.eye(width, dtype=dtype, device=device)]
         )

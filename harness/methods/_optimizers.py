@@ -65,7 +65,7 @@ class LowRankAdam(torch.optim.Optimizer):
         number = 0
         for group in self.param_groups:
             for p in group["params"]:
-                number += 1
+                number += 1  # counted for those without a gradient too, so that each draws the same projections always
                 if p.grad is not None:
                     state = self.state[p]
                     state["step"] = state.get("step", 0) + 1
@@ -100,7 +100,15 @@ def _adam(gradient: Tensor, state: State, group: Group) -> Tensor:
 def low_rank_adam(
     model: nn.Module, setup: StageSetup, projected: Sequence[str], projection: Projection, update: Update
 ) -> LowRankAdam:
-    """The optimiser with the stage's rates, projecting the weights of some layers for periods of `refresh_steps`."""
+    """Build the optimiser with the stage's learning rate and weight decay.
+
+    Args:
+        model: What trains.
+        setup: The stage's; the parameter `refresh_steps` is the length of a period.
+        projected: Names of the linear layers whose weights are projected.
+        projection: Makes P at the start of every period.
+        update: Makes the step's direction.
+    """
     weights = {id(model.get_submodule(name).weight) for name in projected}
     parts = [
         group | {"params": held, "low_rank": low}
@@ -113,19 +121,27 @@ def low_rank_adam(
 
 def top_directions(gradient: Tensor, rank: int) -> Tensor:
     """The first left singular vectors of a matrix as rows, shape (rank, m)."""
+    # There is no decomposition in bfloat16.
     vectors: Tensor = torch.linalg.svd(gradient.float(), full_matrices=False).U[:, :rank]
     return vectors.T.contiguous().to(gradient.dtype)
 
 
 def random_directions(gradient: Tensor, rank: int, *seed: str | int) -> Tensor:
     """Gaussian rows of mean squared length 1 per rank, shape (rank, m): P G keeps norms in the mean."""
+    # Drawn on the CPU, so that a GPU projects as it does.
     generator = torch.Generator().manual_seed(derive_seed(*seed))
     drawn = torch.randn(rank, len(gradient), generator=generator) / math.sqrt(rank)
     return drawn.to(gradient)
 
 
 def limited(update: Tensor, state: State, growth: float) -> Tensor:
-    """An update whose norm is at most `growth` times that of the one before."""
+    """Limit how fast the norm of a parameter's update grows from step to step.
+
+    Args:
+        update: This step's, in the parameter's shape.
+        state: What the optimiser keeps of the parameter; the norm is remembered there.
+        growth: Largest factor between the norms of two steps.
+    """
     norm = update.norm()
     if "norm" in state:
         norm_limit = growth * state["norm"]

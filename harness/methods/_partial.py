@@ -48,6 +48,7 @@ class PartialMethod(Method, ABC):
         for name, parameter in model.named_parameters():
             if name in resting:
                 parameter.requires_grad_(False)
+                # A gradient of the step before would be stepped again by AdamW.
                 parameter.grad = None
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:

@@ -67,6 +67,7 @@ class LayerMethod(PeftMethod, ABC):
 
         kind = getattr(peft, self.kind)
         options = {"target_modules": linear_layers(model, setup.params.text("target")), **self.options(model, setup)}
+        # Only some of PEFT's kinds know of transposed weights; the others refuse the option.
         if "fan_in_fan_out" in {field.name for field in dataclasses.fields(kind)}:
             options["fan_in_fan_out"] = uses_conv1d(model)
         config: PeftConfig = kind(task_type="CAUSAL_LM", **options)

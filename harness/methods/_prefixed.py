@@ -40,9 +40,11 @@ def with_prefix(model: PreTrainedModel, tokens: int) -> PreTrainedModel:
     """The model wrapped by PEFT's prefix tuning; what trained before still does."""
     from peft import PrefixTuningConfig, get_peft_model
 
+    # PEFT freezes all that the model has, the modules included.
     trained = [p for p in model.parameters() if p.requires_grad]
     options = {"task_type": "CAUSAL_LM", "num_virtual_tokens": tokens, "init_weights": "zero"}
     wrapped: PreTrainedModel = get_peft_model(model, PrefixTuningConfig(**options))
+    # Zero keys would have equal gradients and stay equal for good.
     draw_keys(wrapped)
     for parameter in trained:
         parameter.requires_grad_(True)

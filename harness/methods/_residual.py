@@ -34,7 +34,7 @@ class ResidualLora(Lora):
 
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """The first factors put back for as long as it lasts."""
+        """The model with the factors that it started with, which together with what the base lacks are the base."""
         held = {name: model.get_parameter(name) for name in self._start}
         now = {name: p.detach().clone() for name, p in held.items()}
         try:
@@ -56,7 +56,13 @@ class ResidualLora(Lora):
 
 
 def fitting_rank(model: PreTrainedModel, setup: StageSetup, halved: bool = False) -> int:
-    """The rank asked for, or as many singular values as the narrowest layer has (`halved`: half of them)."""
+    """The rank asked for, cut to the number of singular values that the narrowest layer has.
+
+    Args:
+        model: The base.
+        setup: The stage's `rank` and `target`; takes a note where the rank is cut.
+        halved: Whether each rank takes two singular vectors, so that only half as many ranks fit.
+    """
     names = linear_layers(model, setup.params.text("target"))
     most = min(min(sizes) for sizes in shapes(model, names))
     return capped(setup.params.integer("rank"), most // 2 if halved else most, setup, "rank")

@@ -39,11 +39,25 @@ class RoundedLora(Lora, ABC):
 
     @abstractmethod
     def rounded(self, rows: Tensor, params: Params) -> Tensor:
-        """Rounded weights, shape (rows, in-features)."""
+        """Round weights.
+
+        Args:
+            rows: Some rows of a layer's weights in float32, shape (out-features, in-features).
+            params: The stage's parameters.
+
+        Returns:
+            The rounded values, in the same shape.
+        """
 
     @abstractmethod
     def shape_factors(self, inner: Linear, outer: Linear, params: Params) -> None:
-        """Make the weights of LoRA's factors functions of what is trained."""
+        """Make the weights of LoRA's factors functions of what is trained.
+
+        Args:
+            inner: LoRA's `A`, from in-features to the rank.
+            outer: LoRA's `B`, from the rank to out-features.
+            params: The stage's parameters.
+        """
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Round, wrap with PEFT, and shape the factors."""
@@ -54,6 +68,8 @@ class RoundedLora(Lora, ABC):
             for name in linear_layers(model, setup.params.text("target")):
                 layer = model.get_submodule(name)
                 weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+                # In slices: IR-QLoRA compares dozens of roundings of each weight, which together take many times its
+                # memory.
                 for part in weight.split(max(1, SLICE // weight.shape[1])):
                     part.copy_(self.rounded(part.float().contiguous(), setup.params))
         attached = super().attach(model, setup)

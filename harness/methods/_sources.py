@@ -98,6 +98,7 @@ def _train_source(
     for _ in range(steps):
         (batch,) = batches(order.sample(examples, min(size, len(examples))), setup, size)
         loss = model(**batch).loss
+        # By hand and not by backward(), since the other sources and the mixture require gradients too.
         for p, slope in zip(moving, torch.autograd.grad(loss, moving), strict=True):
             p.grad = slope
         torch.nn.utils.clip_grad_norm_(moving, 1.0)

@@ -28,8 +28,10 @@ def stacked_lora(layers: Sequence[LoraLayer], dropout: Dropout, dora: bool = Fal
     import torch
 
     base = layers[0].base_layer
+    # In double precision, to be rounded once to whatever precision the factors have.
     scales = torch.tensor([layer.scaling[ADAPTER] for layer in layers], dtype=torch.float64)
     rates = [float(getattr(layer.lora_dropout[ADAPTER], "p", 0.0)) for layer in layers]
+    # The stack wants the largest rate that any method asks for.
     dropout.p = max(dropout.p, *rates)
 
     def forward(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class VirtualTokens(PeftMethod, ABC):
         self._calls = {"before": False}
 
     def skip(self, situation: Situation) -> str | None:
-        """Trainers of TRL's expect logits for the virtual tokens, too."""
+        """TRL's trainers expect logits for the virtual tokens, too, which are left out here."""
         objective = situation.beside.get("objective")
         if getattr(objective, "fuses", True):
             return None
@@ -61,7 +61,7 @@ class VirtualTokens(PeftMethod, ABC):
         return attached
 
     def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
-        """As PEFT does, with the output layer as in training."""
+        """Load the virtual tokens as PEFT does, and leave them out of the logits as in training."""
         tuned = super().restore(model, params, folder)
         self._align(model, params.integer("virtual_tokens"))
         return tuned
@@ -71,9 +71,10 @@ class VirtualTokens(PeftMethod, ABC):
         import warnings
 
         calls = self._calls
-        # said at every generated token: positions follow from what is before them, virtual tokens included
+        # PEFT says at every generated token that it drops position ids: positions then follow from what stands before.
         warnings.filterwarnings("ignore", message="Position ids are not supported")
 
+        # The output layer cannot see whether its input has virtual tokens; the call of the whole model can.
         def note(module: Module, arguments: tuple[object, ...], named: dict[str, object]) -> None:
             whole = named.get("labels") is None and not named.get("logits_to_keep")
             calls["before"] = whole and named.get("inputs_embeds") is not None
@@ -81,6 +82,7 @@ class VirtualTokens(PeftMethod, ABC):
         def cut(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             return (arguments[0][:, count:], *arguments[1:]) if calls["before"] else None
 
+        # On the base, which PEFT calls with embeddings where there are virtual tokens.
         model.register_forward_pre_hook(note, with_kwargs=True)
         model.get_output_embeddings().register_forward_pre_hook(cut)
 

@@ -42,6 +42,7 @@ class AdaLora(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The schedule in steps; importance must be gathered in one step at least before ranks are final."""
         params, steps = setup.params, max(4, setup.steps)
+        # PEFT refuses a schedule whose phases leave it no step to shrink ranks in.
         first = min(round(params.number("full_share") * steps), steps - 3)
         final, rank = round(params.number("final_share") * steps), params.integer("rank")
         last, start = min(final, steps - first - 2), round(params.number("start_ratio") * rank)
@@ -56,6 +57,7 @@ class AdaLora(LayerMethod):
             "tinit": first,
             "tfinal": last,
             "total_step": steps,
+            # PEFT shares ranks out every deltaT steps, which sorts all importances: about a hundred times is enough.
             "deltaT": max(1, (steps - first - last) // 100),
             "orth_reg_weight": params.number("orthogonality"),
         }
@@ -69,6 +71,7 @@ class AdaLora(LayerMethod):
 
         def term() -> Tensor:
             squares = [p @ p.T if rows else p.T @ p for p, rows in factors]
+            # PEFT adds this term in a forward pass with labels only, which the loop here does not use.
             norms = [torch.linalg.norm(s - torch.eye(len(s), device=s.device, dtype=s.dtype)) for s in squares]
             return weight * torch.stack(norms).mean()
 
@@ -85,10 +88,11 @@ class AdaLora(LayerMethod):
         allocator, pattern = model.base_model.rankallocator, model.peft_config[ADAPTER].rank_pattern or {}
         kept = {f"importance/{name}": value for name, value in allocator.exp_avg_ipt.items()}
         kept |= {f"uncertainty/{name}": value for name, value in allocator.exp_avg_unc.items()}
+        # Which ranks are left stands in the configuration, not in a buffer, so that a checkpoint would miss it.
         return kept | {f"left/{name}": torch.tensor(rows) for name, rows in pattern.items()}
 
     def load_state(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
-        """Put them back."""
+        """Put importance and ranks back."""
         allocator, pattern = model.base_model.rankallocator, {}
         for key, value in state.items():
             kind, _, name = key.partition("/")

@@ -36,6 +36,7 @@ class AdaMss(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Directions, clusters, and each cluster's rank."""
         params = setup.params
+        # A weight has no more singular directions than its narrower side.
         most = min(min(sizes) for sizes in shapes(model, linear_layers(model, params.text("target"))))
         return {
             "r": capped(params.integer("decomposed"), most, setup, "decomposed"),

@@ -70,6 +70,7 @@ class AdapterFusion(SourcesMethod):
         """`fusion_penalty` times the squared distance of the value matrices to the identity."""
         import torch
 
+        # Near the identity the value matrix mixes what the frozen adapters say, rather than making something new of it.
         weight, values = setup.params.number("fusion_penalty"), [fusion.value.weight for fusion in self.mixtures(model)]
         return lambda: (
             weight * torch.stack([((v - torch.eye(len(v), device=v.device)) ** 2).sum() for v in values]).sum()

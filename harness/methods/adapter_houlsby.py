@@ -17,5 +17,5 @@ class AdapterHoulsby(AdapterPfeiffer):
     )
 
     def places(self, block: Block) -> tuple[str, ...]:
-        """Behind both."""
+        """Behind attention and feed-forward part."""
         return (block.attention, block.feed_forward[1])

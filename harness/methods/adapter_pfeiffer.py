@@ -39,6 +39,7 @@ class AdapterPfeiffer(ModuleMethod):
         from harness.methods._adapters import Adapter, put
 
         width, activation = hidden_width(model), params.text("activation")
+        # A model narrower than `reduction` still gets one number per token.
         bottleneck = max(1, width // params.integer("reduction"))
         for place in [place for block in blocks(model) for place in self.places(block)]:
             put(model.get_submodule(place), Adapter(width, bottleneck, activation), parallel=False)

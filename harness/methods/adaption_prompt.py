@@ -51,5 +51,6 @@ class AdaptionPrompt(PeftMethod):
         return AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=tokens, adapter_layers=layers)
 
     def layers(self, model: PreTrainedModel) -> dict[str, Module]:
-        """None that stand for rows."""
+        """None: its prompt acts on whole texts."""
+        # The prompt acts on whole texts, so that no layer of it takes rows that do not depend on each other.
         return {}

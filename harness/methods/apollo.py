@@ -45,10 +45,12 @@ class Apollo(FullFineTuning):
         axis = (0,) if setup.params.text("scale_of") == "channel" else (0, 1)
 
         def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: State) -> Tensor:
+            # A gradient of zero projects to zero, which must not be divided by.
             factor = direction.norm(dim=axis, keepdim=True) / small.norm(dim=axis, keepdim=True).clamp(min=1e-12)
             return limited(scale * gradient * factor, state, GROWTH)
 
         def projection(gradient: Tensor, number: int, period: int) -> Tensor:
+            # By seed, parameter and period, so that a trial that goes on from a checkpoint projects as it would have.
             return random_directions(gradient, rank, setup.seed, "apollo", number, period)
 
         return low_rank_adam(model, setup, linear_layers(model, "all"), projection, update)

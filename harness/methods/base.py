@@ -48,7 +48,7 @@ class Method(Plugin, ABC):
     shares_base: ClassVar[bool] = False
     """Whether it leaves every weight of the base as it is, so that several trials can hold the same base."""
     alone: ClassVar[str] = "its trials cannot be stacked"
-    """Why its trials cannot train together on one base (see `fused`); empty: they can."""
+    """Why its trials cannot train together on one base (see `nn/stack.py`); empty: they can."""
     one_by_one: ClassVar[bool] = False
     """Whether a step shows one example at a time, for methods that treat each example's gradient by itself.
 
@@ -60,7 +60,15 @@ class Method(Plugin, ABC):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Freeze what must not move, add what is new; seeds are set already. May return a wrapped model."""
+        """Freeze what must not move, and add what is new.
+
+        Args:
+            model: A copy of the base, or a twin that shares its weights where `shares_base` is true.
+            setup: The stage's parameters, rows and tools; torch's random state is seeded already.
+
+        Returns:
+            The model to train: the same one, or a wrapper of it.
+        """
 
     def layers(self, model: PreTrainedModel) -> dict[str, Module]:
         """By name, the smallest modules that hold all trainable parameters and whose rows do not depend on each other."""
@@ -71,15 +79,24 @@ class Method(Plugin, ABC):
         }
 
     def stacked(self, layers: Sequence[Module], dropout: Dropout) -> StackedForward | None:
-        """A forward pass of K of its layers at once (see `fused`), or None to map the first one's own over the trials.
+        """A forward pass of K of its layers at once (see `nn/stack.py`), or None to map the first one's own over the trials.
 
         Parameters arrive padded with zeros to the largest trial's shapes: a method whose trials may differ in shape
         must give the same result with them.
+
+        Args:
+            layers: One trial's layer each, all in the same place of the base.
+            dropout: Draws each trial's masks from that trial's own stream of random numbers.
         """
         return None
 
     def load_options(self, params: Params, device: str) -> Options:
-        """Keyword arguments for `from_pretrained`, for example a quantisation config."""
+        """Keyword arguments for `from_pretrained`, for example a quantisation config.
+
+        Args:
+            params: The stage's parameters.
+            device: `cpu` or `cuda`.
+        """
         return {}
 
     def reserved(self, params: Params) -> int:
@@ -126,7 +143,13 @@ class Method(Plugin, ABC):
         raise NotImplementedError
 
     def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
-        """What `save` wrote, put on a fresh copy of the base again; `params` are the stage's."""
+        """Put what `save` wrote on a fresh copy of the base.
+
+        Args:
+            model: The base.
+            params: The parameters of the stage that trained it.
+            folder: Where `save` wrote to.
+        """
         raise NotImplementedError
 
     @contextmanager
@@ -137,7 +160,7 @@ class Method(Plugin, ABC):
 
     @contextmanager
     def elsewhere(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """What tasks other than the trial's own are asked of, in the final scores: the model itself unless overridden."""
+        """The model that answers the off-target suite in the final scores; unless overridden, the tuned model itself."""
         yield model
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
@@ -165,7 +188,7 @@ class PeftMethod(Method, ABC):
         """PEFT's configuration for these parameters."""
 
     def layers(self, model: PreTrainedModel) -> dict[str, Module]:
-        """PEFT's own layers."""
+        """The layers that PEFT put in the place of the base's."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
@@ -191,7 +214,7 @@ class PeftMethod(Method, ABC):
                 parameter.requires_grad_(id(parameter) in trained)
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """What its layers do to the unit vectors beside what the base's do; nothing where no weight stands for it."""
+        """What its layers add to the base's output for each unit vector; empty where that is not a change of weights."""
         from harness.methods._linear import changes
 
         return changes(self.layers(model), self.moves_biases) if self.mergeable and self.shares_base else {}
@@ -201,11 +224,11 @@ class PeftMethod(Method, ABC):
         return deepcopy(model).merge_and_unload() if self.mergeable else model
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """As PEFT does, for PEFT to load."""
+        """Write the adapter as PEFT does, so that PEFT can load it."""
         model.save_pretrained(folder)
 
     def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
-        """As PEFT does."""
+        """Load the adapter as PEFT does."""
         from peft import PeftModel
 
         tuned: PreTrainedModel = PeftModel.from_pretrained(model, str(folder))

@@ -32,10 +32,11 @@ class Beft(LayerMethod):
     space = {"learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True), "target": TARGET}
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
-        """Nothing more."""
+        """No further options: it has no rank."""
         return {}
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model; PEFT warns that what has no bias cannot be merged."""
+        # What PEFT warns of is declared here: without a bias in the base there is nothing to merge into.
         with unwarned("Detected that the base layer has no bias"):
             return super().attach(model, setup)

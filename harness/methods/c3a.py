@@ -21,6 +21,7 @@ class C3a(LayerMethod):
     paper = "Chen et al. 2024, arXiv 2407.19342; rate of PEFT's benchmark"
     kind = "C3AConfig"
     trains = r".*\.c3a_kernel\.default"
+    # Its product is an autograd function of its own, which torch.func.vmap cannot map.
     maps = False
     takes_transposed = False
     space = {

@@ -42,7 +42,9 @@ class Cartridge(PrefixTuning):
         tokens = setup.params.integer("virtual_tokens")
         ids: list[int] = []
         for row in setup.rows():
+            # Not every row is tokenised, only as many as are needed.
             ids += setup.tokenizer(row.prompt + row.completion)["input_ids"] if len(ids) < tokens else []
+        # There may be fewer tokens than virtual ones in all rows together, or none at all.
         ids = (ids or [0]) * (tokens // len(ids or [0]) + 1)
         with torch.no_grad():
             kept = model(input_ids=torch.tensor([ids[:tokens]], device=setup.device), use_cache=True).past_key_values

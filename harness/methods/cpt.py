@@ -54,6 +54,7 @@ class Cpt(VirtualTokens):
             for text, kind in ((row.prompt, INPUT), (row.completion, ANSWER)):
                 tokens = setup.tokenizer(text, add_special_tokens=False)["input_ids"]
                 ids += tokens
+                # PEFT numbers the four kinds of tokens anew in each example.
                 kinds += [kind + 4 * number] * len(tokens)
             if len(ids) >= count:
                 break

@@ -30,4 +30,5 @@ class DeLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Rank and first length."""
+        # The bound is where the trained length starts; PEFT wants a whole number.
         return {"r": setup.params.integer("rank"), "delora_lambda": setup.params.integer("bound")}

@@ -59,6 +59,7 @@ class DiffPruning(DeltaMethod):
         """Draw the step's noise by seed and step."""
         import torch
 
+        # One draw for all passes of a step, or gradients of the passes would belong to different masks.
         generator = torch.Generator().manual_seed(derive_seed(self.setup.seed, "diff_pruning", step))
         for change in _masked(model).values():
             change.draw(generator)
@@ -73,6 +74,7 @@ class DiffPruning(DeltaMethod):
     def after_step(self, model: PreTrainedModel, step: int) -> None:
         """At the end, note what share of the weights differs from the base's."""
         if step == self.setup.steps:
+            # In eval mode there is no noise: these are the gates that scoring uses.
             open_gates = [(change.eval().gates() != 0) for change in _masked(model).values()]
             share = sum(int(gate.sum()) for gate in open_gates) / sum(gate.numel() for gate in open_gates)
             self.setup.note(f"{share:.4f} of the linear weights may differ from the base's")

@@ -36,4 +36,5 @@ class Dora(Lora):
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """Directions and magnitudes together."""
+        # PEFT's `get_delta_weight` gives the low-rank part alone, without the magnitudes.
         return changes(self.layers(model), biases=False)

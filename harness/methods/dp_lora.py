@@ -41,7 +41,7 @@ class DpLora(Lora):
     _sum: list[Tensor]
 
     def skip(self, situation: Situation) -> str | None:
-        """What stands beside it must show single rows of the task, and must not look at all of them."""
+        """Privacy needs an objective that shows single rows, and a retention and curation that do not look at all rows."""
         beside: dict[str, Any] = dict(situation.beside)
         objective, retention, curation = (beside.get(axis) for axis in ("objective", "retention", "curation"))
         if objective and (not objective.fuses or objective.compares or objective.packs):
@@ -53,7 +53,7 @@ class DpLora(Lora):
         return super().skip(situation)
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """LoRA; and the noise that the privacy takes."""
+        """Attach LoRA, and compute how much noise the privacy takes."""
         self.setup, self._sum = setup, []
         self.examples = setup.params.integer("batch_size") * setup.params.integer("gradient_accumulation")
         rows, epsilon = len(setup.rows()), setup.params.number("epsilon")
@@ -66,7 +66,7 @@ class DpLora(Lora):
         return super().attach(model, setup)
 
     def before_step(self, model: PreTrainedModel, step: int) -> None:
-        """Begin a sum; a step that ran out of memory may be done again."""
+        """Begin a new sum: a step that ran out of memory is done again from its start."""
         self._sum = []
 
     def after_backward(self, model: PreTrainedModel) -> None:
@@ -76,6 +76,7 @@ class DpLora(Lora):
         trained = _trained(model)
         own = [torch.zeros_like(p) if p.grad is None else p.grad * self.examples for p in trained]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in own]))
+        # A gradient of zero has no direction to divide by.
         factor = (self.setup.params.number("clip_norm") / norm.clamp(min=1e-12)).clamp(max=1.0)
         clipped = [g * factor for g in own]
         self._sum = [total + g for total, g in zip(self._sum, clipped, strict=True)] if self._sum else clipped
@@ -94,7 +95,13 @@ class DpLora(Lora):
 
 
 def noise_multiplier(epsilon: float, rows: int, examples: int, steps: int) -> float:
-    """Deviation of the noise in units of the clipping norm, for `steps` steps of `examples` among `rows` rows.
+    """Standard deviation of the noise, in units of the clipping norm, that a privacy budget takes.
+
+    Args:
+        epsilon: The budget; delta is rows^-1.1.
+        rows: Training rows.
+        examples: Rows of a step.
+        steps: Optimiser steps.
 
     Raises:
         SpecError: When a step has more examples than there are rows, or no noise suffices.

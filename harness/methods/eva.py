@@ -74,15 +74,18 @@ def _components(
             model(input_ids=batch["input_ids"], use_cache=False)
             mask = batch["attention_mask"].bool()
             for name, inputs in kept.items():
+                # In double precision: the covariance is a difference of large sums. Padding is left out.
                 x = inputs[mask].double()
                 ones = x.new_ones(1, len(x))
                 parts = [x.T @ x, (ones @ x)[0], ones.sum()]
                 sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
+    # Left there, they would keep the inputs of every pass of training alive.
     for hook in hooks:
         hook.remove()
     found = {}
     for name, (squares, total, count) in sums.items():
         values, vectors = torch.linalg.eigh(squares / count - torch.outer(total, total) / count**2)
+        # Rounding makes eigenvalues near zero negative.
         values = values.flip(0).clamp(min=0)
         found[name] = (vectors.flip(1).T.float().contiguous(), values / values.sum().clamp(min=1e-30))
     return found

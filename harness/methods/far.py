@@ -43,6 +43,7 @@ class Far(RestingMethod):
         model = super().attach(model, setup)
         self._starts = [layer.weight.detach().clone() for layer in feed_forward_layers(model)]
         self._transposed = uses_conv1d(model)
+        # A warm-up starts at a rate of 0, after which every node has moved equally far: not at all.
         least = 1 if learning_rate(setup.params, 0, setup.steps) else 2
         self._primed = max(least, round(setup.params.number("priming_share") * setup.steps))
         setup.note(f"the nodes to freeze are chosen after {self._primed} of {setup.steps} steps")

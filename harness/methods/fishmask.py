@@ -43,13 +43,23 @@ class FishMask(DeltaMethod):
         from harness.methods._changes import SparseChange
 
         names = linear_layers(model, "all")
+        # Over all layers together: some layers get many weights and some none.
         places = largest(self.information(model, names, setup), setup.params.number("mask_share"))
         shapes = [model.get_submodule(name).weight.shape for name in names]
         found = zip(names, shapes, places, strict=True)
         return {name: SparseChange(shape, chosen) for name, shape, chosen in found if len(chosen)}
 
     def information(self, model: PreTrainedModel, names: list[str], setup: StageSetup) -> list[Tensor]:
-        """Summed squared gradients of each layer's weight."""
+        """Sum squared gradients over calibration rows, one row at a time.
+
+        Args:
+            model: The base.
+            names: Linear layers.
+            setup: The stage's rows; `fisher_rows` of them are drawn.
+
+        Returns:
+            For each layer, a tensor in its weight's shape.
+        """
         import torch
 
         from harness.methods._calibration import drawn

@@ -24,6 +24,7 @@ class FourierFt(LayerMethod):
     paper = "Gao et al. 2024, arXiv 2405.03003"
     kind = "FourierFTConfig"
     trains = r".*\.fourierft_spectrum\.default"
+    # PEFT writes the spectrum into a matrix of zeros, which torch.func.vmap cannot map.
     maps = False
     space = {
         "learning_rate": Float(1e-4, 1.0, default=1e-2, log=True),
@@ -37,4 +38,5 @@ class FourierFt(LayerMethod):
         names = linear_layers(model, setup.params.text("target"))
         most = min(inputs * outputs for inputs, outputs in shapes(model, names))
         count = capped(setup.params.integer("frequencies"), most, setup, "frequencies")
+        # `init_weights` true is zero, PEFT's default false a normal draw.
         return {"n_frequency": count, "scaling": setup.params.number("scaling"), "init_weights": True}

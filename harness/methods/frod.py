@@ -20,6 +20,7 @@ class Frod(LayerMethod):
     paper = "Wan et al. 2025, arXiv 2512.23485"
     kind = "FrodConfig"
     trains = r".*\.frod_lambda_(l|s_values)\.default"
+    # Its rotations are sparse matrices, which torch.func.vmap cannot map.
     maps = False
     space = {
         "learning_rate": Float(1e-5, 2e-2, default=1e-4, log=True),
@@ -29,6 +30,7 @@ class Frod(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The share of a rotation that is trained."""
+        # The progress bar of the decomposition would be written into the trial's log.
         return {"sparse_rate": setup.params.number("rotated_share"), "progressbar": False}
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

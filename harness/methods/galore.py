@@ -38,6 +38,7 @@ class Galore(FullFineTuning):
 
         rank, scale = setup.params.integer("projection_rank"), setup.params.number("update_scale")
         names = linear_layers(model, "all")
+        # The singular value decomposition just gives fewer directions there.
         if narrow := sum(min(sizes) < rank for sizes in shapes(model, names)):
             setup.note(
                 f"projection_rank {rank} was cut to the width of {narrow} of {len(names)} linear layers, which have no "
@@ -45,6 +46,7 @@ class Galore(FullFineTuning):
             )
 
         def update(gradient: Tensor, p: Tensor, small: Tensor, direction: Tensor, state: State) -> Tensor:
+            # Back from the projected space: P has orthonormal rows.
             return scale * (p.T @ direction)
 
         def projection(gradient: Tensor, number: int, period: int) -> Tensor:

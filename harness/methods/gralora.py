@@ -35,6 +35,7 @@ class GraLora(LayerMethod):
         sizes = [size for pair in shapes(model, names) for size in pair]
         grid = divisor(setup.params.integer("grid"), sizes, setup, "grid")
         wanted = setup.params.integer("rank")
+        # Each block has a rank of rank / grid.
         rank = wanted // grid * grid
         if rank != wanted:
             setup.note(f"rank {wanted} was cut to {rank}, which the grid divides")

@@ -34,7 +34,7 @@ class HighDropout(Method):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """TRL's trainers that sample multiply by the output layer's weights, past what stands before it."""
+        """TRL's trainers that sample take the output layer's weights without calling the layer, so its dropout would not act."""
         objective = situation.beside.get("objective")
         if not getattr(objective, "samples", False):
             return None
@@ -46,9 +46,11 @@ class HighDropout(Method):
 
         head = model.get_output_embeddings()
         model.requires_grad_(setup.params.text("trained_part") == "all")
+        # Also where it is tied to the embeddings: they are one parameter.
         head.requires_grad_(True)
         self.trains = exactly(name for name, p in model.named_parameters() if p.requires_grad)
         head.add_module(NAME, nn.Dropout(setup.params.number("head_dropout")))
+        # A hook rather than a wrapper: the head's name, and with it checkpoints, stay as they are.
         head.register_forward_pre_hook(_drop)
         return model
 
@@ -56,6 +58,7 @@ class HighDropout(Method):
         """A copy without the dropout, which only training has."""
         copy = deepcopy(model)
         head = copy.get_output_embeddings()
+        # Else the copy would save a module that plain transformers does not know.
         delattr(head, NAME)
         for key, hook in list(head._forward_pre_hooks.items()):
             if hook is _drop:

@@ -27,5 +27,5 @@ class Hira(LayerMethod):
     }
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
-        """The rank."""
+        """The rank of the factors."""
         return {"r": setup.params.integer("rank")}

@@ -30,6 +30,7 @@ class Hra(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """An even number of reflections: only pairs cancel."""
         rank = setup.params.integer("rank")
+        # PEFT starts each pair at the same direction, so that the second reflection undoes the first.
         if rank % 2:
             setup.note(f"rank {rank} was raised to {rank + 1}: reflections cancel in pairs")
         return {"r": rank + rank % 2}

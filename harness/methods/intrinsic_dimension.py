@@ -40,9 +40,12 @@ class IntrinsicDimension(DeltaMethod):
         from harness.methods._changes import FastfoodChange
 
         root, layers = layer_list(model)
+        # The factors count among the `dimension` numbers, as in the paper's SAID.
         values = torch.zeros(setup.params.integer("dimension") - len(layers), device=model.device)
+        # On the model, since all layers share them; each layer holds a reference that torch does not register.
         model.register_parameter("intrinsic_values", torch.nn.Parameter(values))
         model.register_parameter("intrinsic_factors", torch.nn.Parameter(torch.ones(len(layers), device=model.device)))
+        # On the CPU, so that the projection does not depend on the device.
         generator = torch.Generator().manual_seed(derive_seed(setup.seed, "intrinsic_dimension"))
         found: dict[str, Change] = {}
         for name in linear_layers(model, "all"):

@@ -44,6 +44,7 @@ class IrQLora(RoundedLora):
 
         blocks = rows.reshape(-1, BLOCK)
         middle, spread = blocks.median(1, keepdim=True).values, blocks.std(1, keepdim=True)
+        # Without calibration weights are rounded without a shift, which is plain NF4.
         best = torch.zeros_like(middle)
         if params.flag("calibrated"):
             reach, steps = params.number("shift_reach"), params.integer("shift_steps")
@@ -57,7 +58,7 @@ class IrQLora(RoundedLora):
         return (_levels(rows)[codes] * scale + best).view_as(rows)
 
     def shape_factors(self, inner: Linear, outer: Linear, params: Params) -> None:
-        """Put the shortcut beside both factors."""
+        """Add to each factor the shortcut that passes its input on."""
         from torch.nn.utils.parametrize import register_parametrization
 
         for factor in (inner, outer):
@@ -76,6 +77,7 @@ def _codes(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest level of each weight, and each block's scale."""
     import torch
 
+    # A block of zeros has no scale to divide by.
     scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12)
     levels = _levels(blocks)
     return torch.bucketize(blocks / scale, (levels[1:] + levels[:-1]) / 2), scale

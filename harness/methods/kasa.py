@@ -51,6 +51,7 @@ class Kasa(Lora):
         """At least one singular value of each weight must stay."""
         from peft import KasaConfig
 
+        # PEFT drops as many singular values as the rank: with all of them nothing would be left of the weight.
         most = min(min(sizes) for sizes in shapes(model, linear_layers(model, setup.params.text("target")))) - 1
         config = KasaConfig(
             beta=setup.params.number("singular_decay"),
@@ -60,6 +61,7 @@ class Kasa(Lora):
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
         """What PEFT leaves to the loop: both penalties, summed over layers."""
+        # PEFT's own method, with a leading underscore, is what its documentation tells loops to call.
         loss: Callable[[], Tensor] = model.base_model._get_kasa_loss
         return loss
 

@@ -21,6 +21,7 @@ class KronA(LoKr):
     summary = "Kronecker product of two whole matrices: LoKr with both factors full"
     paper = "Edalati et al. 2022, arXiv 2212.10650"
     trains = r".*\.lokr_w[12]\.default"
+    # A Kronecker product of whole factors has no rank, so trials with the same factor have equal shapes.
     same = ("target", "factor")
     space = {name: parameter for name, parameter in LoKr.space.items() if name not in ("rank", "alpha")}
 

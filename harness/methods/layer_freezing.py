@@ -47,5 +47,6 @@ class LayerFreezing(PartialMethod):
         """Layers whose turn has not come."""
         if not self.setup.params.flag("gradual"):
             return set()
+        # The last layer joins for an equal share of the steps too, not at the very end.
         joined = 1 + (step - 1) * len(self.order) // self.setup.steps
         return set().union(*(self.names[index] for index in self.order[joined:]))

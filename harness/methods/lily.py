@@ -50,8 +50,10 @@ class Lily(ModuleMethod):
         kinds: dict[tuple[str, tuple[int, int]], list[Module]] = {}
         for name in linear_layers(model, params.text("target")):
             layer = model.get_submodule(name)
+            # By name without the block's number, and by shape: some models have blocks of different widths.
             kinds.setdefault((re.sub(r"\.\d+(?=\.)", "", name), shape(layer)), []).append(layer)
         for (_, (inputs, outputs)), layers in kinds.items():
+            # Zero, so that the model starts as the base.
             up = factors(outputs, params.integer("up_factors") * rank, zero=True)
             downs = [factors(inputs, rank, zero=False) for _ in range(0, len(layers), near)]
             for index, layer in enumerate(layers):

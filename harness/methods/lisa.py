@@ -37,6 +37,7 @@ class Lisa(PartialMethod):
         """Every parameter; a number of active layers that leaves none at rest is cut, which is noted."""
         root, layers = layer_list(model)
         wanted = setup.params.integer("active_layers")
+        # With every layer active nothing would rest, which is full fine-tuning.
         self.active = max(1, min(wanted, len(layers) - 1))
         if self.active < wanted:
             setup.note(f"active_layers was cut from {wanted} to {self.active} of {len(layers)} layers")
@@ -48,6 +49,7 @@ class Lisa(PartialMethod):
     def drawn(self, step: int) -> list[int]:
         """Layers that train in a step: a function of the stage's seed and the period."""
         period = (step - 1) // self.setup.params.integer("period")
+        # By period and not by state: a trial that goes on from a checkpoint draws the same layers.
         return random.Random(derive_seed(self.setup.seed, "lisa", period)).sample(range(len(self.names)), self.active)
 
     def resting(self, model: PreTrainedModel, step: int) -> set[str]:

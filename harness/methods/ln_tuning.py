@@ -37,6 +37,7 @@ class LnTuning(PeftMethod):
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model; PEFT warns of every norm that it is no linear layer."""
+        # PEFT expects linear layers in its target list and warns of each norm.
         with unwarned("Unsupported layer type"):
             return super().attach(model, setup)
 
@@ -45,6 +46,7 @@ class LnTuning(PeftMethod):
         found = {}
         for name, layer in self.layers(model).items():
             path, norms = name.removeprefix("base_model.model."), layer.ln_tuning_layers
+            # PEFT keeps a whole trained copy of each norm rather than a difference.
             own = dict(norms["default"].named_parameters())  # type: ignore[index, union-attr]
             for key, value in layer.get_base_layer().named_parameters():  # type: ignore[operator]
                 found[f"{path}.{key}"] = own[key] - value
@@ -56,5 +58,6 @@ def _norms(model: PreTrainedModel) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
+        # By class: LayerNorm, RMSNorm and the architectures' own all have it in their name.
         if "norm" in type(module).__name__.lower() and any(True for _ in module.parameters(recurse=False))
     ]

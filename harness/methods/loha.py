@@ -20,6 +20,7 @@ class LoHa(LayerMethod):
     paper = "Hyeon-Woo et al. 2021, arXiv 2108.06098"
     kind = "LoHaConfig"
     trains = r".*\.hada_w[12]_[ab]\.default"
+    # Its product is an autograd function of its own, which torch.func.vmap cannot map.
     maps = False
     takes_transposed = False
     space = {

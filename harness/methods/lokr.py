@@ -40,9 +40,10 @@ class LoKr(LayerMethod):
         return {"r": params.integer("rank"), "alpha": params.number("alpha"), "decompose_factor": factor}
 
     def factor(self, model: PreTrainedModel, setup: StageSetup) -> int:
-        """The parameter; a note says where PEFT takes another."""
+        """The parameter `factor`; a note says in which layers PEFT takes another."""
         factor = setup.params.integer("factor")
         sizes = {size for pair in shapes(model, linear_layers(model, setup.params.text("target"))) for size in pair}
+        # PEFT takes the nearest divisor without a word.
         if factor >= 0 and (other := sorted(size for size in sizes if not factor or size % factor)):
             setup.note(f"factor {factor} does not divide the widths {other}: a smaller divisor was taken there")
         return factor

@@ -51,6 +51,7 @@ class Lora(PeftMethod):
         from peft import LoraConfig
 
         params = setup.params
+        # A variant may set a rank of its own, for example where a decomposition has no more directions.
         options = {"r": params.integer("rank"), **self.options(model, setup)}
         return LoraConfig(
             lora_alpha=params.number("alpha"),

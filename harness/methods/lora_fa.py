@@ -28,12 +28,13 @@ class LoraFa(Lora):
         """Freeze the inner factors."""
         attached = super().attach(model, setup)
         for name, parameter in attached.named_parameters():
+            # A frozen inner factor needs no gradient, so that the layer's input, as wide as the model, is not kept.
             if ".lora_A." in name:
                 parameter.requires_grad_(False)
         return attached
 
     def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
-        """PEFT's, which corrects the gradients."""
+        """PEFT's optimiser for LoRA-FA, which corrects the gradients."""
         from peft.optimizers import create_lorafa_optimizer
 
         params = setup.params

@@ -27,6 +27,7 @@ class LoraGa(ResidualLora):
         """The paper's directions and scale; two singular vectors are used for each rank."""
         from peft import LoraGAConfig
 
+        # LoRA-GA gives `A` and `B` different singular vectors.
         rank = fitting_rank(model, setup, halved=True)
         return {"r": rank, "init_lora_weights": "lora_ga", "lora_ga_config": LoraGAConfig()}
 
@@ -44,5 +45,6 @@ class LoraGa(ResidualLora):
         config = self.config(model, setup)
         with unwarned("Full backward hook is firing"):  # of the first layers, whose inputs need no gradient
             preprocess_loraga(model, config, run)
+        # What the backward passes leave on the base's weights would take as much memory as these.
         model.zero_grad(set_to_none=True)
         return self.remember(get_peft_model(model, config))

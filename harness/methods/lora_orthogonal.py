@@ -21,6 +21,7 @@ class OrthogonalLora(Lora):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """PEFT wants an even rank."""
         rank = setup.params.integer("rank")
+        # PEFT gives alternate rows of one orthogonal matrix to the two factors.
         if rank % 2:
             setup.note(f"rank {rank} was raised to {rank + 1}: orthogonal factors need an even one")
         return {"r": rank + rank % 2, "init_lora_weights": "orthogonal"}

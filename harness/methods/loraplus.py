@@ -22,7 +22,7 @@ class LoraPlus(Lora):
     space = Lora.space | {"rate_ratio": Float(1.0, 64.0, default=16.0, log=True)}
 
     def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
-        """PEFT's grouping of the parameters."""
+        """AdamW on the groups that PEFT makes of the factors."""
         import torch
         from peft.optimizers import create_loraplus_optimizer
 
@@ -33,5 +33,6 @@ class LoraPlus(Lora):
             loraplus_lr_ratio=setup.params.number("rate_ratio"),
             loraplus_weight_decay=setup.params.number("weight_decay"),
         )
+        # PEFT makes groups for embeddings and biases, too, which are empty here.
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer

@@ -17,6 +17,7 @@ class Mam(PrefixedMethod, AdapterParallel):
 
     summary = "a short prefix at attention and wide parallel adapters at the feed-forward parts"
     trains = r".*\.adapter\.((down|up)\.(weight|bias)|scale)|prompt_encoder\.default\.embedding\.weight"
+    # Its trials never train together, so that nothing need be equal.
     same: ClassVar[tuple[str, ...]] = ()
     space = AdapterParallel.space | {
         "learning_rate": Float(1e-4, 5e-2, default=1e-3, log=True),

@@ -23,6 +23,7 @@ class Mica(Lora):
     summary = "LoRA on the weights' minor components; only A is trained"
     paper = "Rüdiger and Raschka 2026, arXiv 2604.01694"
     trains = r".*\.lora_A\.default\.weight"
+    # Mapping PEFT's own layer takes one shape and one scale for all trials.
     same = tuple(name for name in Lora.space if name != "learning_rate")
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:

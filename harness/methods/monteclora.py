@@ -40,12 +40,14 @@ class MonteCLora(Lora):
             num_samples=params.integer("samples"),
             sample_scaler=params.number("sample_scale"),
             kl_loss_weight=params.number("divergence_weight"),
+            # PEFT draws for several passes ahead otherwise, and a continued trial would see other numbers.
             buffer_size=1,
         )
         return {"monteclora_config": config}
 
     def penalty(self, model: PreTrainedModel, setup: StageSetup) -> Callable[[], Tensor] | None:
         """The divergence, which PEFT leaves to the loop."""
+        # PEFT's own method, with a leading underscore, is what its documentation tells loops to call.
         loss: Callable[[], Tensor] = model.base_model._get_monteclora_loss
         return loss
 
@@ -53,6 +55,7 @@ class MonteCLora(Lora):
         """Let go of the last pass, which PEFT's samplers hold on to."""
         for module in model.modules():
             for name, kept in module.named_buffers(recurse=False):
+                # The buffer holds on to the graph of its pass, which keeps activations alive and cannot be copied.
                 if kept.requires_grad:
                     setattr(module, name, kept.detach())
 

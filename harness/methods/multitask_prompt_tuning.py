@@ -47,6 +47,7 @@ class MultitaskPromptTuning(VirtualTokens):
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model, and tell it with every row that it is of the only task."""
         attached = super().attach(model, setup)
+        # PEFT asks for the task of every row in each forward call, which nothing else in the loop has.
         attached.prompt_encoder[ADAPTER].register_forward_pre_hook(_only_task)
         return attached
 

@@ -17,6 +17,7 @@ class Untouched(Method):
     """Freezes everything."""
 
     summary = "the base model as it is; nothing is trained"
+    # Matches nothing.
     trains = r"(?!)"
     needs_training = False
 
@@ -26,5 +27,5 @@ class Untouched(Method):
 
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """The model is the base."""
+        """The model itself, which is the base."""
         yield model

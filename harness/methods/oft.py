@@ -21,6 +21,7 @@ class Oft(LayerMethod):
     paper = "Qiu et al. 2023, arXiv 2306.07280"
     kind = "OFTConfig"
     trains = r".*\.oft_R\.default\.weight"
+    # PEFT writes into slices of the skew-symmetric matrix, which torch.func.vmap cannot map.
     maps = False
     takes_transposed = False
     space = {
@@ -33,4 +34,5 @@ class Oft(LayerMethod):
         """Blocks that divide all inputs; rotations by the exact Cayley transform, which needs no small steps."""
         names = linear_layers(model, setup.params.text("target"))
         block = divisor(setup.params.integer("block"), [inputs for inputs, _ in shapes(model, names)], setup, "block")
+        # PEFT's default, a truncated series for the inverse, is a rotation for small angles only.
         return {"oft_block_size": block, "use_cayley_neumann": False}

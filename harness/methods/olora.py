@@ -21,6 +21,7 @@ class OLora(ResidualLora):
 
     def skip(self, situation: Situation) -> str | None:
         """PEFT decomposes weights as they are kept."""
+        # PEFT decomposes the weight as it is kept, and would swap the factors of a transposed one.
         refused = situation.model.model_type in TRANSPOSED
         return (
             f"PEFT's OLoRA takes no transposed linear layers, as those of a {situation.model.model_type} are"

@@ -37,4 +37,5 @@ class PTuning(VirtualTokens):
         kind = setup.params.text("encoder")
         width = setup.params.integer("encoder_width")
         options = self.options(model, setup)
+        # An LSTM reads the virtual tokens in order; an MLP takes each by itself.
         return PromptEncoderConfig(encoder_reparameterization_type=kind, encoder_hidden_size=width, **options)

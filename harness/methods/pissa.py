@@ -20,4 +20,5 @@ class Pissa(ResidualLora):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Factors from the exact decomposition."""
+        # Not `pissa_niter`: adapters of the approximate decomposition reload wrong unless they are converted.
         return {"r": fitting_rank(model, setup), "init_lora_weights": "pissa"}

@@ -46,6 +46,7 @@ class Poly(LayerMethod):
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Wrap the model, and tell its layers with every row that it is of the only task."""
         attached = super().attach(model, setup)
+        # PEFT asks for `task_ids` in each forward call; a hook gives them, so that callers need not know.
         for layer in self.layers(attached).values():
             layer.register_forward_pre_hook(_only_task, with_kwargs=True)
         return attached
@@ -57,6 +58,7 @@ class Poly(LayerMethod):
         found = {}
         for name, layer in self.layers(model).items():
             poly = cast("PolyLayer", layer)
+            # As PEFT has it outside of training: the sigmoid of the logits, normalised.
             weights = torch.sigmoid(poly.poly_router[ADAPTER].module_logits[0])
             down, up = (
                 torch.einsum("s,sij->ij", weights / weights.sum(), factor[ADAPTER][0])

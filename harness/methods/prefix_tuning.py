@@ -68,5 +68,6 @@ def draw_keys(model: PreTrainedModel) -> None:
     from torch import nn
 
     made = model.peft_config[ADAPTER]
+    # PEFT keeps keys and values of all layers in one embedding: layer, key or value, and width, from the outside in.
     rows = model.prompt_encoder[ADAPTER].embedding.weight.data
     nn.init.normal_(rows.view(made.num_virtual_tokens, made.num_layers, 2, made.token_dim)[:, :, 0])

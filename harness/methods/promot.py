@@ -33,7 +33,8 @@ class ProMoT(PartialMethod, PromptTuning):
 
     summary = "trains a soft prompt, then every weight behind it; other tasks are asked without the prompt"
     paper = "Wang et al. 2022, arXiv 2211.00635; rates as for prompt tuning and full fine-tuning"
-    limits = ""  # what holds a prompt back does not hold the weights behind it
+    # Prompt tuning's limit is not its own: here the weights behind the prompt learn too.
+    limits = ""
     shares_base = False
     detached = Method.detached  # what is left without the prompt is not the base
     space = {
@@ -43,7 +44,7 @@ class ProMoT(PartialMethod, PromptTuning):
     } | {name: PromptTuning.space[name] for name in ("virtual_tokens", "start")}
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Put the prompt before the text; neither of the two phases is ever without a step, but of a single one."""
+        """Put the prompt before the text, and split the steps; with two steps or more, each phase has one at least."""
         wanted = round(setup.params.number("prompt_share") * setup.steps)
         self.prompt_steps = max(1, min(wanted, setup.steps - 1))
         setup.note(
@@ -89,6 +90,6 @@ class ProMoT(PartialMethod, PromptTuning):
         super().save(model, folder)
 
     def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
-        """The weights into the base, then the prompt before them."""
+        """Put the tuned weights in the place of the base's, then the prompt in front."""
         model.load_state_dict(type(model).from_pretrained(folder / WEIGHTS).state_dict())
         return super().restore(model, params, folder)

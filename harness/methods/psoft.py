@@ -31,4 +31,5 @@ class Psoft(LayerMethod):
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The subspace, turned as far as the rotation says."""
         rank = fitting_rank(model, setup)
+        # Scaled by alpha / rank, of which the rotation wants 1.
         return {"r": rank, "psoft_alpha": rank}

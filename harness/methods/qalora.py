@@ -40,6 +40,7 @@ class QaLora(RoundedLora):
         """The nearest of `2^bits` values evenly from each group's smallest to its largest."""
         groups = rows.unflatten(1, (-1, params.integer("group")))
         low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+        # A group of equal weights has no range to divide into steps.
         step = ((high - low) / (2 ** params.integer("bits") - 1)).clamp(min=1e-12)
         found: Tensor = ((groups - low) / step).round() * step + low
         return found.flatten(1)
@@ -55,6 +56,7 @@ class QaLora(RoundedLora):
 
         class Grouped(nn.Module):
             def forward(self, columns: Tensor) -> Tensor:
+                # All inputs of a group have the same weight, which is the same as a sum of the group first.
                 wide: Tensor = columns.repeat_interleave(size, dim=1)
                 return wide
 
@@ -64,4 +66,5 @@ class QaLora(RoundedLora):
 
         register_parametrization(inner, "weight", Grouped(), unsafe=True)
         original = inner.get_parameter("parametrizations.weight.original")
+        # As LoRA's inner factor starts, at the size that is trained.
         nn.init.kaiming_uniform_(original, a=math.sqrt(5))

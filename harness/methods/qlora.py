@@ -45,6 +45,7 @@ class QLora(Lora):
                 load_in_4bit=True,
                 bnb_4bit_quant_type=params.text("quant_type"),
                 bnb_4bit_use_double_quant=params.flag("double_quant"),
+                # Rounding to bfloat16 pays on a GPU, whose tensor cores take it.
                 bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
             )
         }
@@ -65,6 +66,8 @@ class QLora(Lora):
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
         from transformers.pytorch_utils import Conv1D
 
+        # On a CPU bitsandbytes repacks four-bit weights in place at the first pass in eval mode; merging there would be
+        # garbage.
         plain = setup.load_base()
         quantised = dict(model.get_base_model().named_modules())
         with torch.no_grad():
@@ -76,5 +79,6 @@ class QLora(Lora):
                     values = dequantize_4bit(weight.data, state).to(module.weight)
                     module.weight.copy_(values.T if isinstance(module, Conv1D) else values)
         merged = get_peft_model(plain, self.config(plain, setup))
+        # The trained factors, on the base that they were trained beside.
         set_peft_model_state_dict(merged, get_peft_model_state_dict(model))
         return merged.merge_and_unload()

@@ -29,12 +29,13 @@ class QLora8bitMoments(QLora):
         return refused if paged and situation.device == "cpu" else super().skip(situation)
 
     def optimizer(self, model: PreTrainedModel, setup: StageSetup) -> Optimizer:
-        """One for all of LoRA's factors, which all decay."""
+        """AdamW of bitsandbytes, with weight decay on all of LoRA's factors."""
         from bitsandbytes import optim
 
         params = setup.params
         kind = getattr(optim, KINDS[params.text("adapter_optimizer")])
         trained = [p for p in model.parameters() if p.requires_grad]
+        # bitsandbytes' own class: transformers names it by a string that only its trainer reads.
         optimizer: Optimizer = kind(
             trained, lr=params.number("learning_rate"), weight_decay=params.number("weight_decay")
         )

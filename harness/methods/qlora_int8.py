@@ -33,7 +33,9 @@ class QLoraInt8(Lora):
 
         from transformers import BitsAndBytesConfig
 
+        # A message at every layer of every pass would bury everything else.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        # Above 0 the score of a row depends on its batch, so the default differs from the paper's 6.
         threshold = params.number("outlier_threshold")
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)}
 

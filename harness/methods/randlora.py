@@ -21,6 +21,7 @@ class RandLora(LayerMethod):
     paper = "Albert et al. 2025, arXiv 2502.00987"
     kind = "RandLoraConfig"
     trains = r".*\.randlora_(lambda|gamma)\.default"
+    # Its product is an autograd function of its own, which torch.func.vmap cannot map.
     maps = False
     space = {
         "learning_rate": Float(1e-6, 1e-2, default=1e-4, log=True),

@@ -19,5 +19,5 @@ class RsLora(Lora):
     paper = "Kalajdzievski 2023, arXiv 2312.03732"
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
-        """The other scale."""
+        """Scale by the root of the rank."""
         return {"use_rslora": True}

@@ -21,6 +21,7 @@ class Shira(LayerMethod):
     paper = "Bhardwaj et al. 2024, arXiv 2406.13175"
     kind = "ShiraConfig"
     trains = r".*\.shira_weight\.default"
+    # Its update is a sparse matrix, which torch.func.vmap cannot map.
     maps = False
     takes_transposed = False
     space = {

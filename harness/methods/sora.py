@@ -37,6 +37,7 @@ class Sora(DeltaMethod):
         """A gated low-rank product on every chosen layer."""
         from harness.methods._changes import GatedLowRank
 
+        # A transposed layer takes the product transposed.
         self.setup, rank, transposed = setup, setup.params.integer("rank"), uses_conv1d(model)
         names = linear_layers(model, setup.params.text("target"))
         return {name: GatedLowRank(model.get_submodule(name).weight.shape, rank, transposed) for name in names}
@@ -49,6 +50,7 @@ class Sora(DeltaMethod):
         threshold = learning_rate(setup.params, step - 1, setup.steps) * setup.params.number("gate_penalty")
         with torch.no_grad():
             for gate in gates:
+                # The proximal step sets gates to exactly zero, which a gradient of the penalty never does.
                 gate.copy_(torch.nn.functional.softshrink(gate, threshold))
         if step == setup.steps:
             left = sum(int((gate != 0).sum()) for gate in gates)

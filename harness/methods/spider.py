@@ -48,6 +48,7 @@ class Spider(RestingMethod):
                 state = self.state(weight)
                 found = state.get(IMPORTANCE, 0.0) + weight.grad.detach().abs()
                 state[IMPORTANCE] = found
+        # After the sum: it sets the gradients of what rests to zero.
         super().before_update(model, step)
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
@@ -62,7 +63,16 @@ class Spider(RestingMethod):
 
 
 def selected(weight: Tensor, importance: Tensor, share: float) -> Tensor:
-    """1 for the share of a matrix where the z-score of its importance most exceeds that of its magnitude, else 0."""
+    """Choose the entries of a matrix that the task needs more than the base does.
+
+    Args:
+        weight: The base's matrix, whose magnitudes are its importance to the base.
+        importance: To the task, in the same shape.
+        share: Of the entries to choose: those where the z-score of `importance` most exceeds that of the magnitude.
+
+    Returns:
+        1 where an entry is chosen and 0 elsewhere, in the same shape.
+    """
     import torch
 
     score = _z(importance) - _z(weight.abs())

@@ -33,4 +33,5 @@ class Supertuning(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The share, as its complement."""
+        # PEFT counts what stays, not what trains.
         return {"sparsity": 1 - setup.params.number("trained_share"), "select_top": setup.params.flag("largest")}

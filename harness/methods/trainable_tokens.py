@@ -58,11 +58,12 @@ class TrainableTokens(PeftMethod):
         """Wrap the model; PEFT warns of tied layers, which it does tie, and which nobody may tie again."""
         with unwarned("Model has `tie_word_embeddings=True`"):
             attached = super().attach(model, setup)
+        # Tying again would put the plain embedding in the place of PEFT's wrapper. On the object, not its class.
         model.__dict__["tie_weights"] = _tied_already
         return attached
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
-        """Likewise; what is merged can be tied as before."""
+        """Merge without PEFT's warning, and let the merged model's layers be tied as usual."""
         with unwarned("Model has `tie_word_embeddings=True`"):
             merged = super().merge(model, setup)
         merged.__dict__.pop("tie_weights", None)

@@ -20,6 +20,7 @@ class UniLora(LayerMethod):
     paper = "Li et al. 2025, arXiv 2506.00799"
     kind = "UniLoraConfig"
     trains = r".*unilora_theta_d\.default"
+    # PEFT draws the vector at random, so that the product of the factors is not zero.
     identity_at_start = False
     space = {
         "learning_rate": Float(1e-4, 1e-1, default=5e-3, log=True),

@@ -52,6 +52,7 @@ class Unipelt(PrefixedMethod):
         from harness.methods._adapters import GatedAdapter, GatedLora, put
 
         rank, alpha, width = params.integer("rank"), params.number("alpha"), hidden_width(model)
+        # As in the paper's LoRA: queries and values, or the one layer that holds both.
         for name in filter(QUERY_VALUE.fullmatch, linear_layers(model, "attention")):
             layer = model.get_submodule(name)
             put(layer, GatedLora(*shape(layer), rank, alpha), parallel=True)
@@ -62,6 +63,7 @@ class Unipelt(PrefixedMethod):
         wrapped = with_prefix(model, params.integer("virtual_tokens"))
         encoder = wrapped.prompt_encoder["default"]
         gates = torch.nn.Parameter(torch.zeros(len(found), device=model.device))
+        # On PEFT's encoder, so that saving the prefix saves its gates.
         encoder.register_parameter(GATES, gates)
         encoder.register_forward_hook(_gate)
         return wrapped

@@ -22,6 +22,7 @@ class VbLora(LayerMethod):
     kind = "VBLoRAConfig"
     trains = r".*vblora_(vector_bank|logits_[AB])\.default"
     maps = False
+    # PEFT draws bank and logits at random, so that the product of the factors is not zero.
     identity_at_start = False
     space = {
         "learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True),

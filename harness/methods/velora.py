@@ -37,6 +37,7 @@ class Velora(Lora):
         from peft import VeloraConfig
 
         widths = [inputs for inputs, _ in shapes(model, linear_layers(model, setup.params.text("target")))]
+        # PEFT reshapes inputs into the groups, which must fill the width.
         groups = divisor(setup.params.integer("feature_groups"), widths, setup, "feature_groups")
         return {"velora_config": VeloraConfig(num_groups=groups, scale=setup.params.number("rebuilt_scale"))}
 

@@ -21,6 +21,7 @@ class WaveFt(LayerMethod):
     paper = "Bilican et al. 2025, arXiv 2505.12532"
     kind = "WaveFTConfig"
     trains = r".*\.waveft_spectrum\.default"
+    # PEFT writes the spectrum into a matrix of zeros, which torch.func.vmap cannot map.
     maps = False
     space = {
         "learning_rate": Float(1e-5, 1e-1, default=1e-4, log=True),

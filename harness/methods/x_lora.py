@@ -58,6 +58,7 @@ class XLora(SourcesMethod):
 
         tasks = self.source_tasks(params)
         names = linear_layers(model, params.text("target"))
+        # Hooks and names are the backbone's: the router runs it without the output layer.
         own = [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
         made = {"temperature": params.number("router_temperature")} | {n: params.number(n) for n in ("rank", "alpha")}
         put_experts(model.base_model, dict(zip(own, shapes(model, names), strict=True)), len(tasks), made)

@@ -60,7 +60,13 @@ class PreferenceObjective(Objective, ABC):
 
 
 def each(setups: Sequence[StageSetup], name: str, like: Tensor) -> Tensor:
-    """A parameter of each trial, shape (K, 1)."""
+    """A parameter of each trial, shape (K, 1).
+
+    Args:
+        setups: The K trials' own.
+        name: The parameter.
+        like: A tensor of the device and precision that are wanted.
+    """
     return like.new_tensor([[setup.params.number(name)] for setup in setups])
 
 
@@ -76,7 +82,16 @@ def imitation(losses: TokenLosses) -> Tensor:
 
 
 def padded(sequences: Sequence[TokenSequence], setup: StageSetup, prefix: str = "") -> dict[str, Tensor]:
-    """Token ids, attention mask, and masked labels of the answers, by the names that TRL gives them."""
+    """Token ids, attention mask, and masked labels of the answers, by the names that TRL gives them.
+
+    Args:
+        sequences: Prompts with an answer each.
+        setup: The stage's tokenizer, for the padding token.
+        prefix: What TRL puts before the names, for example `chosen_`.
+
+    Returns:
+        Tensors of shape (sequences, tokens), padded on the right.
+    """
     import torch
 
     padding, width = setup.tokenizer.pad_token_id or 0, max(len(s.input_ids) for s in sequences)
@@ -147,7 +162,13 @@ def preference_trainer(
 
 
 def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mapping[str, Any]) -> Trainer:
-    """TRL's CPO trainer, which knows several losses without a reference, on pairs."""
+    """TRL's CPO trainer, which knows several losses without a reference, on pairs.
+
+    Args:
+        parts: The model and what else belongs to the stage.
+        examples: Pairs of a chosen and a rejected answer.
+        options: For its configuration, beside what all trainers get.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is experimental
         from trl.experimental.cpo import CPOConfig, CPOTrainer

@@ -42,7 +42,7 @@ class Merging(Retention, ABC):
         """
 
     def finish(self, model: PreTrainedModel, setup: StageSetup) -> None:
-        """Merge parameter by parameter; tied weights are one."""
+        """Merge parameter by parameter; weights that are tied are one parameter, so they are merged once."""
         import torch
 
         base = parameters(setup.load_base())
@@ -103,9 +103,16 @@ def trimmed(vector: Tensor, density: float) -> Tensor:
 
 
 def dropped(vector: Tensor, density: float, draw: Generator) -> Tensor:
-    """A task vector with each element kept by chance, and then divided by that chance."""
+    """Drop elements of a task vector at random, and scale the rest up so that the mean stays.
+
+    Args:
+        vector: Of any shape.
+        density: Chance of an element to be kept; those kept are divided by it.
+        draw: Random numbers.
+    """
     import torch
 
+    # Drawn on the CPU, so that a GPU drops the same elements.
     kept = torch.rand(vector.shape, generator=draw).to(vector.device) < density
     return vector * kept / density
 
@@ -122,6 +129,7 @@ def elected(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     stacked = torch.stack(list(vectors))
     factors = torch.tensor(list(weights)).to(stacked).view(-1, *[1] * vectors[0].dim())
     sign = (factors * stacked).sum(0).sign()
+    # A trimmed element says nothing about the sign, so it counts in no mean.
     agreeing = (stacked.sign() == sign) & (stacked != 0)
     total = (factors * agreeing).sum(0)
     return (factors * stacked * agreeing).sum(0) / total.where(total > 0, torch.ones_like(total))

@@ -47,7 +47,7 @@ class WeightPenalty(Retention, ABC):
         """Factor of the penalty."""
 
     def penalty(self, model: PreTrainedModel, method: Method, setup: StageSetup) -> Callable[[], Tensor]:
-        """The weighted sum."""
+        """Half of `strength` times the weighted sum of squared distances, a function of what is trained."""
         import torch
 
         moves = weight_changes(model, method, setup)
@@ -62,10 +62,20 @@ class WeightPenalty(Retention, ABC):
 
 
 def weight_changes(model: PreTrainedModel, method: Method, setup: StageSetup) -> Callable[[], dict[str, Tensor]]:
-    """A function that gives how far each weight is from the base's, by the base's names, as functions of what is trained.
+    """Make a function that says how far each weight is from the base's.
 
-    As the method says it; for a method that trains the base's own weights, by comparison with a copy of the base. Never
-    with the model's weights of now, which may be those of a trial that goes on.
+    The method says so by `deltas`; for a method that trains the base's own weights, they are compared with a copy of the
+    base. They are never compared with the model's present weights: those of a trial that goes on from a checkpoint have
+    moved already.
+
+    Args:
+        model: The attached model.
+        method: What trains it.
+        setup: Loads the copy of the base.
+
+    Returns:
+        A function without arguments; it gives the distances by the weight's name in the base, differentiable in what is
+        trained.
 
     Raises:
         SpecError: When the method moves no weight of the base, or does not say how.

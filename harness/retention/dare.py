@@ -24,7 +24,7 @@ class DropAndRescale(Merging):
     }
 
     def merged(self, vectors: Sequence[Tensor], weights: Sequence[float], setup: StageSetup, draw: Generator) -> Tensor:
-        """The weighted sum of what is left of the vectors."""
+        """The weighted sum of the vectors after dropping."""
         import torch
 
         density = setup.params.number("merge_density")

@@ -38,5 +38,5 @@ class ElasticWeightConsolidation(WeightPenalty):
         return diagonal_fisher(setup.load_base().eval(), moved.keys(), texts, seed)
 
     def strength(self, setup: StageSetup) -> float:
-        """The parameter."""
+        """The parameter `ewc_strength`."""
         return setup.params.number("ewc_strength")

@@ -37,7 +37,7 @@ class HierarchicalRegularisation(WeightPenalty):
     }
 
     def importances(self, moved: Mapping[str, Tensor], setup: StageSetup) -> Mapping[str, Tensor]:
-        """Of weights times of layers."""
+        """Each weight's importance times its layer's."""
         params = setup.params
         steps, rate = params.integer("importance_steps"), params.number("importance_rate")
         base = setup.load_base().eval()
@@ -45,7 +45,7 @@ class HierarchicalRegularisation(WeightPenalty):
         return layered(found, params.number("layer_temperature"))
 
     def strength(self, setup: StageSetup) -> float:
-        """The parameter."""
+        """The parameter `hierarchy_strength`."""
         return setup.params.number("hierarchy_strength")
 
 

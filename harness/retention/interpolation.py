@@ -33,19 +33,19 @@ class Interpolation(Retention):
         self._ends: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = ({}, {})
 
     def skip(self, situation: Situation) -> str | None:
-        """There must be a way to go."""
+        """Weights that no step has moved leave nothing to interpolate."""
         method = situation.beside.get("method")
         trains = getattr(method, "needs_training", True)
         return None if trains else "its retention interpolates trained weights, but its method trains none"
 
     def finish(self, model: PreTrainedModel, setup: StageSetup) -> None:
-        """Go to the place."""
+        """Interpolate, and keep both ends for `path`."""
         tuned = {name: value.clone() for name, value in parameters(model).items()}
         self._ends = parameters(setup.load_base()), tuned
         self._place(model, setup.params.number("tuned_weight"))
 
     def path(self, model: PreTrainedModel, setup: StageSetup) -> Iterator[float]:
-        """Every place, then back."""
+        """Every place from the base to the tuned model, then back to `tuned_weight`."""
         last = setup.params.integer("path_points") - 1
         try:
             for number in range(last + 1):
@@ -60,4 +60,5 @@ class Interpolation(Retention):
         base, tuned = self._ends
         with torch.no_grad():
             for name, value in model.named_parameters():
+                # From the ends every time: steps from place to place would add up rounding.
                 value.copy_(torch.lerp(base[name].to(value), tuned[name].to(value), weight))

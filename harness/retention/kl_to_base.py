@@ -45,7 +45,7 @@ class DivergenceFromBase(Retention):
         self._step = step
 
     def penalty(self, model: PreTrainedModel, method: Method, setup: StageSetup) -> Callable[[], Tensor]:
-        """The divergence, times its strength."""
+        """The divergence on the step's corpus rows, times `kl_strength`."""
         import torch
 
         params = setup.params

@@ -22,8 +22,8 @@ class StartingPoint(WeightPenalty):
 
     def importances(self, moved: Mapping[str, Tensor], setup: StageSetup) -> Mapping[str, Tensor]:
         """All weights count the same."""
-        return {}
+        return {}  # what is left out counts 1
 
     def strength(self, setup: StageSetup) -> float:
-        """The parameter."""
+        """The parameter `pull`."""
         return setup.params.number("pull")
