@@ -7,7 +7,7 @@ are the database's views (`database.schema`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,20 +16,41 @@ if TYPE_CHECKING:
 
 
 def simple_regret(best: float, chosen: float) -> float:
-    """Best known minus chosen, both with higher = better; 0 where the choice beats what was known."""
+    """Best known score minus the chosen pipeline's; 0 where the choice beats what was known.
+
+    Args:
+        best: Best score on record, higher = better.
+        chosen: Score of the pipeline that was chosen, in the same unit and direction.
+    """
     return max(0.0, best - chosen)
 
 
 def normalized_regret(best: float, chosen: float, base: float) -> float | None:
-    """Simple regret as share of what was to be gained over the base; None when nothing was (best <= base)."""
+    """Simple regret as a share of what was to be gained over the base.
+
+    Args:
+        best: Best score on record, higher = better.
+        chosen: Score of the pipeline that was chosen.
+        base: Score of the base model.
+
+    Returns:
+        At least 0; above 1 where the choice is worse than the base. None when nothing was to be gained (best <= base).
+    """
     return simple_regret(best, chosen) / (best - base) if best > base else None
 
 
 def backward_transfer(just_after: Sequence[float], final: Sequence[float]) -> float | None:
     """Mean of final score minus score just after learning, over the tasks of a sequence; negative = forgotten.
 
-    Lopez-Paz and Ranzato 2017, arXiv:1706.08840, equation 3. None for an empty sequence; the last task of a sequence,
-    learned at the end, is left out by the caller. Both with higher = better.
+    Lopez-Paz and Ranzato 2017, arXiv:1706.08840, equation 3.
+
+    Args:
+        just_after: Score on each task right after it was learned, higher = better; without the last task, which is
+            learned at the end and cannot be forgotten.
+        final: Score on each of these tasks at the end of the sequence.
+
+    Returns:
+        In score units; None for an empty sequence.
 
     Raises:
         ValueError: When the lengths differ.
@@ -48,19 +69,28 @@ def frontier(points: ArrayLike) -> NDArray[np.bool_]:
     Returns:
         Mask of shape (n,); equal points are all kept. Empty for n = 0.
     """
-    values: NDArray[Any] = np.nan_to_num(np.asarray(points, dtype=float), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    # NaN compares false with everything, so a point with one would dominate nothing and never be dominated.
+    values: NDArray[np.float64] = np.nan_to_num(
+        np.asarray(points, dtype=float), nan=np.inf, posinf=np.inf, neginf=-np.inf
+    )
     if values.size == 0:
         return np.zeros(len(values), dtype=bool)
-    kept = np.ones(len(values), dtype=bool)
+    on_frontier = np.ones(len(values), dtype=bool)
+    # One pass per point needs memory for n rows; comparing all pairs at once would need n squared.
     for index, point in enumerate(values):
-        kept[index] = not np.any((values <= point).all(axis=1) & (values < point).any(axis=1))
-    return kept
+        on_frontier[index] = not np.any((values <= point).all(axis=1) & (values < point).any(axis=1))
+    return on_frontier
 
 
 def curve_area(fractions: Sequence[float], scores: Sequence[float]) -> float | None:
-    """Mean height of a learning curve over the fractions it covers (trapezoids over their span), in score units.
+    """Mean height of a learning curve over the fractions that it covers: its trapezoids' area over their span.
 
-    One point gives its score; none gives None.
+    Args:
+        fractions: Shares of the training budget at which the curve was scored, rising.
+        scores: One per fraction.
+
+    Returns:
+        In score units; the score itself for one point, None for none.
 
     Raises:
         ValueError: When fractions do not rise or lengths differ.

@@ -25,7 +25,7 @@ STARTS, REFINED = 256, 6
 FLOOR, CEILING = np.log(1e-12), np.log(1e12)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Law:
     """A formula and where to start looking for its parameters."""
 
@@ -39,22 +39,22 @@ class Law:
 
 LAWS = {
     "power": Law(
-        ("A", "alpha", "E"),
-        1,
-        lambda p, x: p["A"] * x[0] ** -p["alpha"] + p["E"],
-        {"A": (0.1, 100), "alpha": (0.05, 1.5), "E": (0.01, 0.95)},
+        parameters=("A", "alpha", "E"),
+        inputs=1,
+        predict=lambda p, x: p["A"] * x[0] ** -p["alpha"] + p["E"],
+        start={"A": (0.1, 100), "alpha": (0.05, 1.5), "E": (0.01, 0.95)},
     ),
     "joint": Law(
-        ("A", "alpha", "beta", "E"),
-        2,
-        lambda p, x: p["A"] * x[0] ** -p["alpha"] * x[1] ** -p["beta"] + p["E"],
-        {"A": (0.1, 1000), "alpha": (0.05, 1), "beta": (0.05, 1), "E": (0.01, 0.95)},
+        parameters=("A", "alpha", "beta", "E"),
+        inputs=2,
+        predict=lambda p, x: p["A"] * x[0] ** -p["alpha"] * x[1] ** -p["beta"] + p["E"],
+        start={"A": (0.1, 1000), "alpha": (0.05, 1), "beta": (0.05, 1), "E": (0.01, 0.95)},
     ),
     "rectified": Law(
-        ("B", "D_l", "beta", "E"),
-        1,
-        lambda p, x: p["B"] / (p["D_l"] + x[0] ** p["beta"]) + p["E"],
-        {"B": (1, 1e5), "D_l": (1, 1e5), "beta": (0.2, 1.2), "E": (0.01, 0.95)},
+        parameters=("B", "D_l", "beta", "E"),
+        inputs=1,
+        predict=lambda p, x: p["B"] / (p["D_l"] + x[0] ** p["beta"]) + p["E"],
+        start={"B": (1, 1e5), "D_l": (1, 1e5), "beta": (0.2, 1.2), "E": (0.01, 0.95)},
     ),
 }
 """`power`: L = A x^-alpha + E. `joint`: L = A x^-alpha d^-beta + E, model size and data of fine-tuning (Zhang et al. 2024,
@@ -62,7 +62,7 @@ arXiv:2402.17193). `rectified`: L = B / (D_l + d^beta) + E, where D_l stands for
 al. 2024, arXiv:2402.02314)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """A fitted law."""
 
@@ -102,25 +102,33 @@ def fit(law: str, inputs: ArrayLike, losses: ArrayLike, seed: int = 0, bootstrap
     if len(y) <= len(LAWS[law].parameters):
         return None
     rng = np.random.default_rng(seed)
-    drawn = [_start(LAWS[law], y, rng) for _ in range(STARTS)]
-    drawn.sort(key=lambda start: float(np.mean(np.abs(_residuals(start, LAWS[law], x, y)))))
-    best = _best(LAWS[law], x, y, drawn[:REFINED])
+    # The loss has many local minima, and a refinement costs far more than a look at a starting point.
+    starts = [_start(LAWS[law], y, rng) for _ in range(STARTS)]
+    starts.sort(key=lambda start: float(np.mean(np.abs(_residuals(start, LAWS[law], x, y)))))
+    best = _best(LAWS[law], x, y, starts[:REFINED])
     samples = []
     for _ in range(bootstraps):
         rows = rng.integers(0, len(y), len(y))
+        # A resample with too few different points fits perfectly and says nothing of the spread.
         if len(np.unique(rows)) > len(LAWS[law].parameters):
             samples.append(_best(LAWS[law], x[:, rows], y[rows], [best]))
     residuals = _residuals(best, LAWS[law], x, y)
     names = LAWS[law].parameters
     values = dict(zip(names, map(float, np.exp(best)), strict=True))
-    return Fit(law, values, float(np.sqrt(np.mean(residuals**2))), _intervals(names, values, samples, len(y)))
+    return Fit(
+        law=law,
+        parameters=values,
+        rmsd=float(np.sqrt(np.mean(residuals**2))),
+        intervals=_intervals(names, values, samples, len(y)),
+    )
 
 
 def _start(law: Law, y: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Logarithms of a random starting point."""
-    drawn = [np.exp(rng.uniform(*np.log(law.start[name]))) for name in law.parameters]
-    drawn[law.parameters.index("E")] *= y.min()
-    start: NDArray[np.float64] = np.log(drawn)
+    values = [np.exp(rng.uniform(*np.log(law.start[name]))) for name in law.parameters]
+    # The floor E of a loss lies below every loss seen.
+    values[law.parameters.index("E")] *= y.min()
+    start: NDArray[np.float64] = np.log(values)
     return start
 
 
@@ -133,7 +141,7 @@ def _best(
         options: dict[str, Any] = {"loss": "huber", "f_scale": HUBER, "max_nfev": 200, "bounds": (FLOOR, CEILING)}
         return least_squares(_residuals, start, args=(law, x, y), x_scale="jac", **options)
 
-    solution: NDArray[np.float64] = min(map(solve, starts), key=lambda found: float(found.cost)).x
+    solution: NDArray[np.float64] = min(map(solve, starts), key=lambda result: float(result.cost)).x
     return solution
 
 
@@ -142,6 +150,7 @@ def _residuals(
 ) -> NDArray[np.float64]:
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
         predicted = law.predict(dict(zip(law.parameters, np.exp(logs), strict=True)), x)
+    # Far from the minimum a law over- or underflows; the clip keeps its logarithm, and so the residual, finite.
     residuals: NDArray[np.float64] = np.log(np.clip(predicted, 1e-30, 1e30)) - np.log(y)
     return residuals
 
@@ -152,4 +161,7 @@ def _intervals(
     if not samples:
         return {}
     low, high = np.quantile(np.exp(samples), [0.025, 0.975], axis=0)
-    return {name: Interval(values[name], float(low[index]), float(high[index]), n) for index, name in enumerate(names)}
+    return {
+        name: Interval(mean=values[name], low=float(low[index]), high=float(high[index]), n=n)
+        for index, name in enumerate(names)
+    }

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Interval:
     """An estimate and its confidence interval; `low` and `high` are None where the data cannot give one."""
 
@@ -28,7 +28,7 @@ class Interval:
     coverage: float = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairedTest:
     """A paired comparison: mean difference (first minus second), its interval, and the p-value (two-sided)."""
 
@@ -44,15 +44,22 @@ class PairedTest:
 def mean_interval(values: Sequence[float], coverage: float = 0.95) -> Interval | None:
     """Mean over seeds with Student's t interval: mean +- t(n-1) s / sqrt(n).
 
-    Student 1908, "The probable error of a mean". One value gives no interval, no value gives None.
+    Student 1908, "The probable error of a mean", Biometrika 6:1-25.
+
+    Args:
+        values: One per seed, taken to be independent and about normal.
+        coverage: Of the interval, in (0, 1).
+
+    Returns:
+        None for no value; without `low` and `high` for one value.
     """
     if not len(values):
         return None
     mean, n = float(np.mean(values)), len(values)
     if n == 1:
-        return Interval(mean, None, None, 1, coverage)
+        return Interval(mean=mean, low=None, high=None, n=1, coverage=coverage)
     half = _t_quantile(coverage, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n, coverage)
+    return Interval(mean=mean, low=mean - half, high=mean + half, n=n, coverage=coverage)
 
 
 def bootstrap_interval(
@@ -60,29 +67,48 @@ def bootstrap_interval(
 ) -> Interval | None:
     """Mean with the bias-corrected accelerated bootstrap interval (Efron 1987, JASA 82:171-185).
 
-    Meant for items, not for a handful of seeds: below about 15 values it is too narrow. Fewer than two values or all
-    equal ones: as `mean_interval`.
+    It is meant for items, not for a handful of seeds: below about 15 values it is too narrow.
+
+    Args:
+        values: One per item, taken to be independent.
+        coverage: Of the interval, in (0, 1).
+        seed: Of the resampling.
+        resamples: Bootstrap samples drawn.
+
+    Returns:
+        As `mean_interval` for fewer than two values and where all values are equal.
     """
     if len(values) < 2 or np.ptp(values) == 0:
         return mean_interval(values, coverage)
     from scipy.stats import norm
 
-    data: NDArray[Any] = np.asarray(values, dtype=float)
+    data: NDArray[np.float64] = np.asarray(values, dtype=float)
     n, mean = len(data), float(data.mean())
     rng = np.random.default_rng(seed)
     means = np.array([data[rng.integers(0, n, n)].mean() for _ in range(resamples)])
+    # Half of the ties count as below: with few distinct values many means are equal to the sample's.
     below = (np.sum(means < mean) + 0.5 * np.sum(means == mean)) / resamples
+    # Where all means lie on one side the bias would be infinite; one sample's share bounds it.
     bias = norm.ppf(min(max(below, 1 / resamples), 1 - 1 / resamples))
-    # for a mean the jackknife's acceleration is the skewness over 6 sqrt(n)
+    # For a mean the jackknife's acceleration is the skewness over 6 sqrt(n)
     centred = data - mean
     acceleration = np.sum(centred**3) / (6 * np.sum(centred**2) ** 1.5)
     z = bias + norm.ppf([(1 - coverage) / 2, (1 + coverage) / 2])
     low, high = np.quantile(means, norm.cdf(bias + z / (1 - acceleration * z)))
-    return Interval(mean, float(low), float(high), n, coverage)
+    return Interval(mean=mean, low=float(low), high=float(high), n=n, coverage=coverage)
 
 
 def wilson_interval(successes: float, n: int, coverage: float = 0.95) -> Interval | None:
-    """Interval of a proportion that stays inside [0, 1] (Wilson 1927, JASA 22:209-212); None for n = 0."""
+    """Score interval of a proportion, which stays inside [0, 1] (Wilson 1927, JASA 22:209-212).
+
+    Args:
+        successes: How many of the n succeeded; may be a sum of shares.
+        n: How many were tried.
+        coverage: Of the interval, in (0, 1).
+
+    Returns:
+        None for n = 0.
+    """
     if n == 0:
         return None
     from scipy.stats import norm
@@ -90,14 +116,24 @@ def wilson_interval(successes: float, n: int, coverage: float = 0.95) -> Interva
     z, share = float(norm.ppf((1 + coverage) / 2)), successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), n, coverage)
+    # At a share of 0 or 1 the end equals the share up to rounding, which must not put the share outside.
+    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return Interval(mean=share, low=low, high=high, n=n, coverage=coverage)
 
 
 def paired_t_test(first: Sequence[float], second: Sequence[float], coverage: float = 0.95) -> PairedTest | None:
-    """Student's t test of the differences between runs that share a seed; None for no pairs, p None for one.
+    """Student's t test of the differences between runs that share a seed (Student 1908, Biometrika 6:1-25).
 
     Differences that are all equal have no spread to judge them by: p is 1 when they are all 0, else None (undetermined),
     and there is no interval.
+
+    Args:
+        first: One score per seed.
+        second: The scores that it is compared with, of the same seeds in the same order.
+        coverage: Of the interval of the mean difference, in (0, 1).
+
+    Returns:
+        None for no pairs; p is None for one pair.
 
     Raises:
         ValueError: When the lengths differ.
@@ -106,15 +142,22 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], coverage: flo
     interval = mean_interval(list(differences), coverage)
     if interval is None:
         return None
-    # equal up to the rounding of a subtraction
+    # Equal scores may differ by the rounding of a subtraction, and a spread of 1e-17 would give any p-value.
     if np.ptp(differences) <= 1e-12 * max(1.0, float(np.abs([first, second]).max())):
         p = 1.0 if len(differences) > 1 and not differences.any() else None
-        return PairedTest(interval.mean, None, None, p, interval.n, "t")
+        return PairedTest(difference=interval.mean, low=None, high=None, p_value=p, n=interval.n, method="t")
     from scipy.stats import t
 
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
     p_value = float(2 * t.sf(abs(interval.mean) / error, len(differences) - 1))
-    return PairedTest(interval.mean, interval.low, interval.high, p_value, interval.n, "t")
+    return PairedTest(
+        difference=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        p_value=p_value,
+        n=interval.n,
+        method="t",
+    )
 
 
 def sign_flip_test(
@@ -123,7 +166,19 @@ def sign_flip_test(
     """Permutation test of paired differences: under the null each difference could have had the other sign.
 
     Fisher 1935, "The Design of Experiments", section 21. Exact up to 14 pairs; with 5 seeds no p below 2/32 is
-    possible. Beyond that Monte Carlo, counting the observed assignment (Phipson and Smyth 2010). None for no pairs.
+    possible. Beyond that Monte Carlo, counting the observed assignment (Phipson and Smyth 2010, arXiv:1603.05766).
+
+    Args:
+        first: One score per seed.
+        second: The scores that it is compared with, of the same seeds in the same order.
+        seed: Of the assignments drawn beyond 14 pairs.
+        flips: How many are drawn then.
+
+    Returns:
+        Without an interval; None for no pairs.
+
+    Raises:
+        ValueError: When the lengths differ.
     """
     differences = _differences(first, second)
     n = len(differences)
@@ -132,12 +187,13 @@ def sign_flip_test(
     if n <= 14:
         signs = np.array(list(itertools.product([1.0, -1.0], repeat=n)))
     else:
-        drawn = np.random.default_rng(seed).choice([1.0, -1.0], size=(flips, n))
-        signs = np.vstack([np.ones(n), drawn])
+        random_signs = np.random.default_rng(seed).choice([1.0, -1.0], size=(flips, n))
+        signs = np.vstack([np.ones(n), random_signs])
     observed = abs(differences.mean())
-    # the tolerance makes assignments that are equal in exact arithmetic count as equal
+    # The tolerance makes assignments count as equal that are so in exact arithmetic.
     extreme = np.abs(signs @ differences / n) >= observed - 1e-12 * max(1.0, observed)
-    return PairedTest(float(differences.mean()), None, None, float(extreme.mean()), n, "sign flip")
+    difference, p_value = float(differences.mean()), float(extreme.mean())
+    return PairedTest(difference=difference, low=None, high=None, p_value=p_value, n=n, method="sign flip")
 
 
 def paired_item_test(first: ArrayLike, second: ArrayLike, coverage: float = 0.95, seed: int = 0) -> PairedTest | None:
@@ -169,13 +225,22 @@ def paired_item_test(first: ArrayLike, second: ArrayLike, coverage: float = 0.95
     draws = 2000
     means = np.empty(draws)
     for index in range(draws):
+        # Weights stand for the resampled rows and columns: no copy of the matrix is made.
         weights = np.bincount(rng.integers(0, seeds, seeds), minlength=seeds) / seeds
         columns = np.bincount(rng.integers(0, items, items), minlength=items) / items
         means[index] = weights @ differences @ columns
     low, high = np.quantile(means, [(1 - coverage) / 2, (1 + coverage) / 2])
     tail = min(np.sum(means <= 0), np.sum(means >= 0))
+    # One is added above and below: a p-value of 0 would claim more than the number of draws can show.
     p_value = min(1.0, 2 * (float(tail) + 1) / (draws + 1))
-    return PairedTest(float(differences.mean()), float(low), float(high), p_value, seeds, "bootstrap")
+    return PairedTest(
+        difference=float(differences.mean()),
+        low=float(low),
+        high=float(high),
+        p_value=p_value,
+        n=seeds,
+        method="bootstrap",
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -183,6 +248,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
+        # An adjusted p-value is never below that of a question with a smaller one.
         running = max(running, (len(p_values) - rank) * p_values[index])
         adjusted[index] = min(1.0, running)
     return adjusted
@@ -198,6 +264,13 @@ def minimal_detectable_difference(
     two independent runs has variance 2 seed_sd^2; `n_items` adds 2 x 0.25 / n_items, the worst case of a proportion
     scored on that many items, which seeds share and therefore do not average away.
 
+    Args:
+        n_seeds: Pairs of runs.
+        seed_sd: Standard deviation of one pipeline's score over seeds, in score units.
+        n_items: Items of the test split; None leaves their share of the noise out.
+        power: Chance to find the difference, in (0, 1).
+        alpha: Level of the two-sided test.
+
     Returns:
         The difference in score units; None with fewer than two seeds.
     """
@@ -208,7 +281,8 @@ def minimal_detectable_difference(
 
     degrees = n_seeds - 1
     critical = _t_quantile(1 - alpha, degrees)
-    # scipy's nct gives NaN for large shifts; this is its definition, a normal over a chi, averaged over the chi's quantiles
+    # scipy's nct gives NaN for large shifts; this is its definition, a normal over a chi, averaged over the chi's
+    # quantiles.
     thresholds = critical * np.sqrt(chi2.ppf((np.arange(4000) + 0.5) / 4000, degrees) / degrees)
 
     def shortfall(shift: float) -> float:
@@ -225,8 +299,8 @@ def _t_quantile(coverage: float, degrees: int) -> float:
     return float(t.ppf((1 + coverage) / 2, degrees))
 
 
-def _differences(first: Sequence[float], second: Sequence[float]) -> NDArray[Any]:
+def _differences(first: Sequence[float], second: Sequence[float]) -> NDArray[np.float64]:
     if len(first) != len(second):
         raise ValueError(f"paired values must be as many in both, but got {len(first)} and {len(second)}")
-    differences: NDArray[Any] = np.subtract(np.asarray(first, dtype=float), np.asarray(second, dtype=float))
+    differences: NDArray[np.float64] = np.subtract(np.asarray(first, dtype=float), np.asarray(second, dtype=float))
     return differences

@@ -19,28 +19,36 @@ def chosen(texts: Sequence[str], pattern: str, clusters: int) -> str:
 
     Liu et al. 2023 (arXiv 2310.10047) score solutions with a model that was trained to judge them; a filter sees texts
     only, so agreement stands in for it here.
+
+    Args:
+        texts: The samples of one item.
+        pattern: Regular expression of a final answer.
+        clusters: How many of the largest groups compete.
+
+    Returns:
+        One of the texts.
     """
-    found = [re.findall(pattern, text) for text in texts]
-    answers = [_first(matches[-1]).strip() if matches else None for matches in found]
-    if any(answer is not None for answer in answers):
-        kept = [place for place, answer in enumerate(answers) if answer is not None]
-    else:
-        kept = list(range(len(texts)))
+    matches = [re.findall(pattern, text) for text in texts]
+    answers = [_first(own[-1]).strip() if own else None for own in matches]
+    answered = [place for place, answer in enumerate(answers) if answer is not None]
+    places = answered or list(range(len(texts)))
     groups: dict[str | None, list[int]] = {}
-    for place in kept:
+    for place in places:
         groups.setdefault(answers[place], []).append(place)
-    largest = sorted(groups.values(), key=lambda places: (-len(places), places[0]))[:clusters]
+    # Ties go to the earlier sample throughout, so that the same samples always give the same answer.
+    largest = sorted(groups.values(), key=lambda group: (-len(group), group[0]))[:clusters]
     solutions = [words(text) for text in texts]
     scores = {
-        place: sum(rouge_l(solutions[place], solutions[other]) for other in kept if other != place)
-        for places in largest
-        for place in places
+        place: sum(rouge_l(solutions[place], solutions[other]) for other in places if other != place)
+        for group in largest
+        for place in group
     }
-    best = max(largest, key=lambda places: (sum(scores[place] for place in places), -places[0]))
+    best = max(largest, key=lambda group: (sum(scores[place] for place in group), -group[0]))
     return texts[max(best, key=lambda place: (scores[place], -place))]
 
 
-def _first(match: Any) -> str:
+def _first(match: str | tuple[str, ...]) -> str:
+    # re.findall gives tuples where the pattern has several groups
     return str(match[0] if isinstance(match, tuple) else match)
 
 
@@ -53,7 +61,7 @@ def cluster_filter() -> type[Any]:
         def __init__(self, pattern: str = r"-?\d+(?:\.\d+)?", clusters: int = 5) -> None:
             self.pattern, self.clusters = pattern, clusters
 
-        def apply(self, resps: Iterable[Sequence[str]], docs: Any) -> list[list[str]]:
+        def apply(self, resps: Iterable[Sequence[str]], docs: object) -> list[list[str]]:
             return [[chosen(list(texts), self.pattern, self.clusters)] for texts in resps]
 
     return ClusterVote

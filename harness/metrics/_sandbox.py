@@ -83,6 +83,13 @@ class Limits:
 def passes(programs: Sequence[str], limits: Limits = Limits()) -> list[bool]:
     """Whether each program runs to its end without an error, within its limits.
 
+    Args:
+        programs: Sources in Python.
+        limits: Of each.
+
+    Returns:
+        One answer per program, in their order.
+
     Raises:
         SpecError: When this machine cannot shut a program in.
     """
@@ -105,6 +112,7 @@ def why_no_sandbox() -> str | None:
 
 
 def _run(program: str, limits: Limits) -> bool:
+    # The prologue writes the token after the program's last line: one that exits early, or prints, has not said it.
     token, source = secrets.token_hex(16), program.encode(errors="surrogateescape")
     header = f"{token} {max(1, -int(-limits.seconds // 1))} {limits.memory_mb << 20} {len(source)}\n".encode()
     with tempfile.TemporaryDirectory() as root:
@@ -120,13 +128,17 @@ def _run(program: str, limits: Limits) -> bool:
             child.communicate()
             return False
     if not told.startswith(b"ready\n"):
+        # The sandbox itself did not start: that is this machine's fault and not the program's.
         words = " ".join(complaint.decode(errors="replace").split())
         raise RuntimeError(words[:200] or f"it ended with code {child.returncode}")
     return told == b"ready\n" + token.encode()
 
 
 def _python() -> list[str]:
-    """The interpreter outside any virtual environment, and the folders that it needs."""
+    """The interpreter outside any virtual environment, and the folders that it needs.
+
+    A virtual environment would bring its packages, which a generated program has no need of.
+    """
     prefix = Path(sys.base_prefix).resolve()
     binary = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     folders = [Path("/usr/lib"), Path("/usr/lib64"), Path("/lib"), Path("/lib64"), prefix / "bin", prefix / "lib"]

@@ -15,21 +15,23 @@ from typing import Any, ClassVar
 from harness.errors import SpecError, one_of
 from harness.plugins import load, load_all, names, overrides
 
+Settings = Mapping[str, Any]
+"""Of a metric's entry in a task file: its own keys, with what YAML can hold."""
 LM_EVALS = ("metric", "aggregation", "higher_is_better", "hf_evaluate")
 """Keys of a metric's entry that are lm-eval's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answered:
     """An item with what a model answered."""
 
-    doc: Mapping[str, Any]
+    doc: Mapping[str, object]
     answers: Sequence[Any]
     """Of multiple choice a log-likelihood in nats for each choice; else the generated texts after the task's filter."""
     choices: tuple[str, ...]
     gold: int
     """The right choice; -1 where there are no choices."""
-    settings: Mapping[str, Any]
+    settings: Settings
     """The metric's own, defaults filled in."""
 
 
@@ -47,11 +49,19 @@ class Measure(ABC):
     """Whether it wants all of an item's `repeats`, where the task names no filter."""
     runs_code: ClassVar[bool] = False
     """Whether it runs what a model wrote, which a task must allow with `unsafe_code: true`."""
-    settings: ClassVar[Mapping[str, Any]] = {}
+    settings: ClassVar[Settings] = {}
     """Keys of its entry in `metric_list`, with their defaults."""
 
-    def check(self, settings: Mapping[str, Any], where: str) -> None:
-        """Raise `SpecError` for settings that cannot be; by default for unknown ones."""
+    def check(self, settings: Settings, where: str) -> None:
+        """Refuse settings that cannot be; by default unknown ones.
+
+        Args:
+            settings: Of a metric's entry, with defaults filled in.
+            where: Task file and metric, for the error message.
+
+        Raises:
+            SpecError: When a setting is unknown or its value cannot be.
+        """
         for key in settings:
             if key not in self.settings:
                 raise SpecError(f"{where}: " + one_of("key", str(key), [*LM_EVALS, *self.settings]))
@@ -74,12 +84,16 @@ def measure(name: str) -> Measure | None:
     """The metric of ours that has this name, or None."""
     if name not in names("metrics"):
         return None
-    found: Measure = load("metrics", name)()
-    return found
+    instance: Measure = load("metrics", name)()
+    return instance
 
 
-def settings_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a metric's entry sets of our metric's own, complete.
+def settings_of(entry: Settings, where: str) -> Settings:
+    """The settings of a metric of ours, with defaults for what its entry leaves out.
+
+    Args:
+        entry: Of the task's `metric_list`.
+        where: The task file, for error messages.
 
     Raises:
         SpecError: For an unknown key or a value that cannot be.
@@ -91,7 +105,7 @@ def settings_of(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     return settings
 
 
-def checked(entry: dict[str, Any], config: Mapping[str, Any], where: str) -> None:
+def checked(entry: dict[str, Any], config: Settings, where: str) -> None:
     """Complete a metric's entry where it names one of ours: its aggregation has its name.
 
     Args:

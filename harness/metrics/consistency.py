@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 from harness.errors import SpecError, one_of
 from harness.metrics._overlap import rouge_l, words
-from harness.metrics.base import Answered, Measure
+from harness.metrics.base import Answered, Measure, Settings
 
 COMPARISONS = ("equal", "overlap")
 
@@ -25,8 +24,8 @@ class Consistency(Measure):
     output_types = ("multiple_choice", "generate_until")
     settings = {"group": "", "compare": "equal"}
 
-    def check(self, settings: Mapping[str, Any], where: str) -> None:
-        """There must be a column."""
+    def check(self, settings: Settings, where: str) -> None:
+        """Ask for a column that exists in name, and a known comparison."""
         super().check(settings, where)
         if not settings["group"]:
             raise SpecError(f"{where} must have a group, but has none: name the column that wordings share")
@@ -52,6 +51,7 @@ class Consistency(Measure):
         groups: dict[str, list[list[str]]] = {}
         for group, _, text in items:
             groups.setdefault(group, []).append(words(text))
+        # All items of a metric's entry have the same settings.
         agree = rouge_l if items[0][1] == "overlap" else _same
         means = []
         for answers in groups.values():

@@ -29,7 +29,7 @@ class ExpectedCalibrationError(Measure):
         """In [0, 1]; a bin counts as often as it has items."""
         bins: dict[int, list[tuple[float, bool]]] = {}
         for confidence, right in items:
-            # bin k holds (k / 15, (k + 1) / 15]
+            # Bin k holds (k / 15, (k + 1) / 15], closed above as in the paper: a confidence of 1 has a bin.
             bins.setdefault(min(BINS - 1, max(0, -int(-confidence * BINS // 1) - 1)), []).append((confidence, right))
         gaps = [abs(sum(right for _, right in own) - sum(share for share, _ in own)) for own in bins.values()]
         return sum(gaps) / len(items)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from harness.errors import SpecError
 from harness.metrics._sandbox import Limits, passes
-from harness.metrics.base import Answered, Measure
+from harness.metrics.base import Answered, Measure, Settings
 
 
 class PassAtK(Measure):
@@ -26,14 +24,15 @@ class PassAtK(Measure):
     runs_code = True
     settings = {"k": 1, "program": "", "timeout_s": 5.0, "memory_mb": 512}
 
-    def check(self, settings: Mapping[str, Any], where: str) -> None:
-        """The program must hold the completion, and the numbers must be ones."""
+    def check(self, settings: Settings, where: str) -> None:
+        """Ask for a program with the completion in it, and for numbers above 0."""
         super().check(settings, where)
         if "completion" not in str(settings["program"]):
             raise SpecError(
                 f"{where} must have a program with {{{{completion}}}}, but got {settings['program']!r}: add it"
             )
         for name in ("k", "timeout_s", "memory_mb"):
+            # YAML's `true` is an int for Python
             if isinstance(settings[name], bool) or not isinstance(settings[name], int | float) or settings[name] <= 0:
                 raise SpecError(f"{where}: {name} must be a number above 0, but is {settings[name]!r}: correct it")
 
@@ -52,5 +51,11 @@ class PassAtK(Measure):
 
 
 def estimate(n: int, c: int, k: int) -> float:
-    """Chance that at least one of k samples, drawn from n of which c pass, passes."""
+    """Chance that at least one of k samples passes; without bias (Chen et al. 2021, arXiv:2107.03374, equation 1).
+
+    Args:
+        n: Samples generated.
+        c: Samples of these that pass.
+        k: Samples drawn of the n without replacement, at most n.
+    """
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import SpecError, one_of
-from harness.metrics.base import Answered, Measure
+from harness.metrics.base import Answered, Measure, Settings
 
 
-def _is_json(text: str, wanted: Any) -> bool:
+def _is_json(text: str, wanted: object) -> bool:
     try:
         json.loads(text)
     except ValueError:
@@ -49,8 +49,8 @@ class RequirementsFollowed(Measure):
     output_types = ("generate_until",)
     settings = {"rules": (), "column": ""}
 
-    def check(self, settings: Mapping[str, Any], where: str) -> None:
-        """There must be rules, and they must be known."""
+    def check(self, settings: Settings, where: str) -> None:
+        """Ask for rules, all of them known."""
         super().check(settings, where)
         if not settings["rules"] and not settings["column"]:
             raise SpecError(f"{where} must have rules, but names none: give rules or column")
@@ -62,6 +62,7 @@ class RequirementsFollowed(Measure):
         if column and column not in answered.doc:
             raise SpecError(f"{where}: " + one_of("column", column, [str(name) for name in answered.doc]))
         own = answered.doc[column] if column else ()
+        # A CSV file holds nothing but text.
         own = json.loads(own) if isinstance(own, str) else own
         rules = [*_rules(answered.settings["rules"], where), *_rules(own or (), f"{where}: column {column}")]
         text = str(answered.answers[0])
@@ -77,7 +78,7 @@ class RequirementsFollowed(Measure):
         return item[0] / item[1] if item[1] else float("nan")
 
 
-def _rules(given: Any, where: str) -> list[tuple[str, Any]]:
+def _rules(given: object, where: str) -> list[tuple[str, Any]]:
     """Pairs of a rule's name and what it wants; a table's empty cells are no rules.
 
     Raises:
@@ -85,8 +86,8 @@ def _rules(given: Any, where: str) -> list[tuple[str, Any]]:
     """
     if not isinstance(given, list | tuple) or not all(isinstance(rule, Mapping) for rule in given):
         raise SpecError(f"{where} must list rules such as {{contains: tea}}, but got {given!r}: correct it")
-    found = [(str(name), wanted) for rule in given for name, wanted in rule.items() if wanted is not None]
-    for name, wanted in found:
+    rules = [(str(name), wanted) for rule in given for name, wanted in rule.items() if wanted is not None]
+    for name, wanted in rules:
         if name not in RULES:
             raise SpecError(f"{where}: " + one_of("rule", name, list(RULES)))
         if name in ("lines",) or name[:4] in ("min_", "max_"):
@@ -97,4 +98,4 @@ def _rules(given: Any, where: str) -> list[tuple[str, Any]]:
                 re.compile(str(wanted))
             except re.error as error:
                 raise SpecError(f"{where}: matches must be a regular expression ({error}): correct it") from error
-    return found
+    return rules

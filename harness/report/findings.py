@@ -169,7 +169,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _interval(values: list[float]) -> Interval:
     """Mean and 95% interval over seeds of at least one value."""
-    return mean_interval(values) or Interval(values[0], None, None, 1)
+    return mean_interval(values) or Interval(mean=values[0], low=None, high=None, n=1)
 
 
 def _numbered(contenders: list[Contender]) -> list[Contender]:
@@ -195,7 +195,7 @@ def _tested(contenders: list[Contender], sign: int) -> tuple[Contender, ...]:
         )
         if test and test.p_value is not None:
             p_values[other.label] = test.p_value
-        behind = Interval(test.difference, test.low, test.high, test.n) if test else None
+        behind = Interval(mean=test.difference, low=test.low, high=test.high, n=test.n) if test else None
         tested.append(replace(other, behind=behind))
     corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return (leader, *(replace(other, p=corrected.get(other.label)) for other in tested))

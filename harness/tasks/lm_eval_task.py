@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
-from harness.metrics.base import Answered, measure, register, settings_of
+from harness.metrics.base import Answered, Settings, measure, register, settings_of
 from harness.tasks.file import Keys
 from harness.tasks.splits import Doc, hash_order
 from harness.tasks.task import Task
@@ -153,13 +153,13 @@ def _task_class() -> type[ConfigurableTask]:
     return RenderedTask
 
 
-def _answered(built: ConfigurableTask, doc: Doc, results: Sequence[Any], settings: Keys) -> Answered:
+def _answered(built: ConfigurableTask, doc: Doc, results: Sequence[Any], settings: Settings) -> Answered:
     """An item with its answers, for a metric of ours."""
     if built.OUTPUT_TYPE != "multiple_choice":
-        return Answered(doc, results, (), -1, settings)
+        return Answered(doc=doc, answers=results, choices=(), gold=-1, settings=settings)
     choices = tuple(map(str, built.doc_to_choice(doc)))
     nats = [float(value) for value, _ in results[: len(choices)]]
-    return Answered(doc, nats, choices, gold_index(built, doc), settings)
+    return Answered(doc=doc, answers=nats, choices=choices, gold=gold_index(built, doc), settings=settings)
 
 
 @cache

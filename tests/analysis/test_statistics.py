@@ -18,7 +18,7 @@ def test_mean_interval_by_hand() -> None:
     assert interval.low == pytest.approx(2 - 2.4842, abs=1e-4)
     assert interval.high == pytest.approx(2 + 2.4842, abs=1e-4)
     assert s.mean_interval([]) is None
-    assert s.mean_interval([0.5]) == s.Interval(0.5, None, None, 1)
+    assert s.mean_interval([0.5]) == s.Interval(mean=0.5, low=None, high=None, n=1)
 
 
 def test_t_interval_covers_as_often_as_it_says() -> None:
@@ -60,7 +60,9 @@ def test_paired_t_by_hand() -> None:
     assert test.p_value == pytest.approx(0.0742, abs=1e-4)
     assert test.difference == 2.0
     assert s.paired_t_test([], []) is None
-    assert s.paired_t_test([1.0], [0.5]) == s.PairedTest(0.5, None, None, None, 1, "t")
+    assert s.paired_t_test([1.0], [0.5]) == s.PairedTest(
+        difference=0.5, low=None, high=None, p_value=None, n=1, method="t"
+    )
     same = s.paired_t_test([1.0, 2.0], [1.0, 2.0])
     assert same
     assert same.p_value == 1.0

@@ -30,7 +30,15 @@ def item_of(name: str, *answers: Any, **more: Any) -> Any:
     found = measure(name)
     assert found is not None
     settings = dict(found.settings) | {key: value for key, value in more.items() if key in found.settings}
-    return found.item(Answered(more.get("doc", {}), answers, more.get("choices", ()), more.get("gold", -1), settings))
+    return found.item(
+        Answered(
+            doc=more.get("doc", {}),
+            answers=answers,
+            choices=more.get("choices", ()),
+            gold=more.get("gold", -1),
+            settings=settings,
+        )
+    )
 
 
 def total_of(name: str, items: Any) -> float:
