@@ -15,7 +15,7 @@ import logging
 import sys
 import traceback
 from abc import ABC
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator, Mapping, MutableSequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -144,6 +144,11 @@ def code_hash(folder: str, name: str) -> str:
     for module in sorted(sources):
         digest.update(f"{module} {len(sources[module])} ".encode() + sources[module])
     return digest.hexdigest()[:12] if sources else ""
+
+
+def changed(recorded: Mapping[str, str] | None) -> list[str]:
+    """The plug-ins, as `methods/lora`, whose code is not what it was when their hashes were recorded, if they were."""
+    return [plugin for plugin, digest in (recorded or {}).items() if code_hash(*plugin.rsplit("/", 1)) != digest]
 
 
 def load_all(folder: str) -> dict[str, type[Any]]:

@@ -29,7 +29,7 @@ def site_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--refresh",
             is_flag=True,
-            help="Run again what failed, and what other versions of harness or its libraries recorded.",
+            help="Run again what failed, and what other versions of harness, its libraries or a plug-in recorded.",
         ),
         click.option(
             "--runner-option",

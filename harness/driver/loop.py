@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from harness import __version__
 from harness.driver.display import Display, Snapshot
 from harness.driver.experiment import Experiment
+from harness.driver.known_records import KnownRecords
 from harness.driver.losses import Losses
 from harness.driver.roll import Roll, Tally
 from harness.driver.sources import Proposal, Source
 from harness.errors import StorageError
 from harness.files import now
-from harness.records.results import find_or_set_aside, find_result, write_result
+from harness.records.results import find_result, write_result
 from harness.records.study_trials import Member
-from harness.records.trial import CostRecord, Provenance, TrialConfig, TrialResult, TrialStatus
+from harness.records.trial import CostRecord, Provenance, TrialConfig, TrialResult
 from harness.runners.base import Ended, Loss, Runner
 from harness.trial.packs import cut, portion
 
@@ -41,6 +42,7 @@ class Driver:
             members: The study's trials so far, those of other phases included.
         """
         self.experiment, self.paths, self.runner, self.members = experiment, experiment.paths, runner, members
+        self.known = KnownRecords(self.paths, experiment.site.refresh)
         self.roll = Roll(self.paths, experiment.name, members)
         self._losses = Losses(self.paths, experiment.name, experiment.site.settings.pack)
         self._waiting: dict[str, list[Proposal]] = {}
@@ -134,7 +136,7 @@ class Driver:
         new = []
         for proposal in proposals:
             key = proposal.config.key
-            result = self._record(key)
+            result = self.known.find(key)
             self.roll.enter(proposal.member, recorded=result is not None)
             if result is not None:
                 self._tell(source, proposal, result)
@@ -143,14 +145,6 @@ class Driver:
                 new.append(proposal.config)
             self._waiting.setdefault(key, []).append(proposal)
         self._submit(new, whole)
-
-    def _record(self, key: str) -> TrialResult | None:
-        """The record of a key that may be believed; with `refresh`, none that other versions wrote."""
-        result = find_or_set_aside(self.paths, key)
-        if result is None or not self.experiment.site.refresh or not doubtful(result):
-            return result
-        self.paths.record(key).unlink()  # a worker that finds a record would take it for its own result
-        return None
 
     def _submit(self, configs: Sequence[TrialConfig], whole: bool) -> None:
         """Have trials run in packs, apart from those that run already."""
@@ -229,20 +223,3 @@ class Driver:
             money=tally.money,
             leaders=tuple(source.leaders()),
         )
-
-
-def doubtful(result: TrialResult) -> bool:
-    """Whether it failed for what may be its site's reasons, or another version of harness or a library made it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    if not result.status.has_scores and result.status != TrialStatus.DIVERGED:
-        return True
-    if result.provenance.harness_version != __version__:
-        return True
-    for name, recorded in result.provenance.versions.items():
-        try:
-            if version(name) != recorded:
-                return True
-        except PackageNotFoundError:
-            continue
-    return False

@@ -19,7 +19,6 @@ from harness.driver.lock import locked
 from harness.driver.loop import Driver
 from harness.driver.plan import guesses, plan_study
 from harness.driver.resolve import resolve
-from harness.driver.roll import Tally
 from harness.driver.sources import FixedSource, Proposal, SearchSource, Source
 from harness.driver.trials import base_proposals, confirm_proposals, restored_cells, search_cells
 from harness.errors import PartialFailure, SpecError
@@ -104,7 +103,7 @@ def run_phase(
         _keep_study(experiment)
         driver = Driver(experiment, runner, read_members(site.paths, spec.name))
         outcome = _PHASES[role](experiment, driver)
-        summary = _summary(role, experiment, driver.tally, outcome)
+        summary = _summary(role, driver, outcome)
         write_atomically(experiment.files.done(role), summary.text() + "\n")
     return summary
 
@@ -139,7 +138,7 @@ def _confirm(experiment: Experiment, driver: Driver) -> Outcome:
     name = experiment.name
     if not experiment.files.done("search").exists():
         raise SpecError(f"{name} must be searched before it is confirmed: run 'harness search {name}'")
-    cells = restored_cells(experiment, driver.members)
+    cells = restored_cells(experiment, driver.members, driver.known)
     source = FixedSource(list(confirm_proposals(experiment, cells)))
     _drive("confirm", experiment, driver, source)
     return Outcome(trials=source.planned, without_score=source.without_score())
@@ -161,7 +160,8 @@ def _drive(
         driver.run(source, earlier, display)
 
 
-def _summary(role: Role, experiment: Experiment, tally: Tally, outcome: Outcome) -> Summary:
+def _summary(role: Role, driver: Driver, outcome: Outcome) -> Summary:
+    experiment, tally = driver.experiment, driver.tally
     return Summary(
         study=experiment.name,
         phase=role,
@@ -172,7 +172,7 @@ def _summary(role: Role, experiment: Experiment, tally: Tally, outcome: Outcome)
         seconds=tally.seconds,
         money=tally.money,
         without_score=tuple(outcome.without_score),
-        notes=(*experiment.notes, *outcome.notes),
+        notes=(*experiment.notes, *outcome.notes, *driver.known.notes),
     )
 
 

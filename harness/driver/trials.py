@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from harness.driver.experiment import Experiment
+from harness.driver.known_records import KnownRecords
 from harness.driver.sources import Proposal, SearchSource
 from harness.files import now
 from harness.plugins import load
-from harness.records.results import find_result
 from harness.records.study_trials import Member
 from harness.records.trial import Evaluation, Pipeline, Stage, TrialConfig, derive_seed
 from harness.search.cell import Cell
@@ -76,16 +76,17 @@ def search_cells(experiment: Experiment, guess_s: Mapping[str, float]) -> list[C
     ]
 
 
-def restored_cells(experiment: Experiment, members: Sequence[Member]) -> Sequence[Cell]:
+def restored_cells(experiment: Experiment, members: Sequence[Member], known: KnownRecords) -> Sequence[Cell]:
     """The cells of a study with everything that is on record.
 
     Args:
         experiment: What was searched.
         members: The study's trials so far.
+        known: Finds their records.
     """
     source = SearchSource(search_cells(experiment, {}))  # expected seconds matter to what is asked next only
     for proposal in source.restore(members):
-        if (result := find_result(experiment.paths, proposal.config.key)) is not None:
+        if (result := known.read(proposal.config.key)) is not None:
             source.tell(proposal, result)
     return source.cells
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness import __version__
 from harness.errors import NewerRecord
-from harness.records.codec import Misfit, Record, decode, fingerprint, to_json, unknown_fields
+from harness.records.codec import Misfit, Record, added, decode, fingerprint, to_json, unknown_fields
 from harness.space import Scalar
 
 SCHEMA_VERSION = 2
@@ -239,6 +239,9 @@ class Provenance(Record):
     """UTC, ISO 8601."""
     effective: Mapping[str, Any] = field(default_factory=dict)
     """Configuration read back from the libraries' objects, by stage."""
+    plugins: Mapping[str, str] | None = added(None)
+    """Hash of the code of each plug-in that the outcome depends on, by folder and name (`methods/lora`). None where it
+    was not taken, as in records of the first version: nothing is known of their code."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ class TrialRow(MemberRow):
     """Why it could not train together with others."""
     harness_version: str | None
     versions_json: str | None
+    plugins_json: str | None
     hardware: str | None
     python: str | None
     git_commit: str | None
@@ -105,6 +106,11 @@ class TrialRow(MemberRow):
     def versions(self) -> Mapping[str, str]:
         """Versions of libraries by name."""
         return _object(self.versions_json)
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """Hashes of the code of plug-ins by folder and name, for example `methods/lora`."""
+        return _object(self.plugins_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +188,8 @@ SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, m.
   t.status, t.reason, t.stages AS stages_json, t.steps, t.fidelity, t.seed, t.split, t.notes,
   c.total_s, c.train_s, c.solo_train_s, c.seconds AS seconds_json, c.cpu_s, c.gpu_s, c.trained_with, c.utilisation,
   c.peak_memory_bytes, c.energy_j, c.money, c.solo_money, c.total_params,
-  p.alone, p.harness_version, p.versions AS versions_json, p.hardware, p.python, p.git_commit, p.started_at
+  p.alone, p.harness_version, p.versions AS versions_json, p.plugins AS plugins_json,
+  p.hardware, p.python, p.git_commit, p.started_at
 FROM members m LEFT JOIN trials t USING (key) LEFT JOIN costs c USING (key) LEFT JOIN provenance p USING (key)
 WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key"""
 """`TrialRow`s of a study, one per member."""

@@ -6,14 +6,15 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.records.trial import Provenance
+from harness.plugins import AXIS_FOLDER, code_hash, load, names
+from harness.records.trial import Provenance, Score, TrialConfig
 
 if TYPE_CHECKING:
     from harness.training.learner import Learner
@@ -32,8 +33,15 @@ LIBRARIES = (
 )
 
 
-def provenance(device: str, started_at: str, effective: Mapping[str, Any]) -> Provenance:
-    """Everything about this process that may matter when scores are compared."""
+def provenance(device: str, started_at: str, effective: Mapping[str, Any], plugins: Mapping[str, str]) -> Provenance:
+    """Everything about this process that may matter when scores are compared.
+
+    Args:
+        device: `cpu` or `cuda`.
+        started_at: UTC, ISO 8601.
+        effective: Configuration read back from the libraries' objects.
+        plugins: From `plugin_code`.
+    """
     return Provenance(
         harness_version=__version__,
         versions=_versions(),
@@ -43,7 +51,23 @@ def provenance(device: str, started_at: str, effective: Mapping[str, Any]) -> Pr
         git_commit=_git_commit(),
         started_at=started_at,
         effective=dict(effective),
+        plugins=plugins,
     )
+
+
+def plugin_code(config: TrialConfig, scores: Sequence[Score]) -> dict[str, str]:
+    """Hashes of the code of the plug-ins that a trial's outcome depends on, by folder and name (`methods/lora`).
+
+    Args:
+        config: The trial. Of a stage that trains nothing only the method counts.
+        scores: Its scores, whose metrics may be plug-ins.
+    """
+    used = {("metrics", score.metric): None for score in scores if score.metric in names("metrics")}
+    for stage in config.pipeline.stages:
+        trains = config.steps > 0 and load("methods", stage.method).needs_training
+        axes = AXIS_FOLDER if trains else ("method",)
+        used |= {(AXIS_FOLDER[axis], getattr(stage, axis)): None for axis in axes}
+    return {f"{folder}/{name}": code_hash(folder, name) for folder, name in sorted(used)}
 
 
 @cache

@@ -41,7 +41,7 @@ from harness.training.prepare import make_learner
 from harness.trial.failures import require_score, status_of
 from harness.trial.model_folder import save_model, save_untouched, write_model_card
 from harness.trial.process import WarmProcess, ready_process, release_memory
-from harness.trial.provenance import effective_settings, provenance
+from harness.trial.provenance import effective_settings, plugin_code, provenance
 from harness.trial.stage_run import Ready
 from harness.trial.workspace import Workspace
 
@@ -239,6 +239,7 @@ class Run:
         """The record."""
         status, work, meter = self.status or TrialStatus.COMPLETE, self.workspace, self.meter
         scored = status.has_scores
+        scores = tuple(outcome.score for outcome in self.evaluated) if scored else ()
         self.effective |= {"device": meter.device, "threads": work.threads, "peak_memory_from": meter.peak_memory_from}
         self.effective["latency_s"] = {
             outcome.score.task: outcome.latency_s for outcome in self.evaluated if outcome.latency_s
@@ -248,7 +249,7 @@ class Run:
             config=self.config,
             status=status,
             reason=self.reason,
-            scores=tuple(outcome.score for outcome in self.evaluated) if scored else (),
+            scores=scores,
             curve=tuple(point if scored else replace(point, score=None) for point in self.curve),
             cost=replace(
                 cost,
@@ -256,7 +257,7 @@ class Run:
                 solo_equivalent_s=self.solo_equivalent_s,
                 utilisation=self._utilisation(),
             ),
-            provenance=provenance(self.meter.device, self.started_at, self.effective),
+            provenance=provenance(self.meter.device, self.started_at, self.effective, plugin_code(self.config, scores)),
             notes=tuple(dict.fromkeys(self.notes)),
             path=tuple(self.path) if scored else (),
         )

@@ -15,6 +15,7 @@ from harness.records.results import find_result, write_result
 from harness.records.trial import CostRecord, ModelRef, Provenance, Score, TaskRef, TrialResult, TrialStatus
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
+from harness.trial.provenance import plugin_code
 
 WORK = "tests.driver.standin:work"
 REPOSITORY = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def run_one(config, paths):
         status=TrialStatus.DIVERGED if diverged else TrialStatus.COMPLETE,
         scores=() if diverged else (score,),
         cost=CostRecord(seconds={"train": float(os.environ.get("STANDIN_COST", "1"))}),
-        provenance=Provenance(harness_version="0.1.0"),
+        provenance=Provenance(harness_version="0.1.0", plugins=plugin_code(config, (score,))),
     )
     if os.environ.get("STANDIN_CHECKPOINT"):
         (paths.checkpoint(config.key)).mkdir(parents=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.plugins import load, names
+from harness.plugins import code_hash, load, names
 from harness.recommend.backtest import backtest
 from harness.records.paths import Paths
 from harness.report.data import StudyData, load_study_data
@@ -164,6 +164,25 @@ def test_versions_that_differ_inside_a_comparison_are_flagged(tmp_path: Path) ->
     text = shown("provenance", load_study_data(paths, "made_up"))
     assert 'class="warning"' in text
     assert "torch (2.13.0 and 2.14.0)" in text
+
+
+def test_code_of_plugins_that_differs_or_has_changed_since_is_flagged(tmp_path: Path) -> None:
+    from tests.report.studies import change_records
+
+    paths, now = write_small(tmp_path), code_hash("methods", "lora")
+    turn = iter(range(10_000))
+
+    def change(record: dict[str, Any]) -> None:
+        record["provenance"]["plugins"] = {"methods/lora": now if next(turn) % 2 else "0123456789ab"}
+
+    change_records(paths, change)
+    text = shown("provenance", load_study_data(paths, "made_up"))
+    assert "the code of methods/lora is not what it was when some of these trials ran." in text
+    assert f"code of methods/lora ({' and '.join(sorted(('0123456789ab', now)))})" in text
+    change_records(paths, lambda record: record["provenance"].update(plugins={"methods/lora": now}))
+    text = shown("provenance", load_study_data(paths, "made_up"))
+    assert 'class="warning"' not in text
+    assert now in text
 
 
 def test_the_forecast_stands_beside_what_happened(small: Paths, tmp_path: Path) -> None:

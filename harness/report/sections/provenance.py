@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from harness.database.rows import grouped
+from harness.plugins import changed
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.markup import Column, Html, details, join, listing, paragraph, table, tag
@@ -33,8 +34,11 @@ class Provenance(Section):
 
 
 def _warnings(study: StudyData) -> Html:
-    """Versions or hardware that differ inside one comparison move scores, so they are named."""
-    sentences = []
+    """Versions, plug-in code or hardware that differ inside one comparison move scores, so they are named."""
+    sentences = [
+        f"the code of {plugin} is not what it was when some of these trials ran."
+        for plugin in sorted({plugin for trial in study.ran for plugin in changed(trial.plugins)})
+    ]
     groups = grouped(study.ran, lambda trial: (trial.base_model, trial.task, trial.split or ""))
     for (model, task, split), trials in groups.items():
         differing = [
@@ -46,7 +50,8 @@ def _warnings(study: StudyData) -> Html:
             sentences.append(f"the {split} scores for {task} on {model} come from different {'; '.join(differing)}.")
     if not sentences:
         return paragraph(
-            "Within each comparison all trials ran with the same library versions and on the same hardware."
+            "Within each comparison all trials ran with the same library versions, the same code of plug-ins, and on the "
+            "same hardware."
         )
     return join(paragraph(text, kind="warning") for text in sentences)
 
@@ -56,7 +61,8 @@ def _environment(trials: Iterable[TrialRow]) -> dict[str, set[str]]:
     values: dict[str, set[str]] = {"hardware": set(), "Python": set(), "harness": set()}
     for trial in trials:
         own = {"hardware": trial.hardware, "Python": trial.python, "harness": trial.harness_version}
-        for name, value in {**own, **trial.versions}.items():
+        code = {f"code of {plugin}": digest for plugin, digest in trial.plugins.items()}
+        for name, value in {**own, **trial.versions, **code}.items():
             known = values.setdefault(name, set())
             if value:
                 known.add(value)
