@@ -35,8 +35,8 @@ class Answer:
 
     def text(self) -> str:
         """For a terminal."""
-        found = self.advice or self.not_enough_evidence
-        return found.text() if found else ""
+        answer = self.advice or self.not_enough_evidence
+        return answer.text() if answer else ""
 
 
 class PipelineFile(FamilySpec):

@@ -130,9 +130,8 @@ def work(workspace: Workspace) -> Work:
 
 
 def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
-    found = find_result(paths, config.key)
-    if found is not None:
-        return found
+    if (earlier := find_result(paths, config.key)) is not None:
+        return earlier
     with (paths.results / "ran").open("a") as file:
         file.write(f"{config.key}\n")
     time.sleep(TRIAL_S)

@@ -117,7 +117,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """The study's."""
+        """Name of the study."""
         return self.spec.name
 
     @property

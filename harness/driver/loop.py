@@ -87,11 +87,11 @@ class Driver:
         """Take proposals while a worker could become idle; returns how many were taken."""
         taken = 0
         while (room := self.runner.slots - len(self._under_way())) > 0:
-            proposals, whole = self._ask(source, room)
+            proposals, more_follow = self._ask(source, room)
             if not proposals:
                 return taken
             taken += len(proposals)
-            self._admit(source, proposals, whole)
+            self._admit(source, proposals, more_follow)
         return taken
 
     def _ask(self, source: Source, room: int) -> tuple[list[Proposal], bool]:
@@ -124,14 +124,14 @@ class Driver:
         packs = self.runner.under_way()
         return [len(pack) for pack in packs if not self._waiting.keys().isdisjoint(pack)]
 
-    def _admit(self, source: Source, proposals: Sequence[Proposal], whole: bool = False) -> None:
+    def _admit(self, source: Source, proposals: Sequence[Proposal], more_follow: bool = False) -> None:
         """Enter proposals into the roll, tell the source what has a record, and have the rest run.
 
         Args:
             source: Whose proposals they are.
             proposals: Trials that it wants.
-            whole: Whether packs are to be as large as they may, since more trials follow; otherwise they are cut so
-                that workers end together.
+            more_follow: Whether more trials follow, so that packs may be as large as they can; otherwise they are cut
+                so that all workers end together.
         """
         new = []
         for proposal in proposals:
@@ -144,16 +144,17 @@ class Driver:
             if key not in self._waiting:
                 new.append(proposal.config)
             self._waiting.setdefault(key, []).append(proposal)
-        self._submit(new, whole)
+        self._submit(new, more_follow)
 
-    def _submit(self, configs: Sequence[TrialConfig], whole: bool) -> None:
-        """Have trials run in packs, apart from those that run already."""
+    def _submit(self, configs: Sequence[TrialConfig], more_follow: bool) -> None:
+        """Have trials run in packs, apart from those that run already; see `_admit`."""
         # An earlier driver that was killed may have left packs in the queue.
         under_way = {key for pack in self.runner.under_way() for key in pack}
         new = [config for config in configs if config.key not in under_way]
         self.tally.ran += len(new)
         workers, largest = self.runner.workers, self._losses.largest
-        for pack in cut(new, 1, largest) if whole else cut(new, workers, largest, self._under_way()):
+        packs = cut(new, 1, largest) if more_follow else cut(new, workers, largest, self._under_way())
+        for pack in packs:
             self.runner.submit(pack)
 
     def _settle(self, source: Source, pack: Ended) -> None:

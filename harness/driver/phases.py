@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from harness.driver.display import Display
 from harness.driver.experiment import Experiment, Site
@@ -179,14 +180,14 @@ def _summary(role: Role, driver: Driver, outcome: Outcome) -> Summary:
 @contextmanager
 def _open_runner(role: Role, spec: StudySpec, site: Site) -> Iterator[Runner]:
     """The study's folder, claimed for this study and for this process; workers stay warm for the next phase, if any."""
-    files = site.paths.study(spec.name)
     check_folder(site.paths, spec)
+    told, files = duty(spec, site), site.paths.study(spec.name)
     with locked(files):
-        runner = make_runner(site.runner, site.settings, files, duty(spec, site))
+        packs = len(spec.families) * len(spec.tasks) * len(spec.base_models) if _trials_to_come(role, files) else 0
+        runner = make_runner(site.runner, site.settings, files, told)
         try:
-            if _trials_to_come(role, files):
-                # Workers import their libraries while this process resolves what the study names.
-                runner.expect(len(spec.families) * len(spec.tasks) * len(spec.base_models))
+            # Workers import their libraries while this process resolves what the study names.
+            runner.expect(packs)
             yield runner
         except BaseException:  # an interrupt, too: workers must not go on without a driver
             runner.close()
@@ -217,12 +218,12 @@ def check_folder(paths: Paths, study: StudySpec) -> None:
     if not path.exists():
         return
     try:
-        found = json.loads(path.read_text()).get("fingerprint")
+        holder = json.loads(path.read_text()).get("fingerprint")
     except (ValueError, AttributeError):  # damaged: nobody can say whose output it is
-        found = None
-    if found != study.fingerprint:
+        holder = None
+    if holder != study.fingerprint:
         raise SpecError(
-            f"{path.parent} must hold this study's output, but holds that of another study (fingerprint {found}, not "
+            f"{path.parent} must hold this study's output, but holds that of another study (fingerprint {holder}, not "
             f"{study.fingerprint}): rename this study, or delete that folder (its trials' records stay)"
         )
 
@@ -231,15 +232,17 @@ def _keep_study(experiment: Experiment) -> None:
     """Keep in the study's folder what is asked, what its names stand for, and what was expected before the first trial.
 
     Raises:
-        SpecError: When the budget funds no trial.
+        SpecError: When the budget funds no trial; then nothing is kept, and the study may be mended under its name.
     """
     files, spec = experiment.files, experiment.spec
-    study = {"fingerprint": spec.fingerprint, "study": spec.model_dump(mode="json")}
-    write_atomically(files.spec, json.dumps(study, indent=1) + "\n")
-    for kind, features in experiment.features.items():
-        write_atomically(files.facts(kind), json.dumps(features, indent=1, ensure_ascii=False) + "\n")
+    contents: dict[Path, object] = {
+        files.spec: {"fingerprint": spec.fingerprint, "study": spec.model_dump(mode="json")},
+        **{files.facts(kind): features for kind, features in experiment.features.items()},
+    }
     if not files.plan.exists():  # a later one would rest on this study's own trials
-        write_atomically(files.plan, json.dumps(to_json(plan_study(experiment)), indent=1) + "\n")
+        contents[files.plan] = to_json(plan_study(experiment))
+    for path, content in contents.items():
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def duty(spec: StudySpec, site: Site) -> Duty:

@@ -35,11 +35,12 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     from harness.tasks.training_rows import check_task, with_corpus
 
     # Names first: a misspelt one is refused before rows are rendered, which takes the longest.
+    families = resolved_families(study)
     models = [resolve_model(spec.name, spec.revision, spec.corpus) for spec in study.base_models]
     refs = [with_corpus(model, site.task_folders) for model in models]
     tasks = [find_task(name, site.task_folders) for name in study.tasks]
     off_target = [find_task(name, site.task_folders) for name in study.off_target]
-    families = {name: _pinned(family, site.task_folders) for name, family in resolved_families(study).items()}
+    families = {name: _pinned(family, site.task_folders) for name, family in families.items()}
     for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
         check_task(find_task(name, site.task_folders))
     # Tasks that are only evaluated need no training rows, so they are not checked for any.

@@ -51,7 +51,7 @@ def search_cells(experiment: Experiment, guess_s: Mapping[str, float]) -> list[C
         experiment: What is searched.
         guess_s: Expected seconds of a full trial by family, for budgets in seconds; may be empty for others.
     """
-    spec = experiment.spec
+    spec, evaluation = experiment.spec, search_evaluation(experiment)
     sampler = load("search/samplers", spec.search.sampler)()
     scheduler = load("search/schedulers", spec.search.scheduler)()
     return [
@@ -64,7 +64,7 @@ def search_cells(experiment: Experiment, guess_s: Mapping[str, float]) -> list[C
                 model=model.ref,
                 task=task.ref,
                 higher_is_better=task.higher_is_better,
-                evaluation=search_evaluation(experiment),
+                evaluation=evaluation,
                 steps=partial(full_steps, spec.budget, family, task.rows),
                 sampler=sampler,
                 scheduler=scheduler,

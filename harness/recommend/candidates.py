@@ -13,7 +13,7 @@ from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import AXIS_FOLDER, load
 from harness.recommend.features import Candidate, Facts, Observation
-from harness.records.trial import ModelRef, Stage, derive_seed
+from harness.records.trial import Stage, derive_seed
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
 
@@ -84,7 +84,7 @@ def _draws(study: StudySpec, family: Family) -> Iterator[tuple[Stage, ...]]:
     rng = random.Random(derive_seed("recommend", study.name, family.name))
     for _ in range(DRAWS if family.space else 1):
         values = {name: distribution.sample(rng) for name, distribution in family.space.items()}
-        yield family.pipeline(ModelRef("", ""), values).stages
+        yield family.stages_at(values)
 
 
 def _families(study: StudySpec) -> Mapping[str, Family]:

@@ -77,8 +77,8 @@ def _read(path: Path) -> Recipe:
         raise SpecError(f"{path} must be readable YAML, but is not: " + " ".join(str(error).split())) from error
     keys = {"summary", "paper", "stages"}
     if not isinstance(data, dict) or set(data) != keys or not isinstance(data["stages"], list) or not data["stages"]:
-        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        content = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise SpecError(
-            f"{path} must hold summary, paper and a list of stages, but holds {found}: see studies/recipes/"
+            f"{path} must hold summary, paper and a list of stages, but holds {content}: see studies/recipes/"
         )
     return Recipe(str(data["summary"]), str(data["paper"] or ""), tuple(data["stages"]))

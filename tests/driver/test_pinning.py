@@ -10,7 +10,6 @@ from harness.driver.experiment import Site
 from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.models.base_model import resolve_model
-from harness.records.trial import ModelRef
 from harness.study.load import load_study
 from harness.tasks.task import find_task
 from harness.tasks.training_rows import with_corpus
@@ -41,7 +40,7 @@ def planned(world, folder, stage, task="colour"):
     path = folder / "s.yaml"
     path.write_text(yaml.safe_dump(study))
     family = resolve(load_study(path), Site(task_folders=(folder,))).families["f"]
-    return family.pipeline(ModelRef("", ""), {}).stages[0].params
+    return family.stages_at({})[0].params
 
 
 def test_tasks_that_a_text_names_are_pinned_to_their_rows(world, tmp_path):

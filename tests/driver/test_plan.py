@@ -125,6 +125,7 @@ def test_a_budget_that_funds_no_trial_is_refused_by_plan_and_search(tmp_path):
         with pytest.raises(SpecError, match=r"at least one trial per family, but 0\.01 s"):
             action()
     assert not list(tmp_path.glob("results/trials/*"))
+    assert not site.paths.study(spec.name).spec.exists()  # so that the mended study may keep its name
 
 
 def test_a_budget_in_seconds_gives_every_family_the_same(tmp_path, monkeypatch):
