@@ -6,7 +6,7 @@
     ├── PartialFailure      4   some trials failed, the rest is done and kept
     ├── StorageError        5   a record, database or folder cannot be read or written
     │   └── NewerRecord         a record of a later version of harness: it is whole, and stays
-    └── TrialFailure            ends one trial; becomes its record's status, never reaches the user
+    └── TrialFailure            ends one trial; becomes its record's reason, never reaches the user
 
 A message states the rule, the value received, and the remedy, in one sentence.
 """
@@ -54,21 +54,7 @@ class NewerRecord(StorageError):
 
 
 class TrialFailure(HarnessError):
-    """Ends one trial with the status named by `status`, a value of `records.TrialStatus`."""
-
-    status: ClassVar[str] = "crashed"
-
-
-class Diverged(TrialFailure):
-    """The training loss or a score became non-finite."""
-
-    status = "diverged"
-
-
-class TimedOut(TrialFailure):
-    """The trial used up the wall time that it was given."""
-
-    status = "timed_out"
+    """Ends one trial, whose record says that it crashed and why; there is nothing to debug."""
 
 
 def one_of(kind: str, received: str, valid: list[str]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.errors import Diverged
-from harness.evaluation.evaluate import Evaluated, Evaluator, comparability
+from harness.evaluation.evaluate import Evaluated, Evaluator, ScoreOutcome, comparability
 from harness.evaluation.loglikelihood import StackedModels
 from harness.models.tokens import TokenCache
 from harness.tasks.task import Task
@@ -14,16 +13,15 @@ from harness.tasks.task import Task
 def evaluate(
     model: Any, tokenizer: Any, task: Task, split: str, limit: int | None, batch_size: int | None = None
 ) -> Evaluated:
-    """The score of one model; raises `Diverged` where it is not finite."""
+    """The score of one model, which must be finite."""
     (outcome,) = Evaluator(TokenCache()).evaluate(StackedModels(model), tokenizer, task, split, limit, batch_size)
-    if isinstance(outcome, Diverged):
-        raise outcome
+    assert isinstance(outcome, Evaluated), outcome
     return outcome
 
 
 def evaluate_together(
     model: Any, count: int, tokenizer: Any, task: Task, split: str, limit: int | None
-) -> list[Evaluated | Diverged]:
+) -> list[ScoreOutcome]:
     """The scores of models that compute side by side."""
     return Evaluator(TokenCache()).evaluate(StackedModels(model, count), tokenizer, task, split, limit)
 

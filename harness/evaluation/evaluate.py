@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from harness.errors import Diverged
 from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.responses import Responder
 from harness.files import write_atomically
 from harness.metrics.base import measure
 from harness.models.tokens import TokenCache, TokenizerFacts
 from harness.records.codec import fingerprint
-from harness.records.trial import Score
+from harness.records.trial import Ended, Score, TrialStatus
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task
 
@@ -63,6 +62,10 @@ class Evaluated:
     tasks that generate nothing."""
 
 
+ScoreOutcome = Evaluated | Ended
+"""A score, or how the trial ends whose score is not finite."""
+
+
 @dataclass(frozen=True)
 class _Item:
     """What lm-eval's results of an item need and no model changes."""
@@ -89,7 +92,7 @@ class Evaluator:
         split: str,
         limit: int | None,
         batch_size: int | None = None,
-    ) -> list[Evaluated | Diverged]:
+    ) -> list[ScoreOutcome]:
         """Score models that compute side by side, in one pass over a split of a task.
 
         Args:
@@ -101,7 +104,7 @@ class Evaluator:
             batch_size: Sequences per forward pass; None for as many as memory and speed allow.
 
         Returns:
-            For each model its score and items, or an error where a score is not finite.
+            For each model its score and items, or how its trial ends where a score is not finite.
 
         Raises:
             SpecError: When the task's data is wrong, or does not fit the models' context.
@@ -117,7 +120,7 @@ class Evaluator:
         outcomes = [_outcome(built, items, task, (split, comparable), responses) for responses in given]
         if built.OUTPUT_TYPE != "generate_until":
             return outcomes
-        return [one if isinstance(one, Diverged) else replace(one, latency_s=seconds) for one in outcomes]
+        return [one if isinstance(one, Ended) else replace(one, latency_s=seconds) for one in outcomes]
 
     def _items_of(self, built: ConfigurableTask) -> list[_Item]:
         """A task's items in their order, each with its requests."""
@@ -161,9 +164,10 @@ def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
 
 def _outcome(
     built: ConfigurableTask, items: Sequence[_Item], task: Task, labels: tuple[str, str], given: Sequence[Any] | None
-) -> Evaluated | Diverged:
+) -> ScoreOutcome:
     """Score and items from one model's answers, by lm-eval's filter and metric; labels are split and comparability."""
-    diverged = Diverged(f"the score of task {task.name} must be finite, but is not: lower the learning rate")
+    reason = f"the score of task {task.name} must be finite, but is not: lower the learning rate"
+    diverged = Ended(TrialStatus.DIVERGED, reason)
     if given is None:
         return diverged
     for instance, answer in zip(built.instances, given, strict=True):

@@ -40,6 +40,18 @@ class TrialStatus(StrEnum):
         return self in (TrialStatus.COMPLETE, TrialStatus.PRUNED)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended."""
+
+    status: TrialStatus
+    reason: str = ""
+    """Why it did not complete, in one sentence; empty for a complete trial."""
+
+
+COMPLETE = Ended(TrialStatus.COMPLETE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage(Record):
     """One choice on each axis, with every hyperparameter that is not at its default."""

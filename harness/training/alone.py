@@ -11,7 +11,7 @@ from harness.nn.batches import Batch
 from harness.nn.logits import supervised_nats
 from harness.nn.optimizer import adamw, decaying, learning_rate, put_state
 from harness.plugins import overrides
-from harness.training.learner import Learner, facts
+from harness.training.learner import Learner, settings_of
 from harness.training.precision import precision
 from harness.training.session import Session
 
@@ -36,7 +36,7 @@ class Alone(Session):
             own.load_state_dict(learner.optimizer_state)
         terms = (learner.choices.retention.penalty(model, method, setup), method.penalty(model, setup))
         self.terms = [term for term in terms if term is not None]
-        learner.facts |= facts(learner) | {"optimizer": type(self.optimizer).__name__}
+        learner.settings = settings_of(learner, type(self.optimizer).__name__)
         model.train()
 
     def _adamw(self) -> Any:

@@ -49,16 +49,26 @@ class Progress(Record):
     """Wall seconds of all phases, earlier rungs included."""
 
 
+NOTHING = Progress(key="", step=0, curve=(), losses=(0.0, 0), train_seconds=0.0, tokens=0, total_s=0.0)
+"""Behind a trial that starts from the base."""
+
+
 def save(folder: Path, learner: Learner, progress: Progress) -> None:
-    """Write a checkpoint beside `folder` and rename it there."""
+    """Write a checkpoint beside `folder` and rename it there, so that a reader finds all of it or nothing.
+
+    Args:
+        folder: Where it belongs; an older checkpoint there is replaced.
+        learner: What has trained.
+        progress: What the trial has behind it.
+    """
     import torch
     from safetensors.torch import save_file
 
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    moved = {name: p.detach().cpu().contiguous() for name, p in _moving(learner)}
-    save_file(moved, building / WEIGHTS)
+    # safetensors refuses views that are not contiguous.
+    save_file({name: p.detach().cpu().contiguous() for name, p in _moving(learner)}, building / WEIGHTS)
     if state := learner.choices.method.state(learner.model):
         save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, building / METHOD)
     if learner.trainer is None:
@@ -76,26 +86,43 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
 
 
 def announce(paths: Paths, config: TrialConfig) -> None:
-    """List this trial's checkpoint under its full-fidelity trial."""
+    """List this trial's checkpoint under its full-fidelity trial.
+
+    Args:
+        paths: The results.
+        config: The trial that was saved.
+    """
     entry = paths.rungs(config.at(1.0).key) / f"{config.key}.json"
     write_atomically(entry, json.dumps({"fidelity": config.fidelity}))
 
 
 def find(paths: Paths, config: TrialConfig) -> Path | None:
-    """The checkpoint of the highest rung below this trial, or None."""
-    found: list[tuple[float, Path]] = []
+    """The checkpoint of the highest rung below this trial, or None.
+
+    Args:
+        paths: The results.
+        config: The trial that would go on from it.
+    """
+    rungs: list[tuple[float, Path]] = []
     for entry in sorted(paths.rungs(config.at(1.0).key).glob("*.json")):
         folder = paths.checkpoint(entry.stem)
         fidelity = float(json.loads(entry.read_text())["fidelity"])
         if fidelity < config.fidelity and (folder / PROGRESS).exists():
-            found.append((fidelity, folder))
-    return max(found)[1] if found else None
+            rungs.append((fidelity, folder))
+    return max(rungs)[1] if rungs else None
 
 
 def restore(folder: Path, learner: Learner) -> Progress:
     """Put a saved trial's weights, moments, step and losses into a learner that has the same parameters.
 
     What a trainer of TRL's needs stays in the folder: it is to be resumed from there.
+
+    Args:
+        folder: Where `save` wrote to.
+        learner: Freshly prepared, with the method attached.
+
+    Returns:
+        What the saved trial had behind it.
     """
     import torch
     from safetensors.torch import load_file
@@ -122,7 +149,7 @@ def restore(folder: Path, learner: Learner) -> Progress:
 
 
 def _moving(learner: Learner) -> Iterator[tuple[str, Parameter]]:
-    """What the method trains, whether or not it moves in the next step."""
+    """What the method trains; some methods let only a part of it move in any one step, so `requires_grad` does not say."""
     trains = re.compile(learner.choices.method.trains)
     return ((name, p) for name, p in learner.model.named_parameters() if trains.fullmatch(name))
 

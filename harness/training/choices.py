@@ -44,7 +44,12 @@ def choices(stage: Stage) -> Choices:
 
 
 def refusal(pipeline: Pipeline, situation: Situation) -> str | None:
-    """The reason why a pipeline cannot work in a situation, or None."""
+    """The reason why a pipeline cannot work in a situation, or None.
+
+    Args:
+        pipeline: Whose choices are asked, each beside the other choices of its stage.
+        situation: What is known of device, base and task before anything is spent.
+    """
     stages = [choices(stage) for stage in pipeline.stages]
     left: tuple[str, ...] = ()
     for stage, chosen in zip(pipeline.stages, stages, strict=True):

@@ -6,18 +6,20 @@ Nothing here knows any plug-in by name: what differs between methods, objectives
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.axes.contract import StageSetup
 from harness.cost.meter import Meter, Tally
-from harness.errors import Diverged, TimedOut, TrialFailure
 from harness.nn.determinism import resolve_precision
 from harness.nn.optimizer import Moments, warmup_steps
 from harness.nn.sequences import Example
+from harness.records.execution import StageSettings
+from harness.records.trial import Ended, TrialStatus
 from harness.tasks.training_rows import Row
 from harness.training.choices import Choices
 
@@ -95,13 +97,14 @@ class Learner:
     """AdamW's, as they were when the last session was closed; empty before the first step."""
     optimizer_state: dict[str, Any] = field(default_factory=dict)
     """The `state_dict` of an optimiser that the method brings, likewise."""
-    failure: TrialFailure | None = None
+    failure: Ended | None = None
+    """What ended it before its last step, if anything did."""
     merged: bool = False
     """Whether the model is plain already: the method's parameters were merged into it."""
     padded_tokens: int = 0
     """Tokens of its batches as padded alone, which is what its compute is proportional to."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Settings read back from what it really ran with."""
+    settings: StageSettings = field(default_factory=StageSettings)
+    """What it really runs with, as far as it is known."""
 
     @property
     def active(self) -> bool:
@@ -124,27 +127,29 @@ class Learner:
 
     def spare_memory(self) -> bool:
         """Recompute activations in the backward pass from now on; False where that is done already, or not known how."""
-        if self.facts.get("recomputes") or not getattr(self.model, "supports_gradient_checkpointing", False):
+        if self.settings.recomputes or not getattr(self.model, "supports_gradient_checkpointing", False):
             return False
         self.model.zero_grad(set_to_none=True)
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.facts["recomputes"] = True
+        self.settings = replace(self.settings, recomputes=True)
         self.setup.note("activations were computed again in the backward pass, since memory did not suffice for them")
         return True
 
-    def check_time(self) -> None:
-        """Raise `TimedOut` when the trial's time is used up."""
+    def overtime(self) -> Ended | None:
+        """The end of the trial where its time is used up."""
         limit = self.watch.time_limit_s
-        if limit is not None and self.watch.meter.total_s > limit:
-            raise TimedOut(
-                f"the trial's {limit:g} s were used up at step {self.step}: raise the limit or lower the budget"
-            )
+        if limit is None or self.watch.meter.total_s <= limit:
+            return None
+        reason = f"the trial's {limit:g} s were used up at step {self.step}: raise the limit or lower the budget"
+        return Ended(TrialStatus.TIMED_OUT, reason)
 
-    def check_weights(self) -> None:
-        """Raise `Diverged` when a trained weight is not finite."""
+    def broken_weight(self) -> Ended | None:
+        """The end of the trial where a trained weight is not finite."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not bool(parameter.isfinite().all()):
-                raise Diverged(f"{name} holds a value that is not finite after training: lower the learning rate")
+                reason = f"{name} holds a value that is not finite after training: lower the learning rate"
+                return Ended(TrialStatus.DIVERGED, reason)
+        return None
 
     def next_examples(self) -> list[Example]:
         """Those of the next step, in forward passes of `batch[0]` each."""
@@ -168,20 +173,40 @@ class Learner:
         self.padded_tokens += len(sequences) * max(len(s.input_ids) for s in sequences)
 
 
-def facts(learner: Learner) -> dict[str, Any]:
-    """What a stage really runs with, for the record."""
+def not_finite(name: str, value: float, step: int) -> Ended | None:
+    """The end of a trial whose loss or gradient norm is not finite.
+
+    Args:
+        name: What it is.
+        value: How large it was.
+        step: After which optimiser step, counting from 1.
+    """
+    if math.isfinite(value):
+        return None
+    return Ended(TrialStatus.DIVERGED, f"{name} became {value} at step {step}: lower the learning rate")
+
+
+def settings_of(learner: Learner, optimizer: str) -> StageSettings:
+    """What a stage really runs with in the harness's own loop.
+
+    Args:
+        learner: The stage.
+        optimizer: Class of its optimiser.
+    """
     setup, params = learner.setup, learner.setup.params
-    return {
-        "learning_rate": params.number("learning_rate"),
-        "weight_decay": params.number("weight_decay"),
-        "schedule": params.text("schedule"),
-        "warmup_steps": warmup_steps(params, setup.steps),
-        "scheduled_steps": setup.steps,
-        "rows": len(learner.examples),
-        "batch": list(learner.batch),
-        "bf16": resolve_precision(params.text("precision"), setup.device) == "bfloat16",
-        "seed": setup.seed,
-    }
+    return replace(
+        learner.settings,
+        optimizer=optimizer,
+        learning_rate=params.number("learning_rate"),
+        weight_decay=params.number("weight_decay"),
+        schedule=params.text("schedule"),
+        warmup_steps=warmup_steps(params, setup.steps),
+        scheduled_steps=setup.steps,
+        rows=len(learner.examples),
+        batch=learner.batch,
+        bf16=resolve_precision(params.text("precision"), setup.device) == "bfloat16",
+        seed=setup.seed,
+    )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def precision(learner: Learner, model: PreTrainedModel, batch: Batch | None = No
     setup, method = learner.setup, learner.choices.method
     half = resolve_precision(setup.params.text("precision"), setup.device) == "bfloat16"
     with ExitStack() as stack:
-        if setup.device == "cpu" and not method.reserved(setup.params) and not learner.facts.get("recomputes"):
+        if setup.device == "cpu" and not method.reserved(setup.params) and not learner.settings.recomputes:
             stack.enter_context(quick_attention(model, batch))
         stack.enter_context(torch.autocast(setup.device, torch.bfloat16, enabled=half))
         yield

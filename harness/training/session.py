@@ -6,7 +6,6 @@ weights, its moments and its step: batches and random numbers are functions of s
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.errors import Diverged, TimedOut
 from harness.nn.attention import draws_numbers
 from harness.nn.batches import Batch, collate, cuts, padding_id
 from harness.nn.sequences import TokenLosses
 from harness.objectives.base import Objective
 from harness.records.trial import derive_seed
-from harness.training.learner import Learner, Part
+from harness.training.learner import Learner, Part, not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,16 +215,11 @@ class Session(ABC):
         values = torch.stack([torch.stack(pair) for pair in self._unread]).tolist()  # (steps, 2, K)
         self._unread = []
         for k, learner in enumerate(self.learners):
-            for offset, (losses, norms) in enumerate(values, 1 - len(values)):
-                for name, value in (("loss", losses[k]), ("grad_norm", norms[k])):
-                    if learner.failure is None and not math.isfinite(value):
-                        step = learner.step + offset
-                        learner.failure = Diverged(f"{name} became {value} at step {step}: lower the learning rate")
+            for step, (losses, norms) in enumerate(values, learner.step + 1 - len(values)):
+                learner.failure = (
+                    learner.failure or not_finite("loss", losses[k], step) or not_finite("grad_norm", norms[k], step)
+                )
                 if learner.failure is None:
                     learner.losses.total += losses[k]
                     learner.losses.steps += 1
-            if learner.failure is None:
-                try:
-                    learner.check_time()
-                except TimedOut as failure:
-                    learner.failure = failure
+            learner.failure = learner.failure or learner.overtime()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.cost.meter import Meter, Tally
+from harness.records.execution import StageSettings
 from harness.training.alone import Alone
 from harness.training.learner import Learner, Losses
 from harness.training.together import Together
@@ -90,8 +91,8 @@ def _difference(learners: Sequence[Learner]) -> str | None:
     except CannotStack as reason:
         return str(reason)
     for index in {0, len(learners) - 1}:
-        alone = Alone(replace(learners[index], facts={})).preview()[0]
-        room = (HALF_ROOM if learners[index].facts.get("bf16") else ROOM) * max(1.0, abs(alone))
+        alone = Alone(replace(learners[index])).preview()[0]
+        room = (HALF_ROOM if learners[index].settings.bf16 else ROOM) * max(1.0, abs(alone))
         if math.isfinite(alone) and not abs(together[index] - alone) <= room:
             return f"together its first loss is {together[index]:.6g}, alone {alone:.6g}"
     return None
@@ -116,7 +117,7 @@ def _measure(learner: Learner, size: int) -> Solo:
         learner,
         watch=replace(learner.watch, tally=Tally(), meter=meter),
         losses=Losses(),
-        facts={},
+        settings=StageSettings(),
         moments={name: (first.clone(), second.clone()) for name, (first, second) in learner.moments.items()},
     )
     held = meter.memory_now()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.nn.batches import Batch
 from harness.nn.logits import supervised_nats
 from harness.nn.optimizer import adamw, learning_rate, put_state
-from harness.training.learner import Learner, facts
+from harness.training.learner import Learner, settings_of
 from harness.training.precision import precision
 from harness.training.session import Session
 
@@ -40,11 +40,16 @@ class Together(Session):
         self.first, self.second = torch.zeros_like(self.stack.gradients), torch.zeros_like(self.stack.gradients)
         self.optimizers = [self._adamw(k, learner) for k, learner in enumerate(learners)]
         for learner in learners:
-            learner.facts |= facts(learner) | {"optimizer": "AdamW"}
+            learner.settings = settings_of(learner, "AdamW")
         self.stack.model.train()
 
     def _adamw(self, k: int, learner: Learner) -> Any:
-        """AdamW over a trial's row: one vector that decays, one that does not."""
+        """AdamW over a trial's row: one vector that decays, one that does not.
+
+        Args:
+            k: The trial's place in the stack.
+            learner: Its learner.
+        """
         import torch
 
         for moments, index in ((self.first, 0), (self.second, 1)):
@@ -54,6 +59,7 @@ class Together(Session):
         rows = []
         values, gradients = self.stack.values.detach(), self.stack.gradients
         for columns in (slice(0, self.stack.decayed), slice(self.stack.decayed, None)):
+            # A parameter that shares the stack's memory: stepping it steps the stack.
             row = torch.nn.Parameter(values[k, columns])
             row.grad = gradients[k, columns]
             rows.append((row, columns))
@@ -66,7 +72,7 @@ class Together(Session):
 
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
         """All trials' rows through the stack, each with its own random numbers."""
-        if seeds:
+        if seeds:  # a step's later passes go on with its first one's stream
             self.stack.dropout.start(seeds)
         self.stack.dropout.lengths = batch.lengths
         with precision(self.learners[0], self.stack.model, batch):
@@ -80,7 +86,7 @@ class Together(Session):
         norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
         limits = [learner.setup.params.number("max_grad_norm") or math.inf for learner in self.learners]
         limit = torch.tensor(limits, dtype=norms.dtype, device=norms.device)
-        # As `clip_grad_norm_` does it alone, its 1e-6 included.
+        # The formula of torch's `clip_grad_norm_`, its 1e-6 included, so that together is alone.
         gradients.mul_(torch.clamp(limit / (norms + 1e-6), max=1.0).unsqueeze(1))
         for learner, optimizer in zip(self.learners, self.optimizers, strict=True):
             for group in optimizer.param_groups:
@@ -95,7 +101,7 @@ class Together(Session):
 
         if len(due) == len(self.learners):
             return nullcontext((self.stack.model, self.stack.count))
-        self.stack.write_back()
+        self.stack.write_back()  # a smaller stack is made of the learners' own models
         return stacked([learner.model for learner in due], [learner.choices.method for learner in due])
 
     def close(self) -> None:

@@ -5,25 +5,34 @@ The trainer is wrapped so that it stops, counts, scores and fails as a trial mus
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import StageSetup
-from harness.errors import Diverged, TimedOut
 from harness.nn.determinism import random_state_kept, resolve_precision
 from harness.nn.optimizer import warmup_steps
 from harness.objectives.base import TrainerParts
+from harness.records.execution import StageSettings
+from harness.records.trial import Ended
 from harness.space import Params
-from harness.training.learner import Learner
+from harness.training.learner import Learner, not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+class _Stopped(Exception):
+    """Leaves the trainer's loop from inside a callback, which `run_trainer` alone catches."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.reason)
+        self.ended = ended
 
 
 def trainer_for(learner: Learner) -> Trainer:
@@ -36,7 +45,8 @@ def trainer_for(learner: Learner) -> Trainer:
         )
         trainer = learner.choices.objective.trainer(parts)
     for name, parameter in model.named_parameters():
-        if name in dtypes:  # TRL turns a quantised model's adapters to bfloat16, which rounds small updates away
+        # TRL turns a quantised model's adapters to bfloat16, which rounds small updates away.
+        if name in dtypes:
             parameter.data = parameter.data.to(dtypes[name])
     trainer.optimizer = learner.choices.method.optimizer(model, learner.setup)
     return trainer
@@ -53,35 +63,50 @@ def run_trainer(learner: Learner, paused: Callable[[], None], resume_from: Path 
     from transformers import PrinterCallback, set_seed
 
     trainer, model = learner.trainer, learner.model
-    set_seed(learner.setup.seed)  # whatever was drawn since it was made; a checkpoint brings its own state
+    # Making the trainer drew random numbers, as many as the library likes; a checkpoint brings its own state.
+    set_seed(learner.setup.seed)
     method = learner.choices.method
     terms = (learner.choices.retention.penalty(model, method, learner.setup), method.penalty(model, learner.setup))
     _count_and_penalise(trainer, learner, [term for term in terms if term is not None])
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_callback(learner, paused))
-    trainer._load_from_checkpoint = lambda *args: None  # weights are restored by name, for any method
+    # `resume_from_checkpoint` would load weights as PEFT or transformers save them; `checkpoint.restore` has done so by
+    # name, for any method.
+    trainer._load_from_checkpoint = lambda *args: None
     model.train()
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    except (Diverged, TimedOut) as failure:
-        learner.failure = failure
-    for wrapped in (model, trainer.model):  # accelerate's autocast around `forward`
+    except _Stopped as stopped:
+        learner.failure = stopped.ended
+    # Accelerate puts autocast around `forward` for good, which would change how the model is scored and saved.
+    for wrapped in (model, trainer.model):
         original = wrapped.__dict__.pop("_original_forward", None)
         if original is not None:
             wrapped.forward = original
     model.eval()
-    learner.facts |= _facts(trainer) | learner.choices.objective.observed(trainer, learner.setup)
+    learner.settings = _settings(trainer, learner)
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
-    """Write what the trainer needs to go on, apart from the weights."""
+    """Write what the trainer needs to go on, apart from the weights.
+
+    Args:
+        trainer: It has trained.
+        folder: Where to; it exists.
+    """
     trainer._save_optimizer_and_scheduler(str(folder))
     trainer._save_rng_state(str(folder))
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
 def _arguments(params: Params, setup: StageSetup, folder: str) -> dict[str, Any]:
-    """`TrainingArguments` for a stage, with nothing left to defaults that change between versions."""
+    """`TrainingArguments` for a stage, with nothing left to defaults that change between versions.
+
+    Args:
+        params: The stage's parameters.
+        setup: Its device, seed and number of steps.
+        folder: The trainer insists on one.
+    """
     on_gpu = setup.device == "cuda"
     return {
         "output_dir": folder,
@@ -101,8 +126,8 @@ def _arguments(params: Params, setup: StageSetup, folder: str) -> dict[str, Any]
         "use_cpu": not on_gpu,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
+        "logging_steps": 1,  # the watcher reads every loss
+        "logging_nan_inf_filter": False,  # which would show the mean of earlier losses in place of a NaN
         "average_tokens_across_devices": False,
         "save_strategy": "no",
         "eval_strategy": "no",
@@ -133,10 +158,19 @@ def _count_and_penalise(trainer: Trainer, learner: Learner, terms: list[Callable
 
 
 def _callback(learner: Learner, paused: Callable[[], None]) -> Any:
-    """The trainer's hooks: after each step the method's own, then the checks, the curve and the end."""
+    """A callback of the trainer that calls the hooks of method and retention, looks at every loss, and ends the stage.
+
+    Args:
+        learner: What trains.
+        paused: Called after the steps of `watch.score_at`.
+    """
     from transformers import TrainerCallback
 
     watch, losses, model = learner.watch, learner.losses, learner.model
+
+    def stop(ended: Ended | None) -> None:
+        if ended is not None:
+            raise _Stopped(ended)
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -157,16 +191,14 @@ def _callback(learner: Learner, paused: Callable[[], None]) -> Any:
             if not logs or "loss" not in logs:
                 return
             for name in ("loss", "grad_norm"):
-                if not math.isfinite(logs.get(name, 0.0)):
-                    raise Diverged(f"{name} became {logs[name]} at step {state.global_step}: lower the learning rate")
+                stop(not_finite(name, logs.get(name, 0.0), state.global_step))
             losses.total += logs["loss"]
             losses.steps += 1
             if state.global_step in watch.score_at:
                 with random_state_kept(), _without_autocast(learner.trainer.model):
                     paused()
-                if learner.failure is not None:
-                    raise learner.failure
-            learner.check_time()
+                stop(learner.failure)
+            stop(learner.overtime())
 
     return Watcher()
 
@@ -185,22 +217,24 @@ def _without_autocast(model: Any) -> Iterator[None]:
         model.forward = wrapped
 
 
-def _facts(trainer: Trainer) -> dict[str, Any]:
-    """Optimiser, schedule, steps and precision, read back from the trainer."""
+def _settings(trainer: Trainer, learner: Learner) -> StageSettings:
+    """What the stage ran with, read back from the trainer."""
     args, optimizer = trainer.args, trainer.optimizer
     group = optimizer.param_groups[0] if optimizer else {}
-    return {
-        "optimizer": type(getattr(optimizer, "optimizer", optimizer)).__name__,
-        "learning_rate": group.get("initial_lr", group.get("lr")),
-        "weight_decay": group.get("weight_decay"),
-        "schedule": str(args.lr_scheduler_type.value),
-        "warmup_steps": args.warmup_steps,
-        "scheduled_steps": args.max_steps,
-        "rows": len(trainer.train_dataset),
-        "batch": [args.per_device_train_batch_size, args.gradient_accumulation_steps],
-        "bf16": args.bf16,
-        "seed": args.seed,
-    }
+    return replace(
+        learner.settings,
+        optimizer=type(getattr(optimizer, "optimizer", optimizer)).__name__,
+        learning_rate=group.get("initial_lr", group.get("lr")),
+        weight_decay=group.get("weight_decay"),
+        schedule=str(args.lr_scheduler_type.value),
+        warmup_steps=args.warmup_steps,
+        scheduled_steps=args.max_steps,
+        rows=len(trainer.train_dataset),
+        batch=(args.per_device_train_batch_size, args.gradient_accumulation_steps),
+        bf16=args.bf16,
+        seed=args.seed,
+        observed=learner.choices.objective.observed(trainer, learner.setup),
+    )
 
 
 @contextmanager

@@ -1,40 +1,50 @@
-"""What ends a trial: a score that is not finite, memory that was refused, and everything else."""
+"""What ends a trial, and what makes trials run apart: values that the step which meets them returns."""
 
 from __future__ import annotations
 
 import math
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import Diverged, HarnessError
-from harness.records.trial import TrialStatus
+from harness.errors import SpecError, TrialFailure, describe
+from harness.files import write_atomically
+from harness.records.trial import Ended, TrialStatus
 
 if TYPE_CHECKING:
-    from harness.evaluation.evaluate import Evaluated
+    from harness.evaluation.evaluate import ScoreOutcome
 
 
-def require_score(outcome: Evaluated | Diverged) -> Evaluated:
-    """A score that is finite.
+@dataclass(frozen=True)
+class Split:
+    """Trials cannot go on together: they start again in smaller groups."""
 
-    Raises:
-        Diverged: When it is not.
+    reason: str
+    in_halves: bool = False
+    """Two halves may do, since only memory was missing; otherwise each trial runs alone."""
+
+
+def ended_by(error: Exception, traceback_file: Path) -> Ended:
+    """How an error ends its trial.
+
+    Args:
+        error: What was raised.
+        traceback_file: Where the traceback of an error that nobody foresaw is written.
     """
-    if isinstance(outcome, Diverged):
-        raise outcome
+    if isinstance(error, SpecError | TrialFailure):  # the study goes on: other choices may do
+        return Ended(TrialStatus.CRASHED, str(error))
+    write_atomically(traceback_file, "".join(traceback.format_exception(error)))
+    return Ended(TrialStatus.OUT_OF_MEMORY if out_of_memory(error) else TrialStatus.CRASHED, describe(error))
+
+
+def finite(outcome: ScoreOutcome) -> ScoreOutcome:
+    """The score itself, or the end of its trial where it is not finite."""
+    if isinstance(outcome, Ended) or math.isfinite(outcome.score.value):
+        return outcome
     score = outcome.score
-    if not math.isfinite(score.value):
-        raise Diverged(f"{score.metric} of {score.task} became {score.value}: lower the learning rate")
-    return outcome
-
-
-def status_of(error: Exception) -> TrialStatus:
-    """Out of memory or crashed; errors that are a user's or a disk's to mend are raised again.
-
-    Raises:
-        HarnessError: The error itself, when it is one.
-    """
-    if isinstance(error, HarnessError):
-        raise error
-    return TrialStatus.OUT_OF_MEMORY if out_of_memory(error) else TrialStatus.CRASHED
+    reason = f"{score.metric} of {score.task} became {score.value}: lower the learning rate"
+    return Ended(TrialStatus.DIVERGED, reason)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -81,7 +81,14 @@ def load_tuned(folder: Path, device: str = "cpu") -> PreTrainedModel:
 
 
 def save_untouched(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
-    """Write a model that nothing was trained on, so that `folder` loads like any other."""
+    """Write a model that nothing was trained on, so that `folder` loads like any other.
+
+    Args:
+        folder: Where to; replaced if it exists.
+        model: The base as it is.
+        tokenizer: Its tokenizer.
+        base: What it was loaded from.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _save_whole(folder, model, base)

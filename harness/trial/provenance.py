@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.plugins import AXIS_FOLDER, code_hash, load, names
+from harness.records.codec import to_json
+from harness.records.execution import Execution, StageSettings
 from harness.records.trial import Provenance, Score, TrialConfig
 
 if TYPE_CHECKING:
@@ -33,24 +36,23 @@ LIBRARIES = (
 )
 
 
-def provenance(device: str, started_at: str, effective: Mapping[str, Any], plugins: Mapping[str, str]) -> Provenance:
+def provenance(started_at: str, execution: Execution, plugins: Mapping[str, str]) -> Provenance:
     """Everything about this process that may matter when scores are compared.
 
     Args:
-        device: `cpu` or `cuda`.
         started_at: UTC, ISO 8601.
-        effective: Configuration read back from the libraries' objects.
+        execution: How the trial was run.
         plugins: From `plugin_code`.
     """
     return Provenance(
         harness_version=__version__,
         versions=_versions(),
-        hardware=hardware(device),
+        hardware=hardware(execution.device),
         hostname=socket.gethostname(),
         python=platform.python_version(),
         git_commit=_git_commit(),
         started_at=started_at,
-        effective=dict(effective),
+        effective=_as_mapping(execution),
         plugins=plugins,
     )
 
@@ -108,14 +110,22 @@ def _git_commit() -> str | None:
         return None
 
 
-def effective_settings(learner: Learner) -> dict[str, Any]:
+def _as_mapping(execution: Execution) -> Mapping[str, Any]:
+    """What version 1 of a record holds: nothing that is None, and what a trainer has seen beside the other settings."""
+    stages = [to_json(stage) for stage in execution.stages]
+    mapping = {name: value for name, value in to_json(execution).items() if value is not None}
+    return mapping | {"stages": [stage | stage.pop("observed") for stage in stages]}
+
+
+def stage_settings(learner: Learner) -> StageSettings:
     """What a stage really ran with: optimiser, schedule, steps, precision, and the adapter's configuration."""
     adapters = getattr(learner.model, "peft_config", {})
-    return learner.facts | {
-        "steps": learner.step,
-        "weights": str(learner.model.dtype).removeprefix("torch."),
-        "adapter": {name: _plain(config.to_dict()) for name, config in adapters.items()},
-    }
+    return replace(
+        learner.settings,
+        steps=learner.step,
+        weights=str(learner.model.dtype).removeprefix("torch."),
+        adapter={name: _plain(config.to_dict()) for name, config in adapters.items()},
+    )
 
 
 def _plain(value: Any) -> Any:

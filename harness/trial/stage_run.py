@@ -1,22 +1,360 @@
-"""A stage of a trial that will train."""
+"""What a trial does by itself: it is opened, its stages are prepared, finished, and handed on one after the other.
+
+Each step returns the state that the next one needs: `Opened`, then for every stage a `Start` and a `Prepared`, at last
+`Tuned`. A step that ends the trial returns `Ended` or raises.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.records.trial import Stage
-from harness.training.choices import Choices
+from harness.axes.contract import Situation, StageSetup
+from harness.cost.flops import model_size
+from harness.cost.meter import Tally
+from harness.errors import SpecError
+from harness.models.base_model import BaseModel, context_length
+from harness.nn.determinism import seed_everything
+from harness.plugins import overrides
+from harness.records.execution import Inherited
+from harness.records.trial import Ended, Stage, TaskRef, TrialConfig, derive_seed
+from harness.space import Params
+from harness.tasks.facts import task_facts
+from harness.training import checkpoint
+from harness.training.choices import Choices, choices, refusal
+from harness.training.learner import Learner, Watch
+from harness.training.prepare import make_learner
+from harness.trial.failures import finite
+from harness.trial.model_folder import save_model, save_untouched
+from harness.trial.process import ready_process
+from harness.trial.provenance import stage_settings
+from harness.trial.run import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.evaluation.evaluate import ScoreOutcome
+    from harness.tasks.task import Task
 
 
-@dataclass(frozen=True)
-class Ready:
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
     """A stage that will train: its plug-ins and its steps."""
 
     index: int
+    """Place in the pipeline, counting from 0 and stages that train nothing."""
     stage: Stage
     chosen: Choices
     steps: int
     """Optimiser steps at full budget."""
     stop_at: int
     """Optimiser steps at the trial's fidelity."""
-    is_last: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A trial of which everything that it names was found and may be put together."""
+
+    run: Run
+    base: BaseModel
+    tokenizer: PreTrainedTokenizerBase
+    target: Task
+    stages: tuple[StagePlan, ...]
+
+    def task(self, ref: TaskRef) -> Task:
+        """A task that must be what it was when the study was planned."""
+        return self.run.process.planned_task(ref, self.run.workspace.task_folders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A trial before one of its stages."""
+
+    opened: Opened
+    stages: tuple[StagePlan, ...]
+    """Those to come; the first is next."""
+    base: BaseModel
+    """The trial's base, or what earlier stages made of it."""
+    steps_done: int = 0
+    """Optimiser steps of earlier stages."""
+    left: Mapping[str, Path] = field(default_factory=dict)
+    """Folders that earlier stages left beside the policy, by objective."""
+
+    @property
+    def run(self) -> Run:
+        """The trial."""
+        return self.opened.run
+
+    @property
+    def next(self) -> StagePlan:
+        """The stage that it stands before."""
+        return self.stages[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A trial with a stage that can train."""
+
+    start: Start
+    learner: Learner
+    resumed_from: Path | None
+    """The checkpoint that the learner was restored from, if there was one."""
+
+    @property
+    def run(self) -> Run:
+        """The trial."""
+        return self.start.run
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trial after its last stage, or after one that others follow."""
+
+    opened: Opened
+    model: PreTrainedModel
+    last: Prepared | None
+    """The stage that has ended; None where no stage trains anything."""
+
+    @property
+    def run(self) -> Run:
+        """The trial."""
+        return self.opened.run
+
+    @property
+    def base(self) -> BaseModel:
+        """What the stage that has ended started from."""
+        return self.last.start.base if self.last else self.opened.base
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps of all stages so far."""
+        return self.last.start.steps_done + self.last.start.next.stop_at if self.last else 0
+
+
+def open_trial(run: Run) -> Opened:
+    """Find the base, the tokenizer, the task, and the stages that train something.
+
+    Raises:
+        SpecError: When one of them is wrong, or a plug-in refuses the situation.
+    """
+    process, folders = run.process, run.workspace.task_folders
+    with run.meter.phase("load"):
+        ready_process(run.workspace.threads)
+        base = process.planned_base(run.config.pipeline.base_model, run.workspace)
+        tokenizer = process.tokenizer_of(base)
+        target = process.planned_task(run.config.task, folders)
+        run.notes += target.notes
+        situation = Situation(run.meter.device, process.facts_of(base), task_facts(target))
+        if reason := refusal(run.config.pipeline, situation):
+            raise SpecError(f"this pipeline cannot run on {base.ref.name} here: {reason}")
+        stages = stage_plans(run.config)
+        process.check_named(run.config, folders)
+    return Opened(run=run, base=base, tokenizer=tokenizer, target=target, stages=stages)
+
+
+def stage_plans(config: TrialConfig) -> tuple[StagePlan, ...]:
+    """The stages of a trial that train something."""
+    plans = []
+    for index, stage in enumerate(config.pipeline.stages):
+        chosen, steps = choices(stage), config.stage_steps(stage)
+        if steps and chosen.method.needs_training:
+            stop_at = config.stage_stop(stage)
+            plans.append(StagePlan(index=index, stage=stage, chosen=chosen, steps=steps, stop_at=stop_at))
+    return tuple(plans)
+
+
+def begin(opened: Opened) -> Start | Tuned:
+    """The trial before its first stage; where none trains anything, the base as it is."""
+    if opened.stages:
+        return Start(opened=opened, stages=opened.stages, base=opened.base)
+    run = opened.run
+    with run.meter.phase("load"):
+        model = run.process.fresh_model(opened.base, {}, run.meter.device)
+        run.accounts.open_stage(replace(model_size(model), trainable_params=0, trainable_bytes=0))
+    return Tuned(opened, model, None)
+
+
+def prepare(start: Start) -> Prepared:
+    """Attach the next stage's method to a model and make its learner, at the highest rung that left a checkpoint."""
+    run, chosen, source = start.run, start.next.chosen, start.next.stage.data
+    with run.meter.phase("load"):
+        opened = start.opened
+        task = opened.task(TaskRef(source, start.next.stage.data_fingerprint)) if source else opened.target
+        model = run.process.model_for(start.base, chosen.method, chosen.params, run.meter.device)
+        setup = _setup(start, task, model)
+        seed_everything(derive_seed(run.config.seed, "stage", start.next.index, "adapter"))
+        model = chosen.method.attach(model, setup)
+        tally = run.accounts.open_stage(model_size(model))
+    with run.meter.phase("data"):
+        rows, sums = run.process.rows_of(task), run.process.reference_sums
+        learner = make_learner(model, rows, chosen, setup, _watch(start, tally), sums)
+    return Prepared(start=start, learner=learner, resumed_from=_resume(run, learner))
+
+
+def _resume(run: Run, learner: Learner) -> Path | None:
+    """Put the checkpoint of the highest rung below this trial into its learner; its folder, or None."""
+    if len(run.config.pipeline.stages) > 1 or not (rung := checkpoint.find(run.workspace.paths, run.config)):
+        return None
+    with run.meter.phase("load"):
+        inherited = run.accounts.inherited = checkpoint.restore(rung, learner)
+        run.curve = list(inherited.curve)
+        run.execution = replace(run.execution, inherited=Inherited(inherited.key, inherited.total_s))
+    return rung
+
+
+def _setup(start: Start, task: Task, model: PreTrainedModel) -> StageSetup:
+    """What the plug-ins of the next stage may use.
+
+    Args:
+        start: Where the trial stands.
+        task: Whose rows the stage trains on.
+        model: What the method will be attached to.
+    """
+    opened, run, base, plan = start.opened, start.run, start.base, start.next
+    process, device, params = run.process, run.meter.device, plan.chosen.params
+    max_length = context_length(model.config, params.integer("max_length"), plan.chosen.method.reserved(params))
+    precision = _precision(run, model, opened.base, params.text("precision"))
+    return StageSetup(
+        params=Params(params, max_length=max_length, precision=precision),
+        tokenizer=opened.tokenizer,
+        device=device,
+        seed=derive_seed(run.config.seed, "stage", plan.index, "data"),
+        steps=plan.steps,
+        load_base=partial(process.fresh_model, base, {}, device),
+        corpus=partial(process.corpus_of, opened.base, run.workspace.task_folders, device, run.notes.append),
+        generates=task.output_type == "generate_until",
+        packed=plan.chosen.objective.packs,
+        base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
+        cache=run.workspace.paths.cache,
+        tokens=process.tokens,
+        note=run.notes.append,
+        rows=partial(process.rows_of, task),
+        rows_of=lambda named: process.rows_of(opened.task(TaskRef(named.name, named.tag))),
+        model_of=partial(process.named_model, device=device),
+        task_metadata=task.metadata,
+        left=dict(start.left),
+    )
+
+
+def _precision(run: Run, model: PreTrainedModel, base: BaseModel, wanted: str) -> str:
+    """`auto` as bfloat16 where this machine trains this base faster in it, as float32 elsewhere.
+
+    Args:
+        run: The trial.
+        model: The model that will train, before its method is attached.
+        base: The trial's base, whose revision the measurement holds for.
+        wanted: `auto`, or the precision itself.
+    """
+    if wanted != "auto":
+        return wanted
+    measurements, folder = run.process.measurements, run.workspace.paths.machine
+    faster = measurements.bf16_is_faster(model, run.meter.device, folder, base.ref.revision)
+    return "bfloat16" if faster else "float32"
+
+
+def _watch(start: Start, tally: Tally) -> Watch:
+    """Pause at the wanted fractions of the whole pipeline's steps; the last point reuses the final evaluation."""
+    run, plan = start.run, start.next
+    steps = {step - start.steps_done for step in _scored_steps(run.config)}
+    if not plan.chosen.objective.leaves_policy:
+        steps = set()  # what it trains is not what the task is asked of
+    last = plan.stop_at - (len(start.stages) == 1)
+    return Watch(
+        stop_at=plan.stop_at,
+        score_at=frozenset(step for step in steps if 0 < step <= last),
+        meter=run.meter,
+        tally=tally,
+        time_limit_s=run.workspace.time_limit_s,
+    )
+
+
+def _scored_steps(config: TrialConfig) -> dict[int, float]:
+    """Optimiser steps of the whole pipeline after which the learning curve has a point, with their fraction of all."""
+    total = config.pipeline_steps
+    return {max(1, round(fraction * total)): fraction for fraction in config.evaluation.fractions}
+
+
+def score_point(prepared: Prepared, outcome: ScoreOutcome) -> None:
+    """Add the task's score to the learning curve; one that is not finite is the learner's failure.
+
+    Args:
+        prepared: A trial whose stage pauses.
+        outcome: Its score.
+    """
+    learner, outcome = prepared.learner, finite(outcome)
+    if isinstance(outcome, Ended):
+        learner.failure = outcome
+        return
+    step = prepared.start.steps_done + learner.step
+    fraction = _scored_steps(prepared.run.config)[step]
+    prepared.run.add_point(fraction, step, learner.losses.mean, outcome.score.value)
+    learner.losses.total, learner.losses.steps = 0.0, 0
+
+
+def finish(prepared: Prepared) -> Tuned | Ended:
+    """Take up a stage that has trained: leave a checkpoint where asked to, and let retention have the last word."""
+    learner, run = prepared.learner, prepared.run
+    run.execution = replace(run.execution, stages=(*run.execution.stages, stage_settings(learner)))
+    if learner.failure is not None:
+        return learner.failure
+    if (broken := learner.broken_weight()) is not None:
+        return broken
+    if run.workspace.keep_checkpoint and len(run.config.pipeline.stages) == 1 and run.config.fidelity < 1:
+        with run.meter.phase("save"):
+            _save_checkpoint(prepared)
+    if overrides(learner.choices.retention, "finish"):
+        with run.meter.phase("train"):
+            learner.model, learner.merged = learner.choices.method.merge(learner.model, learner.setup), True
+            learner.choices.retention.finish(learner.model, learner.setup)
+    return Tuned(prepared.start.opened, learner.model, prepared)
+
+
+def _save_checkpoint(prepared: Prepared) -> None:
+    run, learner = prepared.run, prepared.learner
+    progress = checkpoint.Progress(
+        key=run.config.key,
+        step=prepared.start.next.stop_at,
+        curve=tuple(run.curve),
+        losses=(learner.losses.total, learner.losses.steps),
+        train_seconds=run.accounts.train_seconds,
+        tokens=run.accounts.tokens,
+        total_s=run.accounts.total_s,
+    )
+    checkpoint.save(run.workspace.paths.checkpoint(run.config.key), learner, progress)
+    checkpoint.announce(run.workspace.paths, run.config)
+
+
+def hand_on(tuned: Tuned, scratch: Path) -> Start | Tuned:
+    """The trial before its next stage, with what the last one made on disk; itself where no stage is left.
+
+    Args:
+        tuned: The trial after a stage.
+        scratch: Where models may be written that only this trial needs.
+    """
+    if tuned.last is None or len(tuned.last.start.stages) == 1:
+        return tuned
+    start, learner, run = tuned.last.start, tuned.last.learner, tuned.run
+    folder = scratch / f"{run.config.key}-{start.next.index}"
+    base, left = start.base, dict(start.left)
+    with run.meter.phase("save"):
+        if learner.choices.objective.leaves_policy:
+            learner.plain().save_pretrained(folder)
+            learner.setup.tokenizer.save_pretrained(folder)
+            base = BaseModel(run.config.pipeline.base_model, str(folder), is_temporary=True)
+        else:
+            learner.choices.objective.leave(learner.plain(), learner.setup, folder)
+            left[start.next.stage.objective] = folder
+    return Start(opened=tuned.opened, stages=start.stages[1:], base=base, steps_done=tuned.steps_done, left=left)
+
+
+def keep(tuned: Tuned) -> None:
+    """Write the tuned model."""
+    folder = tuned.run.workspace.paths.model(tuned.run.config.key)
+    with tuned.run.meter.phase("save"):
+        if tuned.last is None:
+            save_untouched(folder, tuned.model, tuned.opened.tokenizer, tuned.base)
+        else:
+            save_model(folder, tuned.last.learner, tuned.base)

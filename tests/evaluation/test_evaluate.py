@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from harness.errors import Diverged, SpecError
+from harness.errors import SpecError
 from harness.evaluation.evaluate import bos_policy, comparability, write_items
+from harness.records.trial import Ended
 from harness.tasks.task import Task, find_task
-from tests.scoring import comparable, evaluate
+from tests.scoring import comparable, evaluate, evaluate_together
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
 from .conftest import make_tokenizer
@@ -187,8 +188,10 @@ def test_dropout_is_off(task: Any, model: Any, tokenizer: Any) -> None:
 def test_a_model_of_nans_has_no_score(task: Any, model: Any, tokenizer: Any, config: dict[str, Any]) -> None:
     model.lm_head.weight.data.fill_(math.nan)
     model.train()
-    with pytest.raises(Diverged, match="must be finite"):
-        evaluate(model, tokenizer, task(config), "test", None)
+    (outcome,) = evaluate_together(model, 1, tokenizer, task(config), "test", None)
+    assert isinstance(outcome, Ended)
+    assert outcome.status == "diverged"
+    assert "must be finite" in outcome.reason
     assert model.training
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from harness.axes.contract import Situation
-from harness.errors import Diverged
-from harness.evaluation.evaluate import Evaluated, Evaluator, scoring_mode
+from harness.evaluation.evaluate import Evaluated, Evaluator, ScoreOutcome, scoring_mode
 from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.responses import Responder
 from harness.models.base_model import load_tokenizer, resolve_model
 from harness.models.facts import model_facts
 from harness.models.tokens import TokenCache
 from harness.plugins import load, names
+from harness.records.trial import Ended
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task
 from tests.scoring import evaluate, evaluate_together
@@ -105,7 +105,7 @@ def lora_stack(count: int) -> tuple[list[Any], Any]:
     return models, Stack(models, methods).model
 
 
-def assert_close(one: Evaluated, other: Evaluated | Diverged) -> None:
+def assert_close(one: Evaluated, other: ScoreOutcome) -> None:
     """Equal predictions and outcomes; log-likelihoods within rounding."""
     assert isinstance(other, Evaluated)
     assert [item.doc_hash for item in one.items] == [item.doc_hash for item in other.items]
@@ -191,8 +191,9 @@ def test_one_that_diverged_does_not_take_the_others_with_it(task: Writer, tokeni
     stack = Stack(models, [load("methods", "lora")()] * 3).model
     one = task(KINDS[kind])
     first, second, third = evaluate_together(stack, 3, tokenizer, one, "test", None)
-    assert isinstance(second, Diverged)
-    assert "must be finite" in str(second)
+    assert isinstance(second, Ended)
+    assert second.status == "diverged"
+    assert "must be finite" in second.reason
     assert_close(evaluate(models[0], tokenizer, one, "test", None), first)
     assert_close(evaluate(models[2], tokenizer, one, "test", None), third)
 

@@ -141,7 +141,7 @@ def test_a_reward_model_learns_to_tell_answers_apart(world):
     one, notes = attached(world.llama, made, 40, PAIRS)
     (curve,) = train(one)
     assert sum(curve[-4:]) / 4 < 0.3
-    assert one.facts["ranked_right_last"] > 0.9
+    assert one.settings.observed["ranked_right_last"] > 0.9
     assert any("ranks right" in note for note in notes)
 
 
@@ -170,7 +170,7 @@ def test_what_is_rewarded_becomes_likelier(objective, world):
     train(one)
     assert one.failure is None
     # means of 256 answers of two letters at first and at last: .08 before, with a standard error below .03
-    assert one.facts["reward_last"] > one.facts["reward_first"] + 0.1
+    assert one.settings.observed["reward_last"] > one.settings.observed["reward_first"] + 0.1
     assert any(note.startswith("mean reward: 0.") for note in notes)
     assert 40 * 64 <= one.watch.tally.supervised_tokens <= 40 * 64 * 2
 
@@ -209,7 +209,7 @@ def test_groups_without_signal_are_told(world):
     made = stage("lora", "grpo", learning_rate=1e-3, **SAMPLED)
     one, notes = attached(world.llama, made, 2, ROWS, task_metadata=TaskMetadata(reward=lambda doc, answer: 1.0))
     train(one)
-    assert one.facts["groups_without_signal"] == 1.0
+    assert one.settings.observed["groups_without_signal"] == 1.0
     assert "all answers of a group were worth the same in 100% of 8 groups, so rewards taught nothing" in notes[-1]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import Diverged, TimedOut
 from harness.nn.batches import OVERHEAD
+from harness.records.trial import Ended, TrialStatus
 from harness.training.alone import Alone
 from harness.training.trl import run_trainer
 from tests.tiny import attached, stage, train
@@ -144,7 +144,7 @@ def test_a_methods_own_optimizer_follows_the_schedule_from_its_own_rates(world):
 
     _, ready = moved_after(world, change, schedule="cosine")
     assert np.allclose(seen, [[0.04, 0.02], [0.03, 0.015], [0.01, 0.005]])
-    assert ready.facts["optimizer"] == "Watched"
+    assert ready.settings.optimizer == "Watched"
 
 
 def test_training_stops_early_on_the_full_schedule(world):
@@ -161,7 +161,7 @@ def test_training_stops_early_on_the_full_schedule(world):
     ready.choices.method.after_step = after_step
     train(ready)
     assert ready.step == len(moves) == 2
-    assert ready.facts["scheduled_steps"] == 3
+    assert ready.settings.scheduled_steps == 3
     # Adam's first step moves a weight by its rate; its second by about as much where the gradient stays, times its own
     assert moves == [pytest.approx(1e-3, rel=1e-3), pytest.approx(1.75e-3, rel=1e-2)]
 
@@ -229,8 +229,7 @@ def test_a_loss_that_is_not_finite_ends_it_at_its_step(world):
         ready.choices.method.after_step = after_step
 
     _, ready = moved_after(world, change, steps=6)
-    assert isinstance(ready.failure, Diverged)
-    assert str(ready.failure) == "loss became nan at step 3: lower the learning rate"
+    assert ready.failure == Ended(TrialStatus.DIVERGED, "loss became nan at step 3: lower the learning rate")
     assert ready.step == 3
     assert ready.losses.steps == 2
 
@@ -240,6 +239,6 @@ def test_a_trial_whose_time_is_up_ends_at_the_next_step(world):
     ready = dataclasses.replace(ready, watch=dataclasses.replace(ready.watch, time_limit_s=60.0))
     ready.choices.method.after_step = lambda model, step: ready.watch.meter.seconds.update(load=30.1 * step)
     train(ready)
-    assert isinstance(ready.failure, TimedOut)
-    assert "the trial's 60 s were used up at step 2" in str(ready.failure)
+    assert ready.failure.status == "timed_out"
+    assert "the trial's 60 s were used up at step 2" in ready.failure.reason
     assert ready.step == 2

@@ -7,13 +7,15 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from harness.errors import Diverged, SpecError
+from harness.errors import SpecError
+from harness.evaluation.evaluate import Evaluator
+from harness.nn.optimizer import learning_rate
 from harness.records.paths import Paths
-from harness.records.trial import TaskRef
+from harness.records.trial import Ended, TaskRef, TrialStatus
 from harness.training.alone import Alone
 from harness.training.solo_cost import Solo, SoloCosts
 from harness.training.together import Together
-from harness.trial import group as trial
+from harness.trial import train_group
 from harness.trial.group import Workspace, run_pack, run_trial
 from harness.trial.process import WarmProcess
 from tests.tiny import config, save_gpt2, save_llama, stage
@@ -131,10 +133,8 @@ def test_what_is_kept_of_each_is_its_own(world, workspace, apart):
 
 
 def test_one_that_diverges_has_a_record_of_that_and_the_others_are_complete(world, workspace, apart, monkeypatch):
-    usual = trial.Together.__init__.__globals__["learning_rate"]
-
     def rate(params, step, steps):
-        return 1e30 if params["rank"] == 8 else usual(params, step, steps)
+        return 1e30 if params["rank"] == 8 else learning_rate(params, step, steps)
 
     for module in ("alone", "together"):
         monkeypatch.setattr(f"harness.training.{module}.learning_rate", rate)
@@ -149,13 +149,15 @@ def test_one_that_diverges_has_a_record_of_that_and_the_others_are_complete(worl
 
 
 def test_one_whose_score_is_not_finite_ends_there(world, workspace, monkeypatch):
-    usual = trial._evaluate
+    usual = Evaluator.evaluate
 
-    def evaluate(runs, model, count, task):
-        outcomes = usual(runs, model, count, task)
-        return [Diverged("no") if run.config.seed == 2 else one for run, one in zip(runs, outcomes, strict=True)]
+    def evaluate(self, *arguments):
+        outcomes = usual(self, *arguments)
+        if len(outcomes) == 4:  # nothing has ended yet
+            outcomes[2] = Ended(TrialStatus.DIVERGED, "no")
+        return outcomes
 
-    monkeypatch.setattr(trial, "_evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     results = run_pack(four(world, steps=6), workspace)
     assert [r.status for r in results] == ["complete", "complete", "diverged", "complete"]
     assert results[2].provenance.effective["stages"][0]["steps"] == 3
@@ -197,7 +199,7 @@ def process():
 
 def test_as_many_as_the_forecast_says_fit_train_together(world, workspace, process, monkeypatch):
     """Steps of 100 bytes each, of which 250 are free: two and two."""
-    monkeypatch.setattr(trial, "free_memory", lambda device: 250)
+    monkeypatch.setattr(train_group, "free_memory", lambda device: 250)
     results = run_pack(four(world), workspace, process)
     assert [r.status for r in results] == ["complete"] * 4
     assert [r.cost.trained_with for r in results] == [2] * 4
@@ -205,7 +207,7 @@ def test_as_many_as_the_forecast_says_fit_train_together(world, workspace, proce
 
 
 def test_where_not_even_two_fit_each_is_alone_and_says_why(world, workspace, process, monkeypatch):
-    monkeypatch.setattr(trial, "free_memory", lambda device: 150)
+    monkeypatch.setattr(train_group, "free_memory", lambda device: 150)
     results = run_pack(four(world)[:3], workspace, process)
     assert [r.cost.trained_with for r in results] == [1] * 3
     assert {r.provenance.effective["alone"] for r in results[:2]} == {
@@ -324,14 +326,14 @@ def test_quantised_trials_share_one_quantised_base(world, workspace, apart):
 
 
 def test_scoring_that_fails_together_is_tried_one_by_one(world, workspace, monkeypatch):
-    usual = trial._evaluate
+    usual = Evaluator.evaluate
 
-    def evaluate(runs, model, count, task):
-        if count > 1:
+    def evaluate(self, models, *arguments):
+        if models.count > 1:
             raise ValueError("too wide")
-        return usual(runs, model, count, task)
+        return usual(self, models, *arguments)
 
-    monkeypatch.setattr(trial, "_evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     results = run_pack(four(world)[:2], workspace)
     assert [r.status for r in results] == ["complete"] * 2
     assert all("too wide" in r.provenance.effective["alone"] for r in results)
@@ -339,10 +341,10 @@ def test_scoring_that_fails_together_is_tried_one_by_one(world, workspace, monke
 
 @pytest.mark.usefixtures("engine")
 def test_scoring_that_fails_on_the_way_is_a_crash_that_keeps_its_cost(world, workspace, monkeypatch):
-    def evaluate(runs, model, count, task):
+    def evaluate(*arguments):
         raise ValueError("no answer")
 
-    monkeypatch.setattr(trial, "_evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     result = run_trial(four(world, steps=6)[0], workspace)
     assert result.status == "crashed"
     assert "no answer" in result.reason
@@ -353,7 +355,7 @@ def test_scoring_that_fails_on_the_way_is_a_crash_that_keeps_its_cost(world, wor
 
 @pytest.mark.usefixtures("engine")
 def test_a_score_that_is_not_finite_ends_a_trial_alone_there(world, workspace, monkeypatch):
-    monkeypatch.setattr(trial, "_evaluate", lambda runs, model, count, task: [Diverged("no score")])
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments: [Ended(TrialStatus.DIVERGED, "no score")])
     result = run_trial(four(world, steps=6)[0], workspace)
     assert (result.status, result.reason) == ("diverged", "no score")
     assert result.provenance.effective["stages"][0]["steps"] == 3

@@ -1,0 +1,154 @@
+"""Trains a stage of trials that are alike, until each has done its steps or has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.cost.meter import free_memory
+from harness.nn.determinism import random_state_kept
+from harness.records.trial import Ended
+from harness.training.alone import Alone
+from harness.training.learner import Learner
+from harness.training.session import Session
+from harness.training.solo_cost import Solo
+from harness.training.together import Together
+from harness.training.trl import run_trainer
+from harness.trial.failures import Split, out_of_memory
+from harness.trial.packs import alike
+from harness.trial.process import release_memory
+from harness.trial.run import shared
+from harness.trial.score_group import score_live
+from harness.trial.stage_run import Prepared, score_point
+
+if TYPE_CHECKING:
+    from harness.evaluation.evaluate import ScoreOutcome
+
+MEMORY_SHARE = 0.9
+"""Share of the free memory that steps may take: what calibration measured is not what the largest batch takes."""
+
+
+def train(prepared: Sequence[Prepared]) -> Split | None:
+    """Train the learners of all trials to their ends; one that ends leaves the others undisturbed.
+
+    Returns:
+        A split where trials cannot train together, else None; a learner's `failure` says what ended it early.
+    """
+    if any(trial.learner.trainer is not None for trial in prepared):
+        for trial in prepared:
+            _train_by_trl(trial)
+        return None
+    with random_state_kept():  # a trainer of TRL's goes without: checkpoints need the state that it leaves
+        return _train_in_step(prepared)
+
+
+def _train_by_trl(trial: Prepared) -> None:
+    opened, learner = trial.start.opened, trial.learner
+
+    def paused() -> None:
+        _score_paused([trial], lambda: score_live([opened], learner.model, 1, opened.target))
+
+    ended = shared([trial.run], "train", partial(run_trainer, learner, paused, trial.resumed_from))
+    if ended is not None:
+        _stop([trial], ended)
+
+
+def _train_in_step(prepared: Sequence[Prepared]) -> Split | None:
+    solos: list[Solo] = []
+    if len(prepared) > 1:
+        measured = shared([trial.run for trial in prepared], "train", partial(_measured, prepared))
+        if isinstance(measured, Ended | Split):
+            return _stop(prepared, measured)
+        solos = measured
+    while active := [trial for trial in prepared if trial.learner.active]:
+        if split := _advance(active):
+            return split
+    for trial, solo in zip(prepared, solos, strict=bool(solos)):
+        trial.run.accounts.charge_as_alone(solo, trial.learner.padded_tokens, len(prepared))
+    return None
+
+
+def _measured(prepared: Sequence[Prepared]) -> list[Solo] | Split:
+    """What each would take alone; a split where memory does not suffice, or where together is not what alone is."""
+    run, learners = prepared[0].run, [trial.learner for trial in prepared]
+    kind = (alike(run.config), run.meter.device, run.workspace.threads)
+    solos = run.process.solo_costs.calibrate(learners, kind)
+    needed = sum(solo.step_memory_bytes for solo in solos)
+    free = free_memory(run.meter.device)
+    if free is not None and needed > MEMORY_SHARE * free:
+        reason = f"{len(learners)} trials need {needed} bytes together, of which {free} are free"
+        return Split(reason, in_halves=True)
+    reason_apart = run.process.solo_costs.differ(learners, kind)
+    return solos if reason_apart is None else Split(reason_apart)
+
+
+def _advance(active: Sequence[Prepared]) -> Split | None:
+    """Train in step until one of the trials ends; their sessions' state is the learners' again then."""
+    runs, learners = [trial.run for trial in active], [trial.learner for trial in active]
+    session = shared(runs, "train", partial(_session, learners))
+    while isinstance(session, Session) and all(learner.active for learner in learners):
+        session = shared(runs, "train", partial(_advanced, session, learners))
+        due = [trial for trial in active if _is_due(trial.learner)]
+        if isinstance(session, Session) and due:
+            split = _score_paused(due, partial(_live_scores, session, due))
+            if split is not None:
+                return split
+    closed = shared(runs, "train", session.close) if isinstance(session, Session) else session
+    return None if closed is None else _stop(active, closed)
+
+
+def _is_due(learner: Learner) -> bool:
+    return learner.failure is None and learner.step in learner.watch.score_at
+
+
+def _session(learners: Sequence[Learner]) -> Session | Split:
+    """A way to train these learners; a split where they cannot be stacked."""
+    from harness.nn.stack import CannotStack  # that module needs torch when it is imported
+
+    try:
+        return Alone(learners[0]) if len(learners) == 1 else Together(learners)
+    except CannotStack as reason:
+        return Split(str(reason))
+
+
+def _advanced(session: Session, learners: Sequence[Learner]) -> Session:
+    """The session at its next pause; a trial alone that runs out of memory goes on with less speed."""
+    try:
+        session.advance(min(learner.until_pause for learner in learners))
+        return session
+    except Exception as error:
+        if len(learners) > 1 or not out_of_memory(error) or not learners[0].spare_memory():
+            raise
+    session.close()
+    release_memory()
+    return Alone(learners[0])
+
+
+def _live_scores(session: Session, due: Sequence[Prepared]) -> list[ScoreOutcome]:
+    opened = [trial.start.opened for trial in due]
+    with session.scoring([trial.learner for trial in due]) as (model, count):
+        return score_live(opened, model, count, opened[0].target)
+
+
+def _score_paused(due: Sequence[Prepared], scores: Callable[[], list[ScoreOutcome]]) -> Split | None:
+    """Score trials for their learning curves.
+
+    Args:
+        due: The trials.
+        scores: What scores them, in their order.
+    """
+    outcomes = shared([trial.run for trial in due], "evaluate", scores)
+    if isinstance(outcomes, Ended | Split):
+        return _stop(due, outcomes)
+    for trial, outcome in zip(due, outcomes, strict=True):
+        score_point(trial, outcome)
+    return None
+
+
+def _stop(prepared: Sequence[Prepared], stop: Ended | Split) -> Split | None:
+    """A split is for all trials; what ended a trial alone is its learner's failure."""
+    if isinstance(stop, Split):
+        return stop
+    prepared[0].learner.failure = prepared[0].learner.failure or stop
+    return None
