@@ -197,13 +197,13 @@ def attached(
     reserved = chosen.method.reserved(chosen.params)
     length = context_length(model.config, chosen.params.integer("max_length"), reserved)
     setup = StageSetup(
-        Params(chosen.params, max_length=length),
-        load_tokenizer(base),
-        "cpu",
-        seed,
-        steps,
-        lambda: load_model(base, {}, "cpu"),
-        lambda: list(corpus),
+        params=Params(chosen.params, max_length=length),
+        tokenizer=load_tokenizer(base),
+        device="cpu",
+        seed=seed,
+        steps=steps,
+        load_base=lambda: load_model(base, {}, "cpu"),
+        corpus=lambda: list(corpus),
         generates=generates,
         packed=chosen.objective.packs,
         note=notes.append,

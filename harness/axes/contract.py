@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.records.trial import Stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Situation:
     """What is knowable before anything is spent: a plug-in refuses what cannot work there."""
 
@@ -53,7 +53,7 @@ def _nothing_named(named: Named) -> Any:
     raise SpecError(f"{named.name!r} must be known to the trial, but nothing is here: name it in a parameter")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageSetup:
     """What a plug-in may use while a stage is being set up and run."""
 

@@ -124,7 +124,7 @@ def advise(
             "a recommendation needs records, but there are none: run a study first, for example `snakemake`"
         )
     base = resolve_model(name, None)
-    situation = Situation("cpu", model_facts(base), task_facts(task))
+    situation = Situation(device="cpu", model=model_facts(base), task=task_facts(task))
     request = request_for(paths, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
         request = replace(request, base_score=_base_score(paths, task, base, score_base))

@@ -111,7 +111,7 @@ def refuse_impossible(experiment: Experiment) -> None:
     device, facts_of = experiment.site.device_type, partial(_named_facts, experiment.site.task_folders)
     for family in experiment.families.values():
         for model, task in experiment.arenas:
-            situation = Situation(device, model.facts, task.facts, facts_of=facts_of)
+            situation = Situation(device=device, model=model.facts, task=task.facts, facts_of=facts_of)
             if reason := refusal(family.pipeline(model.ref, {}), situation):
                 raise SpecError(
                     f"family {family.name} must be able to run on {model.ref.name} and {task.ref.name}, "

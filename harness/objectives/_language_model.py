@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.nn.sequences import Example
 from harness.objectives.base import TrainerParts
@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def sft_trainer(parts: TrainerParts, examples: Sequence[Example], **options: Any) -> Trainer:
-    """TRL's SFT trainer on sequences that are ready as they are; `options` are its configuration's."""
+def sft_trainer(parts: TrainerParts, examples: Sequence[Example], **options: object) -> Trainer:
+    """TRL's SFT trainer on sequences that are tokenised already.
+
+    Args:
+        parts: The model and what else belongs to the stage.
+        examples: One sequence each.
+        options: Further fields of TRL's configuration.
+    """
     from datasets import Dataset
     from trl import SFTConfig
 
@@ -22,6 +28,7 @@ def sft_trainer(parts: TrainerParts, examples: Sequence[Example], **options: Any
     arguments = SFTConfig(
         **parts.arguments,
         **options,
+        # Sequences are cut and packed already.
         max_length=None,
         packing=False,
         gradient_checkpointing=False,
@@ -36,7 +43,7 @@ def sft_trainer(parts: TrainerParts, examples: Sequence[Example], **options: Any
 
 
 @cache
-def _trainer_class() -> Any:
+def _trainer_class() -> type[Trainer]:
     """TRL's trainer without its report to the hub: a trial speaks to nobody."""
     from trl import SFTTrainer
 

@@ -6,18 +6,21 @@ import warnings
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from harness.axes.contract import StageSetup
+from harness.axes.contract import Situation, StageSetup
 from harness.axes.encoding import learnable, reached, tokenised
 from harness.errors import SpecError
 from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
 from harness.objectives.base import Objective, TrainerParts
+from harness.space import Params, Scalar
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 
 class PreferenceObjective(Objective, ABC):
@@ -29,12 +32,22 @@ class PreferenceObjective(Objective, ABC):
     needs = ("prompt", "completion", "rejected")
     fuses = True
 
+    def unfit(self, params: Params) -> str | None:
+        """Why there is no loss with these parameters of a stage, or None; a parameter that is not known fits."""
+        return None
+
+    def skip(self, situation: Situation) -> str | None:
+        """The parameters must fit, and rows have a rejected answer."""
+        return self.unfit(situation.params) or super().skip(situation)
+
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """One pair per row; pairs that a stage shorter than a pass will not reach are left out.
 
         Raises:
-            SpecError: When a row has no rejected answer.
+            SpecError: When the parameters do not fit, or a row has no rejected answer.
         """
+        if reason := self.unfit(setup.params):
+            raise SpecError(reason)
         for number, row in enumerate(rows, 1):
             if row.rejected is None:
                 raise SpecError(
@@ -43,8 +56,8 @@ class PreferenceObjective(Objective, ABC):
                 )
         rows = reached(rows, setup)
         answers = [answer for row in rows for answer in (row, replace(row, completion=str(row.rejected)))]
-        found = tokenised(answers, setup, "answers")
-        pairs = list(zip(found[::2], found[1::2], strict=True))
+        encoded = tokenised(answers, setup, "answers")
+        pairs = list(zip(encoded[::2], encoded[1::2], strict=True))
         kept = [self.prepared(*pair) for pair in pairs if all(map(learnable, pair))]
         if len(kept) < len(pairs):
             setup.note(f"{len(pairs) - len(kept)} of {len(pairs)} training rows had nothing to learn and were dropped")
@@ -60,12 +73,15 @@ class PreferenceObjective(Objective, ABC):
 
 
 def each(setups: Sequence[StageSetup], name: str, like: Tensor) -> Tensor:
-    """A parameter of each trial, shape (K, 1).
+    """A parameter of each trial.
 
     Args:
         setups: The K trials' own.
-        name: The parameter.
-        like: A tensor of the device and precision that are wanted.
+        name: The parameter's.
+        like: A tensor whose type and device the result takes.
+
+    Returns:
+        Shape (K, 1).
     """
     return like.new_tensor([[setup.params.number(name)] for setup in setups])
 
@@ -82,15 +98,16 @@ def imitation(losses: TokenLosses) -> Tensor:
 
 
 def padded(sequences: Sequence[TokenSequence], setup: StageSetup, prefix: str = "") -> dict[str, Tensor]:
-    """Token ids, attention mask, and masked labels of the answers, by the names that TRL gives them.
+    """Sequences as one batch, padded on the right, by the names that TRL gives its parts.
 
     Args:
-        sequences: Prompts with an answer each.
-        setup: The stage's tokenizer, for the padding token.
-        prefix: What TRL puts before the names, for example `chosen_`.
+        sequences: Prompts with their answers.
+        setup: The stage's.
+        prefix: Begins every name.
 
     Returns:
-        Tensors of shape (sequences, tokens), padded on the right.
+        `input_ids`, `attention_mask`, `labels` (`IGNORED` outside of answers) and `completion_mask` (1 on answers), each of
+        shape (sequences, tokens).
     """
     import torch
 
@@ -114,12 +131,12 @@ def answers_of(examples: Sequence[Example]) -> list[TokenSequence]:
 
 
 def preference_trainer(
-    kind: type[Any],
-    arguments: Any,
+    kind: type[Trainer],
+    arguments: TrainingArguments,
     parts: TrainerParts,
     examples: Sequence[Example],
     batch: Callable[[Sequence[Example]], dict[str, Tensor]],
-    **options: Any,
+    **options: object,
 ) -> Trainer:
     """A trainer of TRL's on pairs that are ready as they are.
 
@@ -142,10 +159,10 @@ def preference_trainer(
     class Ready(kind):  # type: ignore[misc]
         """TRL's trainer without its own tokenising, and without its report to the hub."""
 
-        def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
+        def _prepare_dataset(self, dataset: Dataset, *rest: object) -> Dataset:
             return dataset
 
-        def tokenize_row(self, feature: Any, *rest: Any) -> Any:
+        def tokenize_row(self, feature: object, *rest: object) -> object:
             return feature
 
         def _send_telemetry(self) -> None:
@@ -155,22 +172,22 @@ def preference_trainer(
         model=parts.model,
         args=arguments,
         train_dataset=Dataset.from_dict({"pair": list(range(len(examples)))}),
-        data_collator=lambda drawn: batch([examples[one["pair"]] for one in drawn]),
+        data_collator=lambda items: batch([examples[item["pair"]] for item in items]),
         processing_class=parts.setup.tokenizer,
         **options,
     )
 
 
-def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mapping[str, Any]) -> Trainer:
+def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mapping[str, Scalar]) -> Trainer:
     """TRL's CPO trainer, which knows several losses without a reference, on pairs.
 
     Args:
         parts: The model and what else belongs to the stage.
-        examples: Pairs of a chosen and a rejected answer.
-        options: For its configuration, beside what all trainers get.
+        examples: The pairs.
+        options: Further fields of TRL's configuration.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is experimental
+        warnings.simplefilter("ignore")  # TRL warns that this trainer is experimental
         from trl.experimental.cpo import CPOConfig, CPOTrainer
     setup = parts.setup
     arguments = CPOConfig(
@@ -181,15 +198,23 @@ def cpo_trainer(parts: TrainerParts, examples: Sequence[Example], options: Mappi
         remove_unused_columns=False,
     )
 
-    def batch(drawn: Sequence[Example]) -> dict[str, Tensor]:
-        chosen, rejected = zip(*drawn, strict=True)
-        return padded(chosen, setup, "chosen_") | padded(rejected, setup, "rejected_")
-
-    return preference_trainer(CPOTrainer, arguments, parts, examples, batch)
+    return preference_trainer(CPOTrainer, arguments, parts, examples, partial(side_by_side, setup=setup))
 
 
-def dpo_trainer(parts: TrainerParts, examples: Sequence[Example], **own: Any) -> Trainer:
-    """TRL's DPO trainer on the same pairs, beside the base; `own` goes into its configuration."""
+def side_by_side(pairs: Sequence[Example], setup: StageSetup) -> dict[str, Tensor]:
+    """Chosen and rejected answers as two batches, by the names that TRL's older trainers give them."""
+    chosen, rejected = zip(*pairs, strict=True)
+    return padded(chosen, setup, "chosen_") | padded(rejected, setup, "rejected_")
+
+
+def dpo_trainer(parts: TrainerParts, examples: Sequence[Example], **own: Scalar) -> Trainer:
+    """TRL's DPO trainer on pairs, with the base as its reference.
+
+    Args:
+        parts: The model and what else belongs to the stage.
+        examples: The pairs.
+        own: Further fields of TRL's configuration.
+    """
     from trl import DPOConfig, DPOTrainer
 
     setup = parts.setup

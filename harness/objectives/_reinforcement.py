@@ -12,11 +12,12 @@ from harness.axes.contract import Situation, StageSetup
 from harness.errors import SpecError
 from harness.objectives._rewards import Rewards, reward_problem, rewards_for
 from harness.objectives.base import Objective, TrainerParts
-from harness.space import Distribution, Float, Integer, Params, defaults
+from harness.space import Distribution, Float, Integer, Params, Scalar, defaults
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from datasets import Dataset
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 SAMPLING: dict[str, Distribution] = {
     "generations": Integer(2, 64, default=4, log=True),
@@ -28,9 +29,9 @@ READS_PADDING = ("rwkv",)
 """Recurrent models that take no attention mask."""
 
 
-@dataclass
-class _Seen:
-    """Rewards as TRL asks for them, batch by batch."""
+@dataclass(kw_only=True)
+class _RewardFunction:
+    """Rewards as TRL asks for them, batch by batch, and what they were."""
 
     rewards: Rewards
     rows: Sequence[Row]
@@ -39,15 +40,15 @@ class _Seen:
     groups: int = 0
     without_signal: int = 0
     """Groups whose answers are all worth the same, from which nothing is learned."""
-    __name__ = "reward"
+    __name__ = "reward"  # TRL logs a reward function by its name
 
-    def __call__(self, completions: Sequence[str], row: Sequence[int], **rest: Any) -> list[float]:
-        found = self.rewards([self.rows[number] for number in row], completions)
-        groups = [found[start : start + self.generations] for start in range(0, len(found), self.generations)]
-        self.means.append(sum(found) / len(found))
+    def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: object) -> list[float]:
+        rewards = self.rewards([self.rows[number] for number in row], completions)
+        groups = [rewards[start : start + self.generations] for start in range(0, len(rewards), self.generations)]
+        self.means.append(sum(rewards) / len(rewards))
         self.groups += len(groups)
         self.without_signal += sum(max(group) - min(group) < 1e-9 for group in groups)
-        return found
+        return rewards
 
 
 class ReinforcementObjective(Objective, ABC):
@@ -62,14 +63,14 @@ class ReinforcementObjective(Objective, ABC):
     learning_rate_scale = 0.25  # 5e-5 for LoRA, between the 1e-5 and 1e-4 that are in use
 
     def __init__(self) -> None:
-        self._seen: _Seen | None = None
+        self._seen: _RewardFunction | None = None
 
     @abstractmethod
-    def kinds(self) -> tuple[Any, Any]:
+    def kinds(self) -> tuple[type[Trainer], type[TrainingArguments]]:
         """TRL's trainer and its configuration."""
 
-    def options(self, setup: StageSetup) -> dict[str, Any]:
-        """What the configuration has beside what all have."""
+    def options(self, setup: StageSetup) -> dict[str, Scalar]:
+        """Fields of the configuration that are this objective's own."""
         return {}
 
     def skip(self, situation: Situation) -> str | None:
@@ -101,17 +102,17 @@ class ReinforcementObjective(Objective, ABC):
             )
         if not all(row.prompt for row in parts.rows):
             raise SpecError("every row must have a prompt to be answered, but one has none: train without plain texts")
-        self._seen = _Seen(rewards_for(setup, parts.rows), parts.rows, generations)
+        self._seen = _RewardFunction(rewards=rewards_for(setup, parts.rows), rows=parts.rows, generations=generations)
         kind, configuration = self.kinds()
         arguments = configuration(
             **dict(parts.arguments) | {"per_device_train_batch_size": size * generations},
             num_generations=generations,
             max_completion_length=tokens,
             temperature=params.number("sampling_temperature"),
-            beta=0.0,
+            beta=0.0,  # else TRL would load a reference by the policy's name, see `_compare`
             gradient_checkpointing=False,
             disable_dropout=False,
-            shuffle_dataset=False,
+            shuffle_dataset=False,  # `_prompts` has
             **self.options(setup),
         )
         inner = _inner(parts)
@@ -130,7 +131,7 @@ class ReinforcementObjective(Objective, ABC):
             _compare(trainer, setup, weight)
         return trainer
 
-    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
+    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, float]:
         """Rewards of the first and the last tenth of the steps, and groups without signal; notes say the same."""
         trainer.model.__dict__.pop("forward", None)  # TRL's, which a copy of the model would share with it
         seen = self._seen
@@ -148,11 +149,10 @@ class ReinforcementObjective(Objective, ABC):
 
 
 def _virtual_tokens(method: Any, situation: Situation) -> int:
-    found = method().reserved(Params(defaults(method.space), **situation.params))
-    return int(found)
+    return int(method().reserved(Params(defaults(method.space), **situation.params)))
 
 
-def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Any:
+def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Dataset:
     """Prompts and numbers of the rows of all steps, in shuffled passes.
 
     TRL shuffles by itself, but starts anew where a trial goes on.
@@ -165,9 +165,9 @@ def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Any:
     return Dataset.from_dict({"prompt": [rows[number].prompt for number in numbers], "row": numbers})
 
 
-def _inner(parts: TrainerParts) -> Any:
+def _inner(parts: TrainerParts) -> PreTrainedModel:
     """The model that the method's layers are in."""
-    model: Any = parts.model
+    model = parts.model
     if not hasattr(model, "get_base_model"):
         return model
     if getattr(model.active_peft_config, "is_prompt_learning", False):
@@ -177,7 +177,7 @@ def _inner(parts: TrainerParts) -> Any:
     return model.get_base_model()
 
 
-def _compare(trainer: Any, setup: StageSetup, weight: float) -> None:
+def _compare(trainer: Trainer, setup: StageSetup, weight: float) -> None:
     """Penalise divergence from the stage's own base; TRL would load a model of the policy's name."""
     from trl.trainer.utils import add_fused_lm_head
 
@@ -187,13 +187,13 @@ def _compare(trainer: Any, setup: StageSetup, weight: float) -> None:
     trainer.beta = weight
 
 
-def _quiet(kind: Any, room: int) -> Any:
+def _quiet(kind: type[Trainer], room: int) -> type[Trainer]:
     """TRL's trainer without its report to the hub, and with prompts that lose their beginning where they are too long."""
 
     class Quiet(kind):  # type: ignore[misc]
-        def _tokenize_prompts(self, *arguments: Any) -> Any:
+        def _tokenize_prompts(self, *arguments: object) -> tuple[object, ...]:
             ids, *rest = super()._tokenize_prompts(*arguments)
-            return ([one[-room:] for one in ids], *rest)
+            return ([prompt[-room:] for prompt in ids], *rest)
 
         def _send_telemetry(self) -> None:
             pass

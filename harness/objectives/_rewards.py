@@ -16,6 +16,7 @@ from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 Rule = Callable[[Row, str], float]
 """What an answer to a row is worth."""
@@ -27,7 +28,7 @@ TOKENS = 1 << 12
 """Tokens of one forward pass of a reward model, padding included."""
 
 
-def reward_problem(reward: Any, left: Sequence[str] | None) -> str | None:
+def reward_problem(reward: object, left: Sequence[str] | None) -> str | None:
     """Why nothing can be rewarded so, or None.
 
     Args:
@@ -136,7 +137,7 @@ def _judge(folder: Path, setup: StageSetup) -> Rewards:
     return rewards
 
 
-def last_token_scores(model: Any, texts: Sequence[Sequence[int]], device: str) -> Tensor:
+def last_token_scores(model: PreTrainedModel, texts: Sequence[Sequence[int]], device: str) -> Tensor:
     """What a sequence classifier with one label says of each text's last token, shape (texts,).
 
     Not left to the classifier itself, which looks for padding: where that is the end token, it takes the token before.

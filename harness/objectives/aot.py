@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.axes.contract import Situation, StageSetup
-from harness.errors import SpecError
-from harness.nn.sequences import Example, TokenLosses
+from harness.axes.contract import StageSetup
+from harness.nn.sequences import TokenLosses
 from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import TrainerParts
-from harness.space import Choice, Float
-from harness.tasks.training_rows import Row
+from harness.space import Choice, Float, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,21 +35,10 @@ class AlignmentByOptimalTransport(PreferenceObjective):
         "label_smoothing": Float(0.0, 0.3, default=0.0, searched=False),
     }
 
-    def skip(self, situation: Situation) -> str | None:
+    def unfit(self, params: Params) -> str | None:
         """A single row sorts nothing."""
-        if situation.params.integer("batch_size", 2) < 2:
-            return "its objective sorts the rows of a batch, but batch_size is 1: raise it"
-        return super().skip(situation)
-
-    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
-        """One pair per row.
-
-        Raises:
-            SpecError: When a row has no rejected answer, or a forward pass has a single row, which sorts nothing.
-        """
-        if setup.params.integer("batch_size") < 2:
-            raise SpecError("objective aot must have a batch_size of at least 2 to sort rows, but got 1: raise it")
-        return super().examples(rows, setup)
+        one_row = params.integer("batch_size", 2) < 2
+        return "its objective sorts the rows of a batch, but batch_size is 1: raise it" if one_row else None
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
         """Summed over pairs, shape (K,)."""

@@ -124,7 +124,7 @@ class Objective(Plugin, ABC):
         """
         raise NotImplementedError
 
-    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
+    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, float]:
         """What a trainer of TRL's has seen beside losses, for the record; called once, when it has ended."""
         return {}
 

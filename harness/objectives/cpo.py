@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.nn.sequences import TokenLosses
 from harness.objectives._preference import PreferenceObjective, cpo_trainer, each, imitation, split
 from harness.objectives.base import TrainerParts
-from harness.space import Choice, Float
+from harness.space import Choice, Float, Scalar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,8 @@ class ContrastivePreferenceOptimisation(PreferenceObjective):
 
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's CPO trainer on the same pairs."""
-        params: Any = parts.setup.params
-        options = {
+        params = parts.setup.params
+        options: dict[str, Scalar] = {
             "loss_type": params.text("comparison"),
             "cpo_alpha": params.number("imitation_weight"),
             "beta": params.number("beta"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.axes.encoding import reached, sequences
@@ -16,7 +16,7 @@ from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Trainer
+    from transformers import PreTrainedModel, Trainer
 
 
 class Distillation(Objective):
@@ -63,7 +63,7 @@ class Distillation(Objective):
             made = padded([sequence for (sequence,) in examples], setup)
             return {name: made[name] for name in ("input_ids", "attention_mask", "labels")}
 
-        def loss(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        def loss(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
             import torch
 
             ids, wanted = inputs["input_ids"], inputs["labels"][:, 1:] != IGNORED
@@ -71,8 +71,8 @@ class Distillation(Objective):
                 known = _logits(teacher, ids)[wanted]
             own = _logits(model, ids)[wanted]
             width = min(known.shape[-1], own.shape[-1])  # tables may be padded beyond the tokenizer's tokens
-            found = divergence(known[:, :width] / temperature, own[:, :width] / temperature, kind)
-            return temperature**2 * found.mean()
+            nats = divergence(known[:, :width] / temperature, own[:, :width] / temperature, kind)
+            return temperature**2 * nats.mean()
 
         arguments = TrainingArguments(**parts.arguments, remove_unused_columns=False)
         examples = self.examples(parts.rows, setup)
@@ -80,11 +80,11 @@ class Distillation(Objective):
 
 
 def divergence(teacher: Tensor, student: Tensor, kind: str) -> Tensor:
-    """Between predictions, in nats, shape (tokens,).
+    """How far a student's predictions are from a teacher's, in nats, shape (tokens,).
 
     Args:
-        teacher: Logits, shape (tokens, vocabulary).
-        student: Likewise.
+        teacher: Logits of shape (tokens, vocabulary).
+        student: Logits of the same shape.
         kind: `forward`: KL(teacher, student); `reverse`: KL(student, teacher); `jensen_shannon`.
     """
     import math
@@ -102,13 +102,13 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(-1)
 
 
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Of each next token, shape (rows, tokens - 1, vocabulary); virtual tokens, where there are any, come first."""
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1]
     return logits
 
 
-def _teacher(setup: StageSetup) -> Any:
+def _teacher(setup: StageSetup) -> PreTrainedModel:
     names = setup.params.names("teacher")
     if len(names) != 1:
         raise SpecError(f"teacher must name one model, but names {len(names)}: name the one to learn from")
@@ -121,12 +121,14 @@ def _teacher(setup: StageSetup) -> Any:
     return model.to(setup.device).eval().requires_grad_(False)
 
 
-def _trainer(loss: Any) -> Any:
+def _trainer(loss: Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]) -> type[Trainer]:
     """Transformers' trainer with a loss that is a mean."""
     from transformers import Trainer
 
     class MeanTrainer(Trainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        def compute_loss(
+            self, model: PreTrainedModel, inputs: dict[str, Tensor], return_outputs: bool = False, **options: object
+        ) -> Tensor | tuple[Tensor, dict[str, object]]:
             self.model_accepts_loss_kwargs = False  # else means of batches would be added up
             return (loss(model, inputs), {}) if return_outputs else loss(model, inputs)
 

@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.axes.contract import Situation, StageSetup
-from harness.errors import SpecError
-from harness.nn.sequences import Example, TokenLosses
+from harness.axes.contract import StageSetup
+from harness.nn.sequences import TokenLosses
 from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import TrainerParts
-from harness.space import Choice, Float
-from harness.tasks.training_rows import Row
+from harness.space import Choice, Float, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +22,7 @@ SMOOTHED = ("robust", "exo_pair")
 """Losses that `label_smoothing` counts for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Pairs:
     """K trials' pairs; all but the parameters have shape (K, pairs)."""
 
@@ -148,34 +146,30 @@ class DirectPreferenceOptimisation(PreferenceObjective):
         "label_smoothing": Float(0.0, 0.3, default=0.0, searched=False),
     }
 
-    def skip(self, situation: Situation) -> str | None:
+    def unfit(self, params: Params) -> str | None:
         """One loss needs label smoothing, and only one other knows it."""
-        params, kind = situation.params, situation.params.text("loss_type", "sigmoid")
+        kind = params.text("loss_type", "sigmoid")
         if kind == "exo_pair" and params.number("label_smoothing", 0.001) == 0:
             return "its loss_type exo_pair must have a label_smoothing above 0, but got 0: set it, for example 0.001"
         if params.number("label_smoothing", 0.0) and kind not in SMOOTHED:
             return (
                 f"its loss_type {kind} does not know label_smoothing, which {' and '.join(SMOOTHED)} do: leave it out"
             )
-        return super().skip(situation)
-
-    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
-        """One pair per row.
-
-        Raises:
-            SpecError: When a row has no rejected answer, or the loss type lacks its label smoothing.
-        """
-        if setup.params.text("loss_type") == "exo_pair" and not setup.params.number("label_smoothing"):
-            raise SpecError(
-                "loss_type exo_pair must have a label_smoothing above 0, but got 0: set it, for example 0.001"
-            )
-        return super().examples(rows, setup)
+        return None
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
         """Summed over pairs, shape (K,)."""
         ratios = losses.log_ratios()
         beta, smoothing = (each(setups, name, ratios) for name in ("beta", "label_smoothing"))
-        pairs = _Pairs(*split(ratios), *split(losses.lengths()), beta, smoothing)
+        (chosen, rejected), (chosen_tokens, rejected_tokens) = split(ratios), split(losses.lengths())
+        pairs = _Pairs(
+            chosen=chosen,
+            rejected=rejected,
+            chosen_tokens=chosen_tokens,
+            rejected_tokens=rejected_tokens,
+            beta=beta,
+            smoothing=smoothing,
+        )
         return LOSSES[setups[0].params.text("loss_type")](pairs).sum(1)
 
     def trainer(self, parts: TrainerParts) -> Trainer:

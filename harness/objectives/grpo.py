@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.objectives._reinforcement import SAMPLING, ReinforcementObjective
-from harness.space import Choice, Float
+from harness.space import Choice, Float, Scalar
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 
 class GroupRelativePolicyOptimisation(ReinforcementObjective):
@@ -24,12 +27,12 @@ class GroupRelativePolicyOptimisation(ReinforcementObjective):
         "scale_rewards": Choice(("group", "batch", "none"), default="group", searched=False),
     }
 
-    def kinds(self) -> tuple[Any, Any]:
-        """TRL's."""
+    def kinds(self) -> tuple[type[Trainer], type[TrainingArguments]]:
+        """TRL's trainer and its configuration."""
         from trl import GRPOConfig, GRPOTrainer
 
         return GRPOTrainer, GRPOConfig
 
-    def options(self, setup: StageSetup) -> dict[str, Any]:
+    def options(self, setup: StageSetup) -> dict[str, Scalar]:
         """How losses and rewards are scaled."""
         return {name: setup.params[name] for name in ("loss_type", "scale_rewards")}

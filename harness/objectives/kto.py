@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.axes.contract import Situation, StageSetup
-from harness.errors import SpecError
+from harness.axes.contract import StageSetup
 from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
 from harness.objectives._preference import PreferenceObjective, answers_of, each, padded, preference_trainer, split
 from harness.objectives.base import TrainerParts
-from harness.space import Float
-from harness.tasks.training_rows import Row
+from harness.space import Float, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,21 +34,10 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
         "undesirable_weight": Float(0.1, 10.0, default=1.0, log=True, searched=False),
     }
 
-    def skip(self, situation: Situation) -> str | None:
+    def unfit(self, params: Params) -> str | None:
         """A single row mismatches nothing."""
-        if situation.params.integer("batch_size", 2) < 2:
-            return "its objective mismatches the rows of a batch, but batch_size is 1: raise it"
-        return super().skip(situation)
-
-    def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
-        """One pair per row.
-
-        Raises:
-            SpecError: When a row has no rejected answer, or a forward pass has a single row, which nothing mismatches.
-        """
-        if setup.params.integer("batch_size") < 2:
-            raise SpecError("objective kto must have a batch_size of at least 2 to mismatch rows, but got 1: raise it")
-        return super().examples(rows, setup)
+        one_row = params.integer("batch_size", 2) < 2
+        return "its objective mismatches the rows of a batch, but batch_size is 1: raise it" if one_row else None
 
     def apart(self, examples: Sequence[Example], setup: StageSetup) -> list[Example]:
         """Every prompt with the answers of the row before."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.nn.sequences import Example, TokenLosses, TokenSequence
-from harness.objectives._preference import PreferenceObjective, each, imitation, padded, preference_trainer, split
+from harness.objectives._preference import PreferenceObjective, each, imitation, preference_trainer, side_by_side, split
 from harness.objectives.base import TrainerParts
 from harness.space import Float
 
@@ -47,7 +48,7 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's ORPO trainer on the same pairs."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is experimental
+            warnings.simplefilter("ignore")  # TRL warns that this trainer is experimental
             from trl.experimental.orpo import ORPOConfig, ORPOTrainer
         setup = parts.setup
         arguments = ORPOConfig(
@@ -58,11 +59,8 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
             remove_unused_columns=False,
         )
 
-        def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-            chosen, rejected = zip(*examples, strict=True)
-            return padded(chosen, setup, "chosen_") | padded(rejected, setup, "rejected_")
-
-        return preference_trainer(ORPOTrainer, arguments, parts, self.examples(parts.rows, setup), batch)
+        examples = self.examples(parts.rows, setup)
+        return preference_trainer(ORPOTrainer, arguments, parts, examples, partial(side_by_side, setup=setup))
 
 
 def _log_complement(x: Tensor) -> Tensor:

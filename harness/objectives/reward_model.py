@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
 from harness.nn.sequences import Example
@@ -17,7 +17,8 @@ from harness.space import Float
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Linear, Module
-    from transformers import PreTrainedModel, Trainer
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 
 class RewardModel(PreferenceObjective):
@@ -66,13 +67,13 @@ class RewardModel(PreferenceObjective):
             return {name: made[name] for name in ("input_ids", "attention_mask")}
 
         arguments = TrainingArguments(**parts.arguments, remove_unused_columns=False)
-        scored: Any = _scored(parts.model, self._head)
+        scored = _scored(parts.model, self._head)
         examples = self.examples(parts.rows, setup)
         trainer = preference_trainer(_trainer(self._right), arguments, replace(parts, model=scored), examples, batch)
         trainer.add_callback(_head_steps(trainer, self._head, setup.params.number("head_learning_rate")))
         return trainer
 
-    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, Any]:
+    def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, float]:
         """How often the chosen answer got more, in the first and the last tenth of the batches."""
         if not self._right:
             return {}
@@ -98,7 +99,7 @@ class RewardModel(PreferenceObjective):
         setup.tokenizer.save_pretrained(folder)
 
 
-def _scored(policy: Any, head: Linear) -> Module:
+def _scored(policy: PreTrainedModel, head: Linear) -> Module:
     """A module that gives the reward of each sequence's last token, shape (sequences,)."""
     import torch
 
@@ -108,11 +109,11 @@ def _scored(policy: Any, head: Linear) -> Module:
             self.policy, self.head = policy, head
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            kept: list[Tensor] = []
+            states: list[Tensor] = []
 
-            def keep(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-                kept.append(arguments[0])
-                return (arguments[0][:, :1],)  # logits are not asked for
+            def keep(layer: Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+                states.append(arguments[0])
+                return (arguments[0][:, :1],)  # nobody reads the logits: one token's are computed instead of all
 
             hook = policy.get_output_embeddings().register_forward_pre_hook(keep)
             try:
@@ -120,36 +121,38 @@ def _scored(policy: Any, head: Linear) -> Module:
             finally:
                 hook.remove()
             rows = torch.arange(len(input_ids), device=input_ids.device)
-            states = kept[0][rows, attention_mask.sum(1) - 1]
-            rewards: Tensor = head(states.to(head.weight.dtype))[:, 0]
+            last = states[0][rows, attention_mask.sum(1) - 1]
+            rewards: Tensor = head(last.to(head.weight.dtype))[:, 0]
             return rewards
 
     return Scored()
 
 
-def _trainer(right: list[float]) -> Any:
+def _trainer(right: list[float]) -> type[Trainer]:
     """Transformers' trainer with the loss of pairs; its optimiser, which may be the method's own, has not the head."""
     from torch.nn.functional import logsigmoid
     from transformers import Trainer
 
     class PairTrainer(Trainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        def compute_loss(
+            self, model: Module, inputs: dict[str, Tensor], return_outputs: bool = False, **options: object
+        ) -> Tensor | tuple[Tensor, dict[str, object]]:
             chosen, rejected = model(**inputs).chunk(2)
             right.append(float((chosen > rejected).float().mean()))
             loss = -logsigmoid(chosen - rejected).mean()
             return (loss, {}) if return_outputs else loss
 
-        def create_optimizer(self, *arguments: Any) -> Any:
+        def create_optimizer(self, *arguments: object) -> Optimizer:
             head = self.model.head.weight
             head.requires_grad_(False)
-            optimizer = super().create_optimizer(*arguments)
+            optimizer: Optimizer = super().create_optimizer(*arguments)
             head.requires_grad_(True)
             return optimizer
 
     return PairTrainer
 
 
-def _head_steps(trainer: Any, head: Linear, rate: float) -> Any:
+def _head_steps(trainer: Trainer, head: Linear, rate: float) -> TrainerCallback:
     """A callback that moves the head by AdamW at its own rate, on the schedule of the rest."""
     import torch
     from transformers import TrainerCallback
@@ -157,7 +160,7 @@ def _head_steps(trainer: Any, head: Linear, rate: float) -> Any:
     optimizer = torch.optim.AdamW([head.weight], lr=rate, weight_decay=0.0)
 
     class HeadSteps(TrainerCallback):  # type: ignore[misc]
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_optimizer_step(self, *arguments: object, **options: object) -> None:
             schedule = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
             optimizer.param_groups[0]["lr"] = rate * schedule.lr_lambdas[0](schedule.last_epoch)
             optimizer.step()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.objectives._reinforcement import SAMPLING, ReinforcementObjective
 from harness.space import Float
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
 
 
 class LeaveOneOut(ReinforcementObjective):
@@ -19,8 +22,8 @@ class LeaveOneOut(ReinforcementObjective):
     paper = "Ahmadian et al. 2024, arXiv 2402.14740"
     space = SAMPLING | {"kl_weight": Float(0.0, 1.0, default=0.05)}
 
-    def kinds(self) -> tuple[Any, Any]:
-        """TRL's."""
+    def kinds(self) -> tuple[type[Trainer], type[TrainingArguments]]:
+        """TRL's trainer and its configuration."""
         from trl import RLOOConfig, RLOOTrainer
 
         return RLOOTrainer, RLOOConfig

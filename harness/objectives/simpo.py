@@ -9,7 +9,7 @@ from harness.axes.contract import StageSetup
 from harness.nn.sequences import TokenLosses
 from harness.objectives._preference import PreferenceObjective, cpo_trainer, each, split
 from harness.objectives.base import TrainerParts
-from harness.space import Float
+from harness.space import Float, Scalar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class SimplePreferenceOptimisation(PreferenceObjective):
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's CPO trainer on the same pairs, without its next-token loss."""
         params = parts.setup.params
-        options = {
+        options: dict[str, Scalar] = {
             "loss_type": "simpo",
             "cpo_alpha": 0.0,
             "beta": params.number("sharpness"),

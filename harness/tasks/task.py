@@ -44,7 +44,7 @@ SPLITS = ("train", "validation", "test")
 _UNSUPPORTED = ("use_prompt", "doc_to_image", "doc_to_audio", "class")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
     """A task, pinned. Equal tasks have equal references."""
 

@@ -147,7 +147,7 @@ def open_trial(run: Run) -> Opened:
         tokenizer = process.tokenizer_of(base)
         target = process.planned_task(run.config.task, folders)
         run.notes += target.notes
-        situation = Situation(run.meter.device, process.facts_of(base), task_facts(target))
+        situation = Situation(device=run.meter.device, model=process.facts_of(base), task=task_facts(target))
         if reason := refusal(run.config.pipeline, situation):
             raise SpecError(f"this pipeline cannot run on {base.ref.name} here: {reason}")
         stages = stage_plans(run.config)

@@ -95,7 +95,7 @@ def test_method(name, request, world, loaders, tmp_path):
             refused.append(str(skipped))
             continue
         facts = model_facts(resolve_model(str(folder)))
-        if reason := load("methods", name)().skip(Situation("cpu", facts)):
+        if reason := load("methods", name)().skip(Situation(device="cpu", model=facts)):
             refused.append(f"{family}: {reason}")
             continue
         case = checks.build(name, family, folder)

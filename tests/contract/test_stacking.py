@@ -64,7 +64,7 @@ def test_together_is_alone(method, family, world):
     """Loss by loss over 20 steps in float32, at rates that keep training stable."""
     folder = getattr(world, family)
     facts = model_facts(resolve_model(str(folder)))
-    if reason := load("methods", method)().skip(Situation("cpu", facts)):
+    if reason := load("methods", method)().skip(Situation(device="cpu", model=facts)):
         pytest.skip(reason)
     stages = [stage(method, batch_size=2, **own) for own in differing(method)]
 

@@ -95,7 +95,15 @@ def lora_stack(count: int) -> tuple[list[Any], Any]:
     for number in range(count):
         method = load("methods", "lora")()
         params = Params(defaults(method.space), rank=2 + number)
-        setup = StageSetup(params, make_tokenizer(False), "cpu", 1, 1, make_model, list)
+        setup = StageSetup(
+            params=params,
+            tokenizer=make_tokenizer(False),
+            device="cpu",
+            seed=1,
+            steps=1,
+            load_base=make_model,
+            corpus=list,
+        )
         torch.manual_seed(number)
         models.append(method.attach(random_model(0), setup).eval())
         for name, parameter in models[-1].named_parameters():
@@ -157,7 +165,7 @@ def test_every_method_that_stacks_is_scored_like_alone(world: Any, base: str, me
     from harness.nn.stack import Stack
 
     facts = model_facts(resolve_model(str(getattr(world, base))))
-    if reason := load("methods", method)().skip(Situation("cpu", facts)):
+    if reason := load("methods", method)().skip(Situation(device="cpu", model=facts)):
         pytest.skip(reason)
     models, methods = [], []
     for seed in range(3):

@@ -185,5 +185,5 @@ def test_those_refusals_are_peft_s_own(world):
 
 
 def test_loftq_is_refused_without_a_gpu():
-    assert "GPU" in load("methods", "loftq")().skip(Situation("cpu"))
-    assert load("methods", "loftq")().skip(Situation("cuda")) is None
+    assert "GPU" in load("methods", "loftq")().skip(Situation(device="cpu"))
+    assert load("methods", "loftq")().skip(Situation(device="cuda")) is None

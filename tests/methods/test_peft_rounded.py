@@ -126,9 +126,9 @@ def test_moments_are_in_eight_bits_where_tensors_are_large(world):
 def test_pages_without_a_gpu_are_refused():
     method = load("methods", "qlora_8bit_moments")()
     paged = {"adapter_optimizer": "paged_adamw_8bit"}
-    assert "GPU" in method.skip(Situation("cpu", params=Params(paged)))
-    assert method.skip(Situation("cuda", params=Params(paged))) is None
-    assert method.skip(Situation("cpu")) is None
+    assert "GPU" in method.skip(Situation(device="cpu", params=Params(paged)))
+    assert method.skip(Situation(device="cuda", params=Params(paged))) is None
+    assert method.skip(Situation(device="cpu")) is None
 
 
 @pytest.mark.parametrize("name", ["qlora", "qlora_int8"])

@@ -124,7 +124,7 @@ def test_una_needs_scores_or_pairs():
 
 
 def test_aot_needs_rows_to_sort(world):
-    with pytest.raises(SpecError, match=r"aot must have a batch_size of at least 2 .* but got 1: raise it"):
+    with pytest.raises(SpecError, match=r"sorts the rows of a batch, but batch_size is 1: raise it"):
         ready(world.llama, stage("full", "aot", learning_rate=1e-5, batch_size=1))
 
 

@@ -256,7 +256,7 @@ def test_where_nothing_can_work_it_says_why(
     monkeypatch.setattr("harness.methods.base.Method.skip", lambda *_: "it needs a GPU", raising=False)
     for name in ("full", "lora"):
         monkeypatch.setattr(load("methods", name), "skip", lambda *_: "it needs a GPU")
-    answer = recommend(paths, request(fabricated.world, situation=Situation("cpu")))
+    answer = recommend(paths, request(fabricated.world, situation=Situation(device="cpu")))
     assert isinstance(answer, NotEnoughEvidence)
     assert "can work on tiny-1m here: it needs a GPU" in answer.reason
 
