@@ -24,10 +24,10 @@ PROMPTS = 32
 
 @dataclass(frozen=True)
 class Sampling:
-    """How texts are drawn."""
+    """How a model's texts are sampled."""
 
     tokens: int
-    """At most so many new ones."""
+    """The most tokens of a text."""
     temperature: float = 1.0
     """0 takes the likeliest token each time."""
     stop: tuple[str, ...] = ()
@@ -35,13 +35,21 @@ class Sampling:
 
 
 def identity_of(parameter: str, setup: StageSetup) -> str:
-    """What tells the weights of the model that a `Text` parameter names, or of the stage's base where it names none."""
+    """Name and revision of the model that a `Text` parameter names, or of the stage's base where it names none.
+
+    Raises:
+        SpecError: When it names more than one.
+    """
     model = _one_named(parameter, setup)
     return model.pinned if model else setup.base
 
 
 def one_model(parameter: str, setup: StageSetup) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """That model and its tokenizer."""
+    """The model that a `Text` parameter names, or the stage's base where it names none, and its tokenizer.
+
+    Raises:
+        SpecError: When it names more than one.
+    """
     model = _one_named(parameter, setup)
     return setup.model_of(model) if model else (setup.load_base(), setup.tokenizer)
 
@@ -59,36 +67,36 @@ def continuations(
     """What the model writes after each prompt; the random state is left as it was.
 
     Args:
-        model: Continues; a prompt that does not fit its context loses its beginning.
-        tokenizer: Its tokenizer.
-        prompts: The beginnings.
-        sampling: How many tokens, and how they are drawn.
-        seed: Of the draws.
+        model: What continues the prompts; a prompt that does not fit its context loses its beginning.
+        tokenizer: The model's.
+        prompts: Any texts.
+        sampling: How many tokens, and how they are chosen.
+        seed: Of the random numbers.
     """
     import torch
 
     model.eval()
     size = max(1, context_length(model.config, 1 << 20) - sampling.tokens)
     ids = [tuple(tokenizer(prompt)["input_ids"][-size:]) or (_start(tokenizer),) for prompt in prompts]
-    found = [""] * len(ids)
+    continued = [""] * len(ids)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         for number, places in enumerate(_batches(ids, bool(getattr(model, "_is_stateful", False)))):
             torch.manual_seed(derive_seed("continuations", seed, number))
             texts = _continued(model, tokenizer, [ids[place] for place in places], sampling)
             for place, text in zip(places, texts, strict=True):
-                found[place] = _ended(text, sampling.stop)
-    return found
+                continued[place] = _ended(text, sampling.stop)
+    return continued
 
 
-def remembered(identity: str, question: Sequence[Any], setup: StageSetup, make: Callable[[], Any]) -> Any:
-    """What `make` gives (JSON), kept under `setup.cache` where the generator can be told by `identity`.
+def remembered(identity: str, question: Sequence[object], setup: StageSetup, make: Callable[[], object]) -> Any:
+    """The JSON that `make` returns, kept in a file under `setup.cache` for the next trial that asks the same.
 
     Args:
-        identity: Of the model that writes; empty where nothing tells what its weights are.
+        identity: Name and revision of the model that writes; where it is empty, nothing is kept.
         question: All else that the outcome depends on, as JSON.
         setup: The stage's.
-        make: Writes it.
+        make: Computes it.
     """
     if setup.cache is None or not identity:
         return make()
@@ -96,13 +104,13 @@ def remembered(identity: str, question: Sequence[Any], setup: StageSetup, make: 
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        pass  # not there yet, or not whole
-    made = make()
+        pass  # there is none yet, or a crash left part of one
+    outcome = make()
     try:
-        write_atomically(path, json.dumps(made))
+        write_atomically(path, json.dumps(outcome))
     except StorageError:  # what can be computed again must not stop a trial
         path.unlink(missing_ok=True)
-    return made
+    return outcome
 
 
 def _start(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -111,7 +119,7 @@ def _start(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _batches(ids: Sequence[tuple[int, ...]], one_by_one: bool) -> Iterator[list[int]]:
-    """Places of prompts of like length."""
+    """Indices of prompts that are continued at once, in groups of like length."""
     # A recurrent model reads padding as text, and transformers' RWKV mixes up the states of a batch's rows.
     size = 1 if one_by_one else PROMPTS
     order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
@@ -129,11 +137,14 @@ def _continued(
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _start(tokenizer)
     padded = torch.tensor([[padding] * (width - len(own)) + list(own) for own in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in ids], device=model.device)
-    drawn: dict[str, Any] = {"do_sample": False}
+    settings: dict[str, float] = {"do_sample": False}
     if sampling.temperature:
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-    made = model.generate(padded, attention_mask=mask, max_new_tokens=sampling.tokens, pad_token_id=padding, **drawn)
-    texts: list[str] = tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        # Else generate() takes top_k and top_p from the model's own files.
+        settings = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    ids_after = model.generate(
+        padded, attention_mask=mask, max_new_tokens=sampling.tokens, pad_token_id=padding, **settings
+    )
+    texts: list[str] = tokenizer.batch_decode(ids_after[:, width:], skip_special_tokens=True)
     return texts
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGITS = 1 << 25
-"""Logits of a forward pass at most."""
+"""The most logits of a forward pass: 128 MiB in float32."""
 
 
 def token_nats(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> list[np.ndarray]:
@@ -38,60 +38,76 @@ def token_nats(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> li
     import torch
 
     model.eval()
-    found: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
+    nats_of: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
     for places in _batches([len(s.input_ids) for s in sequences], int(model.config.vocab_size)):
         with torch.no_grad():
             nats = _nats(model, [sequences[place] for place in places]).float().cpu().numpy()
         for place, row in zip(places, nats, strict=True):
             size = len(sequences[place].input_ids)
-            found[place] = np.concatenate([np.zeros(1, dtype=np.float32), row[: size - 1]])
-    return found
+            nats_of[place] = np.concatenate([np.zeros(1, dtype=np.float32), row[: size - 1]])
+    return nats_of
 
 
 def base_nats(sequences: Sequence[TokenSequence], setup: StageSetup) -> list[np.ndarray]:
-    """`token_nats` under the stage's base; kept by content where the base's weights can be told by something."""
+    """`token_nats` under the stage's base, kept in a file for the next trial on the same base and sequences.
+
+    Args:
+        sequences: Tokens; their labels are not looked at.
+        setup: The stage's.
+
+    Returns:
+        One float32 array of shape (tokens,) for each sequence.
+    """
     path = _place(sequences, setup)
     ends = np.cumsum([len(s.input_ids) for s in sequences])
     if path is not None and path.is_file():
         try:
             return np.split(np.load(path, allow_pickle=False), ends[:-1])
         except (OSError, ValueError):
-            pass  # not whole: computed again
-    found = token_nats(setup.load_base(), sequences)
+            pass  # a crash left part of a file: computed again
+    nats = token_nats(setup.load_base(), sequences)
     if path is not None:
         buffer = io.BytesIO()
-        np.save(buffer, np.concatenate(found))
+        np.save(buffer, np.concatenate(nats))
         try:
             write_atomically(path, buffer.getvalue())
         except StorageError:  # what can be computed again must not stop a trial
             path.unlink(missing_ok=True)
-    return found
+    return nats
 
 
 def answer_nats(rows: Sequence[Row], setup: StageSetup) -> list[float]:
     """Mean nats per token of each row's completion under the base; not a number where it has no token to learn."""
     sequences = tokenised(rows, setup)
-    found = []
+    means = []
     for sequence, nats in zip(sequences, base_nats(sequences, setup), strict=True):
         counted = np.array(sequence.labels[1:]) != IGNORED
-        found.append(float(nats[1:][counted].mean()) if counted.any() else float("nan"))
-    return found
+        means.append(float(nats[1:][counted].mean()) if counted.any() else float("nan"))
+    return means
 
 
 def train_briefly(
     model: PreTrainedModel, sequences: Sequence[TokenSequence], rate: float, seed: int, batch: int = 16
 ) -> None:
-    """One pass of AdamW over the sequences at a constant rate, on all weights; loss where their labels are."""
+    """One pass of AdamW over the sequences at a constant rate, on all weights; loss where their labels are.
+
+    Args:
+        model: Changed in place.
+        sequences: Tokens with labels.
+        rate: The learning rate.
+        seed: Of the order.
+        batch: Sequences of an optimiser step.
+    """
     import torch
 
     order = np.random.default_rng(seed).permutation(len(sequences))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
-    model.requires_grad_(True).eval()  # without dropout: what it is compared with has none either
+    model.requires_grad_(True).eval()  # without dropout: the base that it is compared with has none either
     for start in range(0, len(order), batch):
-        drawn = [sequences[index] for index in order[start : start + batch]]
-        total = sum(label != IGNORED for sequence in drawn for label in sequence.labels[1:])
-        for places in _batches([len(s.input_ids) for s in drawn], int(model.config.vocab_size)):
-            piece = [drawn[place] for place in places]
+        step = [sequences[index] for index in order[start : start + batch]]
+        total = sum(label != IGNORED for sequence in step for label in sequence.labels[1:])
+        for places in _batches([len(s.input_ids) for s in step], int(model.config.vocab_size)):
+            piece = [step[place] for place in places]
             nats = _nats(model, piece)
             counted = [[float(label != IGNORED) for label in s.labels[1:]] for s in piece]
             weights = [own + [0.0] * (nats.shape[1] - len(own)) for own in counted]
@@ -108,8 +124,8 @@ def _nats(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Tensor:
     longest = max(len(s.input_ids) for s in sequences)
     ids = torch.tensor([[*s.input_ids, *[0] * (longest - len(s.input_ids))] for s in sequences], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    taken: Tensor = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-    return -taken
+    log_probabilities: Tensor = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    return -log_probabilities
 
 
 def _batches(lengths: Sequence[int], vocabulary: int) -> Iterator[list[int]]:

@@ -1,33 +1,36 @@
-"""Which generated rows are worth training on, and why the others are dropped."""
+"""Rows that a model writes: which are worth training on, and why the others are dropped."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from harness.axes.contract import StageSetup
+from harness.curation._generation import remembered
 from harness.errors import TrialFailure
 from harness.metrics._overlap import rouge_l, words
 from harness.tasks.training_rows import Row
 
 
 class Novelty:
-    """Prompts that are there already; a new one is too similar above a ROUGE-L of `limit` to any."""
+    """Prompts that exist already; a new one is too similar to them where its ROUGE-L with any is above `limit`."""
 
     def __init__(self, prompts: Iterable[str], limit: float) -> None:
         self.limit = limit
         self.known = [(own, Counter(own)) for own in map(words, prompts)]
 
     def nearest(self, prompt: str) -> float:
-        """Highest ROUGE-L with a known prompt, as far as it matters: 0 where none can be above the limit."""
+        """The highest ROUGE-L of `prompt` with a known prompt; 0 where none can be above the limit."""
         own = words(prompt)
         counted = Counter(own)
-        found = 0.0
+        highest = 0.0
         for other, others in self.known:
-            # a common subsequence has at most the words that both have
+            # ROUGE-L takes quadratic time. A common subsequence has at most the words that both prompts have, so most
+            # pairs are ruled out by counting words.
             if 2 * (counted & others).total() > self.limit * (len(own) + len(other)):
-                found = max(found, rouge_l(own, other))
-        return found
+                highest = max(highest, rouge_l(own, other))
+        return highest
 
     def add(self, prompt: str) -> None:
         """Count a prompt among the known ones."""
@@ -35,16 +38,48 @@ class Novelty:
         self.known.append((own, Counter(own)))
 
 
-def report(kind: str, kept: list[Row], dropped: Counter[str], setup: StageSetup) -> None:
-    """Note what became of the generated rows.
+@dataclass(frozen=True)
+class Written:
+    """Rows that a model wrote and that were kept, and how many were dropped for which reason."""
 
-    Raises:
-        TrialFailure: When none was kept, so that the trial would be one without them.
+    rows: list[Row]
+    dropped: Counter[str]
+
+    def report(self, curation: str, setup: StageSetup) -> list[Row]:
+        """Note what became of the rows, and return those that were kept.
+
+        Args:
+            curation: Its name, as notes and errors call it.
+            setup: The stage's.
+
+        Raises:
+            TrialFailure: When none was kept: the trial would be that of another pipeline, the one without curation.
+        """
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+        counts = f"{curation}: {len(self.rows) + self.dropped.total()} rows were generated, {len(self.rows)} kept"
+        setup.note(counts + (f"; dropped were {reasons}" if reasons else ""))
+        if not self.rows:
+            raise TrialFailure(
+                f"{curation} must keep at least one generated row, but dropped all ({reasons}): name a stronger model"
+            )
+        return self.rows
+
+
+def remembered_rows(
+    identity: str, question: Sequence[object], setup: StageSetup, write: Callable[[], Written]
+) -> Written:
+    """Rows with a prompt and a completion that a model writes, kept on disk like `remembered` keeps texts.
+
+    Args:
+        identity: Of the model that writes, see `identity_of`.
+        question: All else that the rows depend on, as JSON.
+        setup: The stage's.
+        write: Writes them.
     """
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
-    told = f"{kind}: {len(kept) + dropped.total()} rows were generated, {len(kept)} kept"
-    setup.note(told + (f"; dropped were {reasons}" if reasons else ""))
-    if not kept:
-        raise TrialFailure(
-            f"{kind} must keep at least one generated row, but dropped all ({reasons}): name a stronger model"
-        )
+
+    def as_json() -> object:
+        written = write()
+        return {"kept": [[row.prompt, row.completion] for row in written.rows], "dropped": dict(written.dropped)}
+
+    data = remembered(identity, question, setup, as_json)
+    return Written([Row(prompt=prompt, completion=answer) for prompt, answer in data["kept"]], Counter(data["dropped"]))

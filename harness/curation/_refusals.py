@@ -1,4 +1,4 @@
-"""Reasons that several curations have for refusing a stage."""
+"""Reasons for which several curations refuse a stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from harness.axes.contract import Situation
 
 
 def without_token_loss(situation: Situation) -> str | None:
-    """Why loss cannot be taken off single tokens: the objective's is none on tokens."""
+    """The refusal of a curation that takes the loss off single tokens, beside an objective without a loss on tokens."""
     objective = situation.beside.get("objective")
     if objective is None or getattr(objective, "supervises_tokens", False):
         return None
@@ -14,7 +14,7 @@ def without_token_loss(situation: Situation) -> str | None:
 
 
 def packed(situation: Situation) -> str | None:
-    """Why completions cannot be told apart: the objective joins rows into long sequences."""
+    """The refusal of a curation that must know where each row begins, beside an objective that joins rows."""
     objective = situation.beside.get("objective")
     if objective is None or not getattr(objective, "packs", False):
         return None
@@ -22,7 +22,12 @@ def packed(situation: Situation) -> str | None:
 
 
 def unmet(situation: Situation, gives: tuple[str, ...] = ()) -> str | None:
-    """Why rows that a curation makes from prompts and answers are not enough: the objective needs more columns."""
+    """The refusal of a curation whose rows lack a column that the objective needs.
+
+    Args:
+        situation: The stage's.
+        gives: Columns of the curation's rows beside `prompt` and `completion`.
+    """
     objective = situation.beside.get("objective")
     needed = getattr(objective, "needs", ())
     missing = [name for name in needed if name not in ("prompt", "completion", *gives)]
@@ -32,12 +37,12 @@ def unmet(situation: Situation, gives: tuple[str, ...] = ()) -> str | None:
 
 
 def without_answers(situation: Situation) -> str | None:
-    """Why there are no answers to work with: the task is plain text."""
+    """The refusal of a curation that works with answers, on a task of plain texts."""
     if situation.task.output_type != "loglikelihood_rolling":
         return None
     return "its curation needs prompts with answers, but the task is plain text"
 
 
 def first_reason(*reasons: str | None) -> str | None:
-    """The first that is one."""
+    """The first of these that is not None."""
     return next((reason for reason in reasons if reason), None)

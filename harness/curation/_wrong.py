@@ -10,7 +10,7 @@ from harness.tasks.training_rows import Row
 
 
 def wrong_answers(rows: Sequence[Row], rng: random.Random) -> list[str]:
-    """A wrong answer for every row: one of its wrong choices, its rejected answer, or another answer of the task.
+    """A wrong answer for every row: one of its wrong choices, its rejected answer, or another row's answer.
 
     Raises:
         SpecError: When all rows have the same answer.
@@ -26,5 +26,6 @@ def _wrong(row: Row, answers: Sequence[str], rng: random.Random) -> str:
         return rng.choice(row.wrong)
     if row.rejected:
         return row.rejected
-    drawn = rng.randrange(len(answers) - 1)
-    return answers[drawn] if answers[drawn] != row.completion else answers[-1]
+    # One of the others, each as likely: the row's own answer gives its place to the last one.
+    answer = answers[rng.randrange(len(answers) - 1)]
+    return answer if answer != row.completion else answers[-1]

@@ -46,7 +46,7 @@ class CounterfactualPairs(Curation):
         )
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
-        """Pairs.
+        """The prompts with a preferred and a rejected answer of the model.
 
         Raises:
             TrialFailure: When all pairs are of equal or empty answers.
@@ -59,8 +59,8 @@ class CounterfactualPairs(Curation):
         def write() -> list[list[str]]:
             model, tokenizer = one_model("style_model", setup)
             seeds = [derive_seed(setup.seed, "style", part) for part in ("with", "without")]
-            drawn = zip((styled, prompts), seeds, strict=True)
-            return [continuations(model, tokenizer, asked, sampling, seed) for asked, seed in drawn]
+            asked = zip((styled, prompts), seeds, strict=True)
+            return [continuations(model, tokenizer, texts, sampling, seed) for texts, seed in asked]
 
         answers = remembered(identity_of("style_model", setup), question, setup, write)
         chosen, rejected = answers if params.text("style_wanted") == "encourage" else reversed(answers)

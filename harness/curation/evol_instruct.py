@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from typing import Any
 
 from harness.axes.contract import Situation, StageSetup
-from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
-from harness.curation._novelty import Novelty, report
+from harness.curation._generation import Sampling, continuations, identity_of, one_model
+from harness.curation._novelty import Novelty, Written, remembered_rows
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.metrics._overlap import words
@@ -59,23 +58,20 @@ class EvolInstruct(Curation):
             TrialFailure: When no evolved row was kept.
         """
         count = max(1, round(setup.params.number("evolved_share") * len(rows)))
-        drawn = random.Random(setup.seed).sample(rows, count)
+        sample = random.Random(setup.seed).sample(rows, count)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
-        question = ["evol_instruct", setup.seed, params, [row.prompt for row in drawn]]
-        found = remembered(identity_of("generator", setup), question, setup, lambda: _evolved(drawn, setup))
-        kept = [Row(prompt=prompt, completion=answer) for prompt, answer in found["kept"]]
-        report("evol-instruct", kept, Counter(found["dropped"]), setup)
-        return rows + kept
+        question = ["evol_instruct", setup.seed, params, [row.prompt for row in sample]]
+        written = remembered_rows(identity_of("generator", setup), question, setup, lambda: _evolved(sample, setup))
+        return rows + written.report("evol-instruct", setup)
 
 
-def _evolved(rows: list[Row], setup: StageSetup) -> dict[str, Any]:
-    """Evolved rows as pairs, and how many were dropped for which reason."""
+def _evolved(rows: list[Row], setup: StageSetup) -> Written:
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "evol_instruct"))
     sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",))
     model, tokenizer = one_model("generator", setup)
     prompts = [row.prompt for row in rows]
     novelty = Novelty(prompts, params.number("novelty_limit"))
-    kept: list[list[str]] = []
+    kept: list[Row] = []
     dropped: Counter[str] = Counter()
     for turn in range(params.integer("evolutions")):
         asked = [f"{prompt}\n\nThe same, rewritten so that it {rng.choice(OPERATIONS)}:\n\n" for prompt in prompts]
@@ -85,11 +81,11 @@ def _evolved(rows: list[Row], setup: StageSetup) -> dict[str, Any]:
         for place, (prompt, answer) in enumerate(zip(evolved, given, strict=True)):
             if reason := _flaw(prompt, answer, novelty):
                 dropped[reason] += 1
-                continue  # the prompt before stays for the next turn
+                continue  # the next turn rewrites the last prompt that was kept
             novelty.add(prompt)
-            kept.append([prompt, answer.rstrip()])
+            kept.append(Row(prompt=prompt, completion=answer.rstrip()))
             prompts[place] = prompt
-    return {"kept": kept, "dropped": dict(dropped)}
+    return Written(kept, dropped)
 
 
 def _flaw(prompt: str, answer: str, novelty: Novelty) -> str | None:
@@ -99,6 +95,7 @@ def _flaw(prompt: str, answer: str, novelty: Novelty) -> str | None:
         return "about the rewriting"
     if not words(answer):
         return "without an answer"
+    # As in the paper: a long answer may say "sorry" and still answer.
     if re.search(r"\bsorry\b", answer.lower()) and len(words(answer)) < 80:
         return "apologies"
     return "too similar" if novelty.nearest(prompt) > novelty.limit else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
-from harness.curation._novelty import report
+from harness.curation._novelty import Written
 from harness.curation._refusals import first_reason, without_answers
 from harness.curation.base import Curation
 from harness.metrics._overlap import rouge_l, words
@@ -55,8 +55,7 @@ class ExplanationConsistency(Curation):
                     dropped[reason] += 1
                 else:
                     kept.append(replace(row, prompt=text))
-        report("explanation consistency", kept, dropped, setup)
-        return rows + kept
+        return rows + Written(kept, dropped).report("explanation consistency", setup)
 
 
 def _reworded(rows: list[Row], setup: StageSetup) -> list[list[str]]:

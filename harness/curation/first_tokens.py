@@ -30,18 +30,17 @@ class FirstTokens(Curation):
         return first_reason(without_token_loss(situation), packed(situation))
 
     def tokens(self, examples: list[Example], setup: StageSetup) -> list[Example]:
-        """The examples, shorter; a plain text's first predicted token is its second."""
-        wanted, count = (
-            setup.params.integer("prefix_tokens"),
-            round(setup.params.number("whole_answers") * len(examples)),
-        )
+        """The examples with shorter answers."""
+        wanted = setup.params.integer("prefix_tokens")
+        count = round(setup.params.number("whole_answers") * len(examples))
         whole = set(random.Random(setup.seed).sample(range(len(examples)), count))
-        found: list[Example] = []
+        shorter: list[Example] = []
         for index, (sequence,) in enumerate(examples):
+            # Nothing predicts the first token of a text, so its answer begins at the second.
             end = max(sequence.prompt, 1) + wanted
             if index not in whole and end < len(sequence.input_ids):
                 sequence = replace(sequence, input_ids=sequence.input_ids[:end], labels=sequence.labels[:end])
-            found.append((sequence,))
-        shortened = sum(new != old for new, old in zip(found, examples, strict=True))
+            shorter.append((sequence,))
+        shortened = sum(new != old for new, old in zip(shorter, examples, strict=True))
         setup.note(f"{shortened} of {len(examples)} answers were cut to their first {wanted} tokens")
-        return [example for example in found if any(label != IGNORED for label in example[0].labels[1:])]
+        return [example for example in shorter if any(label != IGNORED for label in example[0].labels[1:])]

@@ -36,14 +36,14 @@ class MisleadingQueries(Curation):
         """Two rows of each, or one where the prompt is to be corrected."""
         step, hint = setup.params.text("misleading_step"), setup.params.text("misleading_hint")
         wrong = wrong_answers(rows, random.Random(setup.seed))
-        made: list[Row] = []
+        queries: list[Row] = []
         for row, mistake in zip(rows, wrong, strict=True):
             misled = f"{hint}{mistake}.\n{row.prompt}"
             if step == "correct":
-                made.append(Row(prompt=f"{misled}\nWithout the false hint:", completion=f" {row.prompt}"))
+                queries.append(Row(prompt=f"{misled}\nWithout the false hint:", completion=f" {row.prompt}"))
             elif step == "identify":
                 for prompt, verdict in ((row.prompt, " no"), (misled, " yes")):
-                    made.append(Row(prompt=f"{prompt}\nIs there a false hint?", completion=verdict))
+                    queries.append(Row(prompt=f"{prompt}\nIs there a false hint?", completion=verdict))
             else:
-                made += [row, replace(row, prompt=misled)]
-        return made
+                queries += [row, replace(row, prompt=misled)]
+        return queries

@@ -37,6 +37,6 @@ class NegativeExamples(Curation):
         """The rows, then the wrong ones."""
         rng, tag = random.Random(setup.seed), setup.params.text("negative_tag")
         count = round(setup.params.number("negative_ratio") * len(rows))
-        drawn = rng.sample(range(len(rows)), count)
+        places = rng.sample(range(len(rows)), count)
         wrong = wrong_answers(rows, rng)
-        return rows + [replace(rows[i], prompt=tag + rows[i].prompt, completion=wrong[i]) for i in sorted(drawn)]
+        return rows + [replace(rows[i], prompt=tag + rows[i].prompt, completion=wrong[i]) for i in sorted(places)]

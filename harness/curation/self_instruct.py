@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
 
 from harness.axes.contract import Situation, StageSetup
-from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
-from harness.curation._novelty import Novelty, report
+from harness.curation._generation import Sampling, continuations, identity_of, one_model
+from harness.curation._novelty import Novelty, Written, remembered_rows
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.records.trial import derive_seed
@@ -21,6 +20,7 @@ ASK, ANSWER = "### Prompt:\n", "\n### Answer:\n"
 SHOWN, OWN = 6, 2
 """Rows of the task, and earlier rows of its own, that the writer is shown."""
 ROUND = 32
+"""Lists that are continued at once; the next ones show what these have given."""
 LABELS = 20
 """A task of choices with at most so many different answers has no others."""
 
@@ -53,17 +53,14 @@ class SelfInstruct(Curation):
         Raises:
             TrialFailure: When no new row was kept.
         """
-        shown = random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))
+        seeds = random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))
         params = {name: setup.params[name] for name in self.space if name != "generator"}
-        question = ["self_instruct", setup.seed, params, [[row.prompt, row.completion] for row in shown]]
-        found = remembered(identity_of("generator", setup), question, setup, lambda: _written(shown, setup))
-        kept = [Row(prompt=prompt, completion=answer) for prompt, answer in found["kept"]]
-        report("self-instruct", kept, Counter(found["dropped"]), setup)
-        return rows + kept
+        question = ["self_instruct", setup.seed, params, [[row.prompt, row.completion] for row in seeds]]
+        written = remembered_rows(identity_of("generator", setup), question, setup, lambda: _written(seeds, setup))
+        return rows + written.report("self-instruct", setup)
 
 
-def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
-    """New rows as pairs, and how many were dropped for which reason."""
+def _written(seeds: list[Row], setup: StageSetup) -> Written:
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "self_instruct"))
     wanted = params.integer("new_rows")
     model, tokenizer = one_model("generator", setup)
@@ -73,6 +70,7 @@ def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
     labels = answers if len(answers) <= LABELS and all(row.wrong is not None for row in seeds) else None
     kept: list[Row] = []
     dropped: Counter[str] = Counter()
+    # A model that cannot write such rows must not write for ever.
     for start in range(0, 4 * wanted, ROUND):
         size = min(ROUND, 4 * wanted - start)
         lists = [_list(seeds, kept, rng) for _ in range(size)]
@@ -88,7 +86,7 @@ def _written(seeds: list[Row], setup: StageSetup) -> dict[str, Any]:
             kept.append(row)
         if len(kept) == wanted:
             break
-    return {"kept": [[row.prompt, row.completion] for row in kept], "dropped": dict(dropped)}
+    return Written(kept, dropped)
 
 
 def _list(seeds: list[Row], kept: list[Row], rng: random.Random) -> str:
@@ -99,8 +97,8 @@ def _list(seeds: list[Row], kept: list[Row], rng: random.Random) -> str:
 
 def _read(text: str, like: Row) -> Row | None:
     """A row from what was written, its answer with the white space that the task's answers begin with."""
-    prompt, found, answer = text.partition(ANSWER)
-    if not found or not prompt.strip() or not answer.strip():
+    prompt, mark, answer = text.partition(ANSWER)
+    if not mark or not prompt.strip() or not answer.strip():
         return None
     space = like.completion[: len(like.completion) - len(like.completion.lstrip())]
     return Row(prompt=prompt, completion=space + answer.strip())

@@ -73,7 +73,9 @@ class Subset(Curation):
 
 
 def _diverse(rows: Sequence[Row], count: int) -> list[int]:
-    """Greedily the rows that add most pairs of words; what a row adds only shrinks, so most need no second look."""
+    """Greedily the rows that add most pairs of words."""
+    # What a row adds only shrinks as others are chosen. Its last count is therefore a bound, and a row that still leads the
+    # queue after a recount is the best (lazy greedy, Minoux 1978).
     pairs = []
     for row in rows:
         words = (row.prompt + row.completion).split()

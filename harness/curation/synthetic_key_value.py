@@ -44,17 +44,18 @@ class SyntheticKeyValue(Curation):
         if 2 * count * keys > 9 * 10 ** (digits - 1):
             raise SpecError(f"kv_digits must give {2 * count * keys} different numbers, but {digits} do not: raise it")
         rng, fits = random.Random(setup.seed), count
-        made = [_row(rng, count, keys, digits) for _ in range(params.integer("kv_rows"))]
-        while not _fit(made, setup):
+        retrievals = [_row(rng, count, keys, digits) for _ in range(params.integer("kv_rows"))]
+        while not _fit(retrievals, setup):
+            # In steps of an eighth: tokens per number differ between tokenizers, so the count is found by trying.
             fits -= max(1, fits // 8)
             if fits < 2:
                 raise SpecError(
                     f"synthetic_key_value must fit max_length ({params.integer('max_length')} tokens), but two dictionaries do "
                     "not: lower kv_keys or kv_digits, or take a base with a longer context"
                 )
-            made = [_row(rng, fits, keys, digits) for _ in made]
-        setup.note(f"{len(made)} synthetic rows of {fits} dictionaries")
-        return [*rows, *made] if params.flag("kv_beside") else made
+            retrievals = [_row(rng, fits, keys, digits) for _ in retrievals]
+        setup.note(f"{len(retrievals)} synthetic rows of {fits} dictionaries")
+        return [*rows, *retrievals] if params.flag("kv_beside") else retrievals
 
 
 def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:

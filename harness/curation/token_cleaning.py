@@ -54,6 +54,7 @@ class TokenCleaning(Curation):
         """
         sequences = [sequence for (sequence,) in examples]
         reference, kept = self._reference(sequences, setup)
+        # What the reference was trained on would look easy to it, so those rows are not judged.
         rest = sequences[len(kept) :]
         known = base_nats(rest, setup)
         rounds = min(setup.params.integer("cleaning_rounds"), max(1, len(rest)))
@@ -64,9 +65,8 @@ class TokenCleaning(Curation):
             kept += part
             if end < len(rest):
                 seed = derive_seed(setup.seed, "cleaning", number)
-                train_briefly(
-                    reference, [s for s in part if _labelled([s])], setup.params.number("cleaning_rate"), seed
-                )
+                labelled = [sequence for sequence in part if _labelled([sequence])]
+                train_briefly(reference, labelled, setup.params.number("cleaning_rate"), seed)
         cleaned = _labelled(kept) - _labelled(kept[: len(sequences) - len(rest)])
         setup.note(f"token cleaning kept {cleaned} of {before} tokens of {len(rest)} rows")
         return [(sequence,) for sequence in kept if _labelled([sequence])]
@@ -96,10 +96,18 @@ def _labelled(sequences: Sequence[TokenSequence]) -> int:
 def _cleaned(
     sequences: Sequence[TokenSequence], base: Sequence[np.ndarray], reference: PreTrainedModel, ratio: float
 ) -> list[TokenSequence]:
-    """The sequences with labels on the best share of their labelled tokens, over all of them."""
+    """The sequences with labels on the best of their labelled tokens only.
+
+    Args:
+        sequences: Tokens with labels.
+        base: Nats of each token under the base, an array of shape (tokens,) for each sequence.
+        reference: The model whose nats are compared with the base's.
+        ratio: Share of all labelled tokens that keep their label.
+    """
     judged = token_nats(reference, sequences)
     places = [(row, i) for row, s in enumerate(sequences) for i in range(1, len(s.labels)) if s.labels[i] != IGNORED]
     scores = np.array([base[row][i] - judged[row][i] for row, i in places])
+    # Stable: equal scores must be ranked alike on every machine.
     best = np.argsort(-scores, kind="stable")[: round(ratio * len(places))]
     labels = [[IGNORED] * len(sequence.labels) for sequence in sequences]
     for row, i in (places[index] for index in best):
