@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What is knowable before anything is spent: a plug-in refuses what cannot work there."""
+    """What is known of a trial before anything is spent; a plug-in's `skip` refuses what cannot work there."""
 
     device: str = "cpu"
     """`cpu` or `cuda`."""
@@ -34,16 +34,16 @@ class Situation:
     task: TaskFacts = field(default_factory=TaskFacts)
     """How the task is scored, and what its rows have."""
     beside: Mapping[str, type[Plugin]] = field(default_factory=dict)
-    """The stage's choices by axis (`method`, `objective`, `retention`, `curation`); empty where no stage is asked about."""
+    """The stage's plug-ins by axis (`method`, `objective`, `retention`, `curation`); empty where the stage is not known."""
     params: Params = field(default_factory=Params)
     """The stage's parameters as far as they are known."""
     left: tuple[str, ...] | None = None
-    """Objectives of earlier stages that leave something beside the policy; None where no pipeline is asked about."""
+    """Objectives of earlier stages that leave something beside the policy; None where the pipeline is not known."""
     facts_of: Callable[[str], TaskFacts] = lambda name: TaskFacts()
     """The facts of another task, by the name that a parameter holds."""
 
     def of(self, stage: Stage) -> Situation:
-        """The same where a stage's plug-ins ask what stands beside them; `task` is the one that the stage's rows are of."""
+        """The situation of a stage's plug-ins: `beside` and `params` are its own, `task` is the one whose rows it trains on."""
         chosen = {axis: load(folder, getattr(stage, axis)) for axis, folder in AXIS_FOLDER.items()}
         task = self.facts_of(stage.data) if stage.data else self.task
         return replace(self, task=task, beside=chosen, params=Params(stage.params))
@@ -67,19 +67,19 @@ class StageSetup:
     load_base: Callable[[], PreTrainedModel]
     """A fresh full-precision copy of the base model, for references and safe merges."""
     corpus: Callable[[], list[Row]]
-    """Rows of what the base knows already (its `corpus`, see `models.py`); raises `SpecError` where it has none."""
+    """Rows of what the base knows already, see `BaseModel.corpus`; raises `SpecError` where it has none."""
     generates: bool = False
     """Whether the task is scored on generated text, which starts from the prompt's own tokens."""
     packed: bool = False
     """Whether the objective joins rows into sequences of `max_length` tokens."""
     base: str = ""
-    """What the base's weights can be told by; empty where nothing about them may be kept for another trial."""
+    """Name and revision of the base; empty where an earlier stage made it, so that nothing of it is kept for other trials."""
     cache: Path | None = None
-    """Folder for what takes long and can be computed again."""
+    """Folder for files that took long to compute and can be computed again."""
     tokens: TokenCache = field(default_factory=TokenCache)
-    """What this process has tokenised; trials of one worker share it."""
+    """Texts that this process has tokenised; trials of a worker share them."""
     note: Callable[[str], None] = lambda text: None
-    """Adds a sentence to the record's notes: what a reader must know beside the score."""
+    """Adds a sentence to the record's notes, which the reader of a score must know."""
     rows: Callable[[], list[Row]] = list
     """The stage's training rows as the task gives them, before curation; not to be changed."""
     rows_of: Callable[[Named], list[Row]] = _nothing_named
@@ -93,16 +93,16 @@ class StageSetup:
 
 
 class Plugin(ABC):
-    """What every choice on every axis declares about itself."""
+    """A choice on one of the axes, and what it declares about itself."""
 
     summary: ClassVar[str]
     """One line: what it does."""
     paper: ClassVar[str] = ""
     """Authors, year and arXiv id or URL of the source; empty when there is none."""
     requires: ClassVar[str] = ""
-    """What it needs beyond a base model and rows, in a few words (`a GPU`, `layers with biases`); empty: nothing."""
+    """What it needs beyond a base model and rows, in a few words (`a GPU`, `layers with biases`); empty for nothing."""
     space: ClassVar[Space] = {}
-    """Its hyperparameters: ranges, literature defaults, and which of them a sweep searches."""
+    """Its hyperparameters: ranges, defaults from the literature, and which of them a study searches."""
 
     def skip(self, situation: Situation) -> str | None:
         """The reason why this choice cannot work in this situation, or None."""

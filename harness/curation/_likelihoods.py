@@ -67,6 +67,7 @@ def base_nats(sequences: Sequence[TokenSequence], setup: StageSetup) -> list[np.
             pass  # a crash left part of a file: computed again
     nats = token_nats(setup.load_base(), sequences)
     if path is not None:
+        # One array for all sequences: a file for each would be slow to open.
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(nats))
         try:
@@ -131,6 +132,7 @@ def _nats(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Tensor:
 def _batches(lengths: Sequence[int], vocabulary: int) -> Iterator[list[int]]:
     """Indices of sequences of like length, longest first, whose logits fit."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    # Longest first, so that too little memory shows at once and not after an hour.
     while order:
         size = max(1, LOGITS // (vocabulary * lengths[order[0]]))
         yield order[:size]

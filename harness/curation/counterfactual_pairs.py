@@ -63,6 +63,7 @@ class CounterfactualPairs(Curation):
             return [continuations(model, tokenizer, texts, sampling, seed) for texts, seed in asked]
 
         answers = remembered(identity_of("style_model", setup), question, setup, write)
+        # What is wanted is not part of the question: both directions of a study read the same texts from the cache.
         chosen, rejected = answers if params.text("style_wanted") == "encourage" else reversed(answers)
         kept = [
             replace(row, completion=better, rejected=worse)

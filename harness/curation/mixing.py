@@ -28,13 +28,14 @@ class Mixing(Curation):
         return None
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
-        """Own rows first: the trainer shuffles."""
+        """The task's rows, then those of the pools; training shuffles them."""
         share = setup.params.number("pool_share")
         pools = setup.params.names("pools")
         total = sum(pool.weight for pool in pools)
         mixed = list(rows)
         for number, pool in enumerate(pools):
             own = setup.rows_of(pool)
+            # The task's rows make up 1 - share of all rows, so all rows are as many as theirs / (1 - share).
             count = round(len(rows) * share / (1 - share) * pool.weight / total)
             order = random.Random(f"{setup.seed} {number}").sample(range(len(own)), len(own))
             mixed += [own[order[place % len(own)]] for place in range(count)]

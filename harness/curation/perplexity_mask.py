@@ -29,6 +29,7 @@ class PerplexityMask(Curation):
 
     def tokens(self, examples: list[Example], setup: StageSetup) -> list[Example]:
         """The examples with fewer labels; those without any are left out."""
+        # A token's perplexity is the exponential of its nats.
         limit = math.log(setup.params.number("token_perplexity"))
         sequences = [sequence for (sequence,) in examples]
         kept: list[Example] = []

@@ -50,6 +50,14 @@ class PromptInternalization(Curation):
 
 
 def _shots(rows: list[Row], index: int, count: int, rng: random.Random) -> str:
-    """So many other rows as examples, each ended by an empty line."""
+    """Other rows as examples, each ended by an empty line.
+
+    Args:
+        rows: All rows.
+        index: The row that the examples are for.
+        count: How many examples.
+        rng: Draws them.
+    """
+    # Drawn from one place fewer: places from `index` on move up by one, so the row itself is never among its examples.
     places = [place + (place >= index) for place in rng.sample(range(len(rows) - 1), count)]
     return "".join(f"{rows[place].prompt}{rows[place].completion}\n\n" for place in places)

@@ -67,6 +67,7 @@ def _written(seeds: list[Row], setup: StageSetup) -> Written:
     sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), (ASK.strip(),))
     novelty = Novelty([row.prompt for row in seeds], params.number("novelty_limit"))
     answers = {row.completion for row in seeds}
+    # Where a task's answers are labels, a new label is a mistake of the writer.
     labels = answers if len(answers) <= LABELS and all(row.wrong is not None for row in seeds) else None
     kept: list[Row] = []
     dropped: Counter[str] = Counter()

@@ -28,6 +28,7 @@ def _shortness(rows: Sequence[Row], setup: StageSetup) -> list[float]:
     return [-length for length in _length(rows, setup)]
 
 
+# A row whose answer has no token to learn is never among the best, by either order.
 def _surprise(rows: Sequence[Row], setup: StageSetup) -> list[float]:
     return [-math.inf if math.isnan(nats) else nats for nats in answer_nats(rows, setup)]
 

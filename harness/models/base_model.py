@@ -1,4 +1,4 @@
-"""Base models: what a name in a study stands for, pinned; its facts without torch; its weights and its tokenizer.
+"""Base models: finds the model of a name, pins it by its content, and loads its weights and its tokenizer.
 
 A name is an embedded model (a folder of `harness/testbed/models/`), a folder, or a Hugging Face id. Only safetensors
 are read, and no remote code runs.
@@ -43,9 +43,9 @@ class BaseModel:
     source: str
     """Local folder or Hugging Face id."""
     corpus: str | None = None
-    """JSONL file with `text` rows of what it knows, or the name of a task whose training rows it knows."""
+    """What it knows already, for replay: a JSONL file with a `text` in each row, or a task, whose training rows are meant."""
     is_temporary: bool = False
-    """Whether an earlier stage made it, in a folder that goes away with its trial."""
+    """Whether an earlier stage of a trial made it, in a folder that is deleted with the trial."""
 
     @property
     def is_local(self) -> bool:
@@ -68,12 +68,12 @@ def embedded_models() -> tuple[str, ...]:
 
 
 def resolve_model(name: str, revision: str | None = None, corpus: str | None = None) -> BaseModel:
-    """Find what `name` stands for and pin it.
+    """Find the model of a name and pin it by its content.
 
     Args:
         name: An embedded model, a folder (may hold `${VARIABLE}`), or a Hugging Face id.
         revision: Commit, tag or branch of a hub model; ignored for folders, which are pinned by their content.
-        corpus: What the study says the model knows; an embedded model brings its own.
+        corpus: A file or task of what the model knows already; an embedded model brings its own.
 
     Raises:
         SpecError: When there is no such model, or a folder lacks its config, weights or tokenizer.
@@ -98,14 +98,14 @@ def _pinned(name: str, folder: Path) -> ModelRef:
     Raises:
         SpecError: When the folder lacks its config, weights or tokenizer.
     """
-    for what, found in (
+    for part, exists in (
         ("config.json", (folder / "config.json").exists()),
         ("*.safetensors weights", any(folder.glob("*.safetensors"))),
         ("tokenizer (tokenizer.json)", any((folder / file).exists() for file in TOKENIZER_FILES)),
     ):
-        if not found:
+        if not exists:
             raise SpecError(
-                f"a model folder must hold config.json, *.safetensors and a tokenizer, but {folder} has no {what}: "
+                f"a model folder must hold config.json, *.safetensors and a tokenizer, but {folder} has no {part}: "
                 "save model and tokenizer there with save_pretrained"
             )
     digest = hashlib.sha256()
@@ -117,7 +117,8 @@ def _pinned(name: str, folder: Path) -> ModelRef:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """A file's content in blocks; of files above 64 MiB its size and 64 blocks spread evenly, to stay within a second."""
+    """A file's size, and then its content in blocks; of a file above 64 MiB, 64 blocks at even distances."""
+    # Reading all of a large model would take minutes at every start, and weights that were trained differ everywhere.
     size = path.stat().st_size
     count = max(1, math.ceil(size / BLOCK))
     starts = range(count) if count <= 64 else [round(i * (count - 1) / 63) for i in range(64)]
@@ -129,7 +130,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _commit(name: str, revision: str | None) -> str:
-    """The commit that a hub model's revision points to, pinned in the cache by the first who asks.
+    """The commit that a hub model's revision points to; the first to ask pins it in the hub's cache.
 
     Raises:
         SpecError: When the model is neither in the cache nor reachable.
@@ -144,12 +145,12 @@ def _commit(name: str, revision: str | None) -> str:
 
 
 def context_length(config: Any, max_length: int, reserved: int = 0) -> int:
-    """`max_length` cut to what a model with this `transformers` config has left (no limit where it states none).
+    """`max_length`, cut to the room that is left in a model's context; a config that states no context has no limit.
 
     Args:
-        config: The model's config.
-        max_length: Tokens wanted.
-        reserved: Positions of the context that are taken already.
+        config: The model's, of `transformers`.
+        max_length: Tokens that are wanted.
+        reserved: Positions of the context that virtual tokens take.
     """
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return max(1, min(max_length, context - reserved)) if context else max_length
@@ -167,12 +168,13 @@ def load_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreT
     from transformers import AutoModelForCausalLM
 
     quiet()
+    # Only safetensors: a pickled checkpoint can run code when it is loaded.
     arguments: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, **options}
     if "quantization_config" in options:
         arguments["device_map"] = {"": device}
     model = AutoModelForCausalLM.from_pretrained(base.source, **_revision(base), **arguments)
     if getattr(model.config, "rescale_every", 0):
-        # For float16, RWKV halves weights in place when it turns to scoring, which adapters on them would not follow.
+        # RWKV halves weights in place when it turns to scoring, which float16 needs; adapters on them would not follow.
         model.config.rescale_every = 0
     if "quantization_config" in options:
         return _never_repacked(model)
@@ -216,7 +218,7 @@ def _revision(base: BaseModel) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """Keep the libraries' progress bars and advice off stderr, where the harness shows its own progress."""
+    """Switch off the progress bars and advice of `transformers`: the harness shows its own progress on stderr."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -13,7 +13,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def commit_of(kind: Literal["model", "dataset"], name: str, revision: str | None) -> str:
-    """The commit that a revision means: as given, as the cache knows it, or as the hub says (then kept in the cache).
+    """The commit of a revision: as given, as the cache has it, or as the hub says, which the cache then keeps.
 
     Args:
         kind: `model` or `dataset`.
@@ -22,7 +22,7 @@ def commit_of(kind: Literal["model", "dataset"], name: str, revision: str | None
 
     Raises:
         OSError: When the hub does not know it or cannot be reached.
-        ValueError: When the name is none that the hub could know.
+        ValueError: When the name cannot be that of a repository.
     """
     if revision and COMMIT.fullmatch(revision):
         return revision
@@ -34,12 +34,13 @@ def commit_of(kind: Literal["model", "dataset"], name: str, revision: str | None
     api = HfApi()
     info = api.model_info(name, revision=revision) if kind == "model" else api.dataset_info(name, revision=revision)
     reference.parent.mkdir(parents=True, exist_ok=True)
+    # In the place where huggingface_hub looks for it, so that a node without internet loads the same commit by its name.
     reference.write_text(str(info.sha))
     return str(info.sha)
 
 
 def cache(kind: Literal["model", "dataset"], name: str) -> Path:
-    """Where the hub's cache keeps a repository."""
+    """The folder of a repository in the hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"

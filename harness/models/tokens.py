@@ -47,10 +47,10 @@ class TokenCache:
         """Token ids of each text; not to be changed.
 
         Args:
-            tokenizer: Encodes.
-            texts: What is encoded.
-            special: Whether with the special tokens that the tokenizer adds by itself.
-            folder: Where to keep what took long; None keeps it in memory only.
+            tokenizer: A model's.
+            texts: In the order of the result.
+            special: Whether the tokenizer's own beginning and end tokens are added.
+            folder: Where ids that took long to compute are kept for other processes; None keeps them in memory only.
         """
         if not texts:
             return []
@@ -88,6 +88,7 @@ class TokenCache:
         digest = hashlib.sha256(json.dumps([self.facts(tokenizer), special]).encode())
         for text in texts:
             raw = text.encode(errors="surrogatepass")
+            # Lengths, because "ab", "c" must not have the hash of "a", "bc".
             digest.update(len(raw).to_bytes(8, "big"))
             digest.update(raw)
         return digest.hexdigest()[:32]

@@ -58,10 +58,13 @@ class PreferenceObjective(Objective, ABC):
         answers = [answer for row in rows for answer in (row, replace(row, completion=str(row.rejected)))]
         encoded = tokenised(answers, setup, "answers")
         pairs = list(zip(encoded[::2], encoded[1::2], strict=True))
-        kept = [self.prepared(*pair) for pair in pairs if all(map(learnable, pair))]
-        if len(kept) < len(pairs):
-            setup.note(f"{len(pairs) - len(kept)} of {len(pairs)} training rows had nothing to learn and were dropped")
-        return kept
+        # A pair of which one answer was cut away would compare with nothing.
+        examples = [self.prepared(*pair) for pair in pairs if all(map(learnable, pair))]
+        if len(examples) < len(pairs):
+            setup.note(
+                f"{len(pairs) - len(examples)} of {len(pairs)} training rows had nothing to learn and were dropped"
+            )
+        return examples
 
     def prepared(self, chosen: TokenSequence, rejected: TokenSequence) -> Example:
         """A pair as it goes through the model; by default with loss on the answers alone."""
@@ -221,8 +224,8 @@ def dpo_trainer(parts: TrainerParts, examples: Sequence[Example], **own: Scalar)
     arguments = DPOConfig(**parts.arguments, **own, gradient_checkpointing=False, remove_unused_columns=False)
 
     def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-        made = padded(answers_of(examples), setup)
-        del made["labels"]
-        return made
+        columns = padded(answers_of(examples), setup)
+        del columns["labels"]  # TRL makes them itself, and the model would get them twice
+        return columns
 
     return preference_trainer(DPOTrainer, arguments, parts, examples, batch, ref_model=setup.load_base())

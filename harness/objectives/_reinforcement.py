@@ -1,4 +1,4 @@
-"""What the objectives that sample answers share: TRL's trainers on the task's prompts, rewarded as `_rewards` says."""
+"""Shared by the objectives that sample answers to the task's prompts and reward them: TRL's trainers do both."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _RewardFunction:
 
 
 class ReinforcementObjective(Objective, ABC):
-    """Answers are sampled from the model, rewarded, and made likelier the more they are worth beside their group's.
+    """Answers are sampled from the model and rewarded; those above the rest of their group become likelier.
 
     Answers are used for one step, so that ratios of new to old probabilities are 1 and clipping them would do nothing.
     TRL prints losses near 0: what is learned shows in the rewards.
@@ -87,7 +87,7 @@ class ReinforcementObjective(Objective, ABC):
         return super().skip(situation)
 
     def trainer(self, parts: TrainerParts) -> Trainer:
-        """TRL's, on the model without PEFT's wrapper, which TRL would give a second adapter.
+        """TRL's trainer, on the model without PEFT's wrapper: to a wrapped model TRL would add an adapter of its own.
 
         Raises:
             SpecError: When a row has no prompt, no answer fits beside it, or nothing says what an answer is worth.
@@ -112,7 +112,7 @@ class ReinforcementObjective(Objective, ABC):
             beta=0.0,  # else TRL would load a reference by the policy's name, see `_compare`
             gradient_checkpointing=False,
             disable_dropout=False,
-            shuffle_dataset=False,  # `_prompts` has
+            shuffle_dataset=False,  # `_prompts` shuffles
             **self.options(setup),
         )
         inner = _inner(parts)
@@ -132,8 +132,9 @@ class ReinforcementObjective(Objective, ABC):
         return trainer
 
     def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, float]:
-        """Rewards of the first and the last tenth of the steps, and groups without signal; notes say the same."""
-        trainer.model.__dict__.pop("forward", None)  # TRL's, which a copy of the model would share with it
+        """Mean rewards of the first and last tenth of the steps, and the share of groups with equal rewards; notes say the same."""
+        # TRL puts a forward pass of its own on the model object. A copy of the model would call it on the original.
+        trainer.model.__dict__.pop("forward", None)
         seen = self._seen
         if seen is None or not seen.means:
             return {}
@@ -155,8 +156,12 @@ def _virtual_tokens(method: Any, situation: Situation) -> int:
 def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Dataset:
     """Prompts and numbers of the rows of all steps, in shuffled passes.
 
-    TRL shuffles by itself, but starts anew where a trial goes on.
+    Args:
+        rows: The stage's.
+        wanted: How many prompts all steps take.
+        seed: Of the order.
     """
+    # TRL's own shuffling would begin anew where a trial continues.
     from datasets import Dataset
 
     draw, numbers = random.Random(seed), list[int]()
@@ -166,7 +171,7 @@ def _prompts(rows: Sequence[Row], wanted: int, seed: int) -> Dataset:
 
 
 def _inner(parts: TrainerParts) -> PreTrainedModel:
-    """The model that the method's layers are in."""
+    """The model whose layers the method has changed, without PEFT's wrapper."""
     model = parts.model
     if not hasattr(model, "get_base_model"):
         return model
@@ -178,7 +183,14 @@ def _inner(parts: TrainerParts) -> PreTrainedModel:
 
 
 def _compare(trainer: Trainer, setup: StageSetup, weight: float) -> None:
-    """Penalise divergence from the stage's own base; TRL would load a model of the policy's name."""
+    """Penalise divergence from the stage's own base.
+
+    Args:
+        trainer: TRL's, changed in place.
+        setup: The stage's.
+        weight: Of the penalty.
+    """
+    # By itself TRL would load the model of the policy's name, which is not this base after an earlier stage.
     from trl.trainer.utils import add_fused_lm_head
 
     reference = setup.load_base().eval().requires_grad_(False)
@@ -188,7 +200,7 @@ def _compare(trainer: Trainer, setup: StageSetup, weight: float) -> None:
 
 
 def _quiet(kind: type[Trainer], room: int) -> type[Trainer]:
-    """TRL's trainer without its report to the hub, and with prompts that lose their beginning where they are too long."""
+    """TRL's trainer without its report to the hub, and with prompts cut to their last `room` tokens."""
 
     class Quiet(kind):  # type: ignore[misc]
         def _tokenize_prompts(self, *arguments: object) -> tuple[object, ...]:

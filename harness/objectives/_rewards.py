@@ -1,4 +1,4 @@
-"""What an answer is worth: rules that a task names in `metadata.reward`, its own function, or a model left by a stage."""
+"""Rewards of answers: by a rule that a task names in `metadata.reward`, by its own function, or by a reward model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Rule = Callable[[Row, str], float]
-"""What an answer to a row is worth."""
+"""The reward of an answer to a row."""
 Rewards = Callable[[Sequence[Row], Sequence[str]], list[float]]
-"""What each of several answers is worth, given its row."""
+"""The reward of each of several answers, given the row that it answers."""
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 TOKENS = 1 << 12
@@ -29,11 +29,11 @@ TOKENS = 1 << 12
 
 
 def reward_problem(reward: object, left: Sequence[str] | None) -> str | None:
-    """Why nothing can be rewarded so, or None.
+    """Why answers cannot be rewarded as the task says, or None.
 
     Args:
         reward: What the task says under `metadata.reward`; None where it says nothing.
-        left: Objectives of earlier stages that left a model beside the policy; None where that is not known.
+        left: Objectives of earlier stages that left a model beside the policy; None where the pipeline is not known.
     """
     if reward is None:
         if left is None or len(left) == 1:
@@ -48,7 +48,11 @@ def reward_problem(reward: object, left: Sequence[str] | None) -> str | None:
 
 
 def rewards_for(setup: StageSetup, rows: Sequence[Row]) -> Rewards:
-    """What the stage's answers are worth.
+    """The rewards of a stage's answers.
+
+    Args:
+        setup: The stage's.
+        rows: Its training rows; a rule by name must reward their own answers.
 
     Raises:
         SpecError: When the task names no reward that there is, or its rows do not fit it.
@@ -82,17 +86,20 @@ def _exact(row: Row, answer: str) -> float:
 
 
 def _numeric(row: Row, answer: str) -> float:
-    found, wanted = _last_number(answer), _last_number(row.completion)
-    return float(found is not None and wanted is not None and math.isclose(found, wanted, rel_tol=1e-6))
+    given, wanted = _last_number(answer), _last_number(row.completion)
+    return float(given is not None and wanted is not None and math.isclose(given, wanted, rel_tol=1e-6))
 
 
 def _last_number(text: str) -> float | None:
-    found = NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def _captures(pattern: str) -> Rule:
-    """What the pattern captures in the answer must be what it captures in the row's own, or else all of that."""
+    """Rewards an answer in which `pattern` captures what it captures in the row's own answer.
+
+    Where it matches nothing in the row's own answer, it must capture all of that.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -101,8 +108,8 @@ def _captures(pattern: str) -> Rule:
         ) from error
 
     def captured(text: str) -> str | None:
-        found = compiled.search(text)
-        return None if found is None else (found[1] if compiled.groups else found[0]).strip()
+        match = compiled.search(text)
+        return None if match is None else (match[1] if compiled.groups else match[0]).strip()
 
     def rule(row: Row, answer: str) -> float:
         wanted = captured(row.completion)
@@ -115,7 +122,7 @@ RULES: Mapping[str, Rule] = {"exact_match": _exact, "numeric": _numeric}
 
 
 def _judge(folder: Path, setup: StageSetup) -> Rewards:
-    """The scalar that a sequence classifier gives to the last token of prompt and answer."""
+    """The number that a reward model in `folder` gives to a prompt with its answer."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -128,20 +135,27 @@ def _judge(folder: Path, setup: StageSetup) -> Rewards:
             for sequence in tokenised([replace(row, completion=a) for row, a in zip(rows, answers, strict=True)], quiet)
         ]
         size = max(1, TOKENS // max(map(len, texts)))
-        found: list[float] = []
+        scores: list[float] = []
         with torch.no_grad():
             for start in range(0, len(texts), size):
-                found += last_token_scores(model, texts[start : start + size], setup.device).tolist()
-        return found
+                scores += last_token_scores(model, texts[start : start + size], setup.device).tolist()
+        return scores
 
     return rewards
 
 
 def last_token_scores(model: PreTrainedModel, texts: Sequence[Sequence[int]], device: str) -> Tensor:
-    """What a sequence classifier with one label says of each text's last token, shape (texts,).
+    """The output of a sequence classifier with one label at each text's last token.
 
-    Not left to the classifier itself, which looks for padding: where that is the end token, it takes the token before.
+    Args:
+        model: The classifier.
+        texts: Token ids of each text.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        Shape (texts,), float32.
     """
+    # The classifier itself takes the last token that is no padding. Where padding is the end token, that is one too early.
     import torch
 
     width = max(map(len, texts))

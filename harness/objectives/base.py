@@ -1,7 +1,7 @@
 """The author's contract for an objective: what is minimised, and on which rows.
 
 One file per objective; its stem is its name in study files. An objective whose loss is a function of the
-log-probabilities of given tokens says so (`fuses`) and names the tokens: the harness's own loop does the rest. Any
+log-probabilities of given tokens sets `fuses` and names the tokens: the harness's own loop does the rest. Any
 other brings a trainer of TRL's.
 """
 
@@ -30,7 +30,7 @@ PREFERENCE = "metadata.preference"
 
 @dataclass(frozen=True)
 class TrainerParts:
-    """What `train.py` has prepared and an objective's trainer is built from."""
+    """What an objective's trainer is built from."""
 
     model: PreTrainedModel
     rows: list[Row]
@@ -52,18 +52,18 @@ class Objective(Plugin, ABC):
     """Whether it trains in the harness's own loop (`examples`, `loss`, `items`), where trials can train together."""
 
     needs_reference: ClassVar[bool] = False
-    """Whether its loss compares with the base's own log-probabilities, which are computed once before training."""
+    """Whether its loss compares with the base's own log-probabilities; they are computed once, before training."""
 
     samples: ClassVar[bool] = False
-    """Whether it samples answers to prompts, and weighs them by the output layer's own weights, past what stands before
-    that layer."""
+    """Whether it samples answers to prompts. TRL then multiplies hidden states by the output layer's weights itself, so what a
+    method puts around that layer has no effect."""
 
     supervises_tokens: ClassVar[bool] = False
     """Whether its loss is a sum over tokens that carry loss, so that a curation may take the loss off some of them."""
 
     leaves_policy: ClassVar[bool] = True
-    """Whether what it trains is the next stage's base. If not (a reward model), it writes that to a folder (`leave`),
-    later stages find the folder under the objective's name in `StageSetup.left`, and start from this stage's own base."""
+    """Whether the model that it trains is the next stage's base. If not, as with a reward model, `leave` writes the model to a
+    folder, later stages find the folder in `StageSetup.left` under the objective's name, and they start from this stage's base."""
 
     compares: ClassVar[bool] = False
     """Whether its loss of one example depends on the others of a forward pass, which must then not be cut into pieces."""
@@ -75,7 +75,7 @@ class Objective(Plugin, ABC):
     """Factor on the learning rates that methods search, which are those of supervised fine-tuning."""
 
     def skip(self, situation: Situation) -> str | None:
-        """Rows without a column that it needs are nothing to train on."""
+        """Every row must have the columns that the objective needs."""
         columns, curation = situation.task.columns, situation.beside.get("curation")
         given = getattr(curation, "gives", ())
         missing = [name for name in self.needs if columns is not None and name not in (*columns, *given)]
@@ -98,15 +98,23 @@ class Objective(Plugin, ABC):
         raise NotImplementedError
 
     def apart(self, examples: Sequence[Example], setup: StageSetup) -> list[Example]:
-        """What the loss needs the log-probabilities of beside a forward pass's examples, without gradient."""
+        """Further examples whose log-probabilities the loss needs, without gradient.
+
+        Args:
+            examples: Those of one forward pass.
+            setup: The stage's.
+        """
         return []
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Each trial's loss summed over what `items` counts, shape (K,); by default the sum over all tokens.
+        """Each trial's loss, summed over what `items` counts; by default over all tokens.
 
         Args:
-            losses: What the model says of the batch.
+            losses: Log-probabilities of the batch's tokens under K trials' models.
             setups: The K trials' own, for their parameters.
+
+        Returns:
+            Shape (K,).
         """
         return losses.nats.sum(1)
 
@@ -118,14 +126,14 @@ class Objective(Plugin, ABC):
         """Write what was trained to a folder, for later stages; only where `leaves_policy` is False.
 
         Args:
-            model: What was trained, merged into a plain model.
+            model: The trained model, merged into a plain one.
             setup: The stage's.
-            folder: Where to; to be made.
+            folder: Does not exist yet.
         """
         raise NotImplementedError
 
     def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, float]:
-        """What a trainer of TRL's has seen beside losses, for the record; called once, when it has ended."""
+        """What a trainer of TRL's has measured beside losses, for the record; called once, after the last step."""
         return {}
 
     def trainer(self, parts: TrainerParts) -> Trainer:

@@ -30,10 +30,12 @@ class ContinuedPretraining(Objective):
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Blocks of one long stream of tokens."""
         texts = [row.prompt + row.completion for row in rows]
+        # Shuffled before they are joined: blocks keep their neighbours, and a file's order may group like texts.
         random.Random(setup.seed).shuffle(texts)
         stream = list(chain.from_iterable(documents(texts, setup)))
         size = setup.params.integer("max_length")
         blocks = [tuple(stream[start : start + size]) for start in range(0, len(stream), size)]
+        # A block of one token predicts nothing.
         return [(TokenSequence(block, block),) for block in blocks if len(block) > 1]
 
     def trainer(self, parts: TrainerParts) -> Trainer:

@@ -48,6 +48,7 @@ class ContrastivePreferenceOptimisation(PreferenceObjective):
             compared = (margin - 1 / (2 * beta)) ** 2
         elif kind == "hinge":
             compared = (1 - beta * margin).relu()
+        # The imitation term is a mean over tokens, and `items` divides by pairs: it is multiplied by them here.
         return compared.sum(1) + weight[:, 0] * imitation(losses) * chosen.shape[1]
 
     def trainer(self, parts: TrainerParts) -> Trainer:

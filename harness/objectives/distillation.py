@@ -60,8 +60,8 @@ class Distillation(Objective):
         temperature, kind = setup.params.number("distillation_temperature"), setup.params.text("divergence")
 
         def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-            made = padded([sequence for (sequence,) in examples], setup)
-            return {name: made[name] for name in ("input_ids", "attention_mask", "labels")}
+            columns = padded([sequence for (sequence,) in examples], setup)
+            return {name: columns[name] for name in ("input_ids", "attention_mask", "labels")}
 
         def loss(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
             import torch
@@ -103,7 +103,8 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Of each next token, shape (rows, tokens - 1, vocabulary); virtual tokens, where there are any, come first."""
+    """Logits of each next token, shape (rows, tokens - 1, vocabulary)."""
+    # Counted from the end, because a method's virtual tokens come first.
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1]
     return logits
 
@@ -129,7 +130,8 @@ def _trainer(loss: Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]) -> ty
         def compute_loss(
             self, model: PreTrainedModel, inputs: dict[str, Tensor], return_outputs: bool = False, **options: object
         ) -> Tensor | tuple[Tensor, dict[str, object]]:
-            self.model_accepts_loss_kwargs = False  # else means of batches would be added up
+            # Else transformers takes losses for sums, and adds up the means of accumulated batches.
+            self.model_accepts_loss_kwargs = False
             return (loss(model, inputs), {}) if return_outputs else loss(model, inputs)
 
     return MeanTrainer

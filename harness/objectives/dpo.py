@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.axes.contract import StageSetup
+from harness.axes.contract import Situation, StageSetup
 from harness.nn.sequences import TokenLosses
 from harness.objectives._preference import PreferenceObjective, dpo_trainer, each, split
 from harness.objectives.base import TrainerParts
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 DISCOPOP_TEMPERATURE = 0.05
-"""Of the blend that Lu et al. found."""
+"""Temperature of the blend of losses that Lu et al. found."""
 SMOOTHED = ("robust", "exo_pair")
 """Losses that `label_smoothing` counts for."""
 
@@ -38,12 +38,12 @@ class _Pairs:
 
     @property
     def margin(self) -> Tensor:
-        """By how much more than the base the chosen answer is preferred, times beta."""
+        """`beta` times how much more than the base the model prefers the chosen answer."""
         return self.beta * (self.chosen - self.rejected)
 
     @property
     def margin_per_token(self) -> Tensor:
-        """The same of means over tokens, without beta."""
+        """How much more than the base the model prefers the chosen answer per token, without `beta`."""
         return self.chosen / self.chosen_tokens.clamp(min=1) - self.rejected / self.rejected_tokens.clamp(min=1)
 
 
@@ -104,6 +104,7 @@ def _softplus(x: Tensor) -> Tensor:
     """`log(1 + exp(x))`: the negative logarithm of a sigmoid of `-x`."""
     from torch.nn.functional import softplus
 
+    # Above torch's own threshold of 20 it would drop a term of 2e-9.
     return softplus(x, threshold=50.0)
 
 
@@ -147,15 +148,19 @@ class DirectPreferenceOptimisation(PreferenceObjective):
     }
 
     def unfit(self, params: Params) -> str | None:
-        """One loss needs label smoothing, and only one other knows it."""
-        kind = params.text("loss_type", "sigmoid")
-        if kind == "exo_pair" and params.number("label_smoothing", 0.001) == 0:
+        """One loss is infinite without label smoothing."""
+        if params.text("loss_type", "sigmoid") == "exo_pair" and params.number("label_smoothing", 0.001) == 0:
             return "its loss_type exo_pair must have a label_smoothing above 0, but got 0: set it, for example 0.001"
-        if params.number("label_smoothing", 0.0) and kind not in SMOOTHED:
+        return None
+
+    def skip(self, situation: Situation) -> str | None:
+        """Label smoothing must not be searched where the loss does not use it."""
+        kind = situation.params.text("loss_type", "sigmoid")
+        if situation.params.number("label_smoothing", 0.0) and kind not in SMOOTHED:
             return (
                 f"its loss_type {kind} does not know label_smoothing, which {' and '.join(SMOOTHED)} do: leave it out"
             )
-        return None
+        return super().skip(situation)
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
         """Summed over pairs, shape (K,)."""

@@ -76,16 +76,17 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
         )
 
         def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-            made = padded(answers_of(examples), setup)
-            made |= padded(answers_of(self.apart(examples, setup)), setup, "KL_")
-            del made["labels"], made["KL_labels"]
-            return made | {"label": torch.arange(2 * len(examples)) < len(examples)}
+            columns = padded(answers_of(examples), setup)
+            columns |= padded(answers_of(self.apart(examples, setup)), setup, "KL_")
+            # TRL makes labels itself and hands all other parts of a batch to the model, which would get them twice.
+            del columns["labels"], columns["KL_labels"]
+            return columns | {"label": torch.arange(2 * len(examples)) < len(examples)}
 
         examples = self.examples(parts.rows, setup)
         return preference_trainer(KTOTrainer, arguments, parts, examples, batch, ref_model=setup.load_base())
 
 
 def _joined(own: TokenSequence, other: TokenSequence, limit: int) -> TokenSequence:
-    """One sequence's prompt and another's answer."""
+    """One sequence's prompt with another's answer, cut to its last `limit` tokens."""
     prompt, answer = own.input_ids[: own.prompt], other.input_ids[other.prompt :]
     return TokenSequence(prompt + answer, (IGNORED,) * len(prompt) + answer, len(prompt)).last(limit)

@@ -43,6 +43,7 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
         chosen, rejected = split(losses.log_probabilities() / losses.lengths())
         odds = chosen - rejected - (_log_complement(chosen) - _log_complement(rejected))
         weight = each(setups, "odds_weight", odds)
+        # As in CPO, a mean over tokens is multiplied by the pairs that `items` divides by.
         return imitation(losses) * (losses.sequences // 2) - (weight * logsigmoid(odds)).sum(1)
 
     def trainer(self, parts: TrainerParts) -> Trainer:
@@ -64,8 +65,10 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
 
 
 def _log_complement(x: Tensor) -> Tensor:
-    """`log(1 - exp(x))` of negative numbers, by whichever of two forms is exact there."""
+    """`log(1 - exp(x))` of negative numbers."""
     import torch
 
+    # Near zero 1 - exp(x) cancels, far from it 1 - exp(x) rounds to 1: each form is exact on its side of -log 2 (Maechler 2012).
+    # The clamps keep the form that is not taken finite, whose gradient would else be NaN times zero.
     near = x > -math.log(2)
     return torch.where(near, (-x.clamp(min=-1.0).expm1()).log(), (-x.clamp(max=-0.5).exp()).log1p())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RewardModel(PreferenceObjective):
-    """Minus the log of a sigmoid of the difference of rewards of chosen and rejected answers (Bradley and Terry).
+    """The loss of a pair is minus the log of a sigmoid of the difference of both answers' rewards (Bradley and Terry 1952).
 
     The reward is a linear function, zero at the start, of the last layer's state at the answer's last token. What is left
     is a sequence classifier with one label that plain transformers load; the next stage starts from this stage's base.
@@ -60,11 +60,12 @@ class RewardModel(PreferenceObjective):
         setup, width = parts.setup, parts.model.get_input_embeddings().weight.shape[1]
         width = getattr(parts.model.config.get_text_config(), "hidden_size", width)
         self._head = torch.nn.Linear(width, 1, bias=False).to(setup.device)
+        # From zero all rewards are equal at first, so the loss starts at log 2 whatever the seed.
         torch.nn.init.zeros_(self._head.weight)
 
         def batch(examples: Sequence[Example]) -> dict[str, Tensor]:
-            made = padded(answers_of(examples), setup)
-            return {name: made[name] for name in ("input_ids", "attention_mask")}
+            columns = padded(answers_of(examples), setup)
+            return {name: columns[name] for name in ("input_ids", "attention_mask")}
 
         arguments = TrainingArguments(**parts.arguments, remove_unused_columns=False)
         scored = _scored(parts.model, self._head)
@@ -74,7 +75,7 @@ class RewardModel(PreferenceObjective):
         return trainer
 
     def observed(self, trainer: Trainer, setup: StageSetup) -> dict[str, float]:
-        """How often the chosen answer got more, in the first and the last tenth of the batches."""
+        """The share of pairs whose chosen answer got the higher reward, in the first and the last tenth of the batches."""
         if not self._right:
             return {}
         tenth = max(1, len(self._right) // 10)
@@ -83,7 +84,13 @@ class RewardModel(PreferenceObjective):
         return {"ranked_right_first": first, "ranked_right_last": last}
 
     def leave(self, model: PreTrainedModel, setup: StageSetup, folder: Path) -> None:
-        """A sequence classifier with one label, and the tokenizer."""
+        """Write a sequence classifier with one label, and the tokenizer.
+
+        Args:
+            model: The trained model, merged into a plain one.
+            setup: The stage's.
+            folder: Does not exist yet.
+        """
         import torch
         from transformers import AutoModelForSequenceClassification
 
@@ -100,7 +107,7 @@ class RewardModel(PreferenceObjective):
 
 
 def _scored(policy: PreTrainedModel, head: Linear) -> Module:
-    """A module that gives the reward of each sequence's last token, shape (sequences,)."""
+    """A module that returns the reward of each sequence's last token, shape (sequences,)."""
     import torch
 
     class Scored(torch.nn.Module):
@@ -129,7 +136,7 @@ def _scored(policy: PreTrainedModel, head: Linear) -> Module:
 
 
 def _trainer(right: list[float]) -> type[Trainer]:
-    """Transformers' trainer with the loss of pairs; its optimiser, which may be the method's own, has not the head."""
+    """Transformers' trainer with the loss of pairs; its optimiser, which may be the method's own, leaves the head out."""
     from torch.nn.functional import logsigmoid
     from transformers import Trainer
 
@@ -143,6 +150,7 @@ def _trainer(right: list[float]) -> type[Trainer]:
             return (loss, {}) if return_outputs else loss
 
         def create_optimizer(self, *arguments: object) -> Optimizer:
+            # The head has an optimiser of its own, see `_head_steps`: it is new, and needs a far higher rate.
             head = self.model.head.weight
             head.requires_grad_(False)
             optimizer: Optimizer = super().create_optimizer(*arguments)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UnifiedAlignment(PreferenceObjective):
-    """The sigmoid of `beta` times an answer's log-ratio to the base is drawn to the answer's score in [0, 1].
+    """Pulls the sigmoid of `beta` times an answer's log-ratio to the base towards the answer's score in [0, 1].
 
     Scores are those of the column that the task names in `metadata.score`, one answer per row; a task without it gives
     pairs, whose chosen answers score 1 and rejected ones 0. `distance` is cross-entropy or the squared difference.
@@ -52,10 +52,12 @@ class UnifiedAlignment(PreferenceObjective):
         rows = reached(rows, setup)
         scores = [_score(row, column) for row in rows]
         answers = zip(tokenised(rows, setup), scores, strict=True)
-        kept: list[Example] = [(replace(answer, score=score),) for answer, score in answers if learnable(answer)]
-        if len(kept) < len(rows):
-            setup.note(f"{len(rows) - len(kept)} of {len(rows)} training rows had nothing to learn and were dropped")
-        return kept
+        examples: list[Example] = [(replace(answer, score=score),) for answer, score in answers if learnable(answer)]
+        if len(examples) < len(rows):
+            setup.note(
+                f"{len(rows) - len(examples)} of {len(rows)} training rows had nothing to learn and were dropped"
+            )
+        return examples
 
     def prepared(self, chosen: TokenSequence, rejected: TokenSequence) -> Example:
         """Scores of a pair."""

@@ -30,11 +30,15 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> object:
-        """JSON that changes when the rows do, and holds no path of a machine."""
+        """What tells these rows from others, as JSON: it changes when they do, and holds no path of a machine."""
 
     @abstractmethod
     def load(self, split: str) -> Dataset:
-        """The rows of one split as the data names it; `SpecError` when there is none."""
+        """The rows of one split, by the name that the data gives it.
+
+        Raises:
+            SpecError: When there is no such split, or it cannot be read.
+        """
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class HubDataset(Source):
 
         datasets.disable_progress_bars()
         snapshot = cache("dataset", self.path) / "snapshots" / self.commit
-        # Offline, `load_dataset(path)` would take the newest prepared copy, whatever revision is asked for.
+        # Offline, `load_dataset(path)` takes the newest prepared copy, whatever revision is asked for.
         pinned: Keys = {"path": self.path, "revision": self.commit}
         place = {"path": str(snapshot)} if _offline() and snapshot.is_dir() else pinned
         try:
@@ -103,7 +107,7 @@ class Generated(Source):
         return [f"{self.make.__module__}.{self.make.__qualname__}", str(dict(self.options)), self.version]
 
     def load(self, split: str) -> Dataset:
-        """Call the function."""
+        """Call the function, and take one of the splits that it returns."""
         return self.make(**self.options)[split]
 
 
@@ -122,6 +126,7 @@ def locate(definition: Definition, folder: Path, where: str) -> LocalFiles | Hub
     if not isinstance(path, str) or not path:
         raise SpecError(f"{where}: dataset_path must be json, csv, parquet or a hub dataset, but got {path!r}: set it")
     if path not in FORMATS:
+        # Older task files have it, but no code of a dataset runs here.
         options.pop("trust_remote_code", None)
         commit = _commit(path, options.pop("revision", None), where)
         return HubDataset(path, definition.dataset_name, commit, options)
@@ -153,12 +158,14 @@ def _read(path: Path, kind: str, options: Keys) -> Dataset:
         if kind == "parquet":
             import pyarrow.parquet
 
+            # `Dataset.from_parquet` would write a copy into the user's cache.
             return Dataset(pyarrow.parquet.read_table(path))
         if kind == "csv":
             import pandas as pd
 
             return Dataset.from_pandas(pd.read_csv(path, **options), preserve_index=False)
         rows = _json_rows(path, options.get("field"))
+        # `from_list` takes its columns from the first row only.
         columns = dict.fromkeys(column for row in rows for column in row)
         return Dataset.from_list([{column: row.get(column) for column in columns} for row in rows])
     except (ValueError, TypeError, AttributeError) as error:  # pyarrow's and pandas' errors are ValueErrors
@@ -171,6 +178,7 @@ def _json_rows(path: Path, key: str | None) -> list[Keys]:
         rows = json.loads(text)
         return list(rows[key] if key else rows)
     rows = []
+    # Not `splitlines`, which also breaks at separators that may stand inside a JSON text, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:

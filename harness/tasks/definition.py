@@ -90,6 +90,7 @@ class Definition:
             SpecError: When `repeats` is no number of answers.
         """
         repeats = self.repeats
+        # A bool is an int in Python, and `repeats: true` is a mistake.
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise SpecError(f"{where}: repeats must be a number of answers, but is {repeats!r}: give 1 or more")
         return repeats if self.samples else 1
@@ -115,6 +116,7 @@ def lm_eval_config(keys: Keys, name: str, where: str) -> Keys:
         config |= {"generation_kwargs": definition.generation_settings, "repeats": repeats}
     ours = measure(metric_name(metric))
     if ours and ours.every_sample and not definition.filter_list:
+        # lm-eval's default filter keeps the first answer only.
         config["filter_list"] = [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}]
     return config
 
@@ -137,6 +139,7 @@ def _metric(definition: Definition, keys: Keys, where: str) -> Keys:
     brings_code = callable(entry.get("metric")) or callable(definition.process_results)
     if entry.get("hf_evaluate") or not (brings_code or name in METRIC_REGISTRY):
         raise SpecError(f"{where}: " + one_of("metric", name, [str(known) for known in METRIC_REGISTRY]))
+    # lm-eval would guess, and only log that it did; a wrong direction turns a ranking upside down.
     if not isinstance(entry.setdefault("higher_is_better", is_higher_better(name)), bool):
         raise SpecError(f"{where}: metric {name} must say higher_is_better: true or false, but does not: add it")
     if brings_code:

@@ -1,7 +1,7 @@
-"""Reading a task's YAML file without running anything that it names: includes, `!function` tags, permission to run code.
+"""Reads a task's YAML file and what it includes, without running the code that it names.
 
-The file is lm-eval's task format. What lm-eval would import while parsing is kept here as a `CodeReference`, so that a
-task file from elsewhere can be read, hashed and refused before any of its code runs.
+The file is lm-eval's task format. lm-eval imports code while it parses a file. Here a `!function` tag becomes a
+`CodeReference`, so that a task file from elsewhere can be read, hashed and refused before any of its code runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TaskFile:
     path: Path
     config: Keys
     code: tuple[Path, ...]
-    """Files that would bring code in: YAML files with tags or `unsafe_code`, and the Python files they name."""
+    """Files that the user must allow: YAML files with tags or `unsafe_code`, and the Python files that tags name."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,11 +93,13 @@ def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> Keys:
     config: Keys = {}
     for include in includes if isinstance(includes, list) else [includes]:
         config |= _merged(path.parent / str(include), code, (*seen, path.resolve()))
+    # As in lm-eval, a file's own keys replace those of its includes, and a later include those of an earlier.
     return config | own
 
 
 def _load(path: Path) -> Keys:
     try:
+        # Not `yaml.load`, which makes the loader itself: tags must know the folder of their file.
         loader = _Loader(path.read_text(encoding="utf-8"))
         loader.folder = path.parent
         data = loader.get_single_data()
@@ -130,7 +132,7 @@ def require_permission(file: TaskFile) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content; hashed again within a process only when its time or size has changed.
+    """SHA-256 of a file's content. A process hashes a file again only when its time or size has changed.
 
     Raises:
         SpecError: When the file cannot be read.

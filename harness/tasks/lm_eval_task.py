@@ -1,4 +1,4 @@
-"""A task as lm-eval's own object over our rows: what `evaluate` scores, and what renders training rows.
+"""A task as lm-eval's own object over the harness's rows: it is scored, and it renders training rows.
 
 Templates run in jinja's sandbox and are compiled once; lm-eval's warnings and progress bars are silenced.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def import_lm_eval() -> None:
-    """Take the seconds that its first import takes, before anybody waits for a task."""
+    """Import lm-eval, which takes seconds, before a trial waits for it."""
     import lm_eval.api.task  # noqa: F401
 
 
@@ -52,7 +52,7 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
         for index, doc in enumerate(rows):
             if task.output_type == "multiple_choice":
                 gold_index(built, doc, f"{where}, row {index + 1}")
-    except IndexError as error:  # lm-eval looks up the first row's label
+    except IndexError as error:  # its constructor looks up the first row's label
         raise SpecError(
             f"{where}, row 1: the label must be one of the choices, but that of {str(rows[0])[:120]} is not: correct the data"
         ) from error
@@ -63,6 +63,11 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
 
 def gold_index(built: ConfigurableTask, doc: Doc, where: str = "") -> int:
     """Which of a multiple-choice row's choices is right; the first where several are.
+
+    Args:
+        built: The task as lm-eval's object.
+        doc: The row.
+        where: The row's place, for the error message.
 
     Raises:
         SpecError: When the label is not among the choices.
@@ -81,6 +86,7 @@ def _check_columns(config: Keys, rows: Dataset, where: str) -> None:
     """Every column that a template names must exist and have a value in every row."""
     for key in ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix"):
         template = config.get(key)
+        # A prefix without braces is plain text; anywhere else a bare word names a column.
         if not isinstance(template, str) or (key == "gen_prefix" and "{{" not in template):
             continue
         for column in _columns(template, rows.column_names):
@@ -130,6 +136,7 @@ def _task_class() -> type[ConfigurableTask]:
 
     class RenderedTask(ConfigurableTask):  # type: ignore[misc]
         def download(self, *args: Any, **kwargs: Any) -> None:
+            # lm-eval would fetch the dataset itself, by name and without a commit.
             self.dataset = self.config.custom_dataset()
             self.config.custom_dataset = None
 
@@ -140,13 +147,14 @@ def _task_class() -> type[ConfigurableTask]:
             entry = self.config.metric_list[0]
             ours = None if callable(self.config.process_results) else measure(str(entry["metric"]))
             if ours is None:
-                found: dict[str, Any] = super().process_results(doc, results)
-                return found
+                values: dict[str, Any] = super().process_results(doc, results)
+                return values
             return {entry["metric"]: ours.item(_answered(self, doc, results, settings_of(entry, self.config.task)))}
 
         def build_all_requests(self, **options: Any) -> None:
             if getattr(self, "_instances", None) is None:
                 super().build_all_requests(**options)
+            # The requests of the last model scored still hold its answers.
             for instance in self._instances:
                 instance.resps, instance.filtered_resps = [], {}
 
@@ -170,6 +178,7 @@ def _quieten() -> None:
     from jinja2.sandbox import SandboxedEnvironment
 
     class Sandbox(SandboxedEnvironment):
+        # lm-eval compiles a template for every row.
         from_string = lru_cache(maxsize=256)(SandboxedEnvironment.from_string)  # type: ignore[assignment]
 
     plain = lm_eval.utils.env

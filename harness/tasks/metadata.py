@@ -105,7 +105,7 @@ def read_metadata(given: Keys, where: str) -> TaskMetadata:
         return TaskMetadata.model_validate(given)
     except ValidationError as error:
         # A misspelt key is often a missing one as well: the misspelling is the mistake.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         raise SpecError(f"{where}: {_sentence(first)}") from error
 
 

@@ -45,6 +45,12 @@ def split_parts(train: str | None, validation: str | None, test: str | None, whe
     as the test split, since that is what lm-eval scores. Without one (off-target tasks), the one split that there is
     gives a fifth for validation and the rest for testing.
 
+    Args:
+        train: The task file's `training_split`.
+        validation: Its `validation_split`.
+        test: Its `test_split`.
+        where: The task, for error messages.
+
     Raises:
         SpecError: When no split is named, or training and testing name the same one.
     """
@@ -65,7 +71,7 @@ def split_parts(train: str | None, validation: str | None, test: str | None, whe
 
 
 def row_hash(row: Doc) -> str:
-    """SHA-256 of a row's canonical JSON."""
+    """SHA-256 of a row as JSON with sorted keys."""
     text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -77,6 +83,7 @@ def hash_order(rows: Dataset) -> list[tuple[str, int]]:
 
 def _boundary(order: Sequence[tuple[str, int]], share: float) -> int:
     count = round(share * len(order)) if share in (0.0, 1.0) else max(1, round(share * len(order)))
+    # Equal rows must not stand on both sides: one would be trained on and the other scored.
     while 0 < count < len(order) and order[count][0] == order[count - 1][0]:
         count += 1
     return min(count, len(order))

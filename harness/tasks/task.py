@@ -4,7 +4,7 @@ The same file scores the task and renders its training rows, so prompts cannot d
 stands under `metadata` (see `metadata.TaskMetadata`).
 
 Code: a user's `!function` tags and `unsafe_code` run only once the user has allowed the files' hashes
-(`taskfile.require_permission`). Tags of lm-eval's built-in tasks are installed package code and run as such, unless the
+(`file.require_permission`). Tags of lm-eval's built-in tasks are installed package code and run as such, unless the
 task declares `unsafe_code`. Templates of either kind are rendered in jinja's sandbox.
 """
 
@@ -62,6 +62,7 @@ class Task:
     process: Callable[[Dataset], Dataset] | None = field(repr=False, default=None)
     """lm-eval's `process_docs`."""
 
+    # By reference: the configuration may hold functions, which do not compare, and a hash is wanted for caches.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Task) and self.ref == other.ref
 
@@ -88,17 +89,21 @@ class Task:
 
 
 def task_folders(root: Path) -> tuple[Path, ...]:
-    """Where tasks are looked for: the user's, then the embedded ones."""
+    """The folders in which tasks are looked for: the project's own, then that of the embedded tasks."""
     return (root / "studies" / "tasks", Path(__file__).parents[1] / "testbed" / "tasks")
 
 
 def task_names(folders: Sequence[Path]) -> tuple[str, ...]:
-    """Names of the tasks in these folders, sorted; files that begin with an underscore are there to be included."""
+    """Names of the tasks in these folders, sorted; a file whose name begins with an underscore is only included by others."""
     return tuple(sorted({path.stem for folder in folders for path in folder.glob("[!_]*.yaml")}))
 
 
 def find_task(name: str, folders: Sequence[Path]) -> Task:
     """The task of a name: a path to a YAML file, else NAME.yaml in the folders, else a built-in task of lm-eval.
+
+    Args:
+        name: A name or a path, which may hold `${VARIABLE}`.
+        folders: Where NAME.yaml is looked for, see `task_folders`.
 
     Raises:
         SpecError: With one sentence: unknown name or key, group of tasks, no metric, missing data, code not allowed.
@@ -114,6 +119,7 @@ def find_task(name: str, folders: Sequence[Path]) -> Task:
     file = read_task_file(path)
     if not built_in:
         _check_keys(file)
+    # lm-eval's own `!function` tags are installed code. Programs that a model writes are run only where the user allows it.
     if not built_in or Definition.of(file.config).unsafe_code:
         require_permission(file)
     try:
@@ -183,9 +189,10 @@ def _source(definition: Definition, folder: Path, where: str) -> Source:
 
 
 def _fingerprint(keys: Keys, source: Source, built_in: bool) -> str:
-    """Hash of what can change a row, a prompt or a score; a built-in task's code comes with lm-eval's version."""
+    """Hash of what can change a row, a prompt or a score."""
     scored = {key: value for key, value in keys.items() if key not in (*PLACES, "task", "include")}
     facts = {key: value for key, value in Definition.of(keys).metadata.items() if key not in PROSE}
+    # The code of a built-in task is told by lm-eval's version, since its files are not hashed.
     return fingerprint([_canonical(scored), _canonical(facts), source.identity(), _version() if built_in else None])
 
 
@@ -202,6 +209,7 @@ def _rows(task: Task, name: str) -> Dataset:
     rows = task.parts[name].take(task.source.load(task.parts[name].split))
     if pieces := task.metadata.pieces:
         rows = _in_pieces(rows, pieces, task.name)
+    # Last, so that a task's own function sees the pieces as if the data had them as rows.
     return task.process(rows) if task.process else rows
 
 
@@ -218,7 +226,7 @@ def _in_pieces(rows: Dataset, pieces: Pieces, name: str) -> Dataset:
 
 
 def _resolve(value: Yaml) -> Yaml:
-    """Import what `!function` tags name; permission was asked for before."""
+    """The value with the functions that `!function` tags name; `require_permission` comes first."""
     if isinstance(value, CodeReference):
         from lm_eval.tasks._yaml_loader import _import_func_in_yml
 
@@ -232,7 +240,7 @@ def _resolve(value: Yaml) -> Yaml:
 
 
 def _canonical(value: Yaml) -> Yaml:
-    """JSON of a YAML value; code stands as its name and content."""
+    """A YAML value as JSON; a function is told by its name and the hash of its file."""
     if isinstance(value, CodeReference):
         return {"function": value.name, "sha256": file_sha256(value.module) if value.module else None}
     if isinstance(value, dict):
@@ -261,6 +269,8 @@ def _built_in(name: str) -> Path | None:
     task = re.compile(rb"^['\"]?task['\"]?:[ \t]*" + quoted, re.MULTILINE)
     group = re.compile(rb"^['\"]?(?:group|tag)['\"]?:(?:[ \t]*|(?:\s+-.*)*\s+-[ \t]*)" + quoted, re.MULTILINE)
     is_group = False
+    # The name is searched in the bytes of 14,000 files; parsing their YAML, as lm-eval does, takes ten times as long.
+    # Sorted, or the file system's order would decide between two files with one name.
     for path in sorted(root.rglob("*.yaml")):
         content = path.read_bytes()
         if task.search(content):

@@ -1,4 +1,4 @@
-"""Training rows as lm-eval renders them, and what a task's data must be told of: overlap of training and test rows."""
+"""Training rows as lm-eval renders them, and the overlap of a task's training rows with its test rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many test texts the training texts hold already."""
+    """How many test texts are among the training texts."""
 
     exact: int
     """Equal after lower-casing and collapsing white space."""
@@ -81,6 +81,7 @@ def _training_rows(task: Task) -> tuple[Row, ...]:
 
 
 def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Row:
+    # What lm-eval would ask a model to score is taken from its own requests, so that training cannot differ from it.
     prefix = built.doc_to_prefix(doc)
     context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
     requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1))
@@ -94,6 +95,7 @@ def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Ro
         prompt, completion = context, _delimited(built, prefix, _answer(built, doc))
     row = Row(prompt=prompt, completion=completion, doc=dict(doc))
     if built.OUTPUT_TYPE == "multiple_choice":
+        # Where the choice comes before the text, each choice has a prompt of its own: none of them is wrong after this one.
         others = [request.args[1] for request in requests if request.args[0] == prompt]
         row = replace(row, wrong=tuple(choice for choice in dict.fromkeys(others) if choice != completion))
     if preference:
@@ -110,7 +112,7 @@ def _answer(built: ConfigurableTask, doc: Doc) -> str:
 
 
 def _delimited(built: ConfigurableTask, prefix: str | None, answer: str) -> str:
-    """What stands between the prompt and its end: lm-eval's rule for answers of examples (`build_qa_turn`)."""
+    """The answer as it follows the prompt: lm-eval's rule for the answers of examples (`build_qa_turn`)."""
     from lm_eval.api.utils import maybe_delimit
 
     if prefix:
@@ -125,7 +127,11 @@ def _cell(doc: Doc, key: str, column: str) -> str:
 
 
 def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
-    """A base model's reference with the fingerprint of its corpus, since replayed rows change what is learned.
+    """A base model's reference with the fingerprint of its corpus: replayed rows change what is learned.
+
+    Args:
+        model: The base model.
+        folders: Where a corpus that is a task is looked for, see `task_folders`.
 
     Raises:
         SpecError: When the corpus cannot be read.
@@ -140,7 +146,7 @@ def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
 
 
 def text_rows(path: Path) -> list[Row]:
-    """A corpus in JSON lines with `text` as rows with an empty prompt.
+    """The texts of a corpus, JSON lines with a `text` each, as rows with an empty prompt.
 
     Raises:
         SpecError: For a missing file, a line that is not JSON, or one without text.
@@ -164,11 +170,17 @@ def text_rows(path: Path) -> list[Row]:
 
 
 def overlap(train: Sequence[str], test: Sequence[str]) -> Overlap:
-    """Test texts that stand in the training texts, exactly or by 13 words in a row."""
-    seen = {_normal(text) for text in train}
-    asked = {gram for text in test for gram in _ngrams(text)}
-    shared = {gram for text in train for gram in _ngrams(text) if gram in asked}
-    exact = sum(_normal(text) in seen for text in test)
+    """Count the test texts that are also training texts, exactly or by 13 words in a row.
+
+    Args:
+        train: Texts that are trained on.
+        test: Texts that are scored.
+    """
+    known = {_normal(text) for text in train}
+    # Only runs of words that the test texts have are kept of the training texts, which are far more.
+    wanted = {gram for text in test for gram in _ngrams(text)}
+    shared = {gram for text in train for gram in _ngrams(text) if gram in wanted}
+    exact = sum(_normal(text) in known for text in test)
     ngram = sum(any(gram in shared for gram in _ngrams(text)) for text in test)
     return Overlap(exact, ngram, len(train), len(test))
 
@@ -180,6 +192,7 @@ def _normal(text: str) -> str:
 def _ngrams(text: str) -> Iterator[int]:
     """Hashes of all runs of 13 words; punctuation does not count."""
     words = re.findall(r"\w+", text.lower())
+    # Hashes, because tuples of words would take several times the memory.
     return (hash(tuple(words[start : start + NGRAM])) for start in range(len(words) - NGRAM + 1))
 
 
@@ -202,7 +215,7 @@ def task_overlap(task: Task) -> Overlap:
 
 @lru_cache(maxsize=64)
 def check_task(task: Task) -> tuple[str, ...]:
-    """Read all of a task's data, and say what a reader of its scores must know.
+    """Read all of a task's data, and collect what a reader of its scores must know.
 
     Returns:
         Notes: splits made by hash, overlap of training and test rows.
@@ -216,9 +229,9 @@ def check_task(task: Task) -> tuple[str, ...]:
             lm_eval_task(task, split)
     if "train" in task.parts:
         rows = training_rows(task)
-        found = task_overlap(task)
-        if found.exact or found.ngram:
-            notes.append(f"overlap: {found}")
+        shared = task_overlap(task)
+        if shared.exact or shared.ngram:
+            notes.append(f"overlap: {shared}")
         if any(row.prompt != row.prompt.rstrip() for row in rows):
             notes.append("prompts end in white space, which lm-eval scores as the beginning of the answer")
     return tuple(notes)
