@@ -69,6 +69,27 @@ def test_code_in_an_included_file_is_refused_too(with_code: Path) -> None:
         find_task("mine", (with_code.parent,))
 
 
+MAKER = """
+from datasets import Dataset, DatasetDict
+def make(longest, **others):
+    rows = lambda count: Dataset.from_list([{"text": "x" * longest, "label": "no"}] * count)
+    return DatasetDict(train=rows(3), test=rows(2))
+"""
+
+
+def test_a_function_that_makes_rows_gets_the_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in lm-eval; so keys that are not the harness's own are its arguments, and noted."""
+    config = CHOICE | {"dataset_path": None, "dataset_kwargs": None, "metadata": {"chance": 0.5, "longest": 7}}
+    path = write_task(tmp_path, config)
+    path.write_text(path.read_text() + "custom_dataset: !function maker.make\n")
+    (tmp_path / "maker.py").write_text(MAKER)
+    monkeypatch.setenv(ALLOW_CODE, f"{digest(path)},{digest(tmp_path / 'maker.py')}")
+    task = find_task("mine", (tmp_path,))
+    assert task.split("test")["text"][:] == ["x" * 7] * 2
+    assert task.chance == 0.5
+    assert task.notes[-1] == "metadata that the harness does not read: longest"
+
+
 def test_tasks_that_execute_code_are_refused(tmp_path: Path) -> None:
     path = write_task(tmp_path, CHOICE | {"unsafe_code": True})
     with pytest.raises(SpecError, match=digest(path)):
