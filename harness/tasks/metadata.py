@@ -22,25 +22,29 @@ REWARDS = {
 }
 
 
-class Preference(Strict):
+class _Exact(Strict):
+    """Refuses values of another type, too."""
+
+    # Without `strict`, pydantic would take the text "5" for a number.
+    model_config = ConfigDict(strict=True)
+
+
+class Preference(_Exact):
     """Columns of preferred and rejected answers."""
 
     chosen: str
     rejected: str
 
 
-class Pieces(Strict):
+class Pieces(_Exact):
     """Which column's texts are cut, and how long a piece is at most."""
 
     column: str
     max_chars: int = Field(ge=1)
 
 
-class TaskMetadata(Strict):
+class TaskMetadata(_Exact):
     """A task's metadata, with the types that the harness needs; every key may be left out."""
-
-    # Without `strict`, pydantic would take the text "0.5" for a number.
-    model_config = ConfigDict(strict=True)
 
     chance: float | None = Field(None, description="Score of guessing, in the metric's units.")
     licence: str | None = Field(None, description="Licence of the data.")

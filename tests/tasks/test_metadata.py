@@ -44,7 +44,7 @@ WRONG = {
     "reward": (1, "metadata.reward must be a name, .*, but is 1: correct it"),
     "pieces": ({"column": "text", "max_chars": 0}, "metadata.pieces.max_chars: .*equal to 1, but got 0"),
     "version": ([1], r"metadata.version must be a number or a text, but is \[1\]: correct it"),
-    "num_fewshot": ("five", "metadata.num_fewshot: .*integer, but got 'five'"),
+    "num_fewshot": ("5", "metadata.num_fewshot: .*integer, but got '5'"),
 }
 
 
@@ -91,6 +91,11 @@ def test_a_misspelt_key_further_in_is_refused(tmp_path: Path, key: str) -> None:
     last = list(inner)[-1]
     inner[last + "x"] = inner.pop(last)
     assert f"did you mean '{last}'?" in refusal(tmp_path, {key: inner})
+
+
+def test_a_number_in_quotes_is_no_number(tmp_path: Path) -> None:
+    said = refusal(tmp_path, {"pieces": {"column": "text", "max_chars": "4"}})
+    assert said == "task mine: metadata.pieces.max_chars: Input should be a valid integer, but got '4'"
 
 
 def test_other_keys_of_lm_evals_own_tasks_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
