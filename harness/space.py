@@ -35,8 +35,8 @@ class Float:
         """Draw a number."""
         if not self.log:
             return rng.uniform(self.low, self.high)
-        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)  # the exponential of a logarithm may round past an end
+        value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(value, self.low), self.high)  # the exponential of a logarithm may round past an end
 
     def __str__(self) -> str:
         return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}"
@@ -60,8 +60,8 @@ class Integer:
         """Draw a whole number; with `log`, each is as likely as the interval that rounds to it."""
         if not self.log:
             return rng.randint(self.low, self.high)
-        drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
-        return min(max(drawn, self.low), self.high)
+        value = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
+        return min(max(value, self.low), self.high)
 
     def __str__(self) -> str:
         return f"[{self.low}, {self.high}] whole{' log' if self.log else ''}"

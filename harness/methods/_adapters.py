@@ -64,8 +64,8 @@ class Adapter(Added):
     def forward(self, x: Tensor) -> Tensor:
         """Rows of hidden states to what is added, shape (..., width)."""
         inner = ACTIVATIONS[self.activation](self.down(x))
-        found: Tensor = self.up(inner) * self.scale
-        return found
+        update: Tensor = self.up(inner) * self.scale
+        return update
 
 
 class GatedAdapter(Adapter):
@@ -77,8 +77,8 @@ class GatedAdapter(Adapter):
 
     def gated(self, x: Tensor, y: Tensor) -> Tensor:
         """What is added to the part's output y."""
-        found: Tensor = torch.sigmoid(self.gate(x)) * self(y)
-        return found
+        update: Tensor = torch.sigmoid(self.gate(x)) * self(y)
+        return update
 
 
 class GatedLora(Added):
@@ -93,8 +93,8 @@ class GatedLora(Added):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows of inputs to what is added to the layer's outputs."""
-        found: Tensor = torch.sigmoid(self.gate(x)) * self.up(self.down(x)) * self.scale
-        return found
+        update: Tensor = torch.sigmoid(self.gate(x)) * self.up(self.down(x)) * self.scale
+        return update
 
 
 class Fusion(Mixture):

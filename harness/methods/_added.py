@@ -29,7 +29,7 @@ class ModuleMethod(Method, ABC):
 
     mergeable = False
     shares_base = True
-    kept: str = ""
+    saves: str = ""
     """Regular expression of the parameters that are written; empty: those that train."""
 
     def skip(self, situation: Situation) -> str | None:
@@ -94,7 +94,7 @@ class ModuleMethod(Method, ABC):
         return tuned
 
     def _kept(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        pattern = re.compile(self.kept or self.trains)
+        pattern = re.compile(self.saves or self.trains)
         return {name: p for name, p in model.named_parameters() if pattern.fullmatch(name)}
 
 

@@ -83,7 +83,7 @@ def blocks(model: PreTrainedModel) -> list[Block]:
         SpecError: When one of them has no attention or no feed-forward part under the usual names.
     """
     root, layers = layer_list(model)
-    found = []
+    result = []
     for index, layer in enumerate(layers):
         children = dict(layer.named_children())
         attention = next((name for name in children if ATTENTION.fullmatch(name)), None)
@@ -96,8 +96,8 @@ def blocks(model: PreTrainedModel) -> list[Block]:
                 f"{', '.join(children)}: use lora"
             )
         name = f"{root}.{index}"
-        found.append(Block(name, layer, f"{name}.{attention}", (f"{name}.{ends[0]}", f"{name}.{ends[1]}")))
-    return found
+        result.append(Block(name, layer, f"{name}.{attention}", (f"{name}.{ends[0]}", f"{name}.{ends[1]}")))
+    return result
 
 
 def hidden_width(model: PreTrainedModel) -> int:

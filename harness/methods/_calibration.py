@@ -34,10 +34,10 @@ def drawn(rows: Sequence[Row], count: int, setup: StageSetup) -> list[TokenSeque
         SpecError: When there is none.
     """
     chosen = random.Random(setup.seed).sample(rows, min(count, len(rows)))
-    found = [sequence for sequence in tokenised(chosen, setup, "calibration rows") if learnable(sequence)]
-    if not found:
+    sequences = [sequence for sequence in tokenised(chosen, setup, "calibration rows") if learnable(sequence)]
+    if not sequences:
         raise SpecError("calibration needs at least one row with something to learn, but there is none: check the task")
-    return found
+    return sequences
 
 
 def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = BATCH) -> list[dict[str, Tensor]]:
@@ -54,7 +54,7 @@ def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = B
     import torch
 
     padding = setup.tokenizer.pad_token_id
-    found = []
+    tensors = []
     for start in range(0, len(sequences), size):
         part = sequences[start : start + size]
         width = max(len(sequence.input_ids) for sequence in part)
@@ -64,5 +64,5 @@ def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = B
             [[*s.labels, *[-100] * (width - len(s.labels))] for s in part],  # the label that torch's loss ignores
         )
         names = ("input_ids", "attention_mask", "labels")
-        found.append({k: torch.tensor(v, device=setup.device) for k, v in zip(names, columns, strict=True)})
-    return found
+        tensors.append({k: torch.tensor(v, device=setup.device) for k, v in zip(names, columns, strict=True)})
+    return tensors

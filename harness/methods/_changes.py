@@ -69,8 +69,8 @@ class GatedLowRank(Change):
 
     def value(self) -> Tensor:
         """The product."""
-        whole = (self.up * self.gate) @ self.down
-        return whole.T if self.transposed else whole
+        product = (self.up * self.gate) @ self.down
+        return product.T if self.transposed else product
 
 
 class MaskedChange(Change):
@@ -89,8 +89,8 @@ class MaskedChange(Change):
     def draw(self, generator: torch.Generator) -> None:
         """Random numbers for the passes of one step."""
         # The logit of 0 or 1 is infinite.
-        drawn = torch.rand(self.shape.numel() + 1, generator=generator).clamp(1e-4, 1 - 1e-4)
-        noise = drawn.logit().to(self.logits.device)
+        uniform = torch.rand(self.shape.numel() + 1, generator=generator).clamp(1e-4, 1 - 1e-4)
+        noise = uniform.logit().to(self.logits.device)
         self.noise = noise[:-1].view(self.shape), noise[-1:]
 
     def gates(self) -> Tensor:

@@ -27,8 +27,8 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows of inputs to what is added to the layer's outputs."""
-        found: Tensor = self.up(self.down(x)) * self.scale
-        return found
+        update: Tensor = self.up(self.down(x)) * self.scale
+        return update
 
 
 class Experts(Mixture):

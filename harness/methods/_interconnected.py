@@ -18,12 +18,12 @@ def factors(width: int, rows: int, zero: bool) -> nn.Linear:
         rows: Ranks of all factors together, the features that come out.
         zero: Whether the factors start at zero, else as LoRA's inner factor.
     """
-    made = nn.Linear(width, rows, bias=False)
+    stacked = nn.Linear(width, rows, bias=False)
     if zero:
-        nn.init.zeros_(made.weight)
+        nn.init.zeros_(stacked.weight)
     else:
-        nn.init.kaiming_uniform_(made.weight, a=math.sqrt(5))
-    return made
+        nn.init.kaiming_uniform_(stacked.weight, a=math.sqrt(5))
+    return stacked
 
 
 class Interconnected(Added):

@@ -71,6 +71,11 @@ def shapes(model: PreTrainedModel, names: Iterable[str]) -> list[tuple[int, int]
     return [shape(model.get_submodule(name)) for name in names]
 
 
+def target_shapes(model: PreTrainedModel, setup: StageSetup) -> list[tuple[int, int]]:
+    """In-features and out-features of the linear layers that the stage's parameter `target` chooses."""
+    return shapes(model, linear_layers(model, setup.params.text("target")))
+
+
 def divisor(wanted: int, sizes: Iterable[int], setup: StageSetup, name: str) -> int:
     """Find the largest number up to `wanted` that divides all sizes, and note in the record where it is another.
 
@@ -81,9 +86,9 @@ def divisor(wanted: int, sizes: Iterable[int], setup: StageSetup, name: str) -> 
         name: The parameter, for the note.
     """
     common = math.gcd(*sizes)
-    found = next(size for size in range(min(wanted, common), 0, -1) if common % size == 0)
-    _note(setup, name, wanted, found, "the widths of the layers divide by no larger one")
-    return found
+    largest = next(size for size in range(min(wanted, common), 0, -1) if common % size == 0)
+    _note(setup, name, wanted, largest, "the widths of the layers divide by no larger one")
+    return largest
 
 
 def capped(wanted: int, most: int, setup: StageSetup, name: str) -> int:
@@ -116,7 +121,7 @@ def changes(layers: Mapping[str, BaseTunerLayer], biases: bool) -> dict[str, Ten
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    found = {}
+    deltas = {}
     for name, layer in layers.items():
         base, was = layer.get_base_layer(), layer.training
         # Quantised weights are integers, whose layers still compute in floating point.
@@ -131,7 +136,7 @@ def changes(layers: Mapping[str, BaseTunerLayer], biases: bool) -> dict[str, Ten
         layer.train(was)
         path = name.removeprefix("base_model.model.")
         delta = moved[1:] - moved[0]
-        found[f"{path}.weight"] = delta if isinstance(base, Conv1D) else delta.T
+        deltas[f"{path}.weight"] = delta if isinstance(base, Conv1D) else delta.T
         if biases and base.bias is not None:
-            found[f"{path}.bias"] = moved[0]
-    return found
+            deltas[f"{path}.bias"] = moved[0]
+    return deltas

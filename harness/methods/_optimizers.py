@@ -24,11 +24,11 @@ def groups(model: nn.Module, setup: StageSetup) -> list[Group]:
     decays, decay = decaying(model), setup.params.number("weight_decay")
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rate = setup.params.number("learning_rate")
-    found: list[Group] = [
+    both: list[Group] = [
         {"params": [p for name, p in trained if (name in decays) is wanted], "weight_decay": own, "lr": rate}
         for wanted, own in ((True, decay), (False, 0.0))
     ]
-    return [group for group in found if group["params"]]
+    return [group for group in both if group["params"]]
 
 
 def own_adamw(model: nn.Module, setup: StageSetup) -> torch.optim.Optimizer:
@@ -81,8 +81,8 @@ class LowRankAdam(torch.optim.Optimizer):
         if first == 0:
             state["projection"] = self._projection(gradient, number, period)
         small = state["projection"] @ gradient
-        whole = self._update(gradient, state["projection"], small, _adam(small, state, group), state)
-        return whole.T if tall else whole
+        direction = self._update(gradient, state["projection"], small, _adam(small, state, group), state)
+        return direction.T if tall else direction
 
 
 def _adam(gradient: Tensor, state: State, group: Group) -> Tensor:
@@ -93,8 +93,8 @@ def _adam(gradient: Tensor, state: State, group: Group) -> Tensor:
     state["exp_avg"].lerp_(gradient, 1 - first)
     state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
     root = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
-    found: Tensor = state["exp_avg"] / (1 - first ** state["step"]) / root
-    return found
+    direction: Tensor = state["exp_avg"] / (1 - first ** state["step"]) / root
+    return direction
 
 
 def low_rank_adam(
@@ -130,8 +130,8 @@ def random_directions(gradient: Tensor, rank: int, *seed: str | int) -> Tensor:
     """Gaussian rows of mean squared length 1 per rank, shape (rank, m): P G keeps norms in the mean."""
     # Drawn on the CPU, so that a GPU projects as it does.
     generator = torch.Generator().manual_seed(derive_seed(*seed))
-    drawn = torch.randn(rank, len(gradient), generator=generator) / math.sqrt(rank)
-    return drawn.to(gradient)
+    rows = torch.randn(rank, len(gradient), generator=generator) / math.sqrt(rank)
+    return rows.to(gradient)
 
 
 def limited(update: Tensor, state: State, growth: float) -> Tensor:

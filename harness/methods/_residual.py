@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._linear import capped, target_shapes
 from harness.methods._stacking import ADAPTER
 from harness.methods.lora import Lora
 
@@ -35,24 +35,24 @@ class ResidualLora(Lora):
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         """The model with the factors that it started with, which together with what the base lacks are the base."""
-        held = {name: model.get_parameter(name) for name in self._start}
-        now = {name: p.detach().clone() for name, p in held.items()}
+        parameters = {name: model.get_parameter(name) for name in self._start}
+        now = {name: p.detach().clone() for name, p in parameters.items()}
         try:
-            _put(held, self._start)
+            _put(parameters, self._start)
             yield model
         finally:
-            _put(held, now)
+            _put(parameters, now)
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The product of the factors less that of the first ones."""
-        found = {}
+        deltas = {}
         for name, module in self.layers(model).items():
             layer = cast("LoraLayer", module)
             down, up = (self._start[f"{name}.lora_{part}.{ADAPTER}.weight"] for part in "AB")
             first = layer.scaling[ADAPTER] * up @ down
             moved = layer.get_delta_weight(ADAPTER) - (first.T if layer.fan_in_fan_out else first)
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = moved
-        return found
+            deltas[f"{name.removeprefix('base_model.model.')}.weight"] = moved
+        return deltas
 
 
 def fitting_rank(model: PreTrainedModel, setup: StageSetup, halved: bool = False) -> int:
@@ -63,8 +63,7 @@ def fitting_rank(model: PreTrainedModel, setup: StageSetup, halved: bool = False
         setup: The stage's `rank` and `target`; takes a note where the rank is cut.
         halved: Whether each rank takes two singular vectors, so that only half as many ranks fit.
     """
-    names = linear_layers(model, setup.params.text("target"))
-    most = min(min(sizes) for sizes in shapes(model, names))
+    most = min(min(sizes) for sizes in target_shapes(model, setup))
     return capped(setup.params.integer("rank"), most // 2 if halved else most, setup, "rank")
 
 

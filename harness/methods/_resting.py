@@ -56,8 +56,8 @@ class RestingMethod(Method, ABC):
 
     def state(self, parameter: Parameter) -> State:
         """What is kept of a parameter beside its moments."""
-        found: State = self._optimizer.state[parameter]
-        return found
+        state: State = self._optimizer.state[parameter]
+        return state
 
     def resting(self, model: PreTrainedModel) -> Iterator[tuple[Parameter, Tensor]]:
         """Parameters of which entries rest, and which of their entries move."""

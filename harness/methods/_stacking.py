@@ -70,11 +70,11 @@ def looped(layers: Sequence[Module]) -> StackedForward:
     shapes = [{name: p.shape for name, p in layer.named_parameters() if p.requires_grad} for layer in layers]
 
     def forward(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        found = []
+        outputs = []
         for k, (layer, own) in enumerate(zip(layers, shapes, strict=True)):
             cut = {name: weights[name][k][tuple(slice(0, size) for size in shape)] for name, shape in own.items()}
-            found.append(functional_call(layer, cut, (x[k],)))
-        return torch.stack(found)
+            outputs.append(functional_call(layer, cut, (x[k],)))
+        return torch.stack(outputs)
 
     return forward
 
@@ -117,8 +117,8 @@ def _matrix(base: Linear) -> Tensor:
     weight: Tensor = (
         base.weight if base.weight.dim() == 2 and base.weight.is_floating_point() else dequantize_module_weight(base)
     )
-    found: Tensor = weight.T if isinstance(base, Conv1D) else weight
-    return found
+    matrix: Tensor = weight.T if isinstance(base, Conv1D) else weight
+    return matrix
 
 
 def _norms(weight: Tensor, up: Tensor, down: Tensor) -> Tensor:

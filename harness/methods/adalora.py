@@ -86,10 +86,10 @@ class AdaLora(LayerMethod):
         import torch
 
         allocator, pattern = model.base_model.rankallocator, model.peft_config[ADAPTER].rank_pattern or {}
-        kept = {f"importance/{name}": value for name, value in allocator.exp_avg_ipt.items()}
-        kept |= {f"uncertainty/{name}": value for name, value in allocator.exp_avg_unc.items()}
+        tensors = {f"importance/{name}": value for name, value in allocator.exp_avg_ipt.items()}
+        tensors |= {f"uncertainty/{name}": value for name, value in allocator.exp_avg_unc.items()}
         # Which ranks are left stands in the configuration, not in a buffer, so that a checkpoint would miss it.
-        return kept | {f"left/{name}": torch.tensor(rows) for name, rows in pattern.items()}
+        return tensors | {f"left/{name}": torch.tensor(rows) for name, rows in pattern.items()}
 
     def load_state(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Put importance and ranks back."""

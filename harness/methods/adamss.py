@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._linear import capped, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -37,7 +37,7 @@ class AdaMss(LayerMethod):
         """Directions, clusters, and each cluster's rank."""
         params = setup.params
         # A weight has no more singular directions than its narrower side.
-        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, params.text("target"))))
+        most = min(min(sizes) for sizes in target_shapes(model, setup))
         return {
             "r": capped(params.integer("decomposed"), most, setup, "decomposed"),
             "num_subspaces": params.integer("subspaces"),

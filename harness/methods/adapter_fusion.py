@@ -34,7 +34,7 @@ class AdapterFusion(SourcesMethod):
     sources = "fusion_sources"
     alone = "its adapters are trained on other tasks first"
     trains = r".*\.adapter\.(query|key|value)\.(weight|bias)"
-    kept = r".*\.adapter\..*"
+    saves = r".*\.adapter\..*"
     space = {
         "learning_rate": Float(1e-6, 1e-2, default=5e-5, log=True),
         "fusion_sources": Text(names="tasks"),

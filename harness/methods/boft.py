@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -37,8 +37,7 @@ class Boft(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Blocks that divide all inputs."""
-        names = linear_layers(model, setup.params.text("target"))
-        inputs = [size for size, _ in shapes(model, names)]
+        inputs = [size for size, _ in target_shapes(model, setup)]
         block = divisor(setup.params.integer("block"), inputs, setup, "block")
         return {"boft_block_size": block, "boft_n_butterfly_factor": 1}
 

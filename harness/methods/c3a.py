@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -32,6 +32,5 @@ class C3a(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Blocks that divide inputs and outputs; they start at zero."""
-        names = linear_layers(model, setup.params.text("target"))
-        sizes = [size for pair in shapes(model, names) for size in pair]
+        sizes = [size for pair in target_shapes(model, setup) for size in pair]
         return {"block_size": divisor(setup.params.integer("block"), sizes, setup, "block"), "init_weights": True}

@@ -47,7 +47,7 @@ class Cartridge(PrefixTuning):
         # There may be fewer tokens than virtual ones in all rows together, or none at all.
         ids = (ids or [0]) * (tokens // len(ids or [0]) + 1)
         with torch.no_grad():
-            kept = model(input_ids=torch.tensor([ids[:tokens]], device=setup.device), use_cache=True).past_key_values
+            cache = model(input_ids=torch.tensor([ids[:tokens]], device=setup.device), use_cache=True).past_key_values
         attached: PreTrainedModel = get_peft_model(model, self.config(model, setup))
-        initialize_kv_prefix_from_past_key_values(attached, past_key_values=kept)
+        initialize_kv_prefix_from_past_key_values(attached, past_key_values=cache)
         return attached

@@ -49,8 +49,8 @@ class DiffPruning(DeltaMethod):
         import torch
 
         def group(names: set[str], rate: str, decay: float) -> dict[str, object]:
-            held = [p for n, p in model.named_parameters() if p.requires_grad and n.rpartition(".")[2] in names]
-            return {"params": held, "lr": setup.params.number(rate), "weight_decay": decay}
+            members = [p for n, p in model.named_parameters() if p.requires_grad and n.rpartition(".")[2] in names]
+            return {"params": members, "lr": setup.params.number(rate), "weight_decay": decay}
 
         differences = group({"difference"}, "learning_rate", setup.params.number("weight_decay"))
         return torch.optim.AdamW([differences, group({"logits", "logit"}, "gate_learning_rate", 0.0)], fused=True)

@@ -74,11 +74,11 @@ class DpLora(Lora):
         import torch
 
         trained = _trained(model)
-        own = [torch.zeros_like(p) if p.grad is None else p.grad * self.examples for p in trained]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in own]))
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad * self.examples for p in trained]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
         # A gradient of zero has no direction to divide by.
         factor = (self.setup.params.number("clip_norm") / norm.clamp(min=1e-12)).clamp(max=1.0)
-        clipped = [g * factor for g in own]
+        clipped = [g * factor for g in gradients]
         self._sum = [total + g for total, g in zip(self._sum, clipped, strict=True)] if self._sum else clipped
         for p in trained:
             p.grad = None
@@ -117,7 +117,7 @@ def noise_multiplier(epsilon: float, rows: int, examples: int, steps: int) -> fl
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a larger order might be tighter
-            found: float = get_noise_multiplier(
+            multiplier: float = get_noise_multiplier(
                 target_epsilon=epsilon,
                 target_delta=rows**-1.1,
                 sample_rate=examples / rows,
@@ -126,7 +126,7 @@ def noise_multiplier(epsilon: float, rows: int, examples: int, steps: int) -> fl
             )
     except ValueError as error:
         raise SpecError(f"epsilon must be large enough for {steps} steps, but got {epsilon:g}: raise it") from error
-    return found
+    return multiplier
 
 
 def _trained(model: PreTrainedModel) -> list[Parameter]:

@@ -50,10 +50,14 @@ class Eva(Lora):
         with unwarned("lora with eva initialization"):  # of memory that its own search for components would take
             attached = get_peft_model(model, self.config(model, setup))
         layers = self.layers(attached)
-        found = _components(attached, layers, batches(sequences, setup))
+        components = _components(attached, layers, batches(sequences, setup))
         rank = int(attached.peft_config[ADAPTER].r)
-        ranks = _ranks({name: ratio for name, (_, ratio) in found.items()}, rank, setup.params.number("rank_spread"))
-        initialize_lora_eva_weights(attached, eva_state_dict={name: found[name][0][: ranks[name]] for name in found})
+        ranks = _ranks(
+            {name: ratio for name, (_, ratio) in components.items()}, rank, setup.params.number("rank_spread")
+        )
+        initialize_lora_eva_weights(
+            attached, eva_state_dict={name: components[name][0][: ranks[name]] for name in components}
+        )
         setup.note(f"EVA's ranks lie between {min(ranks.values())} and {max(ranks.values())}")
         return attached
 
@@ -65,15 +69,16 @@ def _components(
     import torch
 
     sums: dict[str, list[Tensor]] = {}
-    kept: dict[str, Tensor] = {}
+    inputs_of: dict[str, Tensor] = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda _, x, n=name: kept.update({n: x[0]})) for name, layer in layers.items()
+        layer.register_forward_pre_hook(lambda _, x, n=name: inputs_of.update({n: x[0]}))
+        for name, layer in layers.items()
     ]
     with torch.no_grad():
         for batch in rows:
             model(input_ids=batch["input_ids"], use_cache=False)
             mask = batch["attention_mask"].bool()
-            for name, inputs in kept.items():
+            for name, inputs in inputs_of.items():
                 # In double precision: the covariance is a difference of large sums. Padding is left out.
                 x = inputs[mask].double()
                 ones = x.new_ones(1, len(x))
@@ -82,13 +87,13 @@ def _components(
     # Left there, they would keep the inputs of every pass of training alive.
     for hook in hooks:
         hook.remove()
-    found = {}
+    components = {}
     for name, (squares, total, count) in sums.items():
         values, vectors = torch.linalg.eigh(squares / count - torch.outer(total, total) / count**2)
         # Rounding makes eigenvalues near zero negative.
         values = values.flip(0).clamp(min=0)
-        found[name] = (vectors.flip(1).T.float().contiguous(), values / values.sum().clamp(min=1e-30))
-    return found
+        components[name] = (vectors.flip(1).T.float().contiguous(), values / values.sum().clamp(min=1e-30))
+    return components
 
 
 def _ranks(ratios: Mapping[str, Tensor], rank: int, spread: float) -> dict[str, int]:

@@ -61,13 +61,13 @@ class Far(RestingMethod):
         import torch
 
         moved = (layer.weight.detach() - start).abs().sum(0 if self._transposed else 1)
-        kept = moved.topk(max(1, round(self.setup.params.number("retained_nodes") * len(moved)))).indices
-        moves = torch.zeros_like(moved).scatter(0, kept, 1.0)
-        held: list[tuple[Parameter | None, Tensor]] = [
+        chosen = moved.topk(max(1, round(self.setup.params.number("retained_nodes") * len(moved)))).indices
+        moves = torch.zeros_like(moved).scatter(0, chosen, 1.0)
+        masks: list[tuple[Parameter | None, Tensor]] = [
             (layer.get_parameter("weight"), moves if self._transposed else moves.unsqueeze(1)),
             (layer.bias, moves),
         ]
-        for parameter, mask in held:
+        for parameter, mask in masks:
             if parameter is not None:
                 self.state(parameter)[MOVES] = mask
 

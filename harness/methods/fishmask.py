@@ -46,8 +46,8 @@ class FishMask(DeltaMethod):
         # Over all layers together: some layers get many weights and some none.
         places = largest(self.information(model, names, setup), setup.params.number("mask_share"))
         shapes = [model.get_submodule(name).weight.shape for name in names]
-        found = zip(names, shapes, places, strict=True)
-        return {name: SparseChange(shape, chosen) for name, shape, chosen in found if len(chosen)}
+        layers = zip(names, shapes, places, strict=True)
+        return {name: SparseChange(shape, chosen) for name, shape, chosen in layers if len(chosen)}
 
     def information(self, model: PreTrainedModel, names: list[str], setup: StageSetup) -> list[Tensor]:
         """Sum squared gradients over calibration rows, one row at a time.
@@ -66,12 +66,12 @@ class FishMask(DeltaMethod):
         from harness.methods._gradients import gradients
 
         weights = [model.get_submodule(name).weight for name in names]
-        found = [torch.zeros_like(weight) for weight in weights]
+        sums = [torch.zeros_like(weight) for weight in weights]
         rows = drawn(setup.rows(), setup.params.integer("fisher_rows"), setup)
         for slopes in gradients(model, weights, rows):
-            for total, slope in zip(found, slopes, strict=True):
+            for total, slope in zip(sums, slopes, strict=True):
                 total.addcmul_(slope, slope)
-        return found
+        return sums
 
 
 def largest(values: list[Tensor], share: float) -> list[Tensor]:

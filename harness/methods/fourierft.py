@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._linear import capped, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -35,8 +35,7 @@ class FourierFt(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """No more frequencies than the smallest layer has weights."""
-        names = linear_layers(model, setup.params.text("target"))
-        most = min(inputs * outputs for inputs, outputs in shapes(model, names))
+        most = min(inputs * outputs for inputs, outputs in target_shapes(model, setup))
         count = capped(setup.params.integer("frequencies"), most, setup, "frequencies")
         # `init_weights` true is zero, PEFT's default false a normal draw.
         return {"n_frequency": count, "scaling": setup.params.number("scaling"), "init_weights": True}

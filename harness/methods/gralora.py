@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Choice, Float, Integer
@@ -31,8 +31,7 @@ class GraLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """A grid that divides widths and rank."""
-        names = linear_layers(model, setup.params.text("target"))
-        sizes = [size for pair in shapes(model, names) for size in pair]
+        sizes = [size for pair in target_shapes(model, setup) for size in pair]
         grid = divisor(setup.params.integer("grid"), sizes, setup, "grid")
         wanted = setup.params.integer("rank")
         # Each block has a rank of rank / grid.

@@ -47,14 +47,14 @@ class IntrinsicDimension(DeltaMethod):
         model.register_parameter("intrinsic_factors", torch.nn.Parameter(torch.ones(len(layers), device=model.device)))
         # On the CPU, so that the projection does not depend on the device.
         generator = torch.Generator().manual_seed(derive_seed(setup.seed, "intrinsic_dimension"))
-        found: dict[str, Change] = {}
+        changes: dict[str, Change] = {}
         for name in linear_layers(model, "all"):
             if not name.startswith(f"{root}."):  # some OPTs have two more, before and behind the blocks
                 continue
             shape, index = model.get_submodule(name).weight.shape, int(name.removeprefix(f"{root}.").partition(".")[0])
-            held = model.get_parameter("intrinsic_values"), model.get_parameter("intrinsic_factors")
-            found[name] = FastfoodChange(shape, *held, index, generator)
-        return found
+            shared = model.get_parameter("intrinsic_values"), model.get_parameter("intrinsic_factors")
+            changes[name] = FastfoodChange(shape, *shared, index, generator)
+        return changes
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """A copy with the changed weights, without the numbers."""

@@ -51,9 +51,9 @@ class IrQLora(RoundedLora):
             highest = torch.full_like(middle, -1.0)
             for place in torch.linspace(-reach, reach, 2 * steps + 1).tolist():
                 shift = middle + place * spread
-                found = _entropy(_codes(blocks - shift)[0])
-                best = torch.where(found > highest, shift, best)
-                highest = torch.maximum(found, highest)
+                entropy = _entropy(_codes(blocks - shift)[0])
+                best = torch.where(entropy > highest, shift, best)
+                highest = torch.maximum(entropy, highest)
         codes, scale = _codes(blocks - best)
         return (_levels(rows)[codes] * scale + best).view_as(rows)
 
@@ -69,8 +69,8 @@ def _levels(like: Tensor) -> Tensor:
     """The sixteen values of NF4, in [-1, 1] and rising."""
     from bitsandbytes.functional import get_4bit_type
 
-    found: Tensor = get_4bit_type("nf4", device=like.device.type).to(like).sort().values
-    return found
+    levels: Tensor = get_4bit_type("nf4", device=like.device.type).to(like).sort().values
+    return levels
 
 
 def _codes(blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,8 +90,8 @@ def _entropy(codes: Tensor) -> Tensor:
     places = codes + 16 * torch.arange(len(codes), device=codes.device).unsqueeze(1)
     counts = torch.bincount(places.flatten(), minlength=16 * len(codes)).view(-1, 16)
     shares = counts / codes.shape[1]
-    found: Tensor = torch.special.entr(shares).sum(1, keepdim=True)
-    return found
+    entropies: Tensor = torch.special.entr(shares).sum(1, keepdim=True)
+    return entropies
 
 
 def _shortcut(outputs: int, inputs: int) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
-from harness.methods._linear import TRANSPOSED, capped, linear_layers, shapes
+from harness.methods._linear import TRANSPOSED, capped, target_shapes
 from harness.methods.base import Method, Options
 from harness.methods.lora import Lora
 from harness.space import Float
@@ -52,7 +52,7 @@ class Kasa(Lora):
         from peft import KasaConfig
 
         # PEFT drops as many singular values as the rank: with all of them nothing would be left of the weight.
-        most = min(min(sizes) for sizes in shapes(model, linear_layers(model, setup.params.text("target")))) - 1
+        most = min(min(sizes) for sizes in target_shapes(model, setup)) - 1
         config = KasaConfig(
             beta=setup.params.number("singular_decay"),
             gamma=setup.params.number("orthogonality"),

@@ -43,14 +43,14 @@ class LnTuning(PeftMethod):
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The copies less the norms that they stand for."""
-        found = {}
+        changes = {}
         for name, layer in self.layers(model).items():
             path, norms = name.removeprefix("base_model.model."), layer.ln_tuning_layers
             # PEFT keeps a whole trained copy of each norm rather than a difference.
-            own = dict(norms["default"].named_parameters())  # type: ignore[index, union-attr]
+            trained = dict(norms["default"].named_parameters())  # type: ignore[index, union-attr]
             for key, value in layer.get_base_layer().named_parameters():  # type: ignore[operator]
-                found[f"{path}.{key}"] = own[key] - value
-        return found
+                changes[f"{path}.{key}"] = trained[key] - value
+        return changes
 
 
 def _norms(model: PreTrainedModel) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import linear_layers, shapes
+from harness.methods._linear import target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -42,7 +42,7 @@ class LoKr(LayerMethod):
     def factor(self, model: PreTrainedModel, setup: StageSetup) -> int:
         """The parameter `factor`; a note says in which layers PEFT takes another."""
         factor = setup.params.integer("factor")
-        sizes = {size for pair in shapes(model, linear_layers(model, setup.params.text("target"))) for size in pair}
+        sizes = {size for pair in target_shapes(model, setup) for size in pair}
         # PEFT takes the nearest divisor without a word.
         if factor >= 0 and (other := sorted(size for size in sizes if not factor or size % factor)):
             setup.note(f"factor {factor} does not divide the widths {other}: a smaller divisor was taken there")

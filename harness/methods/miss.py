@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -30,7 +30,5 @@ class Miss(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """The number of groups, which must divide the inputs."""
-        names = linear_layers(model, setup.params.text("target"))
-        return {
-            "r": divisor(setup.params.integer("rank"), [inputs for inputs, _ in shapes(model, names)], setup, "rank")
-        }
+        widths = [inputs for inputs, _ in target_shapes(model, setup)]
+        return {"r": divisor(setup.params.integer("rank"), widths, setup, "rank")}

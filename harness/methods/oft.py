@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -32,7 +32,7 @@ class Oft(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Blocks that divide all inputs; rotations by the exact Cayley transform, which needs no small steps."""
-        names = linear_layers(model, setup.params.text("target"))
-        block = divisor(setup.params.integer("block"), [inputs for inputs, _ in shapes(model, names)], setup, "block")
+        widths = [inputs for inputs, _ in target_shapes(model, setup)]
+        block = divisor(setup.params.integer("block"), widths, setup, "block")
         # PEFT's default, a truncated series for the inverse, is a rotation for small angles only.
         return {"oft_block_size": block, "use_cayley_neumann": False}

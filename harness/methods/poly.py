@@ -55,7 +55,7 @@ class Poly(LayerMethod):
         """`A B / r` of each layer, with the weights that it has after training."""
         import torch
 
-        found = {}
+        deltas = {}
         for name, layer in self.layers(model).items():
             poly = cast("PolyLayer", layer)
             # As PEFT has it outside of training: the sigmoid of the logits, normalised.
@@ -64,8 +64,8 @@ class Poly(LayerMethod):
                 torch.einsum("s,sij->ij", weights / weights.sum(), factor[ADAPTER][0])
                 for factor in (poly.poly_lora_A, poly.poly_lora_B)
             )
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = (down @ up).T / poly.r[ADAPTER]
-        return found
+            deltas[f"{name.removeprefix('base_model.model.')}.weight"] = (down @ up).T / poly.r[ADAPTER]
+        return deltas
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """A copy of the base that the deltas are added to, which PEFT does not offer."""

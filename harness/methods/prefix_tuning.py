@@ -67,7 +67,7 @@ def draw_keys(model: PreTrainedModel) -> None:
     """Draw the keys of a prefix of PEFT's from the standard normal distribution; values stay at zero."""
     from torch import nn
 
-    made = model.peft_config[ADAPTER]
+    config = model.peft_config[ADAPTER]
     # PEFT keeps keys and values of all layers in one embedding: layer, key or value, and width, from the outside in.
     rows = model.prompt_encoder[ADAPTER].embedding.weight.data
-    nn.init.normal_(rows.view(made.num_virtual_tokens, made.num_layers, 2, made.token_dim)[:, :, 0])
+    nn.init.normal_(rows.view(config.num_virtual_tokens, config.num_layers, 2, config.token_dim)[:, :, 0])

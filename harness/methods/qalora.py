@@ -42,8 +42,8 @@ class QaLora(RoundedLora):
         low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
         # A group of equal weights has no range to divide into steps.
         step = ((high - low) / (2 ** params.integer("bits") - 1)).clamp(min=1e-12)
-        found: Tensor = ((groups - low) / step).round() * step + low
-        return found.flatten(1)
+        nearest: Tensor = ((groups - low) / step).round() * step + low
+        return nearest.flatten(1)
 
     def shape_factors(self, inner: Linear, outer: Linear, params: Params) -> None:
         """One column of the inner factor for each group of inputs, whose sum it sees."""

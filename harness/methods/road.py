@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Choice, Float, Integer
@@ -33,6 +33,6 @@ class Road(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Groups that divide all outputs."""
-        names = linear_layers(model, setup.params.text("target"))
-        group = divisor(setup.params.integer("group"), [outputs for _, outputs in shapes(model, names)], setup, "group")
+        widths = [outputs for _, outputs in target_shapes(model, setup)]
+        group = divisor(setup.params.integer("group"), widths, setup, "group")
         return {"variant": setup.params.text("variant"), "group_size": group}

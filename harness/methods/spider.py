@@ -46,8 +46,8 @@ class Spider(RestingMethod):
         for weight in _weights(model):
             if weight.grad is not None:
                 state = self.state(weight)
-                found = state.get(IMPORTANCE, 0.0) + weight.grad.detach().abs()
-                state[IMPORTANCE] = found
+                importance = state.get(IMPORTANCE, 0.0) + weight.grad.detach().abs()
+                state[IMPORTANCE] = importance
         # After the sum: it sets the gradients of what rests to zero.
         super().before_update(model, step)
 

@@ -73,7 +73,7 @@ class TrainableTokens(PeftMethod):
         """The trained rows less those of the base, in a matrix of zeros."""
         import torch
 
-        found = {}
+        deltas = {}
         for name, module in self.layers(model).items():
             layer = cast("TrainableTokensLayer", module)
             if layer.tied_adapter:  # the output layer, which moves with the embedding
@@ -81,10 +81,10 @@ class TrainableTokens(PeftMethod):
             weight = layer.get_base_layer().weight
             rows = torch.tensor(layer.token_indices[ADAPTER], device=weight.device)
             moved = layer.trainable_tokens_delta[ADAPTER] - weight[rows]
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = torch.zeros_like(weight).index_copy(
+            deltas[f"{name.removeprefix('base_model.model.')}.weight"] = torch.zeros_like(weight).index_copy(
                 0, rows, moved
             )
-        return found
+        return deltas
 
 
 def _tied_already(*arguments: object, **options: object) -> None:

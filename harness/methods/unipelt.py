@@ -56,13 +56,13 @@ class Unipelt(PrefixedMethod):
         for name in filter(QUERY_VALUE.fullmatch, linear_layers(model, "attention")):
             layer = model.get_submodule(name)
             put(layer, GatedLora(*shape(layer), rank, alpha), parallel=True)
-        bottleneck, found = max(1, width // params.integer("reduction")), blocks(model)
-        for block in found:
+        bottleneck, layers = max(1, width // params.integer("reduction")), blocks(model)
+        for block in layers:
             part = model.get_submodule(block.feed_forward[1])
             put(part, GatedAdapter(width, bottleneck, params.text("activation")), parallel=False)
         wrapped = with_prefix(model, params.integer("virtual_tokens"))
         encoder = wrapped.prompt_encoder["default"]
-        gates = torch.nn.Parameter(torch.zeros(len(found), device=model.device))
+        gates = torch.nn.Parameter(torch.zeros(len(layers), device=model.device))
         # On PEFT's encoder, so that saving the prefix saves its gates.
         encoder.register_parameter(GATES, gates)
         encoder.register_forward_hook(_gate)

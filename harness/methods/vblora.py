@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -34,8 +34,7 @@ class VbLora(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Vectors whose length divides all widths."""
-        names = linear_layers(model, setup.params.text("target"))
-        sizes = [size for pair in shapes(model, names) for size in pair]
+        sizes = [size for pair in target_shapes(model, setup) for size in pair]
         length = divisor(setup.params.integer("vector_length"), sizes, setup, "vector_length")
         params = setup.params
         return {"r": params.integer("rank"), "num_vectors": params.integer("vectors"), "vector_length": length}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import divisor, linear_layers, shapes
+from harness.methods._linear import divisor, target_shapes
 from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Float, Integer
@@ -36,7 +36,7 @@ class Velora(Lora):
         """Groups that divide all inputs."""
         from peft import VeloraConfig
 
-        widths = [inputs for inputs, _ in shapes(model, linear_layers(model, setup.params.text("target")))]
+        widths = [inputs for inputs, _ in target_shapes(model, setup)]
         # PEFT reshapes inputs into the groups, which must fill the width.
         groups = divisor(setup.params.integer("feature_groups"), widths, setup, "feature_groups")
         return {"velora_config": VeloraConfig(num_groups=groups, scale=setup.params.number("rebuilt_scale"))}

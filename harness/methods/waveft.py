@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods._linear import capped, linear_layers, shapes
+from harness.methods._linear import capped, target_shapes
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods.base import Options
 from harness.space import Float, Integer
@@ -32,7 +32,6 @@ class WaveFt(LayerMethod):
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """No more coefficients than the smallest layer has weights."""
-        names = linear_layers(model, setup.params.text("target"))
-        most = min(inputs * outputs for inputs, outputs in shapes(model, names))
+        most = min(inputs * outputs for inputs, outputs in target_shapes(model, setup))
         count = capped(setup.params.integer("frequencies"), most, setup, "frequencies")
         return {"n_frequency": count, "scaling": setup.params.number("scaling")}

@@ -29,7 +29,7 @@ class XLora(SourcesMethod):
     sources = "expert_tasks"
     alone = "its experts are trained on other tasks first"
     trains = r".*\.router\.head\.(weight|bias)"
-    kept = r".*\.(router\.head|adapter\.sources\.\d+\.(down|up))\.(weight|bias)"
+    saves = r".*\.(router\.head|adapter\.sources\.\d+\.(down|up))\.(weight|bias)"
     space = {
         "learning_rate": Float(1e-5, 3e-2, default=1e-3, log=True),
         "expert_tasks": Text(names="tasks"),
@@ -59,9 +59,11 @@ class XLora(SourcesMethod):
         tasks = self.source_tasks(params)
         names = linear_layers(model, params.text("target"))
         # Hooks and names are the backbone's: the router runs it without the output layer.
-        own = [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
-        made = {"temperature": params.number("router_temperature")} | {n: params.number(n) for n in ("rank", "alpha")}
-        put_experts(model.base_model, dict(zip(own, shapes(model, names), strict=True)), len(tasks), made)
+        paths = [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
+        settings = {"temperature": params.number("router_temperature")} | {
+            n: params.number(n) for n in ("rank", "alpha")
+        }
+        put_experts(model.base_model, dict(zip(paths, shapes(model, names), strict=True)), len(tasks), settings)
         model.reads_last_layer = True  # so that nobody cuts it short
         model.supports_gradient_checkpointing = False  # a pass computed again would find the weights of a later one
         return model

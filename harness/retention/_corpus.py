@@ -24,8 +24,8 @@ def corpus_tokens(setup: StageSetup, count: int) -> list[list[int]]:
     rows = setup.corpus()
     chosen = random.Random(setup.seed).sample(rows, min(count, len(rows)))
     limit = setup.params.integer("max_length")
-    found = [ids[:limit] for ids in documents([row.prompt + row.completion for row in chosen], setup)]
-    if not (kept := [ids for ids in found if len(ids) > 1]):
+    cut = [ids[:limit] for ids in documents([row.prompt + row.completion for row in chosen], setup)]
+    if not (kept := [ids for ids in cut if len(ids) > 1]):
         raise SpecError("this retention needs texts of what the base knows, but its corpus has none: name another")
     return kept
 

@@ -76,7 +76,7 @@ def other_models(base: Mapping[str, Tensor], setup: StageSetup) -> list[tuple[di
     Raises:
         SpecError: When one of them has other parameters than the base.
     """
-    found = []
+    models = []
     for named in setup.params.names("merge_with", ""):
         other = parameters(setup.model_of(named)[0])
         if {key: value.shape for key, value in other.items()} != {key: value.shape for key, value in base.items()}:
@@ -84,8 +84,8 @@ def other_models(base: Mapping[str, Tensor], setup: StageSetup) -> list[tuple[di
                 f"merge_with must name models with the base's weights, but those of {named.name!r} have "
                 "other names or shapes: name models tuned from the same base"
             )
-        found.append((other, named.weight))
-    return found
+        models.append((other, named.weight))
+    return models
 
 
 def trimmed(vector: Tensor, density: float) -> Tensor:
@@ -98,8 +98,8 @@ def trimmed(vector: Tensor, density: float) -> Tensor:
     import torch
 
     flat = vector.flatten()
-    kept = flat.abs().topk(max(1, round(density * flat.numel()))).indices
-    return torch.zeros_like(flat).index_copy(0, kept, flat[kept]).view_as(vector)
+    largest = flat.abs().topk(max(1, round(density * flat.numel()))).indices
+    return torch.zeros_like(flat).index_copy(0, largest, flat[largest]).view_as(vector)
 
 
 def dropped(vector: Tensor, density: float, draw: Generator) -> Tensor:
@@ -113,8 +113,8 @@ def dropped(vector: Tensor, density: float, draw: Generator) -> Tensor:
     import torch
 
     # Drawn on the CPU, so that a GPU drops the same elements.
-    kept = torch.rand(vector.shape, generator=draw).to(vector.device) < density
-    return vector * kept / density
+    mask = torch.rand(vector.shape, generator=draw).to(vector.device) < density
+    return vector * mask / density
 
 
 def elected(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

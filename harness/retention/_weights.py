@@ -51,8 +51,8 @@ class WeightPenalty(Retention, ABC):
         import torch
 
         moves = weight_changes(model, method, setup)
-        strength, found = self.strength(setup) / 2, moves()
-        importances = self.importances({name: move.detach() for name, move in found.items()}, setup)
+        strength, start = self.strength(setup) / 2, moves()
+        importances = self.importances({name: move.detach() for name, move in start.items()}, setup)
 
         def term() -> Tensor:
             parts = [(importances.get(name, 1.0) * move.square()).sum() for name, move in moves().items()]

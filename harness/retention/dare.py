@@ -28,5 +28,5 @@ class DropAndRescale(Merging):
         import torch
 
         density = setup.params.number("merge_density")
-        kept = [weight * dropped(vector, density, draw) for vector, weight in zip(vectors, weights, strict=True)]
-        return torch.stack(kept).sum(0)
+        remainders = [weight * dropped(vector, density, draw) for vector, weight in zip(vectors, weights, strict=True)]
+        return torch.stack(remainders).sum(0)

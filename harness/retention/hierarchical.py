@@ -41,8 +41,8 @@ class HierarchicalRegularisation(WeightPenalty):
         params = setup.params
         steps, rate = params.integer("importance_steps"), params.number("importance_rate")
         base = setup.load_base().eval()
-        found = path_importance(base, moved.keys(), corpus_tokens(setup, steps), steps, rate)
-        return layered(found, params.number("layer_temperature"))
+        importances = path_importance(base, moved.keys(), corpus_tokens(setup, steps), steps, rate)
+        return layered(importances, params.number("layer_temperature"))
 
     def strength(self, setup: StageSetup) -> float:
         """The parameter `hierarchy_strength`."""
@@ -71,5 +71,5 @@ def layered(importances: Mapping[str, Tensor], temperature: float) -> dict[str, 
 
 def _layer(name: str) -> int:
     """A parameter's block, or -1."""
-    found = BLOCK.search(name)
-    return int(found[1]) if found else -1
+    match = BLOCK.search(name)
+    return int(match[1]) if match else -1

@@ -56,10 +56,10 @@ class DivergenceFromBase(Retention):
 
         def term() -> Tensor:
             rng = random.Random(derive_seed(setup.seed, "divergence", self._step))
-            drawn = rng.sample(texts, min(params.integer("kl_rows"), len(texts)))
-            width = max(map(len, drawn))
-            ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in drawn], device=setup.device)
-            real = torch.tensor([[k < len(row) - 1 for k in range(width - 1)] for row in drawn], device=setup.device)
+            sample = rng.sample(texts, min(params.integer("kl_rows"), len(texts)))
+            width = max(map(len, sample))
+            ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in sample], device=setup.device)
+            real = torch.tensor([[k < len(row) - 1 for k in range(width - 1)] for row in sample], device=setup.device)
             with torch.no_grad(), _base(model, method, copy) as bare:
                 known = _predictions(bare, ids)[real]
             own = _predictions(model, ids)[real]
