@@ -59,6 +59,10 @@ class StudyData:
 def load_study_data(paths: Paths, study: str) -> StudyData:
     """Read what there is to report of a study.
 
+    Args:
+        paths: Of the results folder.
+        study: Its name.
+
     Raises:
         SpecError: When there is no study of that name; the message lists those there are.
         StorageError: When the database is missing or a file beside it is damaged.
@@ -69,6 +73,7 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
         raise SpecError(
             one_of("study", study, started) + ("" if started else "none; run 'harness search' on a study first")
         )
+    # The small files come first: where one is damaged, its message is clearer than that of a missing database.
     file = StudyFile.of(_read(files.spec))
     forecasts = _forecasts(files.plan) if files.plan.exists() else None
     backtest = _backtest(paths.backtest) if paths.backtest.exists() else None

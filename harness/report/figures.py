@@ -17,8 +17,10 @@ from harness.report.words import MINUS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+# Colours that no palette contains: each becomes a CSS variable, so that a figure follows light and dark mode.
 INK, MUTED, GRID, SURFACE, ACCENT = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface", ACCENT: "--accent"}
 WIDTH_IN = 8.6
@@ -26,8 +28,8 @@ WIDTH_IN = 8.6
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "<", ">", "h", "*")
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+    "text.parse_math": False,  # a dollar sign in a family's name is no formula
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -73,7 +75,9 @@ def draw(name: str, title: str, description: str, size: tuple[float, float], pai
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     buffer = io.BytesIO()
+    # Date and creator would differ from run to run and from version to version.
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    # Without a salt matplotlib names its clip paths at random.
     style: Any = _STYLE | {"svg.hashsalt": name}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's browser has other fonts
@@ -99,7 +103,14 @@ def _few_ticks(axes: Axes) -> None:
 
 
 def figure(svg: Html, title: str, caption: str, data: Html) -> Html:
-    """A figure with its headline and explanation above, and its data table on demand."""
+    """A figure with its headline and explanation above, and its data on demand.
+
+    Args:
+        svg: As `draw` gives it.
+        title: The headline.
+        caption: What the marks mean, in a sentence or two.
+        data: A table of what is drawn, for readers who cannot see the figure.
+    """
     head = tag("figcaption", tag("strong", title), tag("span", caption))
     return tag("figure", head, scrolling(svg, title), details("Data as a table", data))
 
@@ -113,22 +124,38 @@ def palette(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
-    """One horizontal row per label, first on top."""
+    """Turn the y axis into one horizontal row per label, the first on top.
+
+    Args:
+        axes: Whose y data are row numbers from 0.
+        labels: Of the rows; cut where they are too long.
+    """
     axes.set_yticks(range(len(labels)), [short(label) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
 
 def short(label: str, limit: int = 26) -> str:
-    """A label cut to what fits beside an axis."""
+    """A label cut to what fits beside an axis.
+
+    Args:
+        label: Of any length.
+        limit: Characters, the ellipsis included.
+    """
     return label if len(label) <= limit else label[: limit - 1] + "…"
 
 
-def log_axis(axis: Any, form: Callable[[float], str]) -> None:
-    """At most seven labelled ticks at powers of ten (or 1, 2, 5 times them on a short range), no minor ones."""
+def log_axis(axis: Axis, form: Callable[[float], str]) -> None:
+    """Give a logarithmic axis at most seven labelled ticks and no minor ones.
+
+    Args:
+        axis: An x or y axis of matplotlib, its data drawn already.
+        form: Writes a tick's value.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = sorted(axis.get_view_interval())
+    # On less than two decades powers of ten alone would leave one or two ticks: 1, 2 and 5 times them are shown too.
     subs = (1.0,) if low > 0 and high / low > 50 else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=8))
     axis.set_minor_locator(NullLocator())
@@ -141,7 +168,12 @@ def plain(value: float) -> str:
 
 
 def scientific(value: float, digits: int = 1) -> str:
-    """A learning rate: 6.5e−4."""
+    """A learning rate: 6.5e−4.
+
+    Args:
+        value: Positive.
+        digits: After the decimal point.
+    """
     return f"{value:.{digits}e}".replace("e-0", f"e{MINUS}").replace("e-", f"e{MINUS}").replace("e+0", "e")
 
 
@@ -151,8 +183,10 @@ def _inline(svg: str, name: str, title: str, description: str) -> Html:
     box = re.search(r'viewBox="([^"]+)"', body)
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    # Most ids are never referred to, and would only take space.
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(r"<[^>]*>", lambda match: _shrink(match[0], name, used), body)  # tags only: labels stay as they are
+    # Between tags white space only costs bytes; inside a label it is kept.
     body = re.sub(r">\s+<", "><", body)
     body = re.sub(r'(?:<use [^>]*? style="([^"]*)"/>)(?:<use [^>]*? style="\1"/>)+', _hoist, body)
     head = tag("title", title, id=f"{name}-t") + tag("desc", description, id=f"{name}-d")

@@ -188,7 +188,9 @@ def _tested(contenders: list[Contender], sign: int) -> tuple[Contender, ...]:
     leader, *others = contenders
     tested: list[Contender] = []
     p_values: dict[str, float] = {}
+    # Only comparisons that could be tested count for the correction: one that was not asked corrects nothing.
     for other in others:
+        # Runs of one repetition share their seed, and with it data order and initialisation: they are a pair.
         shared = sorted(set(leader.scores) & set(other.scores))
         test = paired_t_test(
             [sign * leader.scores[rep] for rep in shared], [sign * other.scores[rep] for rep in shared]

@@ -22,7 +22,7 @@ def forecast_table(study: StudyData) -> Html:
 
 
 def _phases(study: StudyData, forecasts: Sequence[PhaseForecast]) -> Html:
-    columns = [Column("Step"), Column("Trials forecast", number=True), Column("Trials run", number=True)]
+    columns = [Column("Phase"), Column("Trials forecast", number=True), Column("Trials run", number=True)]
     columns += [Column("Time forecast", number=True), Column("Time taken", number=True), Column("Ratio", number=True)]
     rows = []
     for forecast in forecasts:
@@ -30,7 +30,7 @@ def _phases(study: StudyData, forecasts: Sequence[PhaseForecast]) -> Html:
         taken = total(trial.total_s for trial in trials) if trials else None
         counts = (words.number(forecast.trials), f"{len(trials):,}")
         rows.append((forecast.phase, *counts, *_compared(forecast.seconds, taken)))
-    return table("Trials and trial time by step; reused trials count with what they once took", columns, rows)
+    return table("Trials and trial time by phase; a reused trial counts with the time that it once took", columns, rows)
 
 
 def _families(study: StudyData, forecasts: Mapping[str, FamilyForecast]) -> Html:

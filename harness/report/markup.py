@@ -39,6 +39,7 @@ def tag(name: str, /, *children: str, **attributes: str) -> Html:
         *children: Escaped unless they are `Html`.
         **attributes: Values are escaped; a trailing underscore is dropped (`class_`), others become dashes.
     """
+    # Python does not take `class` or `aria-label` as names of arguments.
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value
     )
@@ -51,6 +52,7 @@ def slug(*parts: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "x"
     if plain == text:
         return plain
+    # Two titles that differ only in other characters would otherwise share an anchor.
     from harness.records.codec import fingerprint
 
     return f"{plain}-{fingerprint(list(parts))[:5]}"
@@ -66,7 +68,13 @@ class Column:
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str | None]]) -> Html:
-    """A data table with a caption and header cells; the first column heads its row; None reads "absent"."""
+    """A data table in a box that scrolls.
+
+    Args:
+        caption: What it shows; a screen reader announces it.
+        columns: Titles and alignments.
+        rows: One text per column, escaped here; None reads "absent". The first heads its row.
+    """
     kinds = ["number" if column.number else "" for column in columns]
     head = join(tag("th", column.title, scope="col", class_=kind) for column, kind in zip(columns, kinds, strict=True))
     body = join(_row(row, kinds) for row in rows)
@@ -84,7 +92,13 @@ def _row(row: Sequence[str | None], kinds: Sequence[str]) -> Html:
 
 
 def scrolling(content: Html, label: str) -> Html:
-    """What may be wider than a phone scrolls in its own box, which the keyboard reaches."""
+    """A box that scrolls sideways where its content is wider than the page.
+
+    Args:
+        content: A table or a figure.
+        label: Its name for screen readers.
+    """
+    # A box that scrolls must take the focus, or the keyboard cannot scroll it (WCAG 2.1.1).
     return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 

@@ -39,6 +39,10 @@ class Part:
 def write_report(paths: Paths, study: str) -> Path:
     """Write a study's report and return its path.
 
+    Args:
+        paths: Of the results and reports folders.
+        study: Its name.
+
     Raises:
         SpecError: When there is no study of that name; the message lists those there are.
         StorageError: When the database is missing or the disk refuses.
@@ -60,17 +64,18 @@ def render_report(study: StudyData) -> str:
 
 def _within_limit(parts: list[Part]) -> list[Part]:
     """Leave out the largest sections, saying so, until the page is within its limit; never the answer."""
-    kept = list(parts)
-    while len(kept) > 1 and sum(len(part.content.encode()) for part in kept) > LIMIT_BYTES - 50_000:
-        largest = max(range(1, len(kept)), key=lambda index: len(kept[index].content))
-        size = len(kept[largest].content) / 1e6
+    shown = list(parts)
+    # The style sheet and the frame of the page take less than 50 kB.
+    while len(shown) > 1 and sum(len(part.content.encode()) for part in shown) > LIMIT_BYTES - 50_000:
+        largest = max(range(1, len(shown)), key=lambda index: len(shown[index].content))
+        size = len(shown[largest].content) / 1e6
         reason = (
             f"Left out: this section would take {size:.1f} MB of a report's {LIMIT_BYTES / 1e6:.1f} MB. "
             "Its data is in the database: run harness export."
         )
-        log.warning("section %r left out of the report: %.1f MB", kept[largest].title, size)
-        kept[largest] = Part(kept[largest].title, paragraph(reason, kind="absent"))
-    return kept
+        log.warning("section %r left out of the report: %.1f MB", shown[largest].title, size)
+        shown[largest] = Part(shown[largest].title, paragraph(reason, kind="absent"))
+    return shown
 
 
 def _page(study: StudyData, parts: list[Part]) -> str:

@@ -28,19 +28,25 @@ def settings(stages: Sequence[Stage]) -> str:
     """The learning rate of every stage, and what the methods themselves set."""
     from harness.study.family import OPTIMIZER_SPACE
 
-    shown = []
+    texts = []
     for index, stage in enumerate(stages):
         prefix = f"stage {index + 1} " if len(stages) > 1 else ""
-        shown += [
+        texts += [
             f"{prefix}{name.replace('_', ' ')} {_value(value)}"
             for name, value in stage.params.items()
+            # of the optimiser's settings only the learning rate is worth a reader's time
             if name == "learning_rate" or name not in OPTIMIZER_SPACE
         ]
-    return ", ".join(shown) or "default settings"
+    return ", ".join(texts) or "default settings"
 
 
 def to_yaml(contender: Contender, base_model: str) -> str:
-    """The pipeline with every setting, in the words of a study file."""
+    """The pipeline with every setting, in the words of a study file.
+
+    Args:
+        contender: The confirmed pipeline.
+        base_model: Its base model's name.
+    """
     import yaml
 
     stages = [_stage(stage, alone=len(contender.stages) == 1) for stage in contender.stages]

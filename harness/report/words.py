@@ -9,6 +9,7 @@ from typing import TypeGuard
 _PERCENT_METRICS = ("acc", "exact_match", "f1", "mcc", "match", "precision", "recall", "em")
 _DECIMALS = {"bits_per_byte": 3}
 MINUS = "\u2212"
+"""As wide as a plus and on its height; a hyphen is neither."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Unit:
     def percent(self) -> bool:
         """Whether the metric is a share, shown as a percentage with one decimal."""
         name = self.metric.lower()
-        return any(name == known or name.startswith(f"{known}_") for known in _PERCENT_METRICS)
+        return any(name == share or name.startswith(f"{share}_") for share in _PERCENT_METRICS)
 
     @property
     def factor(self) -> float:
@@ -60,6 +61,7 @@ class Unit:
         if not known(value):
             return None
         text = f"{value * self.factor:+.{self._decimals}f}"
+        # -0.04 points round to -0.0, which would read as a loss.
         return minus(text if float(text) else text[1:])
 
     def lost(self, value: float | None) -> str | None:
@@ -70,7 +72,12 @@ class Unit:
         return f"{text} {self.difference_name} {'gained' if value < 0 and float(text) else 'lost'}"
 
     def span(self, low: float | None, high: float | None) -> str | None:
-        """An interval of differences, without unit."""
+        """An interval of differences, without unit.
+
+        Args:
+            low: Lower end in the metric's own unit; None, NaN and infinities give None.
+            high: Upper end.
+        """
         if not known(low) or not known(high):
             return None
         return f"{self.signed(low)} to {self.signed(high)}"
@@ -113,16 +120,27 @@ def size(value: float | None) -> str | None:
 
 
 def number(value: float | None, digits: int = 3) -> str | None:
-    """A number of no particular unit, to some significant digits."""
+    """A number of no particular unit.
+
+    Args:
+        value: None, NaN and infinities give None.
+        digits: Significant ones, of a number that is not whole.
+    """
     if value is None or not math.isfinite(value):
         return None
+    # Beyond 1e15 a float no longer holds every whole number, so its last digits would be invented.
     if float(value).is_integer() and abs(value) < 1e15:
         return minus(f"{value:,.0f}")
     return minus(f"{value:.{digits}g}")
 
 
 def money(value: float | None, currency: str) -> str | None:
-    """An amount with its currency; two decimals, or two significant digits below one cent."""
+    """An amount with two decimals, or with two significant digits below one cent.
+
+    Args:
+        value: None, NaN and infinities give None.
+        currency: Written behind the amount.
+    """
     if value is None or not math.isfinite(value):
         return None
     return f"{value:,.2f} {currency}" if value >= 0.01 or value == 0 else f"{value:.2g} {currency}"
@@ -136,7 +154,13 @@ def p_value(value: float | None) -> str | None:
 
 
 def count(value: int, noun: str, plural: str | None = None) -> str:
-    """`1 trial`, `2,000 trials`."""
+    """A number with its noun: `1 trial`, `2,000 trials`.
+
+    Args:
+        value: How many.
+        noun: Of one.
+        plural: Where it is not the noun with an s.
+    """
     return f"{value:,} {noun if value == 1 else plural or noun + 's'}"
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.database.ingest import ingest
+from harness.records.codec import decode
 from harness.records.paths import Paths
+from harness.records.trial import TrialConfig
 from harness.space import Float
 from harness.study.family import Family, FamilyStage
 from harness.study.spec import StageSpec, StudySpec
@@ -98,9 +100,16 @@ def keep_members(paths: Paths, study: str, wanted: Callable[[dict[str, Any]], bo
 
 
 def change_records(paths: Paths, change: Callable[[dict[str, Any]], None]) -> None:
-    """Edit every record's JSON in place and rebuild the database."""
+    """Edit every record's JSON and rebuild the database; a record whose configuration changed gets that one's key."""
+    keys: dict[str, str] = {}
     for path in sorted(paths.trials.glob("*/*/record.json")):
         record = json.loads(path.read_text())
         change(record)
-        write_signed(path, record)
+        path.unlink()
+        keys[path.parent.name] = decode(TrialConfig, record["config"]).key
+        write_signed(paths.record(keys[path.parent.name]), record)
+    for study in paths.started():
+        members = [json.loads(line) for line in study.members.read_text().splitlines()]
+        renamed = [member | {"key": keys.get(member["key"], member["key"])} for member in members]
+        study.members.write_text("".join(json.dumps(member) + "\n" for member in renamed))
     ingest(paths)

@@ -134,14 +134,18 @@ def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("best", "says", "never"),
     [
-        ([0.60, 0.63, 0.64, 0.67, 0.66], "For task_0 on tiny-1m, use <em>", "cannot tell its gain"),
+        ([0.60, 0.63, 0.64, 0.67, 0.66], "For task_0 on tiny-1m, use <em>", "do not show that it beats"),
         # mean 0.26 over a base of 0.25, sd 0.0474, half width 0.0589: the interval of the gain is -0.049 to 0.069
         (
             [0.20, 0.32, 0.22, 0.30, 0.26],
-            "these seeds cannot tell its gain over the base model from none",
+            "these seeds do not show that it beats the base model",
             "keep the base",
         ),
-        ([0.20, 0.21, 0.22, 0.20, 0.21], "For task_0 on tiny-1m, keep the base model as it is", "cannot tell its gain"),
+        (
+            [0.20, 0.21, 0.22, 0.20, 0.21],
+            "For task_0 on tiny-1m, keep the base model as it is",
+            "do not show that it beats",
+        ),
     ],
 )
 def test_the_answer_says_when_tuning_does_not_help(tmp_path: Path, best: list[float], says: str, never: str) -> None:

@@ -228,7 +228,7 @@ def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
     assert text.count(f"<td>full_between</td><td>repetition 0</td>{row}") == 2
     assert text.count(row) == 2 * 5 + complete
     assert text.count("<svg") == 2
-    assert "Forgetting is that of facts." in text
+    assert "Forgetting is measured on facts." in text
 
 
 def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData]) -> None:
@@ -240,5 +240,5 @@ def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData])
     assert section().render(replace(study, paths=[row for row in study.paths if row.is_target])) is None
     # losses stand in where nothing is scored in percent; more of one is lost
     text = section().render(replace(study, paths=[row for row in study.paths if row.scored != "facts"])) or ""
-    assert "Forgetting is that of stories_perplexity." in text
+    assert "Forgetting is measured on stories_perplexity." in text
     assert "mean forgetting (perplexity)" in text

@@ -145,8 +145,7 @@ def halved(tmp_path: Path) -> StudyData:
             record["status"] = "diverged"
 
     change_by_key(paths, change)
-    kept = {*keys.values(), spare}
-    keep_members(paths, "made_up", lambda m: m["key"] in kept and m["family"] == "full")
+    keep_members(paths, "made_up", lambda m: (m["role"], m["family"], m["task"]) == ("search", "full", "task_0"))
     return load_study_data(paths, "made_up")
 
 
@@ -154,7 +153,7 @@ def test_what_stopping_early_saved_goes_by_the_familys_pace(halved: StudyData) -
     # a full run at each trial's pace: 40, 40 and 10 + 50 = 60 s, median 40; two trials left 3/4 of it: 60 s
     text = shown("speed", halved)
     assert "2 of 4 search trials were stopped after 25% of their training" in text
-    assert "would have taken 1.0 min: that is what was saved" in text
+    assert "would have taken 1.0 min. That is what was saved" in text
 
 
 def test_a_trial_that_may_still_go_on_has_saved_nothing_yet(halved: StudyData) -> None:
@@ -192,10 +191,11 @@ def test_families_that_gave_up_are_named_with_what_that_saved(tmp_path: Path) ->
     assert "The 7.5 full trials that were not run would have taken about 2.0 min" in text
     for cell in ("41.0 %", "55.0 %", "at most 0.013", "1.5 min"):
         assert f'<td class="number">{cell}</td>' in text
-    assert "Gave up before the tuning budget was used: lora (after 3 scored trials)." in shown(
-        "method_comparison", study
+    assert (
+        "The search gave up on these families before their tuning budget was used: lora (after 3 scored trials)."
+        in shown("method_comparison", study)
     )
-    assert "Gave up" not in shown("method_comparison", replace(study, stops=()))
+    assert "gave up on" not in shown("method_comparison", replace(study, stops=()))
 
 
 def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_lost_attempts_are_part_of_the_bill(tmp_path: Path) -> None:
     assert "here 2.0 min of 1 trial" in text
     assert f"{(spent + 120) / 60:.1f} min in all" in text
     assert '<th scope="col" class="number">lost</th>' in text
-    assert "Lost are attempts" not in shown("cost", without)
+    assert "Lost time" not in shown("cost", without)
 
 
 def test_the_bill_counts_shares(small: Paths) -> None:

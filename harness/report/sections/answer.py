@@ -108,7 +108,10 @@ def _doubt(best: Contender) -> Html:
     gain = best.gain
     if gain is None or gain.low is None or gain.high is None or gain.low > 0 or gain.mean <= 0:
         return Html("")
-    return paragraph("these seeds cannot tell its gain over the base model from none at all.", kind="warning")
+    return paragraph(
+        "the interval of the gain includes zero, so these seeds do not show that it beats the base model.",
+        kind="warning",
+    )
 
 
 def _facts(study: StudyData, comparison: Comparison) -> Html:
@@ -154,10 +157,10 @@ def _verdict(comparison: Comparison) -> Html:
         return paragraph("It was the only pipeline confirmed, so there is no runner-up to tell it from.")
     best, second = comparison.best, comparison.contenders[1]
     if second.behind is not None and second.undetermined:
-        ahead = f"It is ahead of the runner-up, {second.label}, by {comparison.unit.difference(second.behind.mean)}"
+        lead = f"by the same {comparison.unit.difference(second.behind.mean)}"
         return paragraph(
-            f"{ahead} in each of {words.count(second.behind.n, 'seed')} alike: without any spread it cannot be judged "
-            "whether that is chance."
+            f"It is ahead of the runner-up, {second.label}, {lead} in each of {words.count(second.behind.n, 'seed')}. "
+            "Differences that do not vary between seeds cannot be judged: a test needs their spread."
         )
     if second.behind is None or second.p is None:
         return paragraph(f"The runner-up, {second.label}, shares too few seeds with it for a test.")

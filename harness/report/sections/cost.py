@@ -50,12 +50,12 @@ def _notes(study: StudyData) -> Html:
     notes = []
     if any((trial.trained_with or 1) > 1 for trial in study.ran):
         notes.append(
-            "Trials that did something together each count their share of it, so that the sum is what was spent."
+            "Where trials did something together, each counts its share of the time, so that the sum is what was spent."
         )
     if lost := [seconds for seconds in study.lost.values() if seconds > 0]:
         notes.append(
-            f"Lost are attempts whose worker or machine ended before the record was written: here "
-            f"{words.seconds(sum(lost))} of {words.count(len(lost), 'trial')}, beside what trials have on record."
+            "Lost time is that of attempts whose worker or machine ended before it wrote a record: here "
+            f"{words.seconds(sum(lost))} of {words.count(len(lost), 'trial')}, in addition to the time on record."
         )
     return paragraph(" ".join(notes), kind="note") if notes else Html("")
 
@@ -86,6 +86,7 @@ def _paint(fig: Figure, seconds: Seconds) -> None:
     import seaborn as sns
 
     axes = fig.subplots()
+    # One unit for all bars, the largest in which the longest still has a few units.
     longest = max(sum(family.values()) for family in seconds.values())
     size, unit = next(
         (s, u) for limit, s, u in ((300, 1, "s"), (18_000, 60, "min"), (float("inf"), 3600, "h")) if longest < limit

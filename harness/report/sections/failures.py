@@ -61,6 +61,6 @@ def _table(study: StudyData) -> Html:
             )
         )
     columns = [Column("Family"), Column("How it ended"), Column("Reason"), Column("Trials", number=True)]
-    columns += [Column("While in"), Column("Time lost", number=True)]
+    columns += [Column("Phase"), Column("Time lost", number=True)]
     caption = "Failures by family and reason, the most frequent first"
     return table(caption + (f" ({SHOWN} of {len(ordered):,})" if len(ordered) > SHOWN else ""), columns, rows)

@@ -49,9 +49,9 @@ class ForgettingBySkill(Section):
             return None
         note = paragraph(
             "The base model's test score minus the tuned model's, mean over seeds: positive is lost, negative is gained. "
-            "Losses and perplexities count the other way round, so that positive is lost there too."
+            "For losses and perplexities the sign is turned round, so that positive is lost there too."
         )
-        return note + join(_map(model, found) for model, found in rows.items())
+        return note + join(_map(model, own) for model, own in rows.items())
 
 
 def _scales(rows: list[_Row]) -> dict[str, list[str]]:
@@ -66,10 +66,10 @@ def _scales(rows: list[_Row]) -> dict[str, list[str]]:
 
 def _map(model: str, rows: list[_Row]) -> Html:
     scales = _scales(rows)
-    title = f"Forgetting of {model}, by what it was tuned for and with"
+    title = f"What {model} forgot, by pipeline and task"
     first = next(iter(scales))
     candidates = [(row, lost) for row in rows for lost in row.lost.values() if lost.unit.difference_name == first]
-    row, most = max(candidates, key=lambda found: found[1].estimate.mean)
+    row, most = max(candidates, key=lambda pair: pair[1].estimate.mean)
     text = f"Most was lost of {most.skill} by {row.label} on {row.task}: {most.unit.difference(most.estimate.mean)}."
     width = min(WIDTH_IN, 2.8 + 1.15 * sum(map(len, scales.values())))
     size = (width, 1.1 + 0.3 * len(rows))
@@ -90,6 +90,7 @@ def _panel(axes: Axes, rows: list[_Row], skills: list[str], leftmost: bool) -> N
 
     values = np.array([[_value(row.lost.get(skill)) for skill in skills] for row in rows])
     text = np.array([[_text(row.lost.get(skill)) for skill in skills] for row in rows])
+    # The scale is symmetric, so that the palette's middle colour means that nothing was lost.
     bound = max(float(np.nanmax(np.abs(values))), 1e-9)
     sns.heatmap(
         values, ax=axes, cmap="PuOr_r", vmin=-bound, vmax=bound, annot=text, fmt="", cbar=False, linewidths=2,
@@ -115,7 +116,7 @@ def _text(lost: Forgetting | None) -> str:
 def _table(caption: str, rows: list[_Row], scales: dict[str, list[str]]) -> Html:
     columns = [Column("Pipeline"), Column("Tuned for"), Column("Skill"), Column("Metric")]
     columns += [Column("Forgetting", number=True), Column("95% interval", number=True), Column("Seeds", number=True)]
-    skills = [skill for found in scales.values() for skill in found]
+    skills = [skill for own in scales.values() for skill in own]
     return table(caption, columns, (_cells(row, skill) for row in rows for skill in skills))
 
 

@@ -31,7 +31,7 @@ class LearningCurves(Section):
     title: ClassVar[str] = "How fast they learn"
     order: ClassVar[int] = 40
     nothing: ClassVar[str] = (
-        "No search trial recorded a score at two points of its training: give search.fractions in the study file several."
+        "No search trial was scored at two points of its training: list several search.fractions in the study file."
     )
 
     def render(self, study: StudyData) -> Html | None:
@@ -83,6 +83,7 @@ def _panel(axes: Axes, arena: Arena, lines: Curves) -> None:
 
     factor, top = arena.unit.factor, list(lines)[:HIGHLIGHTED]
     looks = palette(top)
+    # The best are drawn last and lie on top.
     for family, curve in reversed(list(lines.items())):
         color, marker = looks.get(family, (GRID, ""))
         steps, scores = zip(*((point.step, factor * (point.score or 0.0)) for point in curve), strict=True)

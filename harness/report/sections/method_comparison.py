@@ -36,7 +36,7 @@ class MethodComparison(Section):
 
 
 def _power(study: StudyData) -> Html:
-    """What the confirm step could have told apart, by the plan made beforehand."""
+    """The differences that the confirm phase could detect, by the plan made beforehand."""
     units = {comparison.task: comparison.unit for comparison in compare(study)}
     limits = study.forecasts.detectable if study.forecasts else ()
     shown = "; ".join(
@@ -46,7 +46,9 @@ def _power(study: StudyData) -> Html:
     )
     if not shown:
         return Html("")
-    return paragraph(f"By the plan, smaller differences than these would probably go unnoticed. {shown}.", kind="note")
+    return paragraph(
+        f"By the plan, the confirm phase would probably miss differences smaller than these: {shown}.", kind="note"
+    )
 
 
 def _ranking(study: StudyData, comparison: Comparison) -> Html:
@@ -94,6 +96,7 @@ def _paint(fig: Figure, comparison: Comparison) -> None:
 
     axes, factor = fig.subplots(), comparison.unit.factor
     seeds = [(factor * value, row) for row, c in enumerate(comparison.contenders) for value in c.scores.values()]
+    # No jitter: the height of a dot would seem to mean something, and pages would differ from run to run.
     sns.stripplot(
         x=[value for value, _ in seeds], y=[row for _, row in seeds], orient="h", native_scale=True, jitter=False,
         ax=axes, color=MUTED, size=3.5, alpha=0.5, zorder=2,
@@ -151,9 +154,11 @@ def _unconfirmed(study: StudyData, comparison: Comparison) -> Html:
 
 
 def _gave_up(study: StudyData, comparison: Comparison) -> Html:
-    """Families that were searched on less than their budget, since the rest could hardly have made a difference."""
+    """Families that the search stopped before their budget was used: the rest was unlikely to reach the best."""
     here = [s for s in study.stops if (s.base_model, s.task) == (comparison.base_model, comparison.task)]
     if not here:
         return Html("")
     listed = words.listed([f"{stop.family} (after {words.count(stop.scored, 'scored trial')})" for stop in here])
-    return paragraph(f"Gave up before the tuning budget was used: {listed}.", kind="note")
+    return paragraph(
+        f"The search gave up on these families before their tuning budget was used: {listed}.", kind="note"
+    )

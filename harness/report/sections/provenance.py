@@ -46,6 +46,7 @@ def _warnings(study: StudyData) -> Html:
             for name, values in _environment(trials).items()
             if len(values) > 1
         ]
+        # Trials of one split, task and base model are ranked against each other, so only there it matters.
         if differing:
             sentences.append(f"the {split} scores for {task} on {model} come from different {'; '.join(differing)}.")
     if not sentences:
@@ -80,7 +81,7 @@ def _facts(study: StudyData) -> Html:
     rows: list[tuple[str, str | None]] = [
         ("First and last trial started (UTC)", span),
         ("Seed of the study", None if file.seed is None else str(file.seed)),
-        ("Fresh seeds of the confirm step", (", ".join(seeds[:SEEDS_SHOWN]) + more) or None),
+        ("Fresh seeds of the confirm phase", (", ".join(seeds[:SEEDS_SHOWN]) + more) or None),
         ("Search", f"sampler {file.sampler}, scheduler {file.scheduler}" if file.sampler else None),
         ("Budget of each family, task and base model", _budget(study)),
         ("Optimiser steps of a full run", words.listed(steps) if steps else None),

@@ -39,8 +39,9 @@ def _name(chooser: str) -> str:
 
 def _verdict(backtest: Backtest) -> Html:
     text = (
-        f"Each of {words.count(len(backtest.tasks), 'task')} in the database was left out in turn, a pipeline was chosen "
-        f"for it from {words.count(backtest.trials, 'trial')} on the others, and compared with the best one known. "
+        f"Each of {words.count(len(backtest.tasks), 'task')} in the database was left out in turn: a pipeline was chosen "
+        f"for it from the trials on the others, and compared with the best one known for it. The test "
+        f"rests on {words.count(backtest.trials, 'trial')}. "
     )
     if backtest.beats_baselines:
         text += f"The surrogate {_name(backtest.surrogate)} chose better than every simple rule."
@@ -49,7 +50,7 @@ def _verdict(backtest: Backtest) -> Html:
             f"No learned surrogate chose better than the simple rules, so advice rests on {_name(backtest.surrogate)}."
         )
         if backtest.defaults_win:
-            text += " The literature defaults lost least: try those first."
+            text += " The literature defaults had the least regret: try those first."
     return paragraph(text)
 
 
@@ -136,4 +137,4 @@ def _coverage(backtest: Backtest) -> Html:
     shown = table("How often the recommender's intervals held on left-out tasks", columns, rows)
     if backtest.enough_tasks:
         return shown
-    return shown + paragraph("So few tasks cannot calibrate its intervals for a new one.", kind="note")
+    return shown + paragraph("There are too few tasks to calibrate the intervals for a new one.", kind="note")

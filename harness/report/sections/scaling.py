@@ -147,7 +147,7 @@ def _paint(fig: Figure, means: _Means, losses: Mapping[str, Line]) -> None:
     _lines(left, scores)
     base = [factor * value for value in means.base.values()]
     left.plot(list(means.base), base, color=MUTED, linewidth=1.2, marker=".", label="base model")
-    left.set_xscale("log")
+    left.set_xscale("log")  # scaling laws are power laws in size: straight on a logarithmic axis, down to their floor
     log_axis(left.xaxis, _millions)
     left.set_xlabel("parameters of the base model (log scale)")
     left.set_ylabel(f"{means.unit.metric.replace('_', ' ')} on the test split ({means.unit.name})")

@@ -77,12 +77,13 @@ def _plot(arena: Arena, bands: dict[str, Points]) -> Html:
 def _paint(fig: Figure, arena: Arena, bands: dict[str, Points], span: tuple[float, float]) -> None:
     axes = fig.subplots()
     low, high = span
-    width = (high - low) or 1.0
+    width = (high - low) or 1.0  # all scores may be equal
     dots = [
         (rate, _height(row, value, low, width))
         for row, points in enumerate(bands.values())
         for rate, value in points[:: -(-len(points) // SHOWN)]
     ]
+    # The best trial is drawn even where thinning the others left it out.
     best = [_best(arena, points) for points in bands.values()]
     heights = [_height(row, value, low, width) for row, (_, value) in enumerate(best)]
     for row, (rate, value) in enumerate(best):

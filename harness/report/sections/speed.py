@@ -56,7 +56,7 @@ class Speed(Section):
 
 
 def _together(own: Sequence[TrialRow]) -> Html:
-    """What the trials took that trained together, beside what they would have taken one by one."""
+    """Time of the trials that trained together, beside what they would have taken one at a time."""
     together = [trial for trial in own if _is_together(trial)]
     if not together:
         return Html("")
@@ -64,14 +64,14 @@ def _together(own: Sequence[TrialRow]) -> Html:
     packs = words.listed([f"{size} at a time ({words.count(number, 'trial')})" for size, number in sizes])
     spent, alone = total(trial.train_s for trial in together), total(trial.solo_train_s for trial in together)
     text = (
-        f"{len(together):,} of the {words.count(len(own), 'trial')} that this study trained shared one base model in memory "
-        f"and its passes with others, {packs}. Their training took {words.seconds(spent)}. The same trials trained one by "
-        f"one by the same loop would have taken {words.seconds(alone)}: {_verdict(spent, alone)}."
+        f"{len(together):,} of the {words.count(len(own), 'trial')} that this study trained ran together with others: they "
+        f"shared a base model in memory and its passes, {packs}. Their training took {words.seconds(spent)}. Trained one at "
+        f"a time by the same loop, they would have taken {words.seconds(alone)}: {_verdict(spent, alone)}."
     )
     note = (
-        "What a trial would have taken alone is extrapolated from timed steps of the pack's smallest and largest trial, "
-        "alone on the same machine. Utilisation is the arithmetic that training needs, over what the machine's measured "
-        "matrix peak allows in the time it took."
+        "The time that a trial would have taken alone is an estimate: the smallest and the largest trial of its pack were "
+        "timed alone for a few steps on the same machine. Utilisation is the arithmetic that training needs, divided by "
+        "what the machine can compute in the same time at its measured peak."
     )
     return tag("h3", "Training together") + paragraph(text) + _families(own) + paragraph(note, kind="note")
 
@@ -124,7 +124,7 @@ def _alone(own: Sequence[TrialRow]) -> Html:
 
 
 def _stopped(study: StudyData) -> Html:
-    """What stopping trials at a rung saved, against every trial at its full budget."""
+    """What stopping trials at a rung saved, compared with training every trial to its full budget."""
     trials = _searched(study)
     full_s = _full_seconds(trials)
     stopped = [trial for trial in trials if trial.ended and trial.reached < 1]
@@ -134,9 +134,9 @@ def _stopped(study: StudyData) -> Html:
     low, high = (f"{end(trial.reached for trial in stopped):.0%}" for end in (min, max))
     text = (
         f"{len(stopped):,} of {words.count(len(trials), 'search trial')} {'was' if len(stopped) == 1 else 'were'} stopped "
-        f"after {low if low == high else f'{low} to {high}'} of their training, since others were ahead of them there. At the "
-        f"median pace of their families the rest of their training would have taken {saved}: that is what was saved, "
-        "against every trial at its full budget."
+        f"after {low if low == high else f'{low} to {high}'} of their training, because other trials were ahead at that "
+        f"point. At the median pace of their families the rest would have taken {saved}. That is what was saved, compared "
+        "with training every trial to its full budget."
     )
     return tag("h3", "Stopping trials early") + paragraph(text)
 
@@ -144,6 +144,7 @@ def _stopped(study: StudyData) -> Html:
 def _searched(study: StudyData) -> list[_Searched]:
     """The study's search trials."""
     members = [trial for trial in study.trials if trial.role == "search"]
+    # A trial that a scheduler took over several rungs is several members with one number.
     trials = grouped(members, lambda trial: (trial.base_model, trial.task, trial.family, trial.number))
     searched = []
     for (model, task, family, _), rungs in trials.items():
@@ -170,17 +171,18 @@ def _full_seconds(trials: Sequence[_Searched]) -> dict[tuple[str, str, str], flo
 
 
 def _gave_up(study: StudyData) -> Html:
-    """What families saved that stopped before their budget was used, against every family using all of it."""
+    """What stopping the search of some families early saved, compared with using every family's whole budget."""
     if not study.stops:
         return Html("")
     units = {(arena.base_model, arena.task): arena.unit for arena in arenas(study)}
     saved = words.seconds(sum(stop.seconds for stop in study.stops))
     left = words.number(sum(stop.left for stop in study.stops))
+    limit = max(stop.limit for stop in study.stops)
     text = (
         f"{words.count(len(study.stops), 'search', 'searches')} of one family on one task stopped before the tuning budget "
-        f"was used, since the chance that the rest of it would reach the best of all families was at most {max(s.limit for s in study.stops):.0%}. "
-        f"The {left} full trials that were not run would have taken about {saved} at the pace of those before: that is "
-        "what was saved, against every family using its whole budget."
+        f"was used: the chance that the remaining trials would reach the best family was at most {limit:.0%}. The {left} full "
+        f"trials that were not run would have taken about {saved} at the pace of those that were. That is what was saved, "
+        "compared with spending every family's whole budget."
     )
     columns = [Column("Family"), Column("Task"), Column("Base model"), Column("Trials scored", number=True)]
     columns += [
@@ -196,4 +198,8 @@ def _gave_up(study: StudyData) -> Html:
         counts = (f"{stop.scored:,}", words.number(stop.left))
         chance = f"at most {stop.chance:.2g}"
         rows.append((stop.family, stop.task, stop.base_model, *counts, *scores, chance, words.seconds(stop.seconds)))
-    return tag("h3", "Giving families up") + paragraph(text) + table("Families that gave up", columns, rows)
+    return (
+        tag("h3", "Giving up on families")
+        + paragraph(text)
+        + table("Families that the search gave up on", columns, rows)
+    )

@@ -44,9 +44,9 @@ class Tradeoff(Section):
         if not parts:
             return None
         note = paragraph(
-            "Up is more learned. A filled mark is on the frontier: no other confirmed pipeline gains at least as much while "
-            "forgetting no more and training no longer. Forgetting is that of the skill that lost most. Training time is that of "
-            "one run alone, also where several runs were trained together."
+            "Higher means more learned. A filled mark is on the frontier: no other confirmed pipeline gains at least as much while "
+            "forgetting no more and training no longer. Forgetting is shown for the skill that lost most. Training time is what one run "
+            "takes alone, even if several runs were trained together."
         )
         return note + join(parts)
 
@@ -64,11 +64,12 @@ def _points(comparison: Comparison) -> list[_Point]:
     ]
 
 
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` is nowhere worse and somewhere better; what was not measured on both cannot be compared."""
-    if len(one) != len(other):
+def _dominates(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    """Whether the first costs are nowhere higher and somewhere lower than the second."""
+    # Costs of which one lacks a measurement cannot be compared.
+    if len(first) != len(second):
         return False
-    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+    return all(a <= b for a, b in zip(first, second, strict=True)) and first != second
 
 
 def _plot(comparison: Comparison, points: list[_Point]) -> Html:
@@ -100,6 +101,7 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     times = [point.seconds for point in points if point.seconds]
     for axes in (left, right):
         axes.margins(0.2)
+    # A linear axis would press the fast pipelines together at its left end.
     if times and max(times) > 10 * min(times):
         right.set_xscale("log")
         log_axis(right.xaxis, plain)
@@ -108,6 +110,7 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     gains = comparison.unit.factor
     _name_frontier(left, [(p.lost * lost, p.gain * gains, p.contender.label) for p in frontier if p.lost is not None])
     _name_frontier(right, [(p.seconds, p.gain * gains, p.contender.label) for p in frontier if p.seconds is not None])
+    # One of the two panels may be empty: no forgetting or no time was recorded.
     handles, labels = left.get_legend_handles_labels()
     if not handles:
         handles, labels = right.get_legend_handles_labels()

@@ -74,8 +74,8 @@ class WeightPath(Section):
     title: ClassVar[str] = "What lies between base and tuned weights"
     order: ClassVar[int] = 25
     nothing: ClassVar[str] = (
-        "No trial scored off-target skills on the way from its base to its tuned weights: give a family a retention that "
-        "walks it, such as interpolation, and list skills under off_target in the study file."
+        "No trial was scored on off-target skills between its base and its tuned weights: give a family a retention that "
+        "tries such weights, for example interpolation, and list skills under off_target in the study file."
     )
 
     def render(self, study: StudyData) -> Html | None:
@@ -85,9 +85,9 @@ class WeightPath(Section):
         if not parts:
             return None
         note = paragraph(
-            "Between the base's weights and the tuned ones lie models that learned less and forgot less, for no further "
-            "training. Each line is one trial's way; left is less lost and up is better. Every trial kept one place on its "
-            "way, and everything else in this report is about that place."
+            "Weights between the base's and the tuned ones give models that learned less and forgot less, without further "
+            "training. Each line joins one trial's base to its tuned weights: further left is less forgotten, higher is "
+            "better. Every trial kept the weights at one point of its line, and all other sections report that point."
         )
         return note + join(parts)
 
@@ -160,8 +160,8 @@ def _plot(role: str, panels: list[_Panel]) -> Html:
     looks = palette(list(dict.fromkeys(way.family for panel in panels for way in panel.ways)))
     skills = list(dict.fromkeys(skill for panel in panels for skill in panel.skills))
     caption = (
-        "A circle is the base, a square the tuned weights, a diamond what was kept. Forgetting is "
-        f"{'that of' if len(skills) == 1 else 'the mean over'} {words.listed(skills)}."
+        "A circle marks the base, a square the tuned weights, a diamond the weights that were kept. Forgetting is "
+        f"{'measured on' if len(skills) == 1 else 'the mean over'} {words.listed(skills)}."
     )
     counts = [f"{panel.name}: {words.count(len(panel.ways), 'trial')}" for panel in panels]
     rows = -(-len(panels) // _COLUMNS)
@@ -204,6 +204,7 @@ def _lines(axes: Axes, panel: _Panel, colors: dict[str, str]) -> None:
     axes.set_xlabel(f"mean forgetting ({panel.lost_unit.difference_name})")
     axes.set_ylabel(f"{panel.unit.metric.replace('_', ' ')} ({panel.unit.name})")
     axes.margins(0.12)
+    # Up is better in every panel.
     if not panel.unit.higher_is_better:
         axes.invert_yaxis()
 
