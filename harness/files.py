@@ -9,14 +9,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from harness.errors import SpecError, StorageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -83,9 +80,12 @@ def append_line(path: Path, data: Mapping[str, Any], sync: bool = True) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
-                file.truncate((file.seek(0), _whole(file.read()))[1])
-            file.write(raw)
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(_whole(file.read()))
+            file.write(raw)  # at the end, wherever the last read was: the file is open for appending
             file.flush()
             if sync:
                 os.fsync(file.fileno())

@@ -226,10 +226,10 @@ def import_records(paths: Paths, source: Path) -> Imported:
     for path, result in iterate_results(other):
         if isinstance(result, StorageError):
             damaged.append(str(result))
-        elif paths.record(result.config.key).exists():
+        elif paths.record(path.parent.name).exists():
             there += 1
         else:
-            _take(other, paths, result.config.key, path)
+            _take(other, paths, path.parent.name, path)
             taken += 1
     for study in other.started():
         target = paths.study(study.name).folder

@@ -220,8 +220,9 @@ def _members(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
         lines = study.members.read_bytes().splitlines() if study.members.exists() else []
         for number, line in enumerate(lines, 1):
             try:
-                decode(Member, json.loads(line))
-                yield study.name, f"{number:09}", line
+                data = json.loads(line)
+                decode(Member, data)
+                yield study.name, f"{number:09}", canonical_json(data).encode()
             except (ValueError, RecursionError):
                 damaged.append(_cut_short(study.members, number))
 

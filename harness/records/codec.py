@@ -132,8 +132,10 @@ def read_records(path: Path, kind: type[T], event: str = "") -> list[T]:
         StorageError: When one of them is not JSON, or not what a record of that kind must be.
     """
     try:
-        return [decode(kind, line) for line in read_lines(path) if not event or line.get("event") == event]
-    except (Misfit, AttributeError) as error:
+        lines = [line for line in read_lines(path) if not event or line.get("event") == event]
+        canonical_json(lines).encode()  # Python's parser takes NaN and half characters, others do not
+        return [decode(kind, line) for line in lines]
+    except (ValueError, AttributeError) as error:
         raise StorageError(
             f"{path} holds a line that is not whole ({error}): restore it, or delete the folder"
         ) from error

@@ -13,9 +13,9 @@ from harness.database.ingest import connect, ingest
 from harness.errors import NewerRecord, StorageError
 from harness.records.codec import fingerprint
 from harness.records.paths import Paths
-from harness.records.results import is_intact, read_result, result_text
+from harness.records.results import find_or_set_aside, is_intact, read_result, result_text
 from harness.records.study_trials import read_members
-from harness.records.trial import TrialResult
+from harness.records.trial import TrialResult, result_from_json
 from tests.fabricate import World, fabricate, study_spec, write_signed
 
 Json = dict[str, Any]
@@ -182,6 +182,46 @@ def test_every_damaged_file_is_judged_alike(paths: Paths) -> None:
     judgements = judged_alike(paths)
     assert {name for key, name in cases.items() if judgements[key] == "whole"} == WHOLE
     assert (judgements[a], judgements[b], judgements[scored[-3]]) == ("damaged", "whole", "damaged")
+
+
+NESTED: Any = 0
+for _ in range(300):
+    NESTED = [NESTED]
+STRANGE: list[Any] = ["\x00", "a\nb\tc", 'a"b\\', '\', "digest":', "\ud800", "\U0001f600", "x" * 100_000, NESTED]
+
+
+def test_strange_texts_are_judged_alike(paths: Paths, whole: Json) -> None:
+    """They stand wherever a person or a library may put any text, as values and as names."""
+    count = 0
+    for value in STRANGE:
+        name = value if isinstance(value, str) else "nested"
+        for way in (("reason",), ("notes", 0), ("provenance", "hardware"), ("provenance", "effective", "stages")):
+            mutant = json.loads(json.dumps(whole))
+            inside(mutant, way[:-1])[way[-1]] = value
+            inside(mutant, ("provenance", "versions"))[name] = "1"
+            inside(mutant, ("config", "pipeline", "stages", 0, "params"))[name] = name
+            del mutant["digest"]
+            mutant["config"]["seed"] = count = count + 1
+            path = paths.record(key_of(mutant))
+            try:
+                path.parent.mkdir(parents=True)
+                path.write_text(result_text(result_from_json(mutant)))
+            except ValueError:  # half a character has no bytes
+                path.write_text(json.dumps(mutant))
+    judgements = list(judged_alike(paths).values())
+    assert len(judgements) == count == 4 * len(STRANGE)
+    assert judgements.count("whole") >= 4 * (len(STRANGE) - 2)
+
+
+def test_what_was_set_aside_stands_among_the_damaged(paths: Paths) -> None:
+    made = fabricate(paths, study_spec(tasks=1))
+    key = made.results[0].config.key
+    paths.record(key).write_text("{")
+    assert find_or_set_aside(paths, key) is None
+    [file] = ingest(paths).damaged
+    assert file.path == paths.quarantined()[0]
+    assert key in file.reason
+    assert "which runs again" in file.reason
 
 
 def test_a_changed_byte_is_noticed(paths: Paths) -> None:
