@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.database.ingest import SCHEMA, connect
+from harness.database.rows import grouped, read_rows
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.records.paths import Paths
 from harness.space import Choice, Distribution, Float, Integer, Scalar, Text
@@ -32,8 +34,52 @@ QUALIFY row_number() OVER (PARTITION BY m.base_model, m.task, m.family, m.number
 ORDER BY m.base_model, m.task, m.family, m.number"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Searched:
+    """A trial of a search, at the highest fidelity that it reached."""
+
+    base_model: str
+    task: str
+    family: str
+    number: int
+    key: str
+    params: str
+    """The searched values as JSON."""
+    fidelity: float
+    status: str
+    reason: str
+    value: float | None
+    """Its validation score, where it has one."""
+    higher_is_better: bool | None
+    forgetting: float | None
+    total_s: float
+    solo_s: float
+    started_at: datetime | None
+    curve: Mapping[int, float] | None
+    """Scores by step."""
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """What an Optuna study is made of."""
+        return self.base_model, self.task, self.family
+
+    @property
+    def values(self) -> Mapping[str, Scalar]:
+        """The searched values."""
+        values: Mapping[str, Scalar] = json.loads(self.params)
+        return values
+
+
 def export_tables(paths: Paths, folder: Path, file_format: str) -> tuple[Path, ...]:
     """Write every table and view to `folder/<name>.<format>`; files of these names there are replaced.
+
+    Args:
+        paths: Where the database is.
+        folder: Where the files go; it is made where it does not exist.
+        file_format: `csv` or `parquet`.
+
+    Returns:
+        The files, in the order of the schema.
 
     Raises:
         UsageError: For an unknown format.
@@ -47,7 +93,7 @@ def export_tables(paths: Paths, folder: Path, file_format: str) -> tuple[Path, .
         for table in SCHEMA:
             path = folder / f"{table.name}.{file_format}"
             options = "FORMAT csv, HEADER" if file_format == "csv" else "FORMAT parquet, COMPRESSION zstd"
-            target = str(path).replace("'", "''")
+            target = str(path).replace("'", "''")  # DuckDB takes no parameter for the target of COPY
             connection.execute(f"COPY (SELECT * FROM {table.name} ORDER BY ALL) TO '{target}' ({options})")
             written.append(path)
     return tuple(written)
@@ -59,6 +105,11 @@ def export_optuna(paths: Paths, study: str, path: Path) -> Path:
     One Optuna study per cell, named `study/base model/task/family`. A trial that stopped below the full budget is
     pruned; one that failed has failed; user attributes hold key, status, reason, forgetting, the
     seconds that it took, and those that it would have taken alone.
+
+    Args:
+        paths: Where the database is.
+        study: The study's name.
+        path: The SQLite file; it is replaced where there is one.
 
     Raises:
         SpecError: When there is no such study, or its families no longer resolve.
@@ -74,16 +125,11 @@ def export_optuna(paths: Paths, study: str, path: Path) -> Path:
         specs = dict(connection.execute("SELECT study, spec FROM studies").fetchall())
         if study not in specs:
             raise SpecError(one_of("study", study, sorted(specs)))
-        cursor = connection.execute(_TRIALS, [study])
-        names = [column[0] for column in cursor.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        cells = grouped(read_rows(connection, _TRIALS, [study], _Searched), by=lambda trial: trial.cell)
     families = resolved_families(StudySpec.model_validate_json(specs[study]))
-    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((row["base_model"], row["task"], row["family"]), []).append(row)
     _make_folder(path.parent)
     beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)  # of an export that was killed: Optuna would add to it
     try:
         _write_storage(beside, {"/".join((study, *cell)): (families[cell[2]].space, cells[cell]) for cell in cells})
         os.replace(beside, path)
@@ -92,21 +138,21 @@ def export_optuna(paths: Paths, study: str, path: Path) -> Path:
     return path
 
 
-def _write_storage(path: Path, cells: Mapping[str, tuple[Mapping[str, Distribution], list[dict[str, Any]]]]) -> None:
+def _write_storage(path: Path, cells: Mapping[str, tuple[Mapping[str, Distribution], Sequence[_Searched]]]) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
     try:
-        for name, (space, rows) in cells.items():
-            higher = next((row["higher_is_better"] for row in rows if row["value"] is not None), True)
+        for name, (space, trials) in cells.items():
+            higher = next((trial.higher_is_better for trial in trials if trial.value is not None), True)
             created = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize" if higher else "minimize"
             )
-            widened = _widened(space, [json.loads(row["params"]) for row in rows])
-            created.add_trials([_trial(widened, row) for row in rows])
+            widened = _widened(space, [trial.values for trial in trials])
+            created.add_trials([_frozen(widened, trial) for trial in trials])
     finally:
-        storage.engine.dispose()
+        storage.engine.dispose()  # closes SQLite's file, which is renamed next
 
 
 def _widened(space: Mapping[str, Distribution], points: Sequence[Mapping[str, Scalar]]) -> dict[str, Distribution]:
@@ -121,33 +167,34 @@ def _holding(distribution: Distribution, values: Sequence[Scalar]) -> Distributi
     if isinstance(distribution, Choice | Text) or len(numbers) < len(values):
         known = distribution.choices if isinstance(distribution, Choice) else ()
         return Choice(tuple(dict.fromkeys((*known, *values))), distribution.default)
+    # Optuna refuses a trial whose value lies outside its distribution
     low, high = min(distribution.low, *numbers), max(distribution.high, *numbers)
     whole = isinstance(distribution, Integer) and all(isinstance(number, int) for number in numbers)
     kind = Integer if whole else Float
     return kind(low, high, distribution.default, distribution.log and low > 0)  # type: ignore[arg-type]
 
 
-def _trial(space: Mapping[str, Distribution], row: Mapping[str, Any]) -> FrozenTrial:
+def _frozen(space: Mapping[str, Distribution], trial: _Searched) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     from harness.search.proposals import optuna_distribution
 
-    params = {name: value for name, value in json.loads(row["params"]).items() if name in space}
-    scored = row["value"] is not None
-    state = TrialState.FAIL if not scored else TrialState.COMPLETE if row["fidelity"] == 1 else TrialState.PRUNED
-    attributes = {name: row[name] for name in ("key", "status", "reason", "forgetting") if row[name] not in (None, "")}
-    trial = create_trial(
-        state=state,
-        value=row["value"] if scored else None,
+    params = {name: value for name, value in trial.values.items() if name in space}
+    ended = TrialState.COMPLETE if trial.fidelity == 1 else TrialState.PRUNED
+    texts = {"key": trial.key, "status": trial.status, "reason": trial.reason, "forgetting": trial.forgetting}
+    frozen = create_trial(
+        state=TrialState.FAIL if trial.value is None else ended,
+        value=trial.value,
         params=params,
         distributions={name: optuna_distribution(space[name]) for name in params},
-        user_attrs=attributes | {"seconds": row["total_s"], "solo_seconds": row["solo_s"]},
-        intermediate_values=row["curve"] or {},
+        user_attrs={name: text for name, text in texts.items() if text not in (None, "")}
+        | {"seconds": trial.total_s, "solo_seconds": trial.solo_s},
+        intermediate_values=dict(trial.curve or {}),
     )
-    started: datetime | None = row["started_at"]
-    if started is not None:
-        trial.datetime_start, trial.datetime_complete = started, started + timedelta(seconds=row["total_s"])
-    return trial
+    if trial.started_at is not None:  # Optuna stamps the moment of the export otherwise
+        frozen.datetime_start = trial.started_at
+        frozen.datetime_complete = trial.started_at + timedelta(seconds=trial.total_s)
+    return frozen
 
 
 def _make_folder(folder: Path) -> None:

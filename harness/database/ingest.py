@@ -40,7 +40,7 @@ class Damaged:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IngestSummary:
     """What `ingest` read."""
 
@@ -72,10 +72,12 @@ def ingest(paths: Paths) -> IngestSummary:
             with _opened(beside, read_only=False) as connection:
                 damaged = _build(connection, paths)
                 trials, members, studies = (_count(connection, table) for table in ("trials", "members", "studies"))
-            os.replace(beside, paths.database)
+            os.replace(beside, paths.database)  # readers of the old one keep it until they close it
         finally:
             beside.unlink(missing_ok=True)
-    return IngestSummary(trials, members, studies, damaged, time.monotonic() - start)
+    return IngestSummary(
+        trials=trials, members=members, studies=studies, damaged=damaged, seconds=time.monotonic() - start
+    )
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def _opened(path: Path, read_only: bool) -> Iterator[DuckDBPyConnection]:
     try:
         connection = duckdb.connect(str(path), read_only=read_only)
     except duckdb.Error as error:
-        held = "lock" in str(error).lower()
+        held = "lock" in str(error).lower()  # DuckDB has no exception of its own for that
         problem = "another process has it open" if held else " ".join(str(error).split())[:200]
         remedy = "close that process" if held else "delete it, since it is derived from the records"
         raise StorageError(f"{path} could not be opened ({problem}): {remedy}, then run 'harness database'") from error
@@ -131,7 +133,7 @@ def _only_one(paths: Paths) -> Iterator[None]:
 
 
 def _build(connection: DuckDBPyConnection, paths: Paths) -> tuple[Damaged, ...]:
-    connection.execute("SET preserve_insertion_order = false")
+    connection.execute("SET preserve_insertion_order = false")  # all cores insert, and less memory is held
     for table in TABLES:
         columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
         connection.execute(f"CREATE TABLE {table.name} ({columns})")
@@ -222,6 +224,7 @@ def _members(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
             try:
                 data = json.loads(line)
                 decode(Member, data)
+                # Python's parser takes NaN and half characters, DuckDB's does not
                 yield study.name, f"{number:09}", canonical_json(data).encode()
             except (ValueError, RecursionError):
                 damaged.append(_cut_short(study.members, number))
@@ -262,6 +265,7 @@ def _fill_items(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
     keys = connection.execute("SELECT key FROM trials WHERE split = 'test' ORDER BY key").fetchall()
     files = [path for (key,) in keys if (path := paths.items(key)).exists()]
     table = next(table for table in TABLES if table.name == "items")
+    # one damaged file fails a query over all; to ask for each alone is much slower
     if not files or _try_items(connection, table, files) is None:
         return []
     tried = ((path, _try_items(connection, table, [path])) for path in files)
@@ -276,7 +280,7 @@ def _try_items(connection: DuckDBPyConnection, table: Table, files: list[Path]) 
     import duckdb
 
     try:
-        names = [glob.escape(path.as_posix()) for path in files]
+        names = [glob.escape(path.as_posix()) for path in files]  # DuckDB takes every name for a pattern
         _fill(connection, table, "read_parquet(?, filename = true, union_by_name = true)", [names])
     except duckdb.Error as error:
         return " ".join(str(error).split())[:120]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness.records.codec import decode
 from harness.records.trial import Stage
 
 if TYPE_CHECKING:
@@ -41,10 +42,8 @@ def read_rows(connection: DuckDBPyConnection, sql: str, parameters: Sequence[str
 
 def stages_of(text: str) -> tuple[Stage, ...]:
     """The stages in the column `trials.stages`."""
-    # DuckDB gives every stage every field: one that its record was written without is null there
-    return tuple(
-        Stage(**{name: value for name, value in stage.items() if value is not None}) for stage in json.loads(text)
-    )
+    # DuckDB gives every stage every field; one that its record was written without is null there, which means its default
+    return tuple(decode(Stage, stage) for stage in json.loads(text))
 
 
 def grouped(rows: Iterable[Row], by: Callable[[Row], Key]) -> dict[Key, list[Row]]:

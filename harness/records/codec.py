@@ -22,15 +22,20 @@ from harness.errors import StorageError
 from harness.files import read_lines
 
 T = TypeVar("T")
+Json = Any
+"""A value as `json.loads` gives it."""
+Annotation = Any
+"""A dataclass, or what a field is annotated with: no type of `typing` covers both."""
 LARGEST_INTEGER = 2**63 - 1
-"""Of a record: what DuckDB's BIGINT holds."""
+"""The largest whole number that a record may hold: DuckDB's BIGINT holds no larger one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """Base of the dataclasses that are read from JSON."""
 
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    # a mapping has no hash, and frozen records are keys of caches
+    unknown: Mapping[str, Json] = field(default_factory=dict, repr=False, hash=False)
     """What the JSON has beside the fields that are declared, by name."""
 
 
@@ -43,8 +48,8 @@ class Misfit(ValueError):
         where: The way from the record to the value: `.cost.tokens`, `.scores[2].value`.
     """
 
-    def __init__(self, rule: str, value: Any, where: str = "") -> None:
-        text = json.dumps(value, default=str)
+    def __init__(self, rule: str, value: Json, where: str = "") -> None:
+        text = json.dumps(value, default=str)  # in ASCII: half a character could not be printed
         text = text if len(text) < 60 else f"{text[:57]}..."
         super().__init__(f"{where.removeprefix('.') or 'it'} must be {rule}, but is {text}")
         self.rule, self.value, self.where = rule, value, where
@@ -55,11 +60,14 @@ class Misfit(ValueError):
 
 
 def added(default: Any) -> Any:
-    """A field that a record did not have in its first version: left out of JSON, and of keys, where it has its default."""
+    """A field that a record did not have in its first version: left out of JSON, and of keys, where it has its default.
+
+    Example: `shots: int = added(0)` in `Evaluation` leaves every key as it was; `Evaluation(shots=5)` gives another one.
+    """
     return field(default=default, metadata={"added": True})
 
 
-def field_types(kind: Any) -> dict[str, Any]:
+def field_types(kind: Annotation) -> dict[str, Annotation]:
     """The fields that a dataclass declares, with their annotations resolved."""
     hints = get_type_hints(kind)
     return {item.name: hints[item.name] for item in _declared(kind)}
@@ -69,7 +77,7 @@ def _declared(kind: type) -> list[Field[Any]]:
     return [item for item in fields(kind) if not (issubclass(kind, Record) and item.name == "unknown")]
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: object) -> Json:
     """Dataclasses, tuples, paths and enums as plain JSON values; a field whose metadata says `json` has that name there."""
     if is_dataclass(value) and not isinstance(value, type):
         unknown = value.unknown if isinstance(value, Record) else {}
@@ -85,7 +93,7 @@ def to_json(value: Any) -> Any:
 
 
 @cache
-def _written(kind: Any) -> list[tuple[str, str, tuple[Any, ...]]]:
+def _written(kind: Annotation) -> list[tuple[str, str, tuple[Any, ...]]]:
     """The fields that a dataclass declares: name, name in JSON, and the values that are not written."""
     return [
         (item.name, item.metadata.get("json", item.name), (item.default,) if item.metadata.get("added") else ())
@@ -93,17 +101,17 @@ def _written(kind: Any) -> list[tuple[str, str, tuple[Any, ...]]]:
     ]
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: Json) -> str:
     """JSON with sorted keys and no spaces; refuses NaN and infinities, which JSON does not have."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: Json) -> str:
     """SHA-256 of the canonical JSON of `value`, first 20 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:20]
 
 
-def decode(kind: type[T], data: Any) -> T:
+def decode(kind: type[T], data: Json) -> T:
     """The inverse of `to_json`.
 
     A field that is absent, or null where its annotation has no None, takes its default.
@@ -141,11 +149,11 @@ def read_records(path: Path, kind: type[T], event: str = "") -> list[T]:
         ) from error
 
 
-def unknown_fields(value: Any, where: str = "") -> Iterator[str]:
+def unknown_fields(value: object, where: str = "") -> Iterator[str]:
     """Dotted names of what a record's JSON has beside the fields that are declared, at every level."""
     if isinstance(value, Record):
         yield from (f"{where}{name}" for name in value.unknown)
-        kind: Any = type(value)
+        kind: Annotation = type(value)
         for name in _nesting(kind):
             yield from unknown_fields(getattr(value, name), f"{where}{name}.")
     elif isinstance(value, tuple):
@@ -154,24 +162,26 @@ def unknown_fields(value: Any, where: str = "") -> Iterator[str]:
 
 
 @cache
-def _nesting(kind: Any) -> list[str]:
+def _nesting(kind: Annotation) -> list[str]:
     """The fields of a dataclass that hold records, or lists of them."""
     return [name for name, own in field_types(kind).items() if any(map(is_dataclass, (own, *get_args(own))))]
 
 
-_Reader = Callable[[Any], Any]
+_Reader = Callable[[Json], Any]
 """Takes a JSON value, returns the field's; raises `Misfit`."""
-_Test = tuple[str, Callable[[Any], bool]]
+_Test = tuple[str, Callable[[Json], bool]]
 """A rule in words, and whether a JSON value keeps it."""
 
 
+# Readers are made once for each annotation: `get_type_hints` takes longer than a record.
 @cache
-def _reader(kind: Any) -> _Reader:
+def _reader(kind: Annotation) -> _Reader:
     if is_dataclass(kind):
         return _record_reader(kind)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return _member_reader({str(member): member for member in kind})
-    origin, arguments = get_origin(kind), get_args(kind)
+    origin: Annotation = get_origin(kind)
+    arguments = get_args(kind)
     if origin is tuple:  # of one kind, whatever its length
         return _list_reader(_reader(arguments[0]))
     if origin is not None and origin not in (Union, UnionType, Literal):
@@ -183,7 +193,7 @@ def _reader(kind: Any) -> _Reader:
     return _scalar_reader(kind)
 
 
-def _record_reader(kind: Any) -> _Reader:
+def _record_reader(kind: Annotation) -> _Reader:
     hints = field_types(kind)
     members = [
         (
@@ -195,11 +205,11 @@ def _record_reader(kind: Any) -> _Reader:
         for item in _declared(kind)
     ]
 
-    def read(value: Any) -> Any:
+    def read(value: Json) -> Any:
         if not isinstance(value, dict):
             raise Misfit("an object", value)
         arguments, name = {}, ""
-        try:
+        try:  # once around all fields, not around each: a study's records have a million
             for name, reader, nullable, required in members:
                 if (own := value.get(name)) is not None:
                     arguments[name] = reader(own)
@@ -216,7 +226,7 @@ def _record_reader(kind: Any) -> _Reader:
     return read
 
 
-def _read(reader: _Reader, value: Any, name: str) -> Any:
+def _read(reader: _Reader, value: Json, name: str) -> Any:
     try:
         return reader(value)
     except Misfit as error:
@@ -224,7 +234,7 @@ def _read(reader: _Reader, value: Any, name: str) -> Any:
 
 
 def _list_reader(element: _Reader) -> _Reader:
-    def read(value: Any) -> Any:
+    def read(value: Json) -> Any:
         if not isinstance(value, list):
             raise Misfit("a list", value)
         return tuple([_read(element, item, f"[{index}]") for index, item in enumerate(value)])
@@ -233,7 +243,7 @@ def _list_reader(element: _Reader) -> _Reader:
 
 
 def _mapping_reader(element: _Reader) -> _Reader:
-    def read(value: Any) -> Any:
+    def read(value: Json) -> Any:
         if not isinstance(value, dict):
             raise Misfit("an object", value)
         return {name: _read(element, item, f".{name}") for name, item in value.items()}
@@ -242,7 +252,7 @@ def _mapping_reader(element: _Reader) -> _Reader:
 
 
 def _member_reader(members: Mapping[str, StrEnum]) -> _Reader:
-    def read(value: Any) -> Any:
+    def read(value: Json) -> Any:
         if not isinstance(value, str) or value not in members:
             raise Misfit(f"one of {', '.join(members)}", value)
         return members[value]
@@ -250,11 +260,12 @@ def _member_reader(members: Mapping[str, StrEnum]) -> _Reader:
     return read
 
 
-def _scalar_reader(kind: Any) -> _Reader:
+def _scalar_reader(kind: Annotation) -> _Reader:
     tests: list[_Test]
     if kind is Any:
         return lambda value: value
-    if get_origin(kind) is Literal:
+    origin: Annotation = get_origin(kind)
+    if origin is Literal:
         tests = [(f"one of {', '.join(map(str, get_args(kind)))}", lambda value: value in get_args(kind))]
     else:
         tests = [_SCALARS[part] for part in get_args(kind) or (kind,)]
@@ -262,7 +273,7 @@ def _scalar_reader(kind: Any) -> _Reader:
     rule = " or ".join(rule for rule, _ in tests)
     test = tests[0][1] if len(tests) == 1 else lambda value: any(test(value) for _, test in tests)
 
-    def read(value: Any) -> Any:
+    def read(value: Json) -> Any:
         if not test(value):
             raise Misfit(rule, value)
         return value
@@ -270,15 +281,16 @@ def _scalar_reader(kind: Any) -> _Reader:
     return read
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: Json) -> bool:
+    # True is an int in Python, not in JSON
     return isinstance(value, int) and not isinstance(value, bool) and -LARGEST_INTEGER <= value <= LARGEST_INTEGER
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return math.isfinite(value) if isinstance(value, float) else _is_integer(value)
 
 
-_SCALARS: Mapping[Any, _Test] = {
+_SCALARS: Mapping[Annotation, _Test] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     int: ("a whole number of 64 bits", _is_integer),
     float: ("a finite number", _is_number),
@@ -286,5 +298,5 @@ _SCALARS: Mapping[Any, _Test] = {
 }
 
 
-def _allows_none(hint: Any) -> bool:
+def _allows_none(hint: Annotation) -> bool:
     return hint is Any or type(None) in get_args(hint)

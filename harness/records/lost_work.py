@@ -46,7 +46,7 @@ class Stop(Record):
 
     @property
     def reason(self) -> str:
-        """In words."""
+        """One sentence for the phase's summary and the report."""
         return (
             f"{self.base_model}/{self.task}/{self.family}: gave up after {self.scored} scored trials (best "
             f"{self.best:.3f}), since the chance that the other {self.left:.3g} reach {self.leader:.3f} of "
@@ -128,6 +128,7 @@ def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, re
         held_s: Wall seconds.
         reason: Why it ended.
     """
+    # a trial of the pack that ended before its worker has charged its seconds to its own record
     results = [find_result(paths, config.key) for config in configs]
     missing = [config for config, result in zip(configs, results, strict=True) if result is None]
     return Lost(missing, max(0.0, held_s - sum(result.cost.total_s for result in results if result)), reason)

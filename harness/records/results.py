@@ -43,6 +43,7 @@ def result_text(result: TrialResult) -> str:
     data = _finite(to_json(result))
     result_from_json(data)  # so that whatever has a digest can be read, which `is_intact` relies on
     data["digest"] = fingerprint(data)
+    # tabs and newlines stand in no JSON text, so that `is_intact` gets the canonical JSON back by leaving them out
     return json.dumps(data, indent="\t", sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
@@ -151,6 +152,7 @@ def _set_aside(paths: Paths, key: str, reason: str) -> None:
 
 def iterate_results(paths: Paths) -> Iterator[tuple[Path, TrialResult | StorageError]]:
     """Every record below `results/trials`, in key order; damaged ones as the error that says what is wrong."""
+    # a trial that runs has a folder, and no record yet
     for path in filter(Path.exists, map(Path, paths.records())):
         try:
             yield path, read_result(path)

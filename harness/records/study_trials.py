@@ -46,7 +46,14 @@ def read_members(paths: Paths, study: str) -> list[Member]:
 
 
 def append_member(paths: Paths, study: str, member: Member) -> None:
-    """Add a line. A power cut may lose the last ones: the next driver asks for the same trials and finds their records."""
+    """Add a line.
+
+    Args:
+        paths: Where the study is.
+        study: Its name.
+        member: The trial, which may start once the line is there.
+    """
+    # a power cut may lose the last lines; the next driver asks for the same trials and finds their records
     append_line(paths.study(study).members, to_json(member), sync=False)
 
 

@@ -296,6 +296,7 @@ class Forecast(Record):
 
 def derive_seed(*names: str | int) -> int:
     """A seed in [0, 2**31) from a hash of names (study seed, role, repetition), never from a counter."""
+    # the separator stands in no name, so that ("ab", "c") and ("a", "bc") differ
     digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -310,6 +311,7 @@ def result_from_json(data: Mapping[str, Any]) -> TrialResult:
     result = decode(TrialResult, migrate(data))
     if not result.config.pipeline.stages:
         raise Misfit("a list of at least one stage", [], "config.pipeline.stages")
+    # a note reaches the report; the fields themselves go back into the file with `to_json`
     unknown = ", ".join(unknown_fields(result))
     note = f"the record has fields that harness {__version__} does not know: {unknown}"
     return replace(result, notes=(*result.notes, note)) if unknown and note not in result.notes else result
