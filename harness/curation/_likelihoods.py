@@ -78,7 +78,15 @@ def base_nats(sequences: Sequence[TokenSequence], setup: StageSetup) -> list[np.
 
 
 def answer_nats(rows: Sequence[Row], setup: StageSetup) -> list[float]:
-    """Mean nats per token of each row's completion under the base; not a number where it has no token to learn."""
+    """How unlikely the base finds each row's completion.
+
+    Args:
+        rows: Prompts and completions.
+        setup: The stage's.
+
+    Returns:
+        Mean nats per token of each completion; NaN where it has no token to learn.
+    """
     sequences = tokenised(rows, setup)
     means = []
     for sequence, nats in zip(sequences, base_nats(sequences, setup), strict=True):
@@ -106,6 +114,7 @@ def train_briefly(
     model.requires_grad_(True).eval()  # without dropout: the base that it is compared with has none either
     for start in range(0, len(order), batch):
         step = [sequences[index] for index in order[start : start + batch]]
+        # Losses of the pieces add up to the mean over the step's tokens, however it is cut.
         total = sum(label != IGNORED for sequence in step for label in sequence.labels[1:])
         for places in _batches([len(s.input_ids) for s in step], int(model.config.vocab_size)):
             piece = [step[place] for place in places]

@@ -24,11 +24,11 @@ class AnswerJudgement(Curation):
     space = {"judgement_question": Text("\nIs the answer correct or incorrect? It is")}
 
     def skip(self, situation: Situation) -> str | None:
-        """It needs answers."""
+        """The task must have answers to judge."""
         return first_reason(without_answers(situation), unmet(situation))
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
-        """Twice as many rows."""
+        """Two rows for each: one that calls its answer correct, one that calls a wrong answer incorrect."""
         question, wrong = setup.params.text("judgement_question"), wrong_answers(rows, random.Random(setup.seed))
         return [
             Row(prompt=row.prompt + answer + question, completion=verdict)

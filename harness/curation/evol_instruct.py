@@ -48,7 +48,7 @@ class EvolInstruct(Curation):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """It needs prompts and answers."""
+        """The task must have prompts with answers, and the objective no need of more."""
         return first_reason(without_answers(situation), unmet(situation))
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:

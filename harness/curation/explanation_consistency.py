@@ -35,7 +35,7 @@ class ExplanationConsistency(Curation):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """It needs prompts and answers."""
+        """The task must have prompts to reword."""
         return first_reason(without_answers(situation))
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:

@@ -29,7 +29,7 @@ class MisleadingQueries(Curation):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """It needs answers."""
+        """The task must have answers, of which a wrong one becomes the hint."""
         return first_reason(without_answers(situation), unmet(situation))
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:

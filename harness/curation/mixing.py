@@ -22,7 +22,7 @@ class Mixing(Curation):
     space = {"pools": Text(names="tasks"), "pool_share": Float(0.01, 0.95, default=0.5)}
 
     def skip(self, situation: Situation) -> str | None:
-        """There must be pools."""
+        """The parameter `pools` must name a task."""
         if not situation.params.names("pools", "a task"):
             return "mixing needs tasks to mix in: name them in pools, for example pools: trec=2, my_task"
         return None

@@ -62,7 +62,7 @@ class Subset(Curation):
     }
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
-        """At least one row."""
+        """The best rows, at least one, in their old order."""
         count, by = max(1, round(setup.params.number("subset_share") * len(rows))), setup.params.text("subset_by")
         if by == "diverse":
             kept = _diverse(rows, count)

@@ -73,5 +73,6 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
 
 def _fit(rows: list[Row], setup: StageSetup) -> bool:
     """Whether every row and its end token are within `max_length`."""
+    # Strictly below it: one place is for the end token.
     ids = setup.tokenizer([row.prompt + row.completion for row in rows])["input_ids"]
     return max(map(len, ids)) < setup.params.integer("max_length")

@@ -83,13 +83,14 @@ class TokenCleaning(Curation):
                 )
             return model, []
         first = sequences[: max(1, round(len(sequences) * setup.params.number("cleaning_warmup")))]
+        # All weights and not the stage's method: the reference must not depend on what is being searched.
         model = setup.load_base()
         train_briefly(model, first, setup.params.number("cleaning_rate"), derive_seed(setup.seed, "cleaning"))
         return model, first
 
 
 def _labelled(sequences: Sequence[TokenSequence]) -> int:
-    """Tokens that carry loss."""
+    """How many tokens carry loss."""
     return sum(label != IGNORED for sequence in sequences for label in sequence.labels[1:])
 
 

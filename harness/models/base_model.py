@@ -37,7 +37,7 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model that exists."""
+    """A base model that was found, pinned to its content."""
 
     ref: ModelRef
     source: str

@@ -41,7 +41,7 @@ class AlignmentByOptimalTransport(PreferenceObjective):
         return "its objective sorts the rows of a batch, but batch_size is 1: raise it" if one_row else None
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over pairs, shape (K,)."""
+        """Each trial's loss, summed over pairs, shape (K,)."""
         from torch.nn.functional import logsigmoid
 
         assert losses.reference is not None

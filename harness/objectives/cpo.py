@@ -36,7 +36,7 @@ class ContrastivePreferenceOptimisation(PreferenceObjective):
     }
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over pairs, shape (K,)."""
+        """Each trial's loss, summed over pairs, shape (K,)."""
         from torch.nn.functional import logsigmoid
 
         kind, sums = setups[0].params.text("comparison"), losses.log_probabilities()

@@ -23,7 +23,7 @@ class DynamicFineTuning(SupervisedFineTuning):
     paper = "Wu et al. 2025, arXiv 2508.05629"
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over tokens, shape (K,); the probabilities carry no gradient."""
+        """Each trial's loss, summed over tokens, shape (K,); the probabilities carry no gradient."""
         return (losses.nats * (-losses.nats.detach()).exp()).sum(1)
 
     def trainer(self, parts: TrainerParts) -> Trainer:

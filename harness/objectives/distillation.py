@@ -38,7 +38,7 @@ class Distillation(Objective):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """There must be a teacher."""
+        """The parameter `teacher` must name a model."""
         if not situation.params.names("teacher", "a model"):
             return "its objective learns from a teacher, but the parameter teacher names none: name a model"
         return super().skip(situation)
@@ -70,7 +70,8 @@ class Distillation(Objective):
             with torch.no_grad():
                 known = _logits(teacher, ids)[wanted]
             own = _logits(model, ids)[wanted]
-            width = min(known.shape[-1], own.shape[-1])  # tables may be padded beyond the tokenizer's tokens
+            # Embedding tables may be padded beyond the tokenizer's tokens, to another size in each model.
+            width = min(known.shape[-1], own.shape[-1])
             nats = divergence(known[:, :width] / temperature, own[:, :width] / temperature, kind)
             return temperature**2 * nats.mean()
 

@@ -163,7 +163,7 @@ class DirectPreferenceOptimisation(PreferenceObjective):
         return super().skip(situation)
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over pairs, shape (K,)."""
+        """Each trial's loss, summed over pairs, shape (K,)."""
         ratios = losses.log_ratios()
         beta, smoothing = (each(setups, name, ratios) for name in ("beta", "label_smoothing"))
         (chosen, rejected), (chosen_tokens, rejected_tokens) = split(ratios), split(losses.lengths())

@@ -52,7 +52,7 @@ class KahnemanTverskyOptimisation(PreferenceObjective):
         return 2 * len(examples)
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over answers, shape (K,)."""
+        """Each trial's loss, summed over answers, shape (K,)."""
         assert losses.apart is not None
         ratios = losses.log_ratios()
         point = losses.apart.log_ratios().mean(1, keepdim=True).detach().clamp(min=0)

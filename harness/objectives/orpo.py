@@ -37,7 +37,7 @@ class OddsRatioPreferenceOptimisation(PreferenceObjective):
         return (TokenSequence(chosen.input_ids, chosen.input_ids, chosen.prompt), rejected)
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over pairs, shape (K,)."""
+        """Each trial's loss, summed over pairs, shape (K,)."""
         from torch.nn.functional import logsigmoid
 
         chosen, rejected = split(losses.log_probabilities() / losses.lengths())

@@ -28,7 +28,7 @@ class SimplePreferenceOptimisation(PreferenceObjective):
     }
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over pairs, shape (K,)."""
+        """Each trial's loss, summed over pairs, shape (K,)."""
         from torch.nn.functional import logsigmoid
 
         chosen, rejected = split(losses.log_probabilities() / losses.lengths())

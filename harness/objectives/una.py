@@ -60,7 +60,7 @@ class UnifiedAlignment(PreferenceObjective):
         return examples
 
     def prepared(self, chosen: TokenSequence, rejected: TokenSequence) -> Example:
-        """Scores of a pair."""
+        """The chosen answer with score 1, the rejected one with score 0."""
         return (replace(chosen, score=1.0), replace(rejected, score=0.0))
 
     def items(self, examples: Sequence[Example]) -> int:
@@ -68,7 +68,7 @@ class UnifiedAlignment(PreferenceObjective):
         return sum(map(len, examples))
 
     def loss(self, losses: TokenLosses, setups: Sequence[StageSetup]) -> Tensor:
-        """Summed over answers, shape (K,)."""
+        """Each trial's loss, summed over answers, shape (K,)."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         assert losses.scores is not None

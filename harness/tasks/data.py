@@ -55,7 +55,7 @@ class LocalFiles(Source):
         return [self.format, dict(self.options), hashes]
 
     def load(self, split: str) -> Dataset:
-        """Read a split's files."""
+        """Read the files of a split, one after the other."""
         from datasets import concatenate_datasets
 
         if split not in self.files:
@@ -73,7 +73,7 @@ class HubDataset(Source):
     options: Keys = field(default_factory=dict)
 
     def identity(self) -> object:
-        """Name, configuration and commit."""
+        """The dataset's name, configuration, commit and options."""
         return [self.path, self.name, self.commit, dict(self.options)]
 
     def load(self, split: str) -> Dataset:

@@ -111,13 +111,12 @@ def lm_eval_config(keys: Keys, name: str, where: str) -> Keys:
     metric = _metric(definition, keys, where)
     config = {key: value for key, value in keys.items() if key not in (*PLACES, *UNUSED, "process_docs")}
     config |= {"task": name, "output_type": definition.output_type, "metric_list": [metric]}
-    repeats = definition.answers_per_item(where)
     if definition.output_type == "generate_until":
+        repeats, ours = definition.answers_per_item(where), measure(metric_name(metric))
         config |= {"generation_kwargs": definition.generation_settings, "repeats": repeats}
-    ours = measure(metric_name(metric))
-    if ours and ours.every_sample and not definition.filter_list:
-        # lm-eval's default filter keeps the first answer only.
-        config["filter_list"] = [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}]
+        if ours and ours.every_sample and not definition.filter_list:
+            # lm-eval's default filter keeps the first answer only.
+            config["filter_list"] = [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}]
     return config
 
 
