@@ -65,7 +65,7 @@ class ModuleMethod(Method, ABC):
         from safetensors.torch import save_file
 
         # safetensors refuses tensors that are not contiguous.
-        save_file({name: p.detach().cpu().contiguous() for name, p in self._kept(model).items()}, folder / WEIGHTS)
+        save_file({name: p.detach().cpu().contiguous() for name, p in self._saved(model).items()}, folder / WEIGHTS)
 
     def restore(self, model: PreTrainedModel, params: Params, folder: Path) -> PreTrainedModel:
         """Add the modules to the base and fill in what `save` wrote.
@@ -82,7 +82,7 @@ class ModuleMethod(Method, ABC):
         from safetensors.torch import load_file
 
         tuned = self.build(model.requires_grad_(False), params)
-        mine, saved = self._kept(tuned), load_file(folder / WEIGHTS)
+        mine, saved = self._saved(tuned), load_file(folder / WEIGHTS)
         if set(mine) != set(saved):
             raise SpecError(
                 f"{folder / WEIGHTS} must hold the {len(mine)} parameters that its method adds to the base, but holds "
@@ -93,7 +93,7 @@ class ModuleMethod(Method, ABC):
                 parameter.copy_(saved[name])
         return tuned
 
-    def _kept(self, model: PreTrainedModel) -> dict[str, Tensor]:
+    def _saved(self, model: PreTrainedModel) -> dict[str, Tensor]:
         pattern = re.compile(self.saves or self.trains)
         return {name: p for name, p in model.named_parameters() if pattern.fullmatch(name)}
 

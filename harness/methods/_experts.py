@@ -66,7 +66,13 @@ class Router(Added):
 
 
 def put_experts(
-    backbone: PreTrainedModel, layers: Mapping[str, tuple[int, int]], count: int, made: Mapping[str, float]
+    backbone: PreTrainedModel,
+    layers: Mapping[str, tuple[int, int]],
+    count: int,
+    *,
+    rank: int,
+    alpha: float,
+    temperature: float,
 ) -> None:
     """Stand experts beside linear layers, and a router before the model that they are in.
 
@@ -74,13 +80,14 @@ def put_experts(
         backbone: The model without its output layer.
         layers: In-features and out-features of its linear layers by name.
         count: Experts of each layer.
-        made: Their `rank` and `alpha`, and the router's `temperature`.
+        rank: Of each expert.
+        alpha: Each expert is scaled by alpha / rank.
+        temperature: Of the router's softmax; the larger, the more alike the experts' weights.
     """
-    rank = int(made["rank"])
     for name, (inputs, outputs) in layers.items():
-        experts = [LowRank(inputs, outputs, rank, made["alpha"] / rank) for _ in range(count)]
+        experts = [LowRank(inputs, outputs, rank, alpha / rank) for _ in range(count)]
         put(backbone.get_submodule(name), Experts(experts), parallel=True)
-    router = Router(backbone.config.get_text_config().hidden_size, len(layers), count, made["temperature"])
+    router = Router(backbone.config.get_text_config().hidden_size, len(layers), count, temperature)
     backbone.add_module("router", router.to(backbone.device))
     backbone.register_forward_pre_hook(_route, with_kwargs=True)
 

@@ -29,7 +29,7 @@ class VirtualTokens(PeftMethod, ABC):
 
     def __init__(self) -> None:
         """Nothing is before the text yet."""
-        self._calls = {"before": False}
+        self._before = False
 
     def skip(self, situation: Situation) -> str | None:
         """TRL's trainers expect logits for the virtual tokens, too, which are left out here."""
@@ -70,17 +70,16 @@ class VirtualTokens(PeftMethod, ABC):
         """Hand the output layer the text's positions only, where virtual tokens come before them."""
         import warnings
 
-        calls = self._calls
         # PEFT says at every generated token that it drops position ids: positions then follow from what stands before.
         warnings.filterwarnings("ignore", message="Position ids are not supported")
 
         # The output layer cannot see whether its input has virtual tokens; the call of the whole model can.
         def note(module: Module, arguments: tuple[object, ...], named: dict[str, object]) -> None:
             whole = named.get("labels") is None and not named.get("logits_to_keep")
-            calls["before"] = whole and named.get("inputs_embeds") is not None
+            self._before = whole and named.get("inputs_embeds") is not None
 
         def cut(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            return (arguments[0][:, count:], *arguments[1:]) if calls["before"] else None
+            return (arguments[0][:, count:], *arguments[1:]) if self._before else None
 
         # On the base, which PEFT calls with embeddings where there are virtual tokens.
         model.register_forward_pre_hook(note, with_kwargs=True)
@@ -89,6 +88,6 @@ class VirtualTokens(PeftMethod, ABC):
     @contextmanager
     def detached(self, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         """The model without virtual tokens; PEFT then calls it past the hooks that notice them."""
-        self._calls["before"] = False
+        self._before = False
         with super().detached(model) as bare:
             yield bare

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import unwarned
+from harness.methods._stacking import ADAPTER
 from harness.methods.base import PeftMethod
 from harness.space import Float
 
@@ -47,7 +48,7 @@ class LnTuning(PeftMethod):
         for name, layer in self.layers(model).items():
             path, norms = name.removeprefix("base_model.model."), layer.ln_tuning_layers
             # PEFT keeps a whole trained copy of each norm rather than a difference.
-            trained = dict(norms["default"].named_parameters())  # type: ignore[index, union-attr]
+            trained = dict(norms[ADAPTER].named_parameters())  # type: ignore[index, union-attr]
             for key, value in layer.get_base_layer().named_parameters():  # type: ignore[operator]
                 changes[f"{path}.{key}"] = trained[key] - value
         return changes

@@ -9,6 +9,7 @@ from harness.axes.contract import Situation
 from harness.methods._blocks import blocks, hidden_width
 from harness.methods._linear import linear_layers, shape
 from harness.methods._prefixed import PrefixedMethod, with_prefix
+from harness.methods._stacking import ADAPTER
 from harness.space import Choice, Float, Integer, Params
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Unipelt(PrefixedMethod):
             part = model.get_submodule(block.feed_forward[1])
             put(part, GatedAdapter(width, bottleneck, params.text("activation")), parallel=False)
         wrapped = with_prefix(model, params.integer("virtual_tokens"))
-        encoder = wrapped.prompt_encoder["default"]
+        encoder = wrapped.prompt_encoder[ADAPTER]
         gates = torch.nn.Parameter(torch.zeros(len(layers), device=model.device))
         # On PEFT's encoder, so that saving the prefix saves its gates.
         encoder.register_parameter(GATES, gates)

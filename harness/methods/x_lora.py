@@ -60,10 +60,14 @@ class XLora(SourcesMethod):
         names = linear_layers(model, params.text("target"))
         # Hooks and names are the backbone's: the router runs it without the output layer.
         paths = [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
-        settings = {"temperature": params.number("router_temperature")} | {
-            n: params.number(n) for n in ("rank", "alpha")
-        }
-        put_experts(model.base_model, dict(zip(paths, shapes(model, names), strict=True)), len(tasks), settings)
+        put_experts(
+            model.base_model,
+            dict(zip(paths, shapes(model, names), strict=True)),
+            len(tasks),
+            rank=params.integer("rank"),
+            alpha=params.number("alpha"),
+            temperature=params.number("router_temperature"),
+        )
         model.reads_last_layer = True  # so that nobody cuts it short
         model.supports_gradient_checkpointing = False  # a pass computed again would find the weights of a later one
         return model

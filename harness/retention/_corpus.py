@@ -25,9 +25,10 @@ def corpus_tokens(setup: StageSetup, count: int) -> list[list[int]]:
     chosen = random.Random(setup.seed).sample(rows, min(count, len(rows)))
     limit = setup.params.integer("max_length")
     cut = [ids[:limit] for ids in documents([row.prompt + row.completion for row in chosen], setup)]
-    if not (kept := [ids for ids in cut if len(ids) > 1]):
+    texts = [ids for ids in cut if len(ids) > 1]  # the first token has nothing before it that could predict it
+    if not texts:
         raise SpecError("this retention needs texts of what the base knows, but its corpus has none: name another")
-    return kept
+    return texts
 
 
 def log_likelihood(model: PreTrainedModel, ids: Sequence[int], sampled: Generator | None = None) -> Tensor:
@@ -45,6 +46,7 @@ def log_likelihood(model: PreTrainedModel, ids: Sequence[int], sampled: Generato
     predicted = model(input_ids=text, use_cache=False).logits[0, :-1].float().log_softmax(-1)
     wanted = text[0, 1:, None]
     if sampled is not None:
+        # Drawn on the CPU, so that a GPU draws the same tokens.
         wanted = torch.multinomial(predicted.detach().exp().cpu(), 1, generator=sampled).to(device)
     total: Tensor = predicted.gather(1, wanted).sum()
     return total
@@ -67,17 +69,17 @@ def diagonal_fisher(
     """
     import torch
 
-    wanted = {name: value for name, value in model.named_parameters() if name in names}
+    chosen = {name: value for name, value in model.named_parameters() if name in names}
     for name, value in model.named_parameters():
-        value.requires_grad_(name in wanted)
+        value.requires_grad_(name in chosen)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    sums, tokens = {name: torch.zeros_like(value) for name, value in wanted.items()}, 0
+    sums, tokens = {name: torch.zeros_like(value) for name, value in chosen.items()}, 0
     for ids in texts:
-        gradients = torch.autograd.grad(log_likelihood(model, ids, generator), list(wanted.values()), allow_unused=True)
-        for name, gradient in zip(wanted, gradients, strict=True):
-            if gradient is not None:
+        gradients = torch.autograd.grad(log_likelihood(model, ids, generator), list(chosen.values()), allow_unused=True)
+        for name, gradient in zip(chosen, gradients, strict=True):
+            if gradient is not None:  # None: the model has the parameter but does not use it
                 sums[name] += gradient.detach() ** 2
-        tokens += len(ids) - 1
+        tokens += len(ids) - 1  # the first token is not predicted
     return {name: value / max(1, tokens) for name, value in sums.items()}
 
 
@@ -98,23 +100,24 @@ def path_importance(
     """
     import torch
 
-    wanted = {name: value for name, value in model.named_parameters() if name in names}
+    chosen = {name: value for name, value in model.named_parameters() if name in names}
     for name, value in model.named_parameters():
-        value.requires_grad_(name in wanted)
-    start = {name: value.detach().clone() for name, value in wanted.items()}
+        value.requires_grad_(name in chosen)
+    start = {name: value.detach().clone() for name, value in chosen.items()}
     gained = {name: torch.zeros_like(value) for name, value in start.items()}
-    optimizer = torch.optim.Adam(list(wanted.values()), lr=rate)
+    optimizer = torch.optim.Adam(list(chosen.values()), lr=rate)
     for step in range(steps):
         ids = texts[step % len(texts)]
-        before = {name: value.detach().clone() for name, value in wanted.items()}
+        # From before the step to after it: Adam moves a parameter by more or less than its gradient says.
+        before = {name: value.detach().clone() for name, value in chosen.items()}
         optimizer.zero_grad()
         (-log_likelihood(model, ids) / (len(ids) - 1)).backward()
         optimizer.step()
-        for name, value in wanted.items():
+        for name, value in chosen.items():
             if value.grad is not None:
                 gained[name] -= value.grad * (value.detach() - before[name])
     damping = (steps * rate) ** 2  # of the size that squared distances can have, so that still weights count little
     return {
         name: gained[name].clamp(min=0) / ((value.detach() - start[name]) ** 2 + damping)
-        for name, value in wanted.items()
+        for name, value in chosen.items()
     }

@@ -97,6 +97,7 @@ def trimmed(vector: Tensor, density: float) -> Tensor:
     """
     import torch
 
+    # By indices rather than by a threshold, which equal magnitudes would pass together.
     flat = vector.flatten()
     largest = flat.abs().topk(max(1, round(density * flat.numel()))).indices
     return torch.zeros_like(flat).index_copy(0, largest, flat[largest]).view_as(vector)
@@ -131,5 +132,5 @@ def elected(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     sign = (factors * stacked).sum(0).sign()
     # A trimmed element says nothing about the sign, so it counts in no mean.
     agreeing = (stacked.sign() == sign) & (stacked != 0)
-    total = (factors * agreeing).sum(0)
+    total = (factors * agreeing).sum(0)  # 0 where no vector has the elected sign, and nothing must be divided
     return (factors * stacked * agreeing).sum(0) / total.where(total > 0, torch.ones_like(total))

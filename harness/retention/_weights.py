@@ -51,6 +51,7 @@ class WeightPenalty(Retention, ABC):
         import torch
 
         moves = weight_changes(model, method, setup)
+        # Half, so that the gradient is `strength` times the distance.
         strength, start = self.strength(setup) / 2, moves()
         importances = self.importances({name: move.detach() for name, move in start.items()}, setup)
 
@@ -80,6 +81,7 @@ def weight_changes(model: PreTrainedModel, method: Method, setup: StageSetup) ->
     Raises:
         SpecError: When the method moves no weight of the base, or does not say how.
     """
+    # Asked for once before: a method that cannot say gives nothing, whatever is trained.
     if method.deltas(model):
         return lambda: method.deltas(model)
     base = dict(setup.load_base().named_parameters())

@@ -33,6 +33,7 @@ class ElasticWeightConsolidation(WeightPenalty):
 
     def importances(self, moved: Mapping[str, Tensor], setup: StageSetup) -> Mapping[str, Tensor]:
         """The base's Fisher information."""
+        # In eval mode, since dropout would add its own noise to the gradients.
         texts = corpus_tokens(setup, setup.params.integer("ewc_rows"))
         seed = derive_seed(setup.seed, "fisher") if setup.params.text("ewc_labels") == "sampled" else None
         return diagonal_fisher(setup.load_base().eval(), moved.keys(), texts, seed)

@@ -40,7 +40,7 @@ class HierarchicalRegularisation(WeightPenalty):
         """Each weight's importance times its layer's."""
         params = setup.params
         steps, rate = params.integer("importance_steps"), params.number("importance_rate")
-        base = setup.load_base().eval()
+        base = setup.load_base().eval()  # a copy, since finding importances trains it
         importances = path_importance(base, moved.keys(), corpus_tokens(setup, steps), steps, rate)
         return layered(importances, params.number("layer_temperature"))
 
@@ -58,9 +58,11 @@ def layered(importances: Mapping[str, Tensor], temperature: float) -> dict[str, 
     """
     import torch
 
+    # Importances of different models lie orders of magnitude apart; over their mean, one range of strengths suits all.
     mean = torch.cat([value.flatten() for value in importances.values()]).mean().clamp(min=1e-30)
     scaled = {name: value / mean for name, value in importances.items()}
     layers = sorted({_layer(name) for name in scaled})
+    # Softmax of norms themselves would be all or nothing, so they are taken in units of their mean.
     norms = torch.stack(
         [torch.cat([v.flatten() for name, v in scaled.items() if _layer(name) == layer]).norm() for layer in layers]
     )

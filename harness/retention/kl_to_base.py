@@ -57,6 +57,7 @@ class DivergenceFromBase(Retention):
         def term() -> Tensor:
             rng = random.Random(derive_seed(setup.seed, "divergence", self._step))
             sample = rng.sample(texts, min(params.integer("kl_rows"), len(texts)))
+            # Padded with each row's last token; what the model says there is left out by `real`.
             width = max(map(len, sample))
             ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in sample], device=setup.device)
             real = torch.tensor([[k < len(row) - 1 for k in range(width - 1)] for row in sample], device=setup.device)
@@ -83,6 +84,7 @@ def divergence(base: Tensor, own: Tensor, direction: str) -> Tensor:
 def _predictions(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Log-probabilities of each next token, shape (rows, tokens - 1, vocabulary); virtual tokens left out."""
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
+    # In float32: bfloat16 keeps less than three digits of a logarithm.
     return logits[:, :-1].float().log_softmax(-1)
 
 

@@ -39,6 +39,7 @@ class Replay(Retention):
         if share == 0.0:
             return rows
         rng = random.Random(setup.seed)
+        # Shuffled here, since what is cut off or repeated below must be a random part.
         task, sources = rng.sample(rows, len(rows)), _sources(setup)
         sources = [(rng.sample(old, len(old)), weight) for old, weight in sources]
         task_lengths, old_lengths = _lengths(task, setup), [_lengths(old, setup) for old, _ in sources]
@@ -48,8 +49,9 @@ class Replay(Retention):
         seen = setup.steps * setup.params.integer("batch_size") * setup.params.integer("gradient_accumulation")
         by_tokens = seen * setup.params.integer("max_length") * (1 - share) / a  # a sequence holds as many rows as fit
         shown = by_tokens if setup.packed else seen * (1 - row_share)
-        kept = min(len(task), max(1, round(shown)))
-        budget = sum(task_lengths[:kept]) * share / (1 - share)
+        count = min(len(task), max(1, round(shown)))
+        # In tokens: rows of the corpus may be many times as long as the task's.
+        budget = sum(task_lengths[:count]) * share / (1 - share)
         replayed: list[Row] = []
         total = 0
         for (old, weight), lengths in zip(sources, old_lengths, strict=True):
@@ -58,8 +60,8 @@ class Replay(Retention):
                 setup.note(f"replay repeats its {len(old)} corpus rows {len(chosen) / len(old):.1f} times")
             replayed += [old[index] for index in chosen]
             total += tokens
-        setup.note(f"replayed share of tokens: {total / (total + sum(task_lengths[:kept])):.4f}")
-        return task[:kept] + replayed
+        setup.note(f"replayed share of tokens: {total / (total + sum(task_lengths[:count])):.4f}")
+        return task[:count] + replayed
 
 
 def _sources(setup: StageSetup) -> list[tuple[list[Row], float]]:
@@ -94,4 +96,5 @@ def _lengths(rows: list[Row], setup: StageSetup) -> list[int]:
     """Tokens of each row as it will be trained on, the end token included."""
     texts = [row.prompt + row.completion for row in rows]
     limit = sys.maxsize if setup.packed else setup.params.integer("max_length")
+    # One more for the end token, which training adds.
     return [min(len(ids) + 1, limit) for ids in setup.tokenizer(texts)["input_ids"]]
