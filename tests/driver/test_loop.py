@@ -99,34 +99,37 @@ def test_a_study_cut_short_asks_for_the_same_trials_as_one_that_was_not(tmp_path
         ]
 
 
+def scored(config, value):
+    """A record of one second with this score."""
+    score = Score(
+        task="one",
+        split=config.evaluation.split,
+        metric="acc",
+        value=value,
+        stderr=None,
+        n=10,
+        higher_is_better=True,
+        comparability="same",
+    )
+    cost = CostRecord(seconds={"train": 1.0})
+    return TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=cost)
+
+
 class Fragile(Runner):
-    """Runs packs in this process; a worker dies of every pack that is too large, after its first trial."""
+    """Runs packs in this process; a worker dies of every pack that is too large, after as many trials as `before`."""
 
     workers = slots = 1
 
-    def __init__(self, paths, bearable, seconds):
-        self.paths, self.bearable, self.seconds = paths, bearable, seconds
+    def __init__(self, paths, bearable, seconds, before, kind):
+        self.paths, self.bearable, self.seconds, self.before, self.kind = paths, bearable, seconds, before, kind
         self.packs, self._ended = [], []
 
     def submit(self, configs):
         self.packs.append(len(configs))
         fine = len(configs) <= self.bearable
-        for config in configs if fine else configs[:1]:
-            score = Score(
-                task="one",
-                split=config.evaluation.split,
-                metric="acc",
-                value=0.5,
-                stderr=None,
-                n=10,
-                higher_is_better=True,
-                comparability="same",
-            )
-            cost = CostRecord(seconds={"train": 1.0})
-            write_result(
-                self.paths, TrialResult(config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=cost)
-            )
-        loss = None if fine else Loss("worker", TrialStatus.OUT_OF_MEMORY, "as the test asked", self.seconds)
+        for config in configs if fine else configs[: self.before]:
+            write_result(self.paths, scored(config, 0.5))
+        loss = None if fine else Loss(self.kind, TrialStatus.OUT_OF_MEMORY, "as the test asked", self.seconds)
         self._ended.append(Ended(tuple(configs), loss))
 
     def poll(self):
@@ -137,12 +140,12 @@ class Fragile(Runner):
         return [[config.key for config in pack.configs] for pack in self._ended]
 
 
-def driven(tmp_path, trials, bearable, seconds=9.0):
+def driven(tmp_path, trials, bearable, seconds=9.0, before=1, kind="worker"):
     """A search driven on a fragile runner; returns driver, runner and site."""
     site = standin.site(tmp_path)
     experiment = standin.experiment(question(trials), site)
     source = SearchSource(search_cells(experiment, {}))
-    runner = Fragile(site.paths, bearable, seconds)
+    runner = Fragile(site.paths, bearable, seconds, before, kind)
     driver = Driver(experiment, runner, [])
     driver.run(source, [], Display("test", False))
     return driver, runner, site
@@ -157,6 +160,19 @@ def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tm
     assert sum(lost_seconds(site.paths, "standin").values()) == pytest.approx(8.0)
     assert driver.tally.seconds == pytest.approx(5 * 1.0 + 8.0)
     assert all(find_result(site.paths, line["key"]).status == TrialStatus.COMPLETE for line in lines)
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("worker", 2), ("error", 1)])
+def test_a_trial_that_ends_its_workers_alone_is_charged_for_each_of_them_once(tmp_path, kind, runs):
+    driver, runner, site = driven(tmp_path, trials=1, bearable=0, before=0, kind=kind)
+    assert runner.packs == [1] * runs
+    lines = read_lines(site.paths.study("standin").jobs)
+    # The last loss stands in the trial's own record, so its line has no seconds.
+    assert [(line["seconds"], line["blamed"]) for line in lines] == [(9.0, True)] * (runs - 1) + [(0.0, True)]
+    record = find_result(site.paths, lines[0]["key"])
+    assert (record.status, record.cost.seconds, record.cost.gpu_s) == (TrialStatus.OUT_OF_MEMORY, {"lost": 9.0}, 0.0)
+    assert driver.tally.seconds == pytest.approx(9.0 * runs)
+    assert driver.tally.failed == 1
 
 
 def test_packs_become_smaller_after_the_second_that_was_lost(tmp_path):
@@ -193,6 +209,19 @@ def test_a_restart_keeps_to_what_was_given_up(tmp_path):
     again = read_members(site.paths, spec.name)
     assert [(m.key, m.number) for m in again] == [(m.key, m.number) for m in members]
     assert len(read_stops(site.paths, spec.name)) == 1
+
+
+def test_a_family_is_not_given_up_for_what_another_base_model_scores(tmp_path):
+    spec = question(12, base_models=["strong", "weak"], search={"give_up": 0.05})
+    experiment, stops, told = standin.experiment(spec, standin.site(tmp_path)), [], []
+    source = SearchSource(search_cells(experiment, {}), stopped=stops.append)
+    while proposals := source.next(8, waiting=True):
+        for number, proposal in enumerate(proposals):
+            value = (0.9 if proposal.member.base_model == "strong" else 0.1) + number / 1000
+            source.tell(proposal, scored(proposal.config, value))
+            told.append(proposal.member.base_model)
+    assert Counter(told) == {"strong": 12, "weak": 12}
+    assert stops == []
 
 
 def test_without_the_option_every_family_uses_its_budget(tmp_path):

@@ -222,6 +222,7 @@ def test_a_second_driver_is_refused_by_name(tmp_path):
         with pytest.raises(HarnessError) as caught:
             standin.run("search", standin.study(), site)
         assert f"process {os.getpid()} on {socket.gethostname()}" in str(caught.value)
+    assert site.paths.study("standin").lock.read_text() == ""  # or the next one would be told of a driver that is gone
     standin.run("search", standin.study(), site)
 
 
@@ -267,6 +268,26 @@ def run_with_broken_start(site):
 
 def _fail_at_once(duty):
     raise SystemExit(1)
+
+
+def test_workers_are_expected_while_trials_will_come_and_stay_until_the_study_is_confirmed(tmp_path, monkeypatch):
+    from harness.runners.base import make_runner
+
+    told = []
+
+    def watched(*opened):
+        runner = make_runner(*opened)
+        runner.expect = told.append
+        runner.leave = lambda: told.append("leave")
+        runner.close = lambda: told.append("close")
+        return runner
+
+    monkeypatch.setattr("harness.driver.phases.make_runner", watched)
+    spec, site = standin.study(), standin.site(tmp_path)
+    for phase in ("base", "search", "search", "base", "confirm", "confirm"):
+        standin.run(phase, spec, site)
+    # Two families on two tasks; what was complete once has its records.
+    assert told == [4, "leave", 4, "leave", 0, "leave", 0, "leave", 4, "close", 0, "close"]
 
 
 def test_a_line_cut_short_by_a_kill_is_cut_off_and_the_next_is_whole(tmp_path):

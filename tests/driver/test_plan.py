@@ -8,9 +8,20 @@ import pytest
 
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.plan import plan_study
+from harness.driver.trials import base_proposals
 from harness.errors import SpecError
 from harness.models.facts import ModelFacts
-from harness.records.trial import CostRecord, Evaluation, Pipeline, Score, Stage, TrialConfig, TrialResult, TrialStatus
+from harness.records.trial import (
+    CostRecord,
+    Evaluation,
+    Pipeline,
+    Score,
+    Stage,
+    TaskRef,
+    TrialConfig,
+    TrialResult,
+    TrialStatus,
+)
 from harness.study.family import full_steps, resolved_families
 from harness.study.spec import Prices
 from tests.driver import standin
@@ -29,6 +40,41 @@ def test_no_more_finalists_are_planned_than_there_are_families(tmp_path):
     spec = standin.study(confirm={"finalists": 5, "seeds": 3})
     plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
     assert plan.phases[2].trials == 2 * 2 * 3  # two tasks, both families, three seeds
+
+
+def test_disk_is_that_of_records_and_of_the_test_items_that_are_scored(tmp_path):
+    for limit, items in ((None, 10), (4, 4)):
+        spec = standin.study(confirm={"finalists": 1, "seeds": 2, "limit": limit})
+        plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
+        # 4 base scores, 12 search trials and 4 runs of finalists; two tasks, each item of which takes 60 bytes.
+        assert plan.disk_bytes == 20 * (12_000 + 2 * items * 60)
+
+
+def test_workers_share_the_time(tmp_path):
+    spec, options = standin.study(), {"workers": "4"}
+    plan = plan_study(standin.experiment(spec, standin.site(tmp_path, "local", options=options)))
+    assert plan.wall_s == pytest.approx(plan.hours * 3600 / 4)
+    alone = plan_study(standin.experiment(spec, standin.site(tmp_path, options=options)))
+    assert alone.wall_s == pytest.approx(alone.hours * 3600)  # this process runs one pack at a time
+
+
+def test_the_base_is_scored_on_as_many_items_as_the_search_and_the_confirmation(tmp_path):
+    spec = standin.study(tasks=["one"], search={"limit": 3}, confirm={"limit": 5})
+    evaluations = [p.config.evaluation for p in base_proposals(standin.experiment(spec, standin.site(tmp_path)))]
+    assert [(one.split, one.limit) for one in evaluations] == [("validation", 3), ("test", 5)]
+
+
+def test_past_trials_of_the_same_task_say_more_than_those_of_others(tmp_path):
+    from harness.records.results import write_result
+
+    paths, target = standin.site(tmp_path).paths, occasion(tmp_path, steps=100)
+    other = replace(target.config, task=TaskRef("two", "f"), steps=50)
+    for config, seconds in ((other, 500.0), (replace(target.config, steps=50), 10.0)):
+        cost = CostRecord(seconds={"train": seconds})
+        write_result(paths, TrialResult(config=config, status=TrialStatus.COMPLETE, cost=cost))
+    assert forecast(target, read_past(paths)).seconds == pytest.approx(20)  # 0.2 s a step
+    paths.record(replace(target.config, steps=50).key).unlink()
+    assert forecast(target, read_past(paths)).seconds == pytest.approx(1000)
 
 
 def test_a_family_with_one_point_is_planned_with_one_trial(tmp_path):
