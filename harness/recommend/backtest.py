@@ -140,6 +140,7 @@ def evaluate(seen: Sequence[Observation]) -> Backtest:
     for task in tasks if len(tasks) > 1 else ():
         train = [observation for observation in seen if observation.task != task]
         test = [observation for observation in full if observation.task == task]
+        # Only full runs are chosen among, but rungs of other tasks may teach.
         gains: dict[str, Mapping[str, float]] = {}
         for name in hits:
             predicted = Outlook(train, name).predict([observation.candidate for observation in test])
@@ -167,6 +168,7 @@ def _left_out(
         chosen[DEFAULTS] = _nearness_to_defaults(train, cell)
         chosen[RANDOM] = dict.fromkeys(scores, (0.0,))
         regret = {name: simple_regret(best, _expected(scores, values)) for name, values in chosen.items()}
+        # Signs turn losses round, so that higher is better on both sides of the regret.
         share = {
             name: None if base is None else normalized_regret(best, best - value, sign * base)
             for name, value in regret.items()
@@ -213,6 +215,7 @@ def _nearness_to_defaults(train: Sequence[Observation], cell: Sequence[Observati
 
 
 def _nearness(candidate: Candidate) -> float:
+    # Rounded, so that sums in another order still tie.
     return -round(default_distance(candidate.stages), 9)
 
 
@@ -253,6 +256,7 @@ def _summary(
     seen: Sequence[Observation], results: Sequence[LeftOut], hits: Mapping[str, Mapping[str, list[bool]]]
 ) -> Backtest:
     choosers = [*hits, DEFAULTS, RANDOM]
+    # Points of accuracy and nats do not add up.
     one_unit = len({r.metric for r in results}) == 1
     regret = {name: float(np.mean([r.regret[name] for r in results])) for name in choosers if one_unit}
     shares = {name: [share for r in results if (share := r.normalized[name]) is not None] for name in choosers}
@@ -264,6 +268,7 @@ def _summary(
     def least(among: Sequence[str]) -> str:
         return min(among, key=lambda name: (judged.get(name, 0.0), name))
 
+    # A tie goes to the simple rules: what is learned must be worth its keep.
     beats = bool(judged) and judged[least(learned)] < judged[least([*baselines, DEFAULTS, RANDOM])]
     used = least(learned if beats else baselines)
     coverage = {

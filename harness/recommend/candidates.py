@@ -70,17 +70,20 @@ def options(
     )
     ran: dict[str, list[Observation]] = {}
     for observation in seen:
+        # Stages hold mappings, which have no hash; their text is as good a key.
         ran.setdefault(repr((observation.candidate.stages, observation.candidate.steps)), []).append(observation)
     for trials in ran.values():
         yield trials[0].family, replace(here, stages=trials[0].candidate.stages, steps=trials[0].candidate.steps)
     for study in studies:
         for name, family in _families(study).items():
+            # A family that never ran at full length has no usual number of steps to propose.
             steps = Counter(o.candidate.steps for o in seen if o.family == name and o.candidate.fidelity == 1)
             for stages in _draws(study, family) if steps else ():
                 yield name, replace(here, stages=stages, steps=steps.most_common(1)[0][0])
 
 
 def _draws(study: StudySpec, family: Family) -> Iterator[tuple[Stage, ...]]:
+    # Seeded by name, so that the same database always gives the same advice.
     rng = random.Random(derive_seed("recommend", study.name, family.name))
     for _ in range(DRAWS if family.space else 1):
         values = {name: distribution.sample(rng) for name, distribution in family.space.items()}
@@ -126,7 +129,12 @@ def why_impossible(stages: Sequence[Stage], situation: Situation | None) -> str:
 
 
 def usual_base(seen: Sequence[Observation], request: Request) -> float:
-    """What to assume of an unknown base score: guessing, or the usual one among tasks of the same direction."""
+    """What to assume of an unknown base score: that of guessing, or else the median of tasks of the same direction.
+
+    Args:
+        seen: Observations whose base scores count.
+        request: Its task's chance level and direction count.
+    """
     scores = [
         o.candidate.base_score
         for o in seen

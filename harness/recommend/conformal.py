@@ -29,7 +29,12 @@ FOLDS = 5
 
 
 def enough_tasks(tasks: int, coverage: float = COVERAGE) -> bool:
-    """Whether there are enough exchangeable tasks to calibrate that coverage; it promises nothing for a new one."""
+    """Whether there are enough exchangeable tasks to calibrate intervals; it promises nothing for a new task.
+
+    Args:
+        tasks: Different tasks with observations.
+        coverage: Of the intervals, in (0, 1).
+    """
     return tasks / (tasks + 1) >= coverage
 
 
@@ -52,6 +57,7 @@ class Conformal:
         fold_of = {name: index % FOLDS for index, name in enumerate(names)}
         folds = np.array([fold_of[group] for group in groups])
         trials = Counter(groups)
+        # The +1 is the new task's own place among the exchangeable ones: its weight lies at infinity.
         share = np.array([1 / (trials[group] * (len(names) + 1)) for group in groups])
         self._held_out: list[tuple[Surrogate, NDArray[np.float64], NDArray[np.float64]]] = []
         if len(names) < 2:
@@ -63,7 +69,11 @@ class Conformal:
             self._held_out.append((model, np.maximum(missed.low - y[out], y[out] - missed.high), share[out]))
 
     def predict(self, x: NDArray[np.float64]) -> Prediction:
-        """Mean of the full fit; interval from all left-out fits. With one task the surrogate's own interval."""
+        """Mean of the full fit, interval from all left-out fits; with one task the surrogate's own interval.
+
+        Args:
+            x: Features, shape (m, columns).
+        """
         full = self._full.predict(x, self._coverage)
         if not self._held_out or not len(x):
             return full
@@ -74,8 +84,10 @@ class Conformal:
             highs.append(predicted.high[:, None] + missed)
             weights.append(share)
         weight = np.concatenate(weights)
+        # The lower end is the upper one of the negated values, so that both are rounded away from the middle.
         low = -_weighted_quantile(-np.concatenate(lows, axis=1), weight, self._coverage)
         high = _weighted_quantile(np.concatenate(highs, axis=1), weight, self._coverage)
+        # The interval comes from other fits than the mean, which therefore may lie outside it.
         return Prediction(full.mean, np.minimum(low, full.mean), np.maximum(high, full.mean))
 
     def _fitted(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Surrogate:
@@ -91,6 +103,7 @@ def _weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float64]
     """
     order = np.argsort(values, axis=1)
     cumulative = np.cumsum(weights[order], axis=1)
+    # The tolerance keeps rounding of the cumulated weights from moving the quantile by a whole value.
     index = np.minimum((cumulative < level - 1e-9).sum(axis=1), values.shape[1] - 1)
     quantile: NDArray[np.float64] = np.take_along_axis(
         np.take_along_axis(values, order, axis=1), index[:, None], axis=1

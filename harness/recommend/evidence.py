@@ -63,6 +63,7 @@ def lacking(
         studies: Studies on record; the last one lends its families to the study that is proposed.
     """
     near = [o for o in seen if o.base_model == base_model or _alike(o.candidate.model, model_facts)]
+    # A rung's score is that of a shorter training: it says little of what a full run gains.
     near = [o for o in near if o.candidate.fidelity == 1]
     per_task = Counter(task for task, _ in {(o.task, o.pipeline) for o in near})
     usable = {name for name, count in per_task.items() if count >= MIN_TRIALS}

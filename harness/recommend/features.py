@@ -78,6 +78,10 @@ def room(base_score: float, higher_is_better: bool) -> float:
     """How much there is to gain, in score units: up to 1 for a share, down to 0 for a loss.
 
     A score above 1 for which higher is better has no known end: its own size counts.
+
+    Args:
+        base_score: Of the base model, in the metric's own unit.
+        higher_is_better: False for losses and perplexities.
     """
     left = 1 - base_score if higher_is_better and base_score <= 1 else abs(base_score)
     # A base that is nearly perfect would make every gain, which is a share of the room, nearly infinite.
@@ -121,6 +125,7 @@ def _stage(stage: Stage, trained: float) -> dict[str, float | str]:
 def _number(value: Scalar, distribution: Distribution | None) -> float | str:
     if isinstance(value, str):
         return value
+    # A distance between learning rates is a ratio, and so is one of other parameters that span decades.
     is_log = isinstance(distribution, Float | Integer) and distribution.log
     return math.log10(value) if is_log and value > 0 else float(value)
 
@@ -158,7 +163,7 @@ class Encoder:
         return cls(tuple(np.array(columns, dtype=object)[varies]), centre[varies], spread[varies])
 
     def transform(self, described: Sequence[Mapping[str, float | str]]) -> NDArray[np.float64]:
-        """Shape (n, columns)."""
+        """Features as rows of numbers, shape (n, columns); columns that were not seen at `fit` are left out."""
         values = _matrix(described, self.columns)
         return np.where(np.isnan(values), self.centre, values)
 
@@ -180,6 +185,7 @@ def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[st
     matrix = np.full((len(described), len(columns)), np.nan)
     place = {column: index for index, column in enumerate(columns)}
     categorical = [index for index, column in enumerate(columns) if "=" in column]
+    # A category that a row does not name is not its own; a number that it does not name is unknown.
     matrix[:, categorical] = 0.0
     for row, features in enumerate(described):
         for name, value in features.items():
@@ -230,7 +236,12 @@ ORDER BY t.key"""
 
 
 def observations(paths: Paths, connection: DuckDBPyConnection) -> list[Observation]:
-    """Every trial that trained something and has a score, in key order."""
+    """Every trial that trained something and has a score, in key order.
+
+    Args:
+        paths: Of the results folder, whose studies' facts of tasks and models are read.
+        connection: To its database.
+    """
     tasks, models = known_facts(paths, "tasks"), known_facts(paths, "models")
     return [_observation(row, tasks, models) for row in read_rows(connection, _TRIALS, [], _TrialRow)]
 

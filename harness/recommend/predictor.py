@@ -96,6 +96,7 @@ def target_values(seen: Sequence[Observation], name: str) -> NDArray[np.float64]
     """
     target = TARGETS[name]
     values = np.array([np.nan if (value := target.of(o)) is None else float(value) for o in seen])
+    # The inner `where` keeps log from warning about values that the outer one drops.
     return np.where(values > 0, np.log(np.where(values > 0, values, 1)), np.nan) if target.log else values
 
 

@@ -115,6 +115,12 @@ class Advice:
 def request_for(paths: Paths, task: Task, base: BaseModel, **limits: Any) -> Request:
     """The request for a resolved task and base model; its base score is looked up in the database.
 
+    Args:
+        paths: Of the results folder.
+        task: That advice is asked for.
+        base: The base model to be tuned.
+        **limits: Further fields of `Request`.
+
     Raises:
         StorageError: When there is no database.
     """
@@ -131,6 +137,11 @@ def request_for(paths: Paths, task: Task, base: BaseModel, **limits: Any) -> Req
 
 def recorded_base(paths: Paths, task: Task, base: BaseModel) -> float | None:
     """The base's validation score on this very task, on the most items; None where its file or data were others.
+
+    Args:
+        paths: Of the results folder.
+        task: Whose fingerprint the trial must have.
+        base: Whose revision it must have.
 
     Raises:
         StorageError: When there is no database.
@@ -157,6 +168,10 @@ def most_evidence(paths: Paths) -> str | None:
 
 def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
     """Rank pipelines for a task that may be in no study, or say what evidence is missing.
+
+    Args:
+        paths: Of the results folder; its backtest is read, or run where the evidence changed.
+        request: What is asked.
 
     Raises:
         StorageError: When there is no database.
@@ -215,6 +230,7 @@ def _ranked(
     best: dict[str, Recommendation] = {}
     for index in sorted(range(len(offered)), key=lambda index: merit[index], reverse=True):
         family, candidate = offered[index]
+        # One pipeline per family: three learning rates of one method are no choice.
         if family not in best and _within(expected, index, request) and len(best) < request.top:
             place = (len(best) + 1, family)
             best[family] = _recommendation(seen, request, outlook, candidate, _at(expected, index), place)
@@ -243,11 +259,13 @@ def _recommendation(
     expected: Mapping[str, Estimate],
     place: tuple[int, str],
 ) -> Recommendation:
+    # Surrogates learn gain as a share of the room, which compares across tasks; readers want score units.
     gain = _scaled(expected["gain"], room(candidate.base_score or 0.0, request.higher_is_better))
     score = None if request.base_score is None else _score(request.base_score, gain, request.higher_is_better)
     row = outlook.encoder.transform([describe(candidate)])[0]
     distances = outlook.encoder.distances(outlook.rows, row)
     order = [int(i) for i in np.argsort(-distances, kind="stable") if seen[i].candidate.fidelity == 1]
+    # Seeds of one pipeline are one piece of evidence: the farthest come first, so the nearest of them stays.
     nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in order}
     near = tuple(sorted(nearest.values(), key=lambda evidence: (evidence.distance, evidence.key))[:3])
     rank, family = place

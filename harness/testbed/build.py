@@ -51,7 +51,13 @@ def corpus_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(folder: Path, size: ModelSize, tokens: int) -> None:
-    """Pretrain one model on one thread and save it, its tokenizer and its held-out curve."""
+    """Pretrain one model on one thread and save it, its tokenizer and its held-out curve.
+
+    Args:
+        folder: Where it is saved.
+        size: Its shape and precision.
+        tokens: Training tokens; what is left over from whole rows is not used.
+    """
     import torch
 
     from harness.testbed import pretrain

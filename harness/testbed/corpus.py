@@ -25,7 +25,12 @@ _TEXTS: dict[str, Callable[[Random], str]] = {
 
 
 def documents(role: str, index: int = 0) -> Iterator[str]:
-    """Yield the endless document stream that belongs to `role` and `index`."""
+    """Yield an endless stream of documents.
+
+    Args:
+        role: What the stream is for, such as `train` or `tokenizer`; every role has documents of its own.
+        index: Tells streams of one role apart.
+    """
     rng = rng_for("corpus", role, index)
     names, weights = list(SHARES), list(SHARES.values())
     while True:
@@ -33,12 +38,18 @@ def documents(role: str, index: int = 0) -> Iterator[str]:
 
 
 def document(rng: Random, skill: str) -> str:
-    """Write one training document of a skill; held-out prompts and stories are drawn again."""
+    """Write one training document of a skill; held-out prompts and stories are drawn again.
+
+    Args:
+        rng: Gives every random choice.
+        skill: A key of `SHARES`.
+    """
     while True:
         if skill in skills.ITEMS:
             prompt, answer = skills.ITEMS[skill](rng)
             text = prompt + answer
         else:
             prompt = text = _TEXTS[skill](rng)
+        # Facts hold out phrasings, not prompts: see `skills.facts_text`.
         if skill == "facts" or split_of(prompt) == "train":
             return text

@@ -14,7 +14,12 @@ ASKED = ("facts", "addition", "copy", "reverse")
 
 
 def skill_rows(skill: str, split: str) -> list[Row]:
-    """Return the held-out items of a pretrained skill, with distinct prompts."""
+    """Return the held-out items of a pretrained skill, with distinct prompts.
+
+    Args:
+        skill: One of `ASKED`.
+        split: `validation` or `test`.
+    """
     if skill == "facts":
         items = skills.fact_items()
         rng_for("facts", "order").shuffle(items)
@@ -22,6 +27,7 @@ def skill_rows(skill: str, split: str) -> list[Row]:
         chosen = items[:first] if split == "validation" else items[first : first + SPLIT_SIZES["test"]]
         return [{"prompt": prompt, "answer": answer} for prompt, answer in chosen]
     rng = rng_for(skill, split)
+    # A skill has fewer short items than the split wants, so the same prompt is drawn several times.
     rows: dict[str, Row] = {}
     while len(rows) < SPLIT_SIZES[split]:
         prompt, answer = skills.held_out_item(skill, rng)
@@ -54,4 +60,5 @@ def write_data(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in all_rows().items():
         lines = (json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
+        # Bytes, since text mode would write other line ends on Windows and change the files' fingerprints.
         (folder / name).write_bytes("".join(lines).encode())

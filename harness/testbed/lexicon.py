@@ -107,13 +107,26 @@ def facts_about(person: str) -> tuple[Fact, ...]:
 
 
 def held_out_phrasings(fact: Fact, count: int) -> tuple[int, ...]:
-    """Return which phrasings of a fact are never shown, only asked: `count` indices, different for each fact."""
+    """Return which phrasings of a fact are never shown, only asked.
+
+    Args:
+        fact: The choice depends on its subject and attribute.
+        count: How many.
+
+    Returns:
+        Indices into `PHRASINGS` of the attribute, different for each fact.
+    """
     indices = range(len(PHRASINGS[fact.attribute]))
     return tuple(rng_for(f"{fact.subject} {fact.attribute}", "held-out phrasing").sample(indices, count))
 
 
 def phrase(fact: Fact, index: int) -> str:
-    """Say a fact in its `index`-th phrasing."""
+    """Say a fact in one of its phrasings.
+
+    Args:
+        fact: What is said.
+        index: Into `PHRASINGS` of its attribute.
+    """
     return PHRASINGS[fact.attribute][index].format(s=fact.subject, v=fact.value)
 
 

@@ -41,6 +41,11 @@ def packed_rows(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str], co
     A document goes to the first open row with room for it. Every other row starts with EOS, because lm-eval scores
     prompts without it and rolling log-likelihoods with it.
 
+    Args:
+        tokenizer: Its EOS ends documents, its padding fills rows.
+        documents: Enough of them; longer ones are cut to a row.
+        count: Rows wanted.
+
     Returns:
         Token ids, shape `(count, CONTEXT)`.
     """
@@ -63,7 +68,13 @@ def packed_rows(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str], co
 
 
 def new_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Create an untrained model, initialised from its name."""
+    """Create an untrained model, initialised from its name.
+
+    Args:
+        size: Its shape.
+        tokenizer: Gives the ids of BOS, EOS and padding.
+    """
+    # transformers initialises from the global generator; its seed must have 32 bits
     set_seed(hash_int(f"{size.name}:initialisation:0") % 2**32)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -81,23 +92,42 @@ def new_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
 
 
 def token_loss(model: LlamaForCausalLM, rows: Rows) -> torch.Tensor:
-    """Return the mean next-token loss in nats over the tokens that are not padding."""
+    """Return the mean next-token loss in nats over the tokens that are not padding.
+
+    Args:
+        model: In training or evaluation mode.
+        rows: Token ids, shape (rows, CONTEXT).
+
+    Returns:
+        A scalar tensor with its graph.
+    """
     ids = torch.from_numpy(rows.astype(np.int64))
     labels = ids.masked_fill(ids == model.config.pad_token_id, -100)
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    # In bfloat16 a sum over the vocabulary would lose the small terms.
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten())
 
 
 @torch.no_grad()
 def held_out_loss(model: LlamaForCausalLM, rows: Rows) -> float:
-    """Return the loss on held-out rows, averaged over batches of equal size."""
+    """Return the loss on held-out rows in nats per token, averaged over batches of equal size.
+
+    Args:
+        model: Left in evaluation mode.
+        rows: Token ids, shape (rows, CONTEXT).
+    """
     model.eval()
     batches = np.array_split(rows, max(1, len(rows) // 64))
     return float(np.mean([token_loss(model, batch).item() for batch in batches]))
 
 
 def learning_rate_at(step: int, steps: int) -> float:
-    """Return the share of the peak learning rate at `step`: linear warm-up, then a cosine down to a tenth."""
+    """Return the share of the peak learning rate: linear warm-up, then a cosine down to a tenth.
+
+    Args:
+        step: Optimiser step, counting from 0.
+        steps: Of the whole training.
+    """
     warmup = max(1, round(WARMUP_SHARE * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -128,6 +158,7 @@ def pretrain(model: LlamaForCausalLM, size: ModelSize, rows: Rows, held_out: Row
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        # Measuring takes as long as several steps, so at most twenty points.
         if (step + 1) % max(50, steps // 20) == 0 or step + 1 == steps:
             curve.append(CurvePoint((step + 1) * BATCH_ROWS * CONTEXT, held_out_loss(model, held_out)))
             LOG.info("%s tokens: held-out loss %.4f", f"{curve[-1].tokens:,}", curve[-1].loss)
@@ -135,7 +166,15 @@ def pretrain(model: LlamaForCausalLM, size: ModelSize, rows: Rows, held_out: Row
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Store the weights in float16, marked to be loaded in float32, with the tokenizer beside them."""
+    """Store the weights in float16, marked to be loaded in float32, with the tokenizer beside them.
+
+    Half the size matters for a package that ships the models; a processor computes in float32.
+
+    Args:
+        model: Its weights are rounded in place.
+        tokenizer: Saved with it.
+        folder: Made if it is missing.
+    """
     model.half().save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2) + "\n")

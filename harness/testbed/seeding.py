@@ -6,11 +6,18 @@ import random
 
 def hash_int(text: str) -> int:
     """Return a 64-bit integer that depends on `text` alone, on every machine and Python version."""
+    # Python's own `hash` of a text differs from process to process.
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def rng_for(name: str, role: str, index: int = 0) -> random.Random:
-    """Return the generator belonging to `name:role:index`."""
+    """Return the generator that belongs to `name:role:index`.
+
+    Args:
+        name: Of what is drawn, such as a skill.
+        role: What the draws are for, such as a split.
+        index: Tells generators of one name and role apart.
+    """
     return random.Random(hash_int(f"{name}:{role}:{index}"))
 
 

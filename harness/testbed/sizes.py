@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSize:
     """A Llama's shape and its pretraining budget.
 
@@ -24,8 +24,33 @@ class ModelSize:
 SIZES = {
     size.name: size
     for size in (
-        ModelSize("tiny-0.3m", 64, 192, 4, 4, 9_000_000, 4e-3),
-        ModelSize("tiny-1m", 128, 384, 4, 4, 16_000_000, 2e-3),
-        ModelSize("tiny-4m", 256, 640, 5, 8, 9_000_000, 1e-3, bf16=True),
+        ModelSize(
+            name="tiny-0.3m",
+            hidden=64,
+            intermediate=192,
+            layers=4,
+            heads=4,
+            tokens=9_000_000,
+            learning_rate=4e-3,
+        ),
+        ModelSize(
+            name="tiny-1m",
+            hidden=128,
+            intermediate=384,
+            layers=4,
+            heads=4,
+            tokens=16_000_000,
+            learning_rate=2e-3,
+        ),
+        ModelSize(
+            name="tiny-4m",
+            hidden=256,
+            intermediate=640,
+            layers=5,
+            heads=8,
+            tokens=9_000_000,
+            learning_rate=1e-3,
+            bf16=True,
+        ),
     )
 }

@@ -18,7 +18,15 @@ Item = tuple[str, str]  # a prompt and what follows it directly, the closing ful
 
 
 def letters(rng: Random, shortest: int, longest: int, stop: float, alphabet: str = ALPHABET) -> list[str]:
-    """Draw letters; the length has a geometric tail that ends with probability `stop` at each step."""
+    """Draw letters, with replacement.
+
+    Args:
+        rng: Gives every random choice.
+        shortest: Least number of letters.
+        longest: Greatest number of letters.
+        stop: Chance to stop after each letter beyond the shortest: lengths have a geometric tail.
+        alphabet: Letters to draw from.
+    """
     length = shortest
     while length < longest and rng.random() > stop:
         length += 1
@@ -26,13 +34,23 @@ def letters(rng: Random, shortest: int, longest: int, stop: float, alphabet: str
 
 
 def copy_item(rng: Random, alphabet: str = ALPHABET) -> Item:
-    """Repeat 3 to 20 letters."""
+    """Repeat 3 to 20 letters.
+
+    Args:
+        rng: Gives every random choice.
+        alphabet: Letters to draw from.
+    """
     text = " ".join(letters(rng, 3, 20, 0.12, alphabet))
     return f"Copy {text} :", f" {text}."
 
 
 def reverse_item(rng: Random, alphabet: str = ALPHABET) -> Item:
-    """Say 2 to 14 letters backwards."""
+    """Say 2 to 14 letters backwards.
+
+    Args:
+        rng: Gives every random choice.
+        alphabet: Letters to draw from.
+    """
     text = letters(rng, 2, 14, 0.18, alphabet)
     return f"Reverse {' '.join(text)} :", f" {' '.join(reversed(text))}."
 
@@ -82,6 +100,10 @@ def held_out_item(skill: str, rng: Random) -> Item:
     """Draw an item to be asked: of the letter skills, half repeat two or three letters, which the corpus rarely does.
 
     Long lists of distinct letters are all but solved after pretraining; repetitive ones leave room to get better.
+
+    Args:
+        skill: A key of `ITEMS`.
+        rng: Gives every random choice.
     """
     if skill in ("copy", "reverse") and rng.random() < 0.5:
         alphabet = "".join(rng.sample(ALPHABET, rng.choice([2, 3])))
@@ -121,7 +143,7 @@ def story_text(rng: Random) -> str:
         f"The {animal} said that the {thing} was under the {rng.choice(lexicon.OBJECTS)}.",
         f'"Why are you so {mood}?" asked {name}.',
     ]
-    kept = [line for index, line in enumerate(middle) if index == 0 or rng.random() < 0.6]
+    told = [line for index, line in enumerate(middle) if index == 0 or rng.random() < 0.6]
     ending = rng.choice(
         [
             f"In the end {name} took the {thing} and left the {place}.",
@@ -129,4 +151,4 @@ def story_text(rng: Random) -> str:
             f"That night {name} dreamed of the {animal} in the {place}.",
         ]
     )
-    return " ".join([opening, *kept, ending])
+    return " ".join([opening, *told, ending])

@@ -41,8 +41,18 @@ class Surrogate(Plugin, ABC):
 
     @abstractmethod
     def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """Learn from features of shape (n, columns) and targets of shape (n,), n >= 1."""
+        """Learn.
+
+        Args:
+            x: Features, shape (n, columns), n >= 1.
+            y: Targets, shape (n,).
+        """
 
     @abstractmethod
     def predict(self, x: NDArray[np.float64], coverage: float) -> Prediction:
-        """Mean and central interval of that coverage for features of shape (m, columns), as far as the model knows."""
+        """Mean and central interval, as far as the model knows.
+
+        Args:
+            x: Features of candidates, shape (m, columns).
+            coverage: Of the interval, in (0, 1).
+        """

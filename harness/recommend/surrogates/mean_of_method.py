@@ -26,6 +26,7 @@ class MeanOfMethod(Surrogate):
         self._seen: dict[bytes, list[float]] = {}
         self._all = y
         for row, target in zip(x[:, self._choices], y, strict=True):
+            # Rows of zeros and ones: equal bytes are equal choices.
             self._seen.setdefault(row.tobytes(), []).append(float(target))
 
     def predict(self, x: NDArray[np.float64], coverage: float) -> Prediction:

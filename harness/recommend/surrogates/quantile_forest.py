@@ -25,11 +25,13 @@ class QuantileForest(Surrogate):
         from sklearn import config_context
         from sklearn.tree import ExtraTreeRegressor
 
-        # trees one by one: for some tens of rows ExtraTreesRegressor spends three quarters of its time on cloning
+        # Trees are grown one by one: for some tens of rows ExtraTreesRegressor spends three quarters of its time on
+        # cloning them. Leaves of one row overfit, but with fewer than 20 rows larger ones leave no structure.
         rows, leaf, random = np.asarray(x, dtype=np.float32), 1 if len(y) < 20 else 2, np.random.RandomState(self.seed)
         tree = ExtraTreeRegressor(min_samples_leaf=leaf, max_features=0.5, random_state=random)
         with config_context(skip_parameter_validation=True):
             self._trees = [tree.fit(rows, y, check_input=False).tree_ for _ in range(TREES)]
+        # Sorted once, so that a quantile is the first target whose cumulated weight reaches the level.
         order = y.argsort(kind="stable")
         self._sorted, self._leaves = y[order], [tree.apply(rows)[order] for tree in self._trees]
 
@@ -45,10 +47,9 @@ class QuantileForest(Surrogate):
         cumulative = np.cumsum(weights / TREES, axis=1)
 
         def quantile(level: float) -> NDArray[np.float64]:
-            found: NDArray[np.float64] = self._sorted[
-                np.minimum((cumulative < level - 1e-9).sum(axis=1), len(self._sorted) - 1)
-            ]
-            return found
+            index = np.minimum((cumulative < level - 1e-9).sum(axis=1), len(self._sorted) - 1)
+            targets: NDArray[np.float64] = self._sorted[index]
+            return targets
 
         mean = weights @ self._sorted / TREES
         return Prediction(mean, quantile((1 - coverage) / 2), quantile((1 + coverage) / 2))
