@@ -43,6 +43,10 @@ class Option:
     def parse(self, key: str, value: str) -> int | float | str:
         """The value as the option's type.
 
+        Args:
+            key: Name of the option, for the message of an error.
+            value: What the user set, as text.
+
         Raises:
             UsageError: When it is not a number where one is needed, or too small.
         """
@@ -65,7 +69,7 @@ class Option:
 COMMON: Mapping[str, Option] = {
     "workers": Option(int, "packs that run at a time"),
     "threads": Option(int, "CPU threads of each worker", 1),
-    "pack": Option(int, "trials that go to a worker at once, and train together where they can; at most", LARGEST),
+    "pack": Option(int, "most trials that go to a worker at once; they train together where they can", LARGEST),
     # Resolving a study's names takes the next phase's driver seconds, on a busy machine tens of them.
     "idle_s": Option(float, "seconds that a worker waits after a phase for the next one to find it warm", 60.0),
     "time_limit_min": Option(float, "minutes after which a trial ends as timed out"),
