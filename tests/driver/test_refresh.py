@@ -3,13 +3,15 @@
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness import __version__, plugins
 from harness.driver.known_records import doubtful
-from harness.plugins import code_hash, use_project
+from harness.plugins import code_hash, names, use_project
 from harness.records.trial import ModelRef, Pipeline, Provenance, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus
+from harness.trial.provenance import plugin_code
 from tests.driver import standin
 
 CONFIG = TrialConfig(
@@ -58,6 +60,15 @@ def test_a_record_of_other_versions_is_made_anew():
 def test_a_record_of_other_plugin_code_is_made_anew(recorded, again):
     made = record()
     assert doubtful(replace(made, provenance=replace(made.provenance, plugins=recorded))) is again
+
+
+def test_a_record_names_the_code_of_the_choices_that_trained_it_and_of_its_metric():
+    choices = {"methods/lora", "objectives/sft", "retention/none", "curation/as_is"}
+    assert set(plugin_code(CONFIG, ())) == choices
+    assert plugin_code(CONFIG, ())["methods/lora"] == code_hash("methods", "lora")
+    assert set(plugin_code(replace(CONFIG, steps=0), ())) == {"methods/lora"}
+    own = [SimpleNamespace(metric=name) for name in ("acc", names("metrics")[0])]
+    assert set(plugin_code(CONFIG, own)) == choices | {f"metrics/{names('metrics')[0]}"}
 
 
 @pytest.fixture
