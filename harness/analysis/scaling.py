@@ -137,11 +137,20 @@ def _best(
 ) -> NDArray[np.float64]:
     from scipy.optimize import least_squares
 
-    def solve(start: NDArray[np.float64]) -> Any:
-        options: dict[str, Any] = {"loss": "huber", "f_scale": HUBER, "max_nfev": 200, "bounds": (FLOOR, CEILING)}
-        return least_squares(_residuals, start, args=(law, x, y), x_scale="jac", **options)
-
-    solution: NDArray[np.float64] = min(map(solve, starts), key=lambda result: float(result.cost)).x
+    results = [
+        least_squares(
+            _residuals,
+            start,
+            args=(law, x, y),
+            bounds=(FLOOR, CEILING),
+            x_scale="jac",
+            loss="huber",
+            f_scale=HUBER,
+            max_nfev=200,
+        )
+        for start in starts
+    ]
+    solution: NDArray[np.float64] = min(results, key=lambda result: float(result.cost)).x
     return solution
 
 

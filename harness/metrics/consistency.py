@@ -25,7 +25,15 @@ class Consistency(Measure):
     settings = {"group": "", "compare": "equal"}
 
     def check(self, settings: Settings, where: str) -> None:
-        """Ask for a column that exists in name, and a known comparison."""
+        """Ask for a named column and a known comparison.
+
+        Args:
+            settings: Of the entry, with defaults filled in.
+            where: Task file and metric, for the error message.
+
+        Raises:
+            SpecError: When they are not what was asked for.
+        """
         super().check(settings, where)
         if not settings["group"]:
             raise SpecError(f"{where} must have a group, but has none: name the column that wordings share")

@@ -25,7 +25,15 @@ class PassAtK(Measure):
     settings = {"k": 1, "program": "", "timeout_s": 5.0, "memory_mb": 512}
 
     def check(self, settings: Settings, where: str) -> None:
-        """Ask for a program with the completion in it, and for numbers above 0."""
+        """Ask for a program with the completion in it, and for numbers above 0.
+
+        Args:
+            settings: Of the entry, with defaults filled in.
+            where: Task file and metric, for the error message.
+
+        Raises:
+            SpecError: When they are not what was asked for.
+        """
         super().check(settings, where)
         if "completion" not in str(settings["program"]):
             raise SpecError(

@@ -50,7 +50,15 @@ class RequirementsFollowed(Measure):
     settings = {"rules": (), "column": ""}
 
     def check(self, settings: Settings, where: str) -> None:
-        """Ask for rules, all of them known."""
+        """Ask for rules, all of them known.
+
+        Args:
+            settings: Of the entry, with defaults filled in.
+            where: Task file and metric, for the error message.
+
+        Raises:
+            SpecError: When they are not what was asked for.
+        """
         super().check(settings, where)
         if not settings["rules"] and not settings["column"]:
             raise SpecError(f"{where} must have rules, but names none: give rules or column")

@@ -290,7 +290,12 @@ def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
 
 
 def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Facts]:
-    """Facts of tasks or base models by name, from all studies; a damaged file is left out."""
+    """Facts by name, from all studies; a damaged file is left out, since facts only sharpen a prediction.
+
+    Args:
+        paths: Of the results folder.
+        kind: Whether of tasks or of base models.
+    """
     facts: dict[str, Facts] = {}
     for study in paths.studies():
         try:

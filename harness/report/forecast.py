@@ -54,5 +54,6 @@ def _full_trials(study: StudyData, family: str) -> list[TrialRow]:
 
 
 def _compared(forecast: float, taken: float | None) -> tuple[str | None, str | None, str | None]:
+    # A forecast of zero seconds is one of nothing to run, and a ratio to it says nothing.
     ratio = None if taken is None or not forecast else f"{taken / forecast:.2f}"
     return words.seconds(forecast), words.seconds(taken), ratio

@@ -52,6 +52,7 @@ def to_yaml(contender: Contender, base_model: str) -> str:
     stages = [_stage(stage, alone=len(contender.stages) == 1) for stage in contender.stages]
     family = stages[0] if len(stages) == 1 else {"stages": stages}
     content = {"base_models": [base_model], "families": {contender.family: family}}
+    # Keys keep their order: a reader expects the method first.
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

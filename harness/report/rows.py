@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from math import fsum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from harness.database.rows import stages_of
 from harness.records.study_trials import Role
@@ -90,27 +90,28 @@ class TrialRow(MemberRow):
     @property
     def searched(self) -> Mapping[str, Scalar]:
         """The searched parameters by name."""
-        return _object(self.searched_json)
+        return dict(json.loads(self.searched_json or "{}"))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Its pipeline."""
+        # Parsed when asked for: a report shows the stages of a few trials of thousands.
         return stages_of(self.stages_json or "[]")
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """Wall seconds by phase of the trial."""
-        return _object(self.seconds_json)
+        return dict(json.loads(self.seconds_json or "{}"))
 
     @property
     def versions(self) -> Mapping[str, str]:
         """Versions of libraries by name."""
-        return _object(self.versions_json)
+        return dict(json.loads(self.versions_json or "{}"))
 
     @property
     def plugins(self) -> Mapping[str, str]:
         """Hashes of the code of plug-ins by folder and name, for example `methods/lora`."""
-        return _object(self.plugins_json)
+        return dict(json.loads(self.plugins_json or "{}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,7 @@ WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.r
 
 def each_once(rows: Iterable[MemberOrTrial]) -> list[MemberOrTrial]:
     """The first row of every key: a study may have one trial as several members."""
+    # A study may have a trial as several members, but it ran once.
     first: dict[str, MemberOrTrial] = {}
     for row in rows:
         first.setdefault(row.key, row)
@@ -231,6 +233,7 @@ def each_once(rows: Iterable[MemberOrTrial]) -> list[MemberOrTrial]:
 
 def total(values: Iterable[float | None]) -> float:
     """The sum of what is known; 0 for nothing."""
+    # Summed exactly, so that the order of rows cannot change a rounded digit.
     return fsum(value for value in values if value is not None)
 
 
@@ -238,8 +241,3 @@ def known_total(values: Iterable[float | None]) -> float | None:
     """The sum of what is known, or None where nothing is: an unknown cost is not zero."""
     numbers = [value for value in values if value is not None]
     return fsum(numbers) if numbers else None
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(text or "{}")
-    return content

@@ -70,7 +70,7 @@ def learning_rates(trial: TrialRow) -> dict[str, float]:
     return {
         _stage(name): float(value)
         for name, value in trial.searched.items()
-        if name.split(".")[-1] == "learning_rate" and float(value) > 0
+        if name.split(".")[-1] == "learning_rate" and float(value) > 0  # the axis is logarithmic
     }
 
 

@@ -131,6 +131,7 @@ def number(value: float | None, digits: int = 3) -> str | None:
     # Beyond 1e15 a float no longer holds every whole number, so its last digits would be invented.
     if float(value).is_integer() and abs(value) < 1e15:
         return minus(f"{value:,.0f}")
+    # Significant digits rather than decimals: 0.000123 must not read as 0.000.
     return minus(f"{value:.{digits}g}")
 
 

@@ -21,7 +21,12 @@ class MeanOfMethod(Surrogate):
     baseline = True
 
     def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """Group the targets by choices."""
+        """Group the targets by choices.
+
+        Args:
+            x: Features, shape (n, columns).
+            y: Targets, shape (n,).
+        """
         self._choices = [index for index, column in enumerate(self.columns) if CHOICE.match(column)]
         self._seen: dict[bytes, list[float]] = {}
         self._all = y
@@ -30,7 +35,12 @@ class MeanOfMethod(Surrogate):
             self._seen.setdefault(row.tobytes(), []).append(float(target))
 
     def predict(self, x: NDArray[np.float64], coverage: float) -> Prediction:
-        """The same for every candidate with the same choices."""
+        """The same for every candidate with the same choices.
+
+        Args:
+            x: Features, shape (m, columns).
+            coverage: Of the interval, in (0, 1).
+        """
         import numpy as np
 
         ends = [(1 - coverage) / 2, (1 + coverage) / 2]

@@ -20,7 +20,12 @@ class QuantileForest(Surrogate):
     paper = "Meinshausen 2006, JMLR 7:983-999; Geurts, Ernst and Wehenkel 2006, Machine Learning 63:3-42"
 
     def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """Grow the trees on everything, without bootstrap."""
+        """Grow the trees on everything, without bootstrap.
+
+        Args:
+            x: Features, shape (n, columns).
+            y: Targets, shape (n,).
+        """
         import numpy as np
         from sklearn import config_context
         from sklearn.tree import ExtraTreeRegressor
@@ -36,7 +41,12 @@ class QuantileForest(Surrogate):
         self._sorted, self._leaves = y[order], [tree.apply(rows)[order] for tree in self._trees]
 
     def predict(self, x: NDArray[np.float64], coverage: float) -> Prediction:
-        """Weighted mean and quantiles of the targets seen, equation (6) of Meinshausen."""
+        """Weighted mean and quantiles of the targets seen, equation (6) of Meinshausen.
+
+        Args:
+            x: Features, shape (m, columns).
+            coverage: Of the interval, in (0, 1).
+        """
         import numpy as np
 
         weights = np.zeros((len(x), len(self._sorted)))

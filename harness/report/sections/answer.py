@@ -106,6 +106,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
 def _doubt(best: Contender) -> Html:
     """A warning where the interval of the gain reaches zero."""
     gain = best.gain
+    # Where the mean itself is not positive the card says "keep the base model" already.
     if gain is None or gain.low is None or gain.high is None or gain.low > 0 or gain.mean <= 0:
         return Html("")
     return paragraph(
@@ -183,6 +184,7 @@ def _verdict(comparison: Comparison) -> Html:
 
 
 def _less(value: float | None, other: float | None) -> bool:
+    # A few per cent less is no reason to prefer one.
     return value is not None and other is not None and value < 0.95 * other
 
 

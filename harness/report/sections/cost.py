@@ -52,6 +52,7 @@ def _notes(study: StudyData) -> Html:
         notes.append(
             "Where trials did something together, each counts its share of the time, so that the sum is what was spent."
         )
+    # A clock that was set back may give an attempt negative seconds.
     if lost := [seconds for seconds in study.lost.values() if seconds > 0]:
         notes.append(
             "Lost time is that of attempts whose worker or machine ended before it wrote a record: here "

@@ -48,6 +48,7 @@ class Failures(Section):
 def _table(study: StudyData) -> Html:
     rows = []
     groups = grouped(study.failed, lambda trial: (trial.status or "", trial.reason or "", trial.family))
+    # Ties go by name, so that the same study gives the same page.
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     for (status, reason, family), trials in ordered[:SHOWN]:
         rows.append(

@@ -96,8 +96,10 @@ def _panel(axes: Axes, arena: Arena, lines: Curves) -> None:
     axes.set_title(short(arena.name, 30))
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel(f"{arena.unit.metric.replace('_', ' ')} ({arena.unit.name})")
+    # There is no half step.
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles, labels = axes.get_legend_handles_labels()
+    # Drawn last is best, but a legend is read from the top.
     axes.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=1)
 
 

@@ -93,6 +93,7 @@ def _paint(fig: Figure, dots: Mapping[str, Sequence[float]], means: Mapping[str,
     for row, chooser in enumerate(dots):
         axes.plot([means[chooser]], [row], "o", color=ACCENT if chooser == used else MUTED, markersize=7, zorder=4)
     rows_axis(axes, [_name(chooser) for chooser in dots])
+    # Regret starts at 0, and an axis that does not would make small differences look large.
     axes.set_xlim(left=min(0.0, *axes.get_xlim()))
 
 

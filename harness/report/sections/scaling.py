@@ -92,6 +92,7 @@ def _means(scores: Sequence[ScoreRow], parameters: Mapping[str, int]) -> _Means:
     base: dict[int, float] = {}
     for score in scores:
         if score.base_value is not None:
+            # Seeds share the base model and so its score.
             base.setdefault(parameters[score.base_model], score.base_value)
     return _Means(
         task=scores[0].task,
@@ -152,6 +153,7 @@ def _paint(fig: Figure, means: _Means, losses: Mapping[str, Line]) -> None:
     left.set_xlabel("parameters of the base model (log scale)")
     left.set_ylabel(f"{means.unit.metric.replace('_', ' ')} on the test split ({means.unit.name})")
     left.legend(fontsize=8)
+    # Records of runs that were too short for a loss have none.
     if not losses:
         right.set_visible(False)
         return

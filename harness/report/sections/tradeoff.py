@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Point:
     contender: Contender
     gain: float
@@ -59,7 +59,13 @@ def _points(comparison: Comparison) -> list[_Point]:
     ]
     costs = [(-gain, *(value for value in (lost, seconds) if value is not None)) for _, gain, lost, seconds in raw]
     return [
-        _Point(contender, gain, lost, seconds, not any(_dominates(other, cost) for other in costs))
+        _Point(
+            contender=contender,
+            gain=gain,
+            lost=lost,
+            seconds=seconds,
+            best=not any(_dominates(other, cost) for other in costs),
+        )
         for (contender, gain, lost, seconds), cost in zip(raw, costs, strict=True)
     ]
 
@@ -142,6 +148,7 @@ def _mark(
 def _name_frontier(axes: Axes, points: list[tuple[float, float, str]]) -> None:
     """Names beside the frontier's marks, left out where they would lie on another name; the legend has them all."""
     axes.get_xlim(), axes.get_ylim()  # settles the limits, which transData takes as they are
+    # Distances are in pixels of the drawing: whether two names overlap does not depend on the axes' units.
     taken: list[tuple[float, float]] = []
     for x, y, label in points:
         place = tuple(axes.transData.transform((x, y)))

@@ -140,6 +140,7 @@ def _way(rows: Sequence[PathRow], finals: Finals, skills: Sequence[str]) -> _Way
     if len(base) < max(1, len(skills)):
         return None
     walked = [_place(weight, own, base) for weight, own in grouped(rows, lambda row: row.tuned_weight).items()]
+    # A trial that is several members has its scores several times.
     final: dict[str, ScoreRow] = {}
     for score in finals.get((first.key, first.family), ()):
         final.setdefault(score.scored, score)
@@ -175,6 +176,7 @@ def _paint(fig: Figure, panels: list[_Panel], colors: dict[str, str], rows: int)
     from matplotlib.lines import Line2D
 
     grid = fig.subplots(rows, min(_COLUMNS, len(panels)), squeeze=False)
+    # The last row of the grid may have more places than panels.
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid.flat, panels, strict=False):
