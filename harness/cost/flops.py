@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """What a model's FLOPs depend on."""
 
@@ -19,12 +20,13 @@ class Size:
     """Parameters that multiply activations: all but the input embeddings, unless they are the output layer too."""
     layers: int = 0
     hidden: int = 0
-    trainable_bytes: int = field(default=0)
+    trainable_bytes: int = 0
     """Bytes of the parameters that move, which is what must be kept of a tuned model beside its base."""
 
 
 def model_size(model: PreTrainedModel) -> Size:
     """Count a model's parameters; quantised weights count as the numbers that they stand for."""
+    # By identity: tied weights are one parameter under two names.
     counts = {id(p): _numel(p) for p in model.parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -41,19 +43,25 @@ def model_size(model: PreTrainedModel) -> Size:
     )
 
 
-def _numel(parameter: Any) -> int:
+def _numel(parameter: Parameter) -> int:
+    # bitsandbytes packs two numbers of four bits into a byte; the state holds the shape that they stand for.
     state = getattr(parameter, "quant_state", None)
     return int(state.shape.numel()) if state is not None else int(parameter.numel())
 
 
 def training_flops(size: Size, tokens: int, squared_lengths: int) -> float:
-    """FLOPs of training on `tokens` tokens (multiply and add count as two).
+    """FLOPs of training; a multiplication and an addition count as two.
 
     Forward: 2 per matmul parameter and token, plus attention, 2 x layers x hidden per query and key pair (half the
     square of the length in a causal model; two products, two FLOPs each). Backward through the activations: the same
     again. Weight gradients: 2 per *trainable* parameter and token. With all parameters trainable this is the 6N per
     token of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) with the attention term of PaLM (Chowdhery et al. 2022,
     arXiv 2204.02311, appendix B), halved for causality. Recomputation and the optimiser are not counted.
+
+    Args:
+        size: Of the model.
+        tokens: That were trained on, without padding.
+        squared_lengths: Sum over sequences of their length squared.
     """
     forward = 2.0 * size.matmul_params * tokens + 2.0 * size.layers * size.hidden * squared_lengths
     return 2.0 * forward + 2.0 * min(size.trainable_params, size.matmul_params) * tokens

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.nn.sequences import IGNORED, TokenSequence
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 PHASES = ("load", "data", "train", "evaluate", "save")
 STATUS = Path("/proc/self/status")
@@ -57,7 +57,12 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str, share: float = 1.0) -> Iterator[None]:
-        """Charge what happens inside to `name`, or only a share of it where several trials do it together."""
+        """Charge what happens inside to a phase, or only a share of it where several trials do it together.
+
+        Args:
+            name: One of `PHASES`.
+            share: In (0, 1].
+        """
         self._switch(push=(name, share))
         try:
             yield
@@ -155,8 +160,12 @@ class Tally:
             self.squared_lengths += length * length
             self.supervised_tokens += sum(label != IGNORED for label in sequence.labels[1:])
 
-    def add(self, inputs: Mapping[str, Any]) -> None:
-        """Count a batch of tensors: every attention mask in it, and every labels tensor; or prompts and sampled answers."""
+    def add(self, inputs: Mapping[str, Tensor]) -> None:
+        """Count a batch of TRL's: every attention mask and labels tensor in it, or prompts and sampled answers.
+
+        Args:
+            inputs: Tensors by name, each of shape `(rows, tokens)`; masks are 1 where there is a token.
+        """
         if "prompt_mask" in inputs:
             answers = inputs["completion_mask"].sum(-1)
             lengths = inputs["prompt_mask"].sum(-1) + answers
@@ -208,11 +217,12 @@ def free_memory(device: str) -> int | None:
     if device == "cuda":
         import torch
 
+        # What torch has reserved and does not use, it will use before it asks the driver for more.
         free, _ = torch.cuda.mem_get_info()
         return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-    found = [_meminfo("MemAvailable"), _cgroup_room()]
-    known = [value for value in found if value is not None]
-    return min(known) if known else None
+    # In a container the machine may have more to give than the container may take.
+    limits = [limit for limit in (_meminfo("MemAvailable"), _cgroup_room()) if limit is not None]
+    return min(limits) if limits else None
 
 
 def _meminfo(name: str) -> int | None:

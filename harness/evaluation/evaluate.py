@@ -1,7 +1,7 @@
 """Scores a live model, or several side by side, on a task of lm-eval's, in this process and item by item.
 
-Requests, filters and metrics are lm-eval's; the answers come from `answers`, at once for all models. A model is scored
-as it stands, adapters included; its modules' training modes and the random state are left as they were.
+Requests, filters and metrics are lm-eval's; the responses come from `responses`, at once for all models. A model is
+scored as it stands, adapters included; its modules' training modes and the random state are left as they were.
 Beginning-of-text: prompts get what the tokenizer adds to any text, as in training; plain text is scored after one
 beginning-of-text token (end-of-text where there is none), never two. A prompt that does not fit the model's context loses
 its beginning; a long text is scored in windows of the context, each token once.
@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat, cast
 from weakref import WeakKeyDictionary
 
 from harness.evaluation.loglikelihood import StackedModels
-from harness.evaluation.responses import Responder
+from harness.evaluation.responses import Responder, Response
 from harness.files import write_atomically
 from harness.metrics.base import measure
 from harness.models.tokens import TokenCache, TokenizerFacts
@@ -32,6 +32,7 @@ from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task
 
 if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -70,10 +71,13 @@ ScoreOutcome = Evaluated | Ended
 class _Item:
     """What lm-eval's results of an item need and no model changes."""
 
-    doc: Mapping[str, Any]
+    doc: Mapping[str, object]
+    """The row of the task's data."""
     doc_hash: str
-    requests: tuple[Any, ...]
+    instances: tuple[Instance, ...]
+    """Its requests, one for each choice."""
     choices: tuple[str, ...]
+    """Of multiple choice; else empty."""
 
 
 class Evaluator:
@@ -86,7 +90,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        members: StackedModels,
+        models: StackedModels,
         tokenizer: PreTrainedTokenizerBase,
         task: Task,
         split: str,
@@ -96,7 +100,7 @@ class Evaluator:
         """Score models that compute side by side, in one pass over a split of a task.
 
         Args:
-            members: The models; PEFT models count with their active adapters.
+            models: PEFT models count with their active adapters.
             tokenizer: Theirs.
             task: What to score.
             split: `validation` or `test` (`train` works too).
@@ -113,14 +117,17 @@ class Evaluator:
         built.build_all_requests()
         comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer))
         start = time.perf_counter()
-        with scoring_mode(members.model):
-            given = self._responder.respond(members, tokenizer, built, batch_size)
+        with scoring_mode(models.model):
+            responses = self._responder.respond(models, tokenizer, built, batch_size)
+        seconds = time.perf_counter() - start
         items = self._items_of(built)
-        seconds = (time.perf_counter() - start) / (members.count * len(items))
-        outcomes = [_outcome(built, items, task, (split, comparable), responses) for responses in given]
+        outcomes = [_outcome(built, items, task, (split, comparable), own) for own in responses]
         if built.OUTPUT_TYPE != "generate_until":
             return outcomes
-        return [one if isinstance(one, Ended) else replace(one, latency_s=seconds) for one in outcomes]
+        latency_s = seconds / (models.count * len(items))
+        return [
+            outcome if isinstance(outcome, Ended) else replace(outcome, latency_s=latency_s) for outcome in outcomes
+        ]
 
     def _items_of(self, built: ConfigurableTask) -> list[_Item]:
         """A task's items in their order, each with its requests."""
@@ -132,18 +139,19 @@ class Evaluator:
 def _items(built: ConfigurableTask) -> list[_Item]:
     from lm_eval.utils import handle_non_serializable, hash_string
 
-    requests = defaultdict(list)
+    instances = defaultdict(list)
     for instance in built.instances:
-        requests[instance.doc_id].append(instance)
+        instances[instance.doc_id].append(instance)
     return [
         _Item(
-            doc,
-            hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
-            tuple(sorted(own, key=lambda instance: instance.idx)),
-            tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
+            doc=doc,
+            # The hash that lm-eval writes into its own samples, so that items can be looked up there.
+            doc_hash=hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
+            instances=tuple(sorted(own, key=lambda instance: instance.idx)),
+            choices=tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
         )
         for number, doc in built.doc_iterator()
-        if (own := requests[number])
+        if (own := instances[number])
     ]
 
 
@@ -163,26 +171,38 @@ def scoring_mode(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _outcome(
-    built: ConfigurableTask, items: Sequence[_Item], task: Task, labels: tuple[str, str], given: Sequence[Any] | None
+    built: ConfigurableTask,
+    items: Sequence[_Item],
+    task: Task,
+    labels: tuple[str, str],
+    responses: Sequence[Response] | None,
 ) -> ScoreOutcome:
-    """Score and items from one model's answers, by lm-eval's filter and metric; labels are split and comparability."""
+    """Score and items from one model's responses, by lm-eval's filter and metric.
+
+    Args:
+        built: The task as lm-eval's object.
+        items: Its items.
+        task: The task.
+        labels: Split and comparability key.
+        responses: To the task's requests, in their order; None where the model's logits were not finite.
+    """
     reason = f"the score of task {task.name} must be finite, but is not: lower the learning rate"
     diverged = Ended(TrialStatus.DIVERGED, reason)
-    if given is None:
+    if responses is None:
         return diverged
-    for instance, answer in zip(built.instances, given, strict=True):
-        instance.resps, instance.filtered_resps = answer if isinstance(answer, list) else [answer], {}
+    for instance, response in zip(built.instances, responses, strict=True):
+        instance.resps, instance.filtered_resps = response if isinstance(response, list) else [response], {}
     built.apply_filters()
-    kept = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
-    filtered = [[request.filtered_resps[kept] for request in item.requests] for item in items]
+    name = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
+    filtered = [[instance.filtered_resps[name] for instance in item.instances] for item in items]
     results = [built.process_results(dict(item.doc), own) for item, own in zip(items, filtered, strict=True)]
     metric = task.metric if task.metric in results[0] else str(next(iter(results[0])))
-    value = _aggregated(built, metric, [found[metric] for found in results])
+    value = _aggregated(built, metric, [result[metric] for result in results])
     if isinstance(value, float) and not math.isfinite(value):
         return diverged
     outcomes = tuple(
-        ItemOutcome(item.doc_hash, _item_value(metric, found[metric]), _prediction(built, item, own))
-        for item, found, own in zip(items, results, filtered, strict=True)
+        ItemOutcome(item.doc_hash, _item_value(metric, result[metric]), _prediction(built, item, own))
+        for item, result, own in zip(items, results, filtered, strict=True)
     )
     score = Score(
         task=task.name,
@@ -198,28 +218,33 @@ def _outcome(
     return Evaluated(score, outcomes)
 
 
-def _aggregated(built: ConfigurableTask, metric: str, values: list[Any]) -> Any:
+def _aggregated(built: ConfigurableTask, metric: str, values: list[object]) -> SupportsFloat:
     from lm_eval.api.metrics import mean
 
-    return built.aggregation().get(metric, mean)(values)
+    value: SupportsFloat = built.aggregation().get(metric, mean)(values)
+    return value
 
 
-def _item_value(metric: str, value: Any) -> float:
+def _item_value(metric: str, value: object) -> float:
+    """The metric of one item alone; NaN where it has none."""
     if ours := measure(metric):
         return ours.value(value)
     if metric in _PER_BYTE:
-        log_likelihood, count = value
+        log_likelihood, count = cast("tuple[float, int]", value)
         if not count:
             return math.nan
         per_unit = -log_likelihood / count * _PER_BYTE[metric]
+        # Above 709, `math.exp` raises an error instead of giving infinity.
         return per_unit if metric == "bits_per_byte" else math.exp(min(per_unit, 700.0))
-    return float(value) if isinstance(value, int | float) or getattr(value, "ndim", None) == 0 else math.nan
+    is_number = isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+    return float(cast("SupportsFloat", value)) if is_number else math.nan
 
 
-def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Any]) -> str | None:
+def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Response | str]) -> str | None:
     """The choice of the highest log-likelihood, or the generated text after the task's filter."""
     if built.OUTPUT_TYPE == "multiple_choice":
-        scores = [response[0] for response in filtered[: len(item.choices)]]
+        pairs = cast("Sequence[tuple[float, bool]]", filtered[: len(item.choices)])
+        scores = [log_likelihood for log_likelihood, _ in pairs]
         return item.choices[scores.index(max(scores))]
     return str(filtered[0]) if built.OUTPUT_TYPE == "generate_until" else None
 
@@ -259,7 +284,8 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: Tokeniz
 
 
 def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the tokenizer puts around any text, found by encoding one: tokens before and after, as JSON."""
+    """What the tokenizer puts around any text: tokens before and after, as JSON."""
+    # Tokenizers say this in many ways (post-processors, add_bos_token, templates), so one text is encoded to see.
     with_special = tokenizer.encode("a")
     plain = tokenizer.encode("a", add_special_tokens=False)
     start = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)

@@ -1,8 +1,8 @@
 """Forward passes that leave out what no score depends on.
 
-Logits come from some positions only, so the last layer's multilayer perceptron, and its attention's queries, need no
-others. Under a mask in which no token sees a later one, a block of queries needs no keys after it. `scoring` uses a
-shortcut for a kind of model once it has seen that it changes nothing.
+Logits are wanted at some positions only, so the feed-forward part of the last layer, and the queries of its attention,
+are computed at those. Under a mask in which no token sees a later one, a block of queries needs no keys after it.
+`loglikelihood` uses a pruned pass for a kind of model once it has seen that the scores stay the same.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 QUERIES = 32
 """Tokens whose attention is computed together on a CPU."""
@@ -23,36 +27,34 @@ NAME = "harness_scored"
 
 
 @dataclass(frozen=True)
-class Places:
-    """Positions with logits in a batch that has the same rows for each of several members."""
+class Positions:
+    """Positions with logits in a batch that has the same rows for each of several models."""
 
-    members: int
+    models: int
     width: int
     """Tokens of a row."""
     flat: Tensor
-    """Positions, counted through the rows of a member, ascending; shape `(places,)`."""
+    """Positions, counted through the rows of a model, ascending; shape `(positions,)`."""
 
-    def chosen(self, states: Tensor) -> Tensor:
-        """States of shape `(members * rows, tokens, size)` there: `(members, places, size)`.
-
-        Virtual tokens, where there are any, come first in a row.
-        """
+    def select(self, states: Tensor) -> Tensor:
+        """States of shape `(models * rows, tokens, size)` at the positions: `(models, positions, size)`."""
+        # Soft prompts put virtual tokens in front of a row; the row's own tokens are its last ones.
         states = states[:, -self.width :]
-        return states.reshape(self.members, -1, states.shape[-1])[:, self.flat]
+        return states.reshape(self.models, -1, states.shape[-1])[:, self.flat]
 
-    def parts(self, size: int) -> list[Places]:
+    def split(self, size: int) -> list[Positions]:
         """So many positions at a time."""
-        return [Places(self.members, self.width, flat) for flat in self.flat.split(size)]
+        return [Positions(self.models, self.width, flat) for flat in self.flat.split(size)]
 
-    def spread(self, states: Tensor, rows: int) -> Tensor:
-        """The reverse of `chosen`, with zeros elsewhere."""
-        whole = states.new_zeros(self.members, rows * self.width, states.shape[-1])
+    def scatter(self, states: Tensor, rows: int) -> Tensor:
+        """The reverse of `select`, for so many rows of a model, with zeros elsewhere."""
+        whole = states.new_zeros(self.models, rows * self.width, states.shape[-1])
         whole[:, self.flat] = states
-        return whole.view(self.members * rows, self.width, -1)
+        return whole.view(self.models * rows, self.width, -1)
 
     @cached_property
     def by_row(self) -> Tensor:
-        """Positions in each row, the last one repeated: `(rows, most)`; rows without any are not expected."""
+        """Positions in each row, the last one repeated to equal length: `(rows, most of a row)`; no row may be without."""
         import torch
 
         rows, columns = self.flat // self.width, self.flat % self.width
@@ -62,7 +64,7 @@ class Places:
         return columns[starts[:, None] + torch.minimum(index[None], counts[:, None] - 1)]
 
 
-def last_layer(model: Any) -> Any:
+def last_layer(model: PreTrainedModel) -> Module | None:
     """A model's last decoder layer, or None where it cannot be told, or where a method reads it at every position."""
     from torch.nn import ModuleList
 
@@ -74,43 +76,43 @@ def last_layer(model: Any) -> Any:
 
 
 @contextmanager
-def shortcuts(model: Any, last: Any, places: Places, masked: bool) -> Iterator[None]:
-    """Inside, what no place depends on is left out, or wrong.
+def pruned_forward(model: PreTrainedModel, last: Module | None, positions: Positions, masked: bool) -> Iterator[None]:
+    """Inside, states that no wanted position depends on are left out, or wrong.
 
     Args:
         model: A causal language model.
         last: Its last decoder layer, or None.
-        places: Where logits are wanted.
+        positions: Where logits are wanted.
         masked: Whether it is called with a mask in which no token sees a later one.
     """
     with ExitStack() as stack:
-        if (module := getattr(last, "mlp", None)) is not None:
-            stack.enter_context(_only_there(module, places))
+        if (feed_forward := getattr(last, "mlp", None)) is not None:
+            stack.enter_context(_only_at(feed_forward, positions))
         config = model.config.get_text_config()
+        # A GPU's kernels skip what is masked themselves; cutting queries into blocks would only start more of them.
         if masked and model.device.type == "cpu" and getattr(config, "_attn_implementation", None) == "sdpa":
-            own = next(
-                (getattr(last, name) for name in ("self_attn", "attn", "attention") if hasattr(last, name)), None
-            )
-            stack.enter_context(_attention(config, _in_blocks(places, own)))
+            names = ("self_attn", "attn", "attention")
+            own = next((getattr(last, name) for name in names if hasattr(last, name)), None)
+            stack.enter_context(_attention(config, _in_blocks(positions, own)))
         yield
 
 
 @contextmanager
-def _only_there(module: Any, places: Places) -> Iterator[None]:
-    """Give a module that maps each position by itself the states at some places, and zeros to who uses others."""
+def _only_at(module: Module, positions: Positions) -> Iterator[None]:
+    """Give a module that maps each position by itself the states at some positions, and zeros to who reads others."""
     rows: list[int] = []
 
-    def choose(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def select(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         rows.clear()
-        if not arguments or arguments[0].dim() != 3 or arguments[0].shape[1] != places.width:
+        if not arguments or arguments[0].dim() != 3 or arguments[0].shape[1] != positions.width:
             return None
-        rows.append(arguments[0].shape[0] // places.members)
-        return (places.chosen(arguments[0]), *arguments[1:])
+        rows.append(arguments[0].shape[0] // positions.models)
+        return (positions.select(arguments[0]), *arguments[1:])
 
-    def spread(module: Any, arguments: Any, states: Any) -> Tensor | None:
-        return places.spread(states, rows[0]) if rows else None
+    def scatter(module: Module, arguments: tuple[Tensor, ...], states: Tensor) -> Tensor | None:
+        return positions.scatter(states, rows[0]) if rows else None
 
-    hooks = module.register_forward_pre_hook(choose), module.register_forward_hook(spread)
+    hooks = module.register_forward_pre_hook(select), module.register_forward_hook(scatter)
     try:
         yield
     finally:
@@ -119,11 +121,12 @@ def _only_there(module: Any, places: Places) -> Iterator[None]:
 
 
 @contextmanager
-def _attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:
+def _attention(config: PretrainedConfig, function: Attention) -> Iterator[None]:
     """Compute attention by this function."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, function)
+    # Layers look this name up at every call, so no module has to be replaced.
     config._attn_implementation = NAME
     try:
         yield
@@ -131,27 +134,35 @@ def _attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:
         config._attn_implementation = "sdpa"
 
 
-def _in_blocks(places: Places, last: Any) -> Callable[..., Any]:
+def _in_blocks(positions: Positions, last: Module | None) -> Attention:
     """Attention like transformers' own, spared of keys after a block and, in the last layer, of queries elsewhere."""
     from transformers import AttentionInterface
 
-    kernel = AttentionInterface()["sdpa"]
+    kernel: Attention = AttentionInterface()["sdpa"]
 
     def attention(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, None]:
+        module: Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **options: object,
+    ) -> tuple[Tensor, Tensor | None]:
         size = query.shape[2]
         if attention_mask is None or key.shape[2] != size or options.get("position_bias") is not None:
-            whole: tuple[Tensor, None] = kernel(module, query, key, value, attention_mask, **options)
-            return whole
+            return kernel(module, query, key, value, attention_mask, scaling=scaling, **options)
+        # Several heads may share keys and values (grouped-query attention); torch's kernel wants as many of each.
         key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
-        compute = _at_places if module is last and size == places.width else _by_blocks
-        return compute(places, (query, key, value), attention_mask, options.get("scaling")).transpose(1, 2), None
+        compute = _at_positions if module is last and size == positions.width else _by_blocks
+        return compute(positions, (query, key, value), attention_mask, scaling).transpose(1, 2), None
 
     return attention
 
 
-def _by_blocks(places: Places, states: tuple[Tensor, Tensor, Tensor], mask: Tensor, scale: float | None) -> Tensor:
+def _by_blocks(
+    positions: Positions, states: tuple[Tensor, Tensor, Tensor], mask: Tensor, scale: float | None
+) -> Tensor:
     """Queries in blocks, each with the keys up to its end; states of shape `(rows, heads, tokens, width)`."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
@@ -166,13 +177,15 @@ def _by_blocks(places: Places, states: tuple[Tensor, Tensor, Tensor], mask: Tens
     return torch.cat(parts, dim=2)
 
 
-def _at_places(places: Places, states: tuple[Tensor, Tensor, Tensor], mask: Tensor, scale: float | None) -> Tensor:
-    """Queries at some places, zeros elsewhere."""
+def _at_positions(
+    positions: Positions, states: tuple[Tensor, Tensor, Tensor], mask: Tensor, scale: float | None
+) -> Tensor:
+    """Queries at some positions, zeros elsewhere; states of shape `(rows, heads, tokens, width)`."""
     from torch.nn.functional import scaled_dot_product_attention
 
     query, key, value = states
-    index = places.by_row.repeat(places.members, 1)[:, None, :, None]
+    index = positions.by_row.repeat(positions.models, 1)[:, None, :, None]
     at = index.expand(-1, query.shape[1], -1, query.shape[3])
     seen = mask.gather(2, index.expand(-1, mask.shape[1], -1, mask.shape[3]))
-    found = scaled_dot_product_attention(query.gather(2, at), key, value, seen, scale=scale)
-    return found.new_zeros(query.shape).scatter_(2, at, found)
+    values = scaled_dot_product_attention(query.gather(2, at), key, value, seen, scale=scale)
+    return values.new_zeros(query.shape).scatter_(2, at, values)

@@ -1,9 +1,9 @@
 """Log-likelihoods of token sequences under one model, or under several that compute side by side.
 
-Continuations of one context share a row: a tree whose branches do not see each other (a mask of four dimensions and the
-depth as position), in passes that leave out what no score depends on (`shortcuts`). A model that cannot take them scores
-one continuation per row in plain passes; which it is, is found by comparing both on the longest row. Logits are computed
-at scored positions only, a bounded number at a time.
+Continuations of one context share a row: a tree whose branches do not see each other (a mask of four dimensions, and the
+depth in the tree as position), in forward passes that leave out what no score depends on (`pruned_forward`). A model
+that cannot take them scores one continuation per row in plain passes; both are compared on the longest row to find out.
+Logits are computed at scored positions only, a bounded number at a time.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.evaluation.forward import Places, last_layer, shortcuts
-from harness.evaluation.prefix_tree import Plan, Row
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.evaluation.forward import Positions, last_layer, pruned_forward
+from harness.evaluation.prefix_tree import Ids, Row, RowPlan
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 LOGITS = 1 << 26
-"""Logits held at once, of all members together (256 MiB in float32)."""
+"""Logits held at once, of all models together (256 MiB in float32)."""
 CORE_TOKENS = 1 << 12
 """Tokens of a forward pass for each thread of a CPU; more are slower where they leave the caches."""
 TOKENS = 1 << 15
-"""Tokens of a forward pass on any device, of all members together."""
+"""Tokens of a forward pass on any device, of all models together."""
 TOLERANCE = 1e-4
 """Nats by which a log-likelihood from a tree may differ from that of a plain row, in single precision."""
 LOW_PRECISION_TOLERANCE = 0.05
 """The same for a model that does not compute in single precision."""
 
-
 ModelKind = tuple[object, ...]
-"""What decides whether a model can take a tree's mask."""
+"""What decides whether a model can take a tree's mask: its classes, its attention kernel, its adapters."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class StackedModels:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one member may have in a forward pass."""
+        """Tokens that each of them may have in a forward pass."""
         import torch
 
         most = CORE_TOKENS * torch.get_num_threads() if self.model.device.type == "cpu" else TOKENS
@@ -62,198 +64,206 @@ class StackedModels:
 
 @dataclass(frozen=True)
 class Scores:
-    """What members gave to the asks of a plan."""
+    """What models gave to the requests of a plan."""
 
-    values: np.ndarray[Any, Any]
-    """Log-likelihoods in nats, shape `(members, asks)`."""
-    greedy: np.ndarray[Any, Any]
-    """Whether each token of the continuation was the likeliest, shape `(members, asks)`."""
+    values: NDArray[np.float64]
+    """Log-likelihoods in nats, shape `(models, requests)`."""
+    greedy: NDArray[np.bool_]
+    """Whether each token of the continuation was the likeliest, shape `(models, requests)`."""
 
     @property
-    def finite(self) -> np.ndarray[Any, Any]:
-        """Whether all of a member's log-likelihoods are finite, shape `(members,)`."""
-        import numpy as np
-
-        whole: np.ndarray[Any, Any] = np.isfinite(self.values).all(axis=1)
-        return whole
+    def finite(self) -> NDArray[np.bool_]:
+        """Whether all of a model's log-likelihoods are finite, shape `(models,)`."""
+        return np.asarray(np.isfinite(self.values).all(axis=1))
 
 
 class LikelihoodScorer:
-    """Scores sequences, and remembers which kinds of models take trees and shortcuts.
+    """Scores sequences, and remembers which kinds of models take trees and pruned passes.
 
     Attributes:
-        verified: Tokens of the longest row that a kind of model was seen to score rightly with shortcuts; 0 for a kind
-            that cannot.
+        verified: Tokens of the longest row that a kind of model was seen to score rightly in that way; 0 for a kind that
+            cannot.
     """
 
     def __init__(self) -> None:
         self.verified: dict[ModelKind, int] = {}
 
-    def score(self, members: StackedModels, plan: Plan, batch_size: int | None = None) -> Scores:
-        """Score every ask of a plan under every member.
+    def score(self, models: StackedModels, plan: RowPlan, batch_size: int | None = None) -> Scores:
+        """Score every request of a plan under every model.
 
         Args:
-            members: The models; in evaluation mode, without gradients.
+            models: In evaluation mode, without gradients.
             plan: What to score.
-            batch_size: Rows of a member in a forward pass; None for as many as `TOKENS` and `LOGITS` allow.
+            batch_size: Rows of a model in a forward pass; None for as many as `TOKENS` and `LOGITS` allow.
         """
-        return _scores(_Scorer(members, is_quick=self._takes_trees(members, plan)), plan, batch_size)
+        return _scores(_PairScorer(models, prunes=self._takes_trees(models, plan)), plan, batch_size)
 
-    def _takes_trees(self, members: StackedModels, plan: Plan) -> bool:
-        """Whether trees and shortcuts give what plain rows give, tried on the longest row unless this kind has passed."""
-        if not plan.shares or not plan.trees:
+    def _takes_trees(self, models: StackedModels, plan: RowPlan) -> bool:
+        """Whether trees and pruned passes give what plain rows give, tried on the longest row unless the kind has passed."""
+        if not plan.shares_rows or not plan.tree_rows:
             return False
-        rows = [row for row in plan.trees if row.branches] or plan.trees
-        kind = (rows[0].branches, members.count > 1, *_kind(members.model))
+        rows = [row for row in plan.tree_rows if row.has_branches] or plan.tree_rows
+        kind = (rows[0].has_branches, models.count > 1, *_kind(models.model))
         size, known = max(len(row.tokens) for row in rows), self.verified.get(kind)
         if known is not None and (known == 0 or known >= size):
             return known > 0
+        # The longest row is the hardest for masks and sliding windows, the deepest for positions.
         deepest, longest = (max(rows, key=key) for key in (lambda r: r.depth.max(), lambda r: len(r.tokens)))
-        agreed = _agree(members, plan, [deepest, longest])
+        agreed = _agree(models, plan, [deepest, longest])
         if agreed is not None:
             self.verified[kind] = size if agreed else 0
         return bool(agreed)
 
 
-def _scores(scorer: _Scorer, plan: Plan, batch_size: int | None = None) -> Scores:
-    import numpy as np
+def _scores(scorer: _PairScorer, plan: RowPlan, batch_size: int | None = None) -> Scores:
     import torch
 
-    rows = plan.trees if scorer.is_quick else plan.lines
+    rows = plan.tree_rows if scorer.prunes else plan.plain_rows
     if not rows:
-        return Scores(np.zeros((scorer.members.count, 0)), np.zeros((scorer.members.count, 0), dtype=bool))
-    found, asks = [], []
-    for batch in _batches(scorer.members, rows, batch_size):
-        found.append(scorer.pairs(batch))
-        asks.append(batch.asks)
-    log_probabilities, likeliest = (torch.cat(parts, dim=1).cpu().numpy() for parts in zip(*found, strict=True))
-    order, size = np.concatenate(asks), len(plan.asks)
-    values = [np.bincount(order, weights=row, minlength=size) for row in log_probabilities.astype(np.float64)]
-    missed = [np.bincount(order, weights=~row, minlength=size) for row in likeliest]
+        return Scores(np.zeros((scorer.models.count, 0)), np.zeros((scorer.models.count, 0), dtype=bool))
+    pairs, requests = [], []
+    for batch in _batches(scorer.models, rows, batch_size):
+        pairs.append(scorer.score(batch))
+        requests.append(batch.requests)
+    log_probabilities, likeliest = (torch.cat(parts, dim=1).cpu().numpy() for parts in zip(*pairs, strict=True))
+    owners, size = np.concatenate(requests), len(plan.requests)
+    # A long text is a sum of thousands of terms, whose rounding in single precision would show.
+    values = [np.bincount(owners, weights=row, minlength=size) for row in log_probabilities.astype(np.float64)]
+    missed = [np.bincount(owners, weights=~row, minlength=size) for row in likeliest]
     return Scores(np.stack(values), np.stack(missed) == 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """Rows of one member, padded on the right, as tensors on the CPU."""
+    """Rows of one model, padded on the right, as tensors on the CPU."""
 
     ids: Tensor
     """Shape `(rows, width)`."""
     depth: Tensor | None
     """None where no row branches, as `end`; shape `(rows, width)`."""
     end: Tensor | None
-    places: Tensor
-    """Positions with logits, counted through the batch; each once, shape `(places,)`."""
-    pair_places: Tensor
-    """Index into `places` of each scored pair, shape `(pairs,)`."""
+    positions: Tensor
+    """Positions with logits, counted through the batch, each once; shape `(positions,)`."""
+    pair_positions: Tensor
+    """Index into `positions` of each scored pair; shape `(pairs,)`."""
     targets: Tensor
-    asks: np.ndarray[Any, Any]
+    """Predicted token of each pair; shape `(pairs,)`."""
+    requests: Ids
+    """Request of each pair; shape `(pairs,)`."""
 
 
-def _batches(members: StackedModels, rows: Sequence[Row], batch_size: int | None) -> Iterator[_Batch]:
+def _batches(models: StackedModels, rows: Sequence[Row], batch_size: int | None) -> Iterator[_Batch]:
     """Rows of like length together, longest first, those that branch apart from those that do not."""
     for branching in (True, False):
-        kind = [row for row in rows if row.branches is branching]
-        kind.sort(key=lambda row: -len(row.tokens))
+        alike = [row for row in rows if row.has_branches is branching]
+        alike.sort(key=lambda row: -len(row.tokens))
         start = 0
-        while start < len(kind):
-            size = batch_size or _rows_at_once(members, len(kind[start].tokens), branching)
-            yield _batch(kind[start : start + size], branching)
+        while start < len(alike):
+            size = batch_size or _rows_at_once(models, len(alike[start].tokens), branching)
+            yield _batch(alike[start : start + size], branching)
             start += size
 
 
-def _rows_at_once(members: StackedModels, width: int, branching: bool) -> int:
-    """Rows of a member that fit a forward pass: its tokens, its masks, and its logits where they cannot be chosen."""
-    most = members.tokens // width
+def _rows_at_once(models: StackedModels, width: int, branching: bool) -> int:
+    """Rows of a model that fit a forward pass: its tokens, its masks, and its logits where they cannot be chosen."""
+    most = models.tokens // width
     if branching:
-        most = min(most, LOGITS // (members.count * width**2))
-    if members.model.get_output_embeddings() is None:
-        most = min(most, LOGITS // (members.count * width * members.vocabulary))
+        most = min(most, LOGITS // (models.count * width**2))
+    if models.model.get_output_embeddings() is None:
+        most = min(most, LOGITS // (models.count * width * models.vocabulary))
     return max(1, most)
 
 
 def _batch(rows: Sequence[Row], branching: bool) -> _Batch:
-    import numpy as np
     import torch
 
     width = len(rows[0].tokens)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     depth = np.zeros_like(ids)
-    end = np.tile(np.arange(1, width + 1), (len(rows), 1))  # padding sees itself
+    # A padding token ends at once: it sees itself, and no other token sees it.
+    end = np.tile(np.arange(1, width + 1), (len(rows), 1))
     for index, row in enumerate(rows):
         ids[index, : len(row.tokens)] = row.tokens
         if branching:
             depth[index, : len(row.tokens)] = row.depth
             end[index, : len(row.tokens)] = row.end
-    nodes = np.concatenate([index * width + row.nodes.astype(np.int64) for index, row in enumerate(rows)])
-    places, pair_places = np.unique(nodes, return_inverse=True)
+    flat = np.concatenate([index * width + row.positions.astype(np.int64) for index, row in enumerate(rows)])
+    positions, pair_positions = np.unique(flat, return_inverse=True)
     return _Batch(
         ids=torch.from_numpy(ids),
         depth=torch.from_numpy(depth) if branching else None,
         end=torch.from_numpy(end) if branching else None,
-        places=torch.from_numpy(places),
-        pair_places=torch.from_numpy(pair_places),
+        positions=torch.from_numpy(positions),
+        pair_positions=torch.from_numpy(pair_positions),
         targets=torch.from_numpy(np.concatenate([row.targets for row in rows]).astype(np.int64)),
-        asks=np.concatenate([row.asks for row in rows]),
+        requests=np.concatenate([row.requests for row in rows]),
     )
 
 
-class _Scorer:
-    """Forward passes of some members, with shortcuts where they are known to change nothing."""
+class _PairScorer:
+    """Log-probabilities of pairs, a position and the token after it, under some models.
 
-    def __init__(self, members: StackedModels, is_quick: bool) -> None:
-        self.members, self.is_quick = members, is_quick
-        self.head = members.model.get_output_embeddings()
-        self.last = last_layer(members.model) if is_quick else None
+    Args:
+        models: In evaluation mode, without gradients.
+        prunes: Whether they are known to take trees and pruned passes.
+    """
+
+    def __init__(self, models: StackedModels, prunes: bool) -> None:
+        self.models, self.prunes = models, prunes
+        self.head: Module | None = models.model.get_output_embeddings()
+        self.last = last_layer(models.model) if prunes else None
         self.is_direct: bool | None = None
         """Whether logits are the output layer's as they are; a model may scale or cap them afterwards."""
 
-    def pairs(self, batch: _Batch) -> tuple[Tensor, Tensor]:
-        """Each pair's log-probability, and whether its target was the likeliest token; both `(members, pairs)`."""
+    def score(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """Each pair's log-probability, and whether its target was the likeliest token; both `(models, pairs)`."""
         import torch
 
-        device = self.members.model.device
-        pair_places, targets = batch.pair_places.to(device), batch.targets.to(device)
-        found = torch.empty(self.members.count, len(targets), device=device)
-        likeliest = torch.empty(self.members.count, len(targets), device=device, dtype=torch.bool)
+        device = self.models.model.device
+        pair_positions, targets = batch.pair_positions.to(device), batch.targets.to(device)
+        values = torch.empty(self.models.count, len(targets), device=device)
+        likeliest = torch.empty(self.models.count, len(targets), device=device, dtype=torch.bool)
         start = 0
         for logits in self._logits(batch):
             stop = start + logits.shape[1]
-            here = ((batch.pair_places >= start) & (batch.pair_places < stop)).nonzero()[:, 0].to(device)
-            at, wanted = pair_places[here] - start, targets[here]
-            found[:, here] = logits[:, at, wanted].float() - logits.float().logsumexp(-1)[:, at]
+            here = ((batch.pair_positions >= start) & (batch.pair_positions < stop)).nonzero()[:, 0].to(device)
+            at, wanted = pair_positions[here] - start, targets[here]
+            values[:, here] = logits[:, at, wanted].float() - logits.float().logsumexp(-1)[:, at]
             likeliest[:, here] = logits.argmax(-1)[:, at] == wanted
             start = stop
-        return found, likeliest
+        return values, likeliest
 
     def _logits(self, batch: _Batch) -> Iterator[Tensor]:
-        """Logits at the batch's places, a bounded number at a time, each `(members, some places, vocabulary)`."""
+        """Logits at the batch's positions, a bounded number at a time, each `(models, some positions, vocabulary)`."""
         inputs = self._inputs(batch)
-        places = Places(self.members.count, batch.ids.shape[1], batch.places.to(self.members.model.device))
-        parts = places.parts(max(1, LOGITS // (self.members.count * self.members.vocabulary)))
-        if self.head is None:
-            logits = self._called(inputs, places)
-            yield from (part.chosen(logits) for part in parts)
+        positions = Positions(self.models.count, batch.ids.shape[1], batch.positions.to(self.models.model.device))
+        parts = positions.split(max(1, LOGITS // (self.models.count * self.models.vocabulary)))
+        head = self.head
+        if head is None:
+            logits = self._called(inputs, positions)
+            yield from (part.select(logits) for part in parts)
             return
-        first, hidden = self._forward(inputs, places, parts[0])
+        first, hidden = self._forward(inputs, positions, parts[0])
         yield first
         if len(parts) > 1 and self.is_direct is None:
-            self.is_direct = _equal(self.head(parts[0].chosen(hidden)), first)
+            self.is_direct = _equal(head(parts[0].select(hidden)), first)
         for part in parts[1:]:
-            yield self.head(part.chosen(hidden)) if self.is_direct else self._forward(inputs, places, part)[0]
+            yield head(part.select(hidden)) if self.is_direct else self._forward(inputs, positions, part)[0]
 
-    def _inputs(self, batch: _Batch) -> dict[str, Any]:
-        """What the model is called with, of all members."""
+    def _inputs(self, batch: _Batch) -> dict[str, Tensor | bool]:
+        """What the model is called with, of all models together."""
         import torch
 
-        model, count = self.members.model, self.members.count
-        inputs: dict[str, Any] = {"input_ids": batch.ids.to(model.device).repeat(count, 1), "use_cache": False}
+        model, count = self.models.model, self.models.count
+        inputs: dict[str, Tensor | bool] = {"input_ids": batch.ids.to(model.device).repeat(count, 1)}
+        inputs["use_cache"] = False
         if batch.depth is not None and batch.end is not None:
             index = torch.arange(batch.ids.shape[1], device=model.device)
             sees = (index[None, None] <= index[None, :, None]) & (
                 index[None, :, None] < batch.end.to(model.device)[:, None]
             )
             device, dtype = model.device.type, model.dtype
+            # A mask must have the type of the scores, which autocast computes in its own.
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
             mask = torch.zeros(sees.shape, dtype=dtype, device=model.device)
             mask.masked_fill_(~sees, torch.finfo(dtype).min)
@@ -261,63 +271,78 @@ class _Scorer:
             inputs["position_ids"] = batch.depth.to(model.device).repeat(count, 1)
         return inputs
 
-    def _forward(self, inputs: Mapping[str, Any], places: Places, part: Places) -> tuple[Tensor, Tensor]:
-        """Logits at a part of the places, and the hidden states of all that the output layer was about to be given."""
-        kept: list[Tensor] = []
+    def _forward(
+        self, inputs: Mapping[str, Tensor | bool], positions: Positions, part: Positions
+    ) -> tuple[Tensor, Tensor]:
+        """One pass.
 
-        def choose(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            kept.append(arguments[0])
-            return (part.chosen(arguments[0]), *arguments[1:])
+        Args:
+            inputs: What the model is called with.
+            positions: All that are wanted of the batch.
+            part: Those whose logits are computed now.
 
-        hook = self.head.register_forward_pre_hook(choose)
+        Returns:
+            Logits at `part`, and the hidden states of all tokens that the output layer was about to be given.
+        """
+        states: list[Tensor] = []
+
+        def select(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            states.append(arguments[0])
+            return (part.select(arguments[0]), *arguments[1:])
+
+        assert self.head is not None
+        hook = self.head.register_forward_pre_hook(select)
         try:
-            return self._called(inputs, places), kept[0]
+            return self._called(inputs, positions), states[0]
         finally:
             hook.remove()
 
-    def _called(self, inputs: Mapping[str, Any], places: Places) -> Tensor:
-        model = self.members.model
-        quick = shortcuts(model, self.last, places, "attention_mask" in inputs) if self.is_quick else nullcontext()
-        with quick:
+    def _called(self, inputs: Mapping[str, Tensor | bool], positions: Positions) -> Tensor:
+        model = self.models.model
+        masked = "attention_mask" in inputs
+        with pruned_forward(model, self.last, positions, masked) if self.prunes else nullcontext():
             logits: Tensor = model(**inputs).logits
         return logits
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def _equal(left: Tensor, right: Tensor) -> bool:
     import torch
 
-    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    return torch.allclose(left, right, rtol=0.0, atol=0.0, equal_nan=True)
 
 
-def _kind(model: Any) -> ModelKind:
-    """What decides whether a model can take a tree's mask."""
+def _kind(model: PreTrainedModel) -> ModelKind:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     adapters = getattr(model, "peft_config", None) or {}
     attention = getattr(model.config, "_attn_implementation", None)
     return (type(model), type(base), attention, *sorted({str(config.peft_type) for config in adapters.values()}))
 
 
-def _agree(members: StackedModels, plan: Plan, rows: Sequence[Row]) -> bool | None:
-    """Whether trees and plain rows give the same; None where no member's log-likelihoods are finite.
+def _agree(models: StackedModels, plan: RowPlan, rows: Sequence[Row]) -> bool | None:
+    """Whether trees and plain rows give the same; None where no model's log-likelihoods are finite.
 
     Compared in full precision, where rounding cannot hide a difference.
+
+    Args:
+        models: In evaluation mode, without gradients.
+        plan: What to score.
+        rows: Tree rows of the plan to compare on.
     """
-    import numpy as np
     import torch
 
-    asks = sorted({int(ask) for row in rows for ask in row.asks})
-    part = Plan([plan.asks[ask] for ask in asks], plan.longest, plan.width)
-    single = all(parameter.dtype is torch.float32 for parameter in members.model.parameters())
+    tried = sorted({int(request) for row in rows for request in row.requests})
+    part = RowPlan([plan.requests[index] for index in tried], plan.context_length, plan.hidden_size)
+    single = all(parameter.dtype is torch.float32 for parameter in models.model.parameters())
     tolerance = TOLERANCE if single else LOW_PRECISION_TOLERANCE
     try:
-        with torch.autocast(members.model.device.type, enabled=False), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree, plain = (_scores(_Scorer(members, is_quick), part) for is_quick in (True, False))
+        with torch.autocast(models.model.device.type, enabled=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # models warn of masks and positions that they do not expect
+            tree, plain = (_scores(_PairScorer(models, prunes), part) for prunes in (True, False))
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError, AssertionError):
-        return False
+        return False  # what a model's code does with a mask that it was not written for
     if not plain.finite.any():
         return None
-    one, other = (scores.values[plain.finite] for scores in (tree, plain))
-    return bool(np.allclose(one, other, rtol=TOLERANCE / 10, atol=tolerance))
+    in_trees, in_plain_rows = (scores.values[plain.finite] for scores in (tree, plain))
+    return bool(np.allclose(in_trees, in_plain_rows, rtol=TOLERANCE / 10, atol=tolerance))

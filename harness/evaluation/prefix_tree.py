@@ -1,7 +1,7 @@
-"""Sequences to score, laid out as rows: continuations of one context are branches of a tree.
+"""Requests laid out as rows of tokens: continuations of one context share a row, as the branches of a tree.
 
-A row is a tree in preorder. A token sees those before it whose branch it is on: token `i` sees `j <= i` where
-`i < end[j]`. Which continuations share a row depends on what attention between branches costs.
+A row is a tree in preorder. A token sees the tokens before it on its own branch: token `i` sees `j <= i` where
+`i < end[j]`. How many continuations share a row depends on what attention between branches, which is masked, costs.
 """
 
 from __future__ import annotations
@@ -11,112 +11,138 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+from numpy.typing import NDArray
 
-    Ids = np.ndarray[Any, np.dtype[np.int32]]
+Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A continuation to score after its context; token ids, none of them empty."""
+class Request:
+    """A continuation to score after its context; token ids, neither of them empty."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """Sequences that share their beginning, in preorder: each token is followed by all that continue it."""
+    """Sequences that share their beginning, in preorder: each token is followed by all that continue it.
+
+    `tokens`, `depth` and `end` have an entry for each token; `positions`, `targets` and `requests` have one for each
+    scored pair, a token and the one that is predicted after it.
+    """
 
     tokens: Ids
     depth: Ids
-    """Tokens before each in its own sequence."""
+    """How many tokens come before each in its own sequence."""
     end: Ids
-    """Where what continues each token ends."""
-    nodes: Ids
-    """Position of each scored pair: the token whose logits predict the target."""
+    """Index of the first token after each that does not continue it."""
+    positions: Ids
+    """Index of the token whose logits predict the target."""
     targets: Ids
-    asks: Ids
-    """Which ask each pair belongs to."""
+    """Ids of the predicted tokens."""
+    requests: Ids
+    """Index of the request that each pair belongs to."""
 
     @cached_property
-    def branches(self) -> bool:
-        """Whether it is more than one sequence."""
+    def has_branches(self) -> bool:
+        """Whether it holds more than one sequence."""
         return bool(self.depth.max() + 1 < len(self.tokens))
 
 
-class Plan:
-    """Asks laid out as rows; depends on no model, so it can be kept.
+class RowPlan:
+    """Requests laid out as rows; it depends on no weights, so it serves every model of the same shape.
 
     Args:
-        asks: What to score.
-        longest: Tokens of a model's context; what exceeds it is cut from the context's beginning.
-        width: Hidden size of the model, which decides how many branches pay back in a row.
-        shares: Whether asks of one context may share a row.
+        requests: What to score.
+        context_length: Tokens that a model takes; a longer sequence loses the beginning of its context.
+        hidden_size: Width of the model, which decides how many branches pay back in a row.
+        shares_rows: Whether continuations of one context may share a row.
     """
 
-    def __init__(self, asks: Sequence[Ask], longest: int, width: int, shares: bool = True) -> None:
-        self.asks, self.longest, self.width, self.shares = asks, longest, width, shares
+    def __init__(
+        self, requests: Sequence[Request], context_length: int, hidden_size: int, shares_rows: bool = True
+    ) -> None:
+        self.requests, self.context_length = requests, context_length
+        self.hidden_size, self.shares_rows = hidden_size, shares_rows
 
     @cached_property
-    def lines(self) -> list[Row]:
-        """Rows without branches; sequences that begin another share its row."""
-        return self._rows(trees=False)
+    def plain_rows(self) -> list[Row]:
+        """Rows without branches; a sequence that begins another one shares its row."""
+        return self._rows(branching=False)
 
     @cached_property
-    def trees(self) -> list[Row]:
-        """Rows in which continuations of one context are branches, where they may be."""
-        return self._rows(trees=True) if self.shares else self.lines
+    def tree_rows(self) -> list[Row]:
+        """Rows in which continuations of one context are branches, where rows may be shared."""
+        return self._rows(branching=True) if self.shares_rows else self.plain_rows
 
-    def _rows(self, trees: bool) -> list[Row]:
+    def _rows(self, branching: bool) -> list[Row]:
+        # The last token of a continuation is only predicted, so it is no part of the sequence that a model reads.
         by_context: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
-        for index, ask in enumerate(self.asks):
-            kept = self.longest + 1 - len(ask.continuation)
-            by_context[ask.context[-kept:]][ask.continuation[:-1]].append(index)
+        for index, request in enumerate(self.requests):
+            room = self.context_length + 1 - len(request.continuation)
+            by_context[request.context[-room:]][request.continuation[:-1]].append(index)
         rows = []
-        for context, wanted in by_context.items():
-            limit = self._branch_tokens(len(context)) if trees else 0
-            rows += [self._row(context, leaves, wanted) for leaves in _bundles(sorted(wanted), limit)]
+        for context, owners in by_context.items():
+            limit = self._branch_tokens(len(context)) if branching else 0
+            rows += [self._row(context, bundle, owners) for bundle in _bundles(sorted(owners), limit)]
         return rows
 
     def _branch_tokens(self, context: int) -> int:
-        """Tokens that may branch from a context before attention between branches costs more than the context again."""
-        return min(self.longest - context, math.isqrt(context * (context + 2 * self.width)))
+        """Tokens that may branch from a context before attention between branches costs more than the context again.
+
+        In units of a query with a key: branches of b tokens cost b^2; the context of c tokens, computed once more, costs
+        c^2 for attention and about 2 h c for linear layers of width h. Both are equal at b = sqrt(c (c + 2 h)).
+        """
+        return min(self.context_length - context, math.isqrt(context * (context + 2 * self.hidden_size)))
 
     def _row(
         self,
         context: tuple[int, ...],
         sequences: Sequence[tuple[int, ...]],
-        wanted: Mapping[tuple[int, ...], Sequence[int]],
+        owners: Mapping[tuple[int, ...], Sequence[int]],
     ) -> Row:
-        """A row of sequences in lexicographic order."""
-        import numpy as np
+        """A row of one context.
 
+        Args:
+            context: Its tokens.
+            sequences: What continues it, in lexicographic order, so that common beginnings are neighbours.
+            owners: By sequence, the requests that it belongs to.
+        """
         start = len(context)
         tokens, depth, end = list(context), list(range(start)), [0] * start
-        path: list[int] = []  # nodes of the sequence before
-        nodes: list[int] = []
+        path: list[int] = []  # where the tokens of the sequence before stand in the row
+        positions: list[int] = []
         targets: list[int] = []
-        asks: list[int] = []
+        requests: list[int] = []
         before: tuple[int, ...] = ()
         for sequence in sequences:
             shared = _shared(before, sequence)
-            for node in path[shared:]:
-                end[node] = len(tokens)
+            for index in path[shared:]:
+                end[index] = len(tokens)
             path = [*path[:shared], *range(len(tokens), len(tokens) + len(sequence) - shared)]
             tokens += sequence[shared:]
             depth += range(start + shared, start + len(sequence))
             end += [0] * (len(sequence) - shared)
             before = sequence
-            for ask in wanted[sequence]:
-                nodes += [start - 1, *path]
-                targets += self.asks[ask].continuation
-                asks += [ask] * (len(sequence) + 1)
-        end = [stop or len(tokens) for stop in end]
-        return Row(*(np.array(column, dtype=np.int32) for column in (tokens, depth, end, nodes, targets, asks)))
+            for request in owners[sequence]:
+                positions += [start - 1, *path]
+                targets += self.requests[request].continuation
+                requests += [request] * (len(sequence) + 1)
+        return Row(
+            tokens=_ids(tokens),
+            depth=_ids(depth),
+            end=_ids([stop or len(tokens) for stop in end]),
+            positions=_ids(positions),
+            targets=_ids(targets),
+            requests=_ids(requests),
+        )
+
+
+def _ids(numbers: Sequence[int]) -> Ids:
+    return np.array(numbers, dtype=np.int32)
 
 
 def _bundles(sequences: Sequence[tuple[int, ...]], limit: int) -> Iterator[list[tuple[int, ...]]]:
@@ -133,8 +159,8 @@ def _bundles(sequences: Sequence[tuple[int, ...]], limit: int) -> Iterator[list[
     yield bundle
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common beginning."""
     return next(
-        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
     )

@@ -12,17 +12,18 @@ Whatever a model adds to plain causal attention is left to torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.nn.sequences import IGNORED
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.nn import Module
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from harness.nn.batches import Batch
 
@@ -61,7 +62,7 @@ def quick_attention(model: PreTrainedModel, batch: Batch | None = None) -> Itera
         config._attn_implementation = before
 
 
-def _is_plain(config: Any) -> bool:
+def _is_plain(config: PretrainedConfig) -> bool:
     """Whether every layer attends to all that came before, through transformers' interface for attention kernels."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     others = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "alibi")
@@ -81,14 +82,14 @@ def _short_last_layer(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
         yield
         return
     attention, feed_forward = layer
-    shapes: list[Any] = []
+    lengths: list[int] = []
 
-    def select(module: Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        shapes.append(arguments[0].shape)
+    def select(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        lengths.append(arguments[0].shape[1])
         return (_gathered(arguments[0], late), *arguments[1:])
 
-    def spread(module: Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
-        return _scattered(output, late, shapes.pop()[1])
+    def spread(module: Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return _scattered(output, late, lengths.pop())
 
     hooks = [feed_forward.register_forward_pre_hook(select), feed_forward.register_forward_hook(spread)]
     setattr(attention, _LATE, late)
@@ -167,14 +168,20 @@ def _register() -> None:
 
 
 @cache
-def _mask(tokens: int, dtype: Any) -> Tensor:
+def _mask(tokens: int, dtype: torch.dtype) -> Tensor:
     import torch
 
     return torch.full((tokens, tokens), float("-inf"), dtype=dtype).triu(1)
 
 
 def causal_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: object,
 ) -> tuple[Tensor, None]:
     """softmax(q k^T * scaling) v, every token seeing itself and what came before.
 
@@ -184,7 +191,8 @@ def causal_attention(
         key: Shape (rows, groups of heads, tokens, width).
         value: Like `key`.
         attention_mask: None; anything else goes to torch's kernel.
-        options: `scaling`, and what other kernels take.
+        scaling: Of the products of queries and keys; None for one over the root of the width.
+        options: What other kernels take.
 
     Returns:
         Shape (rows, tokens, heads, width), and None for the weights.
@@ -196,11 +204,11 @@ def causal_attention(
     simple = attention_mask is None and not options.get("dropout") and key.shape[2] == tokens
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     if not simple or (late is None and (tokens > LONGEST or dtype != torch.bfloat16)):
-        torchs: tuple[Tensor, None] = AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
-        return torchs
+        kernel: Callable[..., tuple[Tensor, None]] = AttentionInterface()["sdpa"]
+        return kernel(module, query, key, value, attention_mask, scaling=scaling, **options)
     # Rotations leave float32 behind under autocast, where torch's own kernel would turn it back, too.
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    asked = query.transpose(1, 2) * (options.get("scaling") or query.shape[3] ** -0.5)
+    asked = query.transpose(1, 2) * (scaling or query.shape[3] ** -0.5)
     if late is None:
         return _attended(asked, key, value, _mask(tokens, query.dtype).expand(len(query), -1, -1)), None
     hidden = torch.arange(tokens, device=late.device) > late.unsqueeze(2)
@@ -209,7 +217,17 @@ def causal_attention(
 
 
 def _attended(asked: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Queries of shape (rows, places, heads, width) and a bias of shape (rows, places, tokens) to values."""
+    """softmax(q k^T + bias) v.
+
+    Args:
+        asked: Scaled queries, shape (rows, positions, heads, width).
+        key: Shape (rows, groups of heads, tokens, width).
+        value: Like `key`.
+        bias: 0 or minus infinity, shape (rows, positions, tokens).
+
+    Returns:
+        Shape (rows, positions, heads, width).
+    """
     import torch
 
     rows, places, heads, width = asked.shape
@@ -219,5 +237,5 @@ def _attended(asked: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor
     flat = asked.transpose(1, 2).reshape(shared, times * places, width)
     spread = bias.view(rows, 1, 1, places, tokens).expand(-1, groups, times, -1, -1).reshape(shared, -1, tokens)
     scores = torch.baddbmm(spread, flat, key.reshape(shared, tokens, width).mT)
-    found = torch.bmm(scores.softmax(-1), value.reshape(shared, tokens, width))
-    return found.view(rows, heads, places, width).transpose(1, 2)
+    values = torch.bmm(scores.softmax(-1), value.reshape(shared, tokens, width))
+    return values.view(rows, heads, places, width).transpose(1, 2)

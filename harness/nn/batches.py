@@ -9,6 +9,7 @@ alone, so that a continuation needs no state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +33,7 @@ def step_order(lengths: tuple[int, ...], per_step: int, steps: int, seed: int) -
     """Indices of the examples of every step, longest first within a step.
 
     Args:
-        lengths: Tokens of each example.
+        lengths: Tokens of each example (of the longest sequence, where an example has several).
         per_step: Examples of an optimiser step.
         steps: Optimiser steps at full budget.
         seed: Of the data order.
@@ -40,35 +41,41 @@ def step_order(lengths: tuple[int, ...], per_step: int, steps: int, seed: int) -
     Returns:
         Shape `(steps, per_step)`.
     """
-    drawn = _stream(len(lengths), steps * per_step, seed).reshape(steps, per_step)
-    return np.take_along_axis(drawn, np.argsort(-np.asarray(lengths)[drawn], axis=1, kind="stable"), 1)
+    order = _stream(len(lengths), steps * per_step, seed).reshape(steps, per_step)
+    # A stable sort: examples of one length keep their drawn order, whatever numpy's default sort is.
+    return np.take_along_axis(order, np.argsort(-np.asarray(lengths)[order], axis=1, kind="stable"), 1)
 
 
 def cuts(members: Sequence[Sequence[Example]], device: str) -> list[slice]:
-    """Where to cut a step's part of one pass, so that its pieces have least padding for what starting them costs.
+    """Where to cut the examples of a forward pass, so that padding and the start of another pass together cost least.
 
     Args:
         members: Each trial's examples, equally many, longest first.
         device: `cpu` or `cuda`.
+
+    Returns:
+        One to four parts of the examples, which follow each other.
     """
     count, sequences = len(members[0]), sum(len(examples[0]) for examples in members)
     longest = np.max([[max(len(s.input_ids) for s in example) for example in examples] for examples in members], axis=0)
-    best: tuple[float, list[slice]] = (np.inf, [slice(0, count)])
+    cheapest, best = np.inf, [slice(0, count)]
     for pieces in (1, 2, 3, 4):
         ends = [count * piece // pieces for piece in range(pieces + 1)]
         parts = [slice(start, end) for start, end in pairwise(ends) if end > start]
         padded = sum((part.stop - part.start) * int(longest[part].max()) for part in parts) * sequences
-        best = min(best, (padded + len(parts) * OVERHEAD[device], parts), key=lambda found: found[0])
-    return best[1]
+        cost = padded + len(parts) * OVERHEAD[device]
+        if cost < cheapest:
+            cheapest, best = cost, parts
+    return best
 
 
 def _stream(count: int, wanted: int, seed: int) -> np.ndarray:
     """Passes over `count` examples, each shuffled anew, cut to `wanted`."""
-    passes = -(-wanted // count)
+    passes = math.ceil(wanted / count)
     return np.concatenate([np.random.default_rng([seed, n]).permutation(count) for n in range(passes)])[:wanted]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """K trials' examples of one forward pass, rows of the same trial together (member-major)."""
 
@@ -81,9 +88,9 @@ class Batch:
     target: Tensor
     """Those next tokens, `IGNORED` where a trial has fewer than another; shape `(K, supervised)`."""
     sequence: Tensor
-    """Which of its trial's rows each is in, `rows` where there is none; shape `(K, supervised)`."""
+    """Which of its trial's rows each target is in, `rows` where there is no target; shape `(K, supervised)`."""
     completion: Tensor
-    """Whether it is of its row's completion rather than its prompt; shape `(K, supervised)`."""
+    """Whether each target belongs to its row's completion rather than its prompt; shape `(K, supervised)`."""
     rows: int
     """Sequences per trial."""
     scores: Tensor
@@ -110,9 +117,9 @@ def collate(members: Sequence[Sequence[Example]], padding: int, device: str) -> 
     lengths = tuple(max(len(s.input_ids) for s in sequences) for sequences in rows)
     width, count = max(lengths), len(rows[0])
     ids = np.full((len(rows) * count, width), padding, dtype=np.int64)
-    found = []
+    columns = []  # of each trial: positions, targets, owners and completions of its supervised tokens
     for member, sequences in enumerate(rows):
-        positions, targets, owners, completes = [], [], [], []
+        positions, targets, owners, completions = [], [], [], []
         for row, sequence in enumerate(sequences):
             ids[member * count + row, : len(sequence.input_ids)] = sequence.input_ids
             labels = np.asarray(sequence.labels[1:], dtype=np.int64)
@@ -120,15 +127,23 @@ def collate(members: Sequence[Sequence[Example]], padding: int, device: str) -> 
             positions.append(at + (member * count + row) * width)
             targets.append(labels[at])
             owners.append(np.full(len(at), row))
-            completes.append(at + 1 >= sequence.prompt)
-        found.append([np.concatenate(parts) for parts in (positions, targets, owners, completes)])
-    supervised = max(len(part[1]) for part in found)
-    filler = (0, IGNORED, count, False)
-    position, target, sequence_of, completion = (
-        torch.from_numpy(
-            np.stack([np.pad(part[i], (0, supervised - len(part[i])), constant_values=filler[i]) for part in found])
-        ).to(device)
-        for i in range(4)
+            completions.append(at + 1 >= sequence.prompt)
+        columns.append([np.concatenate(parts) for parts in (positions, targets, owners, completions)])
+    supervised = max(len(targets) for _, targets, _, _ in columns)
+
+    def padded(column: int, filler: int) -> Tensor:
+        """A column of all trials, shape `(K, supervised)`."""
+        parts = [own[column] for own in columns]
+        parts = [np.pad(part, (0, supervised - len(part)), constant_values=filler) for part in parts]
+        return torch.from_numpy(np.stack(parts)).to(device)
+
+    return Batch(
+        input_ids=torch.from_numpy(ids).to(device),
+        lengths=lengths,
+        position=padded(0, 0),
+        target=padded(1, IGNORED),
+        sequence=padded(2, count),
+        completion=padded(3, False),
+        rows=count,
+        scores=torch.tensor([[s.score for s in sequences] for sequences in rows], device=device),
     )
-    scores = torch.tensor([[s.score for s in sequences] for sequences in rows], device=device)
-    return Batch(torch.from_numpy(ids).to(device), lengths, position, target, sequence_of, completion, count, scores)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """`auto` as `bfloat16` on a GPU that computes in it, `float32` elsewhere."""
+    """`auto` as `bfloat16` on a GPU that computes in it, `float32` elsewhere.
+
+    Args:
+        precision: `auto`, `float32` or `bfloat16`.
+        device: `cpu` or `cuda`.
+    """
     import torch
 
+    # Older GPUs emulate bfloat16, which is slower than float32.
     if precision != "auto":
         return precision
     return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

@@ -29,7 +29,13 @@ def decaying(model: Module) -> set[str]:
 
 
 def learning_rate(params: Params, step: int, steps: int) -> float:
-    """The rate of step `step`, counting from 0, of `steps`: linear warm-up, then the schedule, as `transformers` has it."""
+    """The rate of an optimiser step: linear warm-up, then the schedule, as `transformers` has it.
+
+    Args:
+        params: The stage's `learning_rate` (the peak), `schedule` and `warmup_share`.
+        step: Counting from 0.
+        steps: Of the stage at full budget.
+    """
     peak, schedule = params.number("learning_rate"), params.text("schedule")
     warmup = warmup_steps(params, steps)
     if step < warmup:
@@ -49,17 +55,28 @@ def adamw(groups: Sequence[tuple[Sequence[Tensor], float]]) -> Optimizer:
     """AdamW in one kernel per tensor; the learning rate is set at every step.
 
     Args:
-        groups: Parameters and their weight decay.
+        groups: Parameters and their weight decay; a group without parameters is left out.
     """
     import torch
+
+    # torch refuses a group without parameters.
 
     options: list[dict[str, Any]] = [{"params": list(tensors), "weight_decay": decay} for tensors, decay in groups]
     return torch.optim.AdamW([option for option in options if option["params"]], lr=0.0, fused=True)
 
 
 def put_state(optimizer: Optimizer, parameter: Tensor, first: Tensor, second: Tensor, step: int) -> None:
-    """Give AdamW the moments that it had after `step` steps; it goes on with these very tensors."""
+    """Give AdamW the moments that it had after some steps; it goes on with these very tensors.
+
+    Args:
+        optimizer: AdamW.
+        parameter: Whose moments they are.
+        first: Exponential average of the gradient, in the parameter's shape.
+        second: Of its square, likewise.
+        step: Optimiser steps done.
+    """
     import torch
 
+    # The fused kernel reads the count from a float tensor on the parameter's device.
     steps = torch.tensor(float(step), device=parameter.device)
     optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}

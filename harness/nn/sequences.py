@@ -34,14 +34,14 @@ Example = tuple[TokenSequence, ...]
 """What a batch counts: one sequence for a language model, several that belong together for preferences."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenLosses:
-    """What the model says of a batch's supervised tokens, for K trials at once."""
+    """How likely the model finds a batch's supervised tokens, for K trials at once."""
 
     nats: Tensor
     """Negative log-probability of each supervised token, shape (K, tokens); 0 where a trial has fewer than another."""
     sequence: Tensor
-    """Which of a trial's sequences each token is of, shape (K, tokens), in [0, sequences); `sequences`: of none."""
+    """Which of a trial's sequences each token belongs to, shape (K, tokens); `sequences` where it is a filler."""
     completion: Tensor
     """Whether each token is of its sequence's completion rather than its prompt, shape (K, tokens)."""
     sequences: int
@@ -67,5 +67,6 @@ class TokenLosses:
         return self.log_probabilities() - self.reference
 
     def _summed(self, values: Tensor) -> Tensor:
+        # Every trial has as many entries as the one with the most; its fillers go to a last sequence that is dropped.
         whole = values.new_zeros(len(values), self.sequences + 1).scatter_add(1, self.sequence, values)
         return whole[:, : self.sequences]

@@ -1,8 +1,8 @@
-"""Fused trials: K trials' trainable parameters stacked on one base, trained and scored in one forward and backward pass.
+"""K trials' trainable parameters stacked on one base, trained and scored in one forward and backward pass.
 
-The layers that hold what moves are replaced by stacks of K, each of which sends rows `[k * B, (k + 1) * B)` through
-trial k's parameters; everything frozen sees all rows at once. No operation mixes rows of two trials, so each trained
-trial is the one that training alone would give, up to the rounding of larger matrix products.
+Each layer with trainable parameters is replaced by a stack of K, which sends rows `[k * B, (k + 1) * B)` through trial
+k's parameters; frozen layers see all rows at once. No operation mixes rows of two trials, so each trial learns what it
+would learn alone, up to the rounding of larger matrix products.
 
 Parameters live in one matrix with a row per trial, padded with zeros where trials differ in rank: zero padding has zero
 gradient and stays zero. A row is one vector to AdamW and to gradient clipping, which therefore cost a handful of
@@ -12,6 +12,7 @@ operations per trial whatever the number of layers. Compare PLoRA (Yan et al. 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+
+from harness.nn.optimizer import decaying
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,7 +95,12 @@ class Dropout(nn.Module):
             generator.manual_seed(seed)
 
     def forward(self, x: Tensor, rates: Sequence[float]) -> Tensor:
-        """Rows of shape (K, B, tokens, ...), with entries zeroed and the others scaled up; as they are when scoring."""
+        """Rows with entries zeroed and the others scaled up; as they are when scoring.
+
+        Args:
+            x: Shape (K, B, tokens, ...).
+            rates: Each trial's share of entries to zero.
+        """
         if not self.training or not any(rates):
             return x
         mask = torch.zeros_like(x)
@@ -101,8 +109,8 @@ class Dropout(nn.Module):
             if not rate:  # alone it would draw nothing
                 own.fill_(1.0)
                 continue
-            drawn = torch.empty(own.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate, generator=generator)
-            own.copy_(drawn / (1 - rate) if rate < 1 else drawn)
+            stays = torch.empty(own.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - rate, generator=generator)
+            own.copy_(stays / (1 - rate) if rate < 1 else stays)
         return x * mask
 
 
@@ -120,7 +128,10 @@ class _StackedDropout(nn.Module):
 
 
 class _Unpack(torch.autograd.Function):
-    """A matrix with a row per trial as the parameters that its columns hold; the gradient is such a matrix again."""
+    """A matrix with a row per trial as the parameters that its columns hold; the gradient is such a matrix again.
+
+    The gradient of a slice by autograd is as large as the whole matrix, once for each parameter.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, slots: Sequence[Slot]) -> tuple[Tensor, ...]:
@@ -150,9 +161,9 @@ class _StackedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         held = self._parameters_of()
         weights = {inner: held[name] for inner, name in self._names.items()}
-        if x.shape[0] == 1 != self._count:  # positions, which a model shares among all rows
-            shared = self._forward(weights, x.expand(self._count, *x.shape[1:]).unsqueeze(1))
-            return shared.expand(-1, self.rows // self._count, *shared.shape[2:]).flatten(0, 1)
+        if x.shape[0] == 1 and self._count > 1:  # embedded positions, which a model computes once for all rows
+            once = self._forward(weights, x.expand(self._count, *x.shape[1:]).unsqueeze(1))
+            return once.expand(-1, self.rows // self._count, *once.shape[2:]).flatten(0, 1)
         return self._forward(weights, x.unflatten(0, (self._count, -1))).flatten(0, 1)
 
 
@@ -238,13 +249,18 @@ class Stack:
                     own = model.get_parameter(name)
                     own.copy_(_cut(stacked[k], own.shape))
 
-    def named(self, rows: Tensor, member: int) -> dict[str, Tensor]:
-        """A row shaped like `values` as one trial's tensors by parameter name, in the trial's own shapes; views."""
-        found = {}
+    def named(self, row: Tensor, member: int) -> dict[str, Tensor]:
+        """One trial's tensors by parameter name, in the trial's own shapes; views.
+
+        Args:
+            row: Numbers laid out as a row of `values`, shape (columns,).
+            member: Index of the trial.
+        """
+        tensors = {}
         for slot in self.slots:
-            own = rows[slot.columns].view(slot.shape)
-            found[slot.name] = _cut(own, self.models[member].get_parameter(slot.name).shape)
-        return found
+            padded = row[slot.columns].view(slot.shape)
+            tensors[slot.name] = _cut(padded, self.models[member].get_parameter(slot.name).shape)
+        return tensors
 
     def _refuse(self, host: PreTrainedModel) -> None:
         config = host.config.get_text_config()
@@ -277,10 +293,11 @@ class Stack:
     def _differs(member: nn.Module, layer: nn.Module) -> bool:
         return any(member.get_parameter(name).shape != layer.get_parameter(name).shape for name in _trainable(layer))
 
-    def _begin(self, model: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _begin(self, model: nn.Module, positional: tuple[object, ...], named: dict[str, object]) -> None:
         """Before a forward pass: parameters are unpacked anew, and layers learn how many rows there are."""
         self._unpacked = None
-        first = next((v for v in (*positional, *named.values()) if isinstance(v, Tensor) and v.dim() > 1), None)
+        inputs = (*positional, *named.values())
+        first = next((each for each in inputs if isinstance(each, Tensor) and each.dim() > 1), None)
         for layer in self._layers:
             layer.rows = self.count if first is None else len(first)
 
@@ -294,47 +311,60 @@ def _trainable(layer: nn.Module) -> list[str]:
 
 
 def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return math.ceil(size / ALIGNMENT) * ALIGNMENT
 
 
 def _slots(models: Sequence[PreTrainedModel], layers: Mapping[str, nn.Module]) -> list[Slot]:
-    """Where each parameter stands in a row: those that decay first."""
-    from harness.nn.optimizer import decaying
+    """Where each parameter stands in a row: those that decay first, so that either kind is one slice for AdamW.
 
+    Raises:
+        CannotStack: When a parameter is outside the layers, or its dimensions differ among trials.
+    """
     host = models[0]
     names = [name for name, p in host.named_parameters() if p.requires_grad]
-    held = {id(p) for layer in layers.values() for p in layer.parameters()}
-    if loose := [name for name in names if id(host.get_parameter(name)) not in held]:
+    inside = {id(p) for layer in layers.values() for p in layer.parameters()}
+    if loose := [name for name in names if id(host.get_parameter(name)) not in inside]:
         raise CannotStack(f"{loose[0]} is in no layer that takes rows")
     decays = decaying(host)
-    found: list[Slot] = []
+    slots: list[Slot] = []
     start = 0
     for name in sorted(names, key=lambda name: name not in decays):
         shapes = [tuple(model.get_parameter(name).shape) for model in models]
         if len({len(shape) for shape in shapes}) != 1:
             raise CannotStack(f"{name} differs in dimensions among trials")
         shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        found.append(Slot(name, shape, start, name in decays))
-        start += _aligned(found[-1].size)
-    return found
+        slots.append(Slot(name=name, shape=shape, start=start, decays=name in decays))
+        start += _aligned(slots[-1].size)
+    return slots
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """The same modules, holding the same tensors."""
-    held = [*model.parameters(), *model.buffers()]
+    """A copy of a model's modules that holds the same tensors: layers may be replaced, weights take no memory again."""
+    tensors = [*model.parameters(), *model.buffers()]
     for layer in model.modules():
-        if hasattr(layer, "init_8bit_state"):  # else the first twin to run would take the weight's scales for itself
+        # bitsandbytes moves an eight-bit weight's scales to the layer at its first call; the first twin to run would
+        # take them from the others.
+        if hasattr(layer, "init_8bit_state"):
             if layer.weight.CB is not None:
                 layer.init_8bit_state()
-            held += [layer.state.CB, layer.state.SCB]
-    shared = {id(tensor): tensor for tensor in held}
-    twin: PreTrainedModel = deepcopy(model, shared)
-    return twin
+            tensors += [layer.state.CB, layer.state.SCB]
+    # `deepcopy` takes what its memo holds instead of copying it.
+    memo = {id(tensor): tensor for tensor in tensors}
+    copy: PreTrainedModel = deepcopy(model, memo)
+    return copy
 
 
 @contextmanager
 def stacked(models: Sequence[PreTrainedModel], methods: Sequence[Stackable]) -> Iterator[tuple[PreTrainedModel, int]]:
-    """A model of K times the rows for scoring, and K; a single model as it is."""
+    """A model of K times the rows for scoring, and K; a single model as it is.
+
+    Args:
+        models: Attached models with equal bases.
+        methods: What was attached to each.
+
+    Raises:
+        CannotStack: When these models cannot share a forward pass.
+    """
     if len(models) == 1:
         yield models[0], 1
     else:

@@ -132,6 +132,6 @@ def _computed(learner: Learner, model: PreTrainedModel, sequences: Sequence[Toke
         batch = collate([[(sequences[index],) for index in part]], padding_id(setup.tokenizer), setup.device)
         with torch.no_grad(), precision(learner, model):
             nats = supervised_nats(model, batch)
-        losses = TokenLosses(nats, batch.sequence, batch.completion, batch.rows)
+        losses = TokenLosses(nats=nats, sequence=batch.sequence, completion=batch.completion, sequences=batch.rows)
         sums[part] = losses.log_probabilities()[0].double().cpu().numpy()
     return sums

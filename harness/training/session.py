@@ -197,13 +197,15 @@ class Session(ABC):
         apart = [part.apart for part in parts if part.apart is not None]
         with torch.no_grad():
             return TokenLosses(
-                nats,
-                batch.sequence,
-                batch.completion,
-                batch.rows,
-                torch.tensor(np.stack(reference), dtype=nats.dtype, device=nats.device) if reference else None,
-                self._losses(apart, []) if apart else None,
-                batch.scores,
+                nats=nats,
+                sequence=batch.sequence,
+                completion=batch.completion,
+                sequences=batch.rows,
+                reference=torch.tensor(np.stack(reference), dtype=nats.dtype, device=nats.device)
+                if reference
+                else None,
+                apart=self._losses(apart, []) if apart else None,
+                scores=batch.scores,
             )
 
     def _read_losses(self) -> None:

@@ -118,16 +118,22 @@ class Measurements:
 
 
 def measured_peak(device: str, dtype: str, timer: Timer = time.perf_counter) -> float:
-    """FLOP/s of the best of a few square matrix products, at the number of threads in use."""
+    """FLOP/s of the best of a few square matrix products, at the number of threads in use.
+
+    Args:
+        device: `cpu` or `cuda`.
+        dtype: Name of a torch type.
+        timer: Clock.
+    """
     import torch
 
     size = _matrix_size(device, dtype)
     generator = torch.Generator(device).manual_seed(0)
-    one, other = (
+    left, right = (
         torch.randn(size, size, generator=generator, device=device).to(getattr(torch, dtype)) for _ in range(2)
     )
     with torch.no_grad():
-        return 2.0 * size**3 / _best_seconds(lambda: torch.mm(one, other), device, timer)
+        return 2.0 * size**3 / _best_seconds(lambda: torch.mm(left, right), device, timer)
 
 
 def _compared(model: PreTrainedModel, device: str, timer: Timer) -> Measurement:
@@ -177,10 +183,16 @@ def _undisturbed(model: PreTrainedModel, device: str) -> Iterator[Callable[[bool
 
 
 def _best_seconds(work: Callable[[], object], device: str, timer: Timer) -> float:
-    """The shortest of at least `FEWEST` runs and about `ENOUGH_S` seconds of them, after one that does not count."""
+    """The shortest of at least `FEWEST` runs and about `ENOUGH_S` seconds of them, after one that does not count.
+
+    Args:
+        work: What is timed.
+        device: `cpu` or `cuda`.
+        timer: Clock.
+    """
     import torch
 
-    def wait() -> None:
+    def wait() -> None:  # a GPU's kernels run on after the call that started them
         if device == "cuda":
             torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""What a base model knows, told by itself: texts sampled from it, for replay where nobody has its training data.
+"""Texts sampled from a base model, for replay of what it knows where nobody has its training data.
 
 Sun et al. 2020 (LAMOL, arXiv 1909.03329) replay what a model generates; Huang et al. 2024 (arXiv 2403.01244) do so for
 instruction-tuned language models.
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TEXTS = 512
 TOKENS = 96
+"""Most tokens of a text."""
 _BATCH = 64
 
 
@@ -23,7 +24,7 @@ def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     """Sample texts from a model at temperature 1, from its start token on; the same model gives the same texts.
 
     Args:
-        model: The base model; its random state is set, so the caller keeps its own (`train.random_state_kept`).
+        model: The base model; its random state is set, so the caller keeps its own (`random_state_kept`).
         tokenizer: Its tokenizer.
         texts: How many to sample; empty ones are dropped.
     """
@@ -40,7 +41,7 @@ def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=True,
-                top_k=0,
+                top_k=0,  # transformers cuts to the 50 likeliest tokens unless told otherwise
                 max_new_tokens=TOKENS,
                 pad_token_id=tokenizer.pad_token_id,
             )

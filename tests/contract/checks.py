@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
-from harness.evaluation.prefix_tree import Ask, Plan
+from harness.evaluation.prefix_tree import Request, RowPlan
 from harness.methods.base import Method
 from harness.models.base_model import load_model, resolve_model
 from harness.training.alone import Alone
@@ -169,7 +169,7 @@ def it_is_scored_as_its_logits_say(case):
     context, answers = (5, 9, 30, 31, 7), ((40, 41, 9), (12, 80))
     case.model.eval()
     with torch.no_grad():
-        plan = Plan([Ask(context, answer) for answer in answers], 60, 64)
+        plan = RowPlan([Request(context, answer) for answer in answers], 60, 64)
         found = LikelihoodScorer().score(StackedModels(case.model), plan).values[0]
         wanted = []
         for answer in answers:

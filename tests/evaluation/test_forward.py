@@ -7,37 +7,37 @@ from typing import Any
 import pytest
 
 from harness.evaluation.evaluate import scoring_mode
-from harness.evaluation.forward import Places, last_layer
+from harness.evaluation.forward import Positions, last_layer
 from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
-from harness.evaluation.prefix_tree import Ask, Plan
+from harness.evaluation.prefix_tree import Request, RowPlan
 
 from .test_loglikelihood import PLAIN, assert_like_by_hand, config_of
 
 
-def test_places_by_hand() -> None:
+def test_positions_by_hand() -> None:
     """Two members with two rows of three tokens; wanted are the second of the first row and both ends of the second."""
     import torch
 
-    places = Places(2, 3, torch.tensor([1, 3, 5]))
+    positions = Positions(2, 3, torch.tensor([1, 3, 5]))
     states = torch.arange(12.0).view(4, 3, 1)
-    chosen = places.chosen(states)
+    chosen = positions.select(states)
     assert chosen[..., 0].tolist() == [[1, 3, 5], [7, 9, 11]]
-    assert places.spread(chosen, 2)[..., 0].tolist() == [[0, 1, 0], [3, 0, 5], [0, 7, 0], [9, 0, 11]]
-    assert places.by_row.tolist() == [[1, 1], [0, 2]]
+    assert positions.scatter(chosen, 2)[..., 0].tolist() == [[0, 1, 0], [3, 0, 5], [0, 7, 0], [9, 0, 11]]
+    assert positions.by_row.tolist() == [[1, 1], [0, 2]]
     with_virtual_tokens = torch.cat([torch.full((4, 2, 1), 99.0), states], dim=1)
-    assert torch.equal(places.chosen(with_virtual_tokens), chosen)
-    assert [part.flat.tolist() for part in places.parts(2)] == [[1, 3], [5]]
+    assert torch.equal(positions.select(with_virtual_tokens), chosen)
+    assert [part.flat.tolist() for part in positions.split(2)] == [[1, 3], [5]]
 
 
 def test_the_last_layer_computes_what_is_scored_only() -> None:
     """Two rows of 20 and 10 tokens, of which the last of each predicts, twice for the check and once to score."""
     model = config_of("Llama", **PLAIN)
-    given = [Ask(tuple(range(10, 30)), (5,)), Ask(tuple(range(40, 50)), (7,))]
+    given = [Request(tuple(range(10, 30)), (5,)), Request(tuple(range(40, 50)), (7,))]
     shapes: list[tuple[int, ...]] = []
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda module, given, out: shapes.append(tuple(given[0].shape)))
     with scoring_mode(model):
-        LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
+        LikelihoodScorer().score(StackedModels(model), RowPlan(given, 32, 64))
     assert shapes[-2:] == [(2, 20, 32), (1, 2, 32)]
 
 
@@ -45,7 +45,7 @@ def test_the_last_layer_attends_from_what_is_scored_only(monkeypatch: pytest.Mon
     import torch
 
     model = config_of("Llama", **PLAIN)
-    given = [Ask(tuple(range(10, 30)), (5, 6, 7)), Ask(tuple(range(10, 30)), (8, 9))]
+    given = [Request(tuple(range(10, 30)), (5, 6, 7)), Request(tuple(range(10, 30)), (8, 9))]
     plain, queries = torch.nn.functional.scaled_dot_product_attention, []
 
     def counted(query: Any, *states: Any, **options: Any) -> Any:
@@ -54,7 +54,7 @@ def test_the_last_layer_attends_from_what_is_scored_only(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     with scoring_mode(model):
-        LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
+        LikelihoodScorer().score(StackedModels(model), RowPlan(given, 32, 64))
     assert queries[-2:] == [23, 4]  # the context's last, and the tokens 5, 6 and 8, of 20 + 3
 
 

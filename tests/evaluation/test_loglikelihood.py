@@ -14,14 +14,14 @@ from harness.evaluation import forward as shortcuts
 from harness.evaluation import loglikelihood as scoring
 from harness.evaluation.evaluate import scoring_mode
 from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
-from harness.evaluation.prefix_tree import Ask, Plan
+from harness.evaluation.prefix_tree import Request, RowPlan
 from harness.evaluation.responses import Responder
 
 from .conftest import make_model, make_tokenizer
 
 
-def asks(*pairs: tuple[tuple[int, ...], tuple[int, ...]]) -> list[Ask]:
-    return [Ask(*pair) for pair in pairs]
+def requests(*pairs: tuple[tuple[int, ...], tuple[int, ...]]) -> list[Request]:
+    return [Request(*pair) for pair in pairs]
 
 
 def listed(row: Any) -> dict[str, list[int]]:
@@ -30,54 +30,58 @@ def listed(row: Any) -> dict[str, list[int]]:
 
 def test_continuations_that_differ_in_their_last_token_share_all_positions() -> None:
     """After 1 2 come 3 4, 3 5 or 6: the context predicts 3 and 6, and 3 predicts 4 and 5."""
-    (row,) = Plan(asks(((1, 2), (3, 4)), ((1, 2), (3, 5)), ((1, 2), (6,))), 10, 64).trees
+    (row,) = RowPlan(requests(((1, 2), (3, 4)), ((1, 2), (3, 5)), ((1, 2), (6,))), 10, 64).tree_rows
     found = listed(row)
     assert (found["tokens"], found["depth"], found["end"]) == ([1, 2, 3], [0, 1, 2], [3, 3, 3])
-    scored = sorted(zip(found["asks"], found["nodes"], found["targets"], strict=True))
+    scored = sorted(zip(found["requests"], found["positions"], found["targets"], strict=True))
     assert scored == [(0, 1, 3), (0, 2, 4), (1, 1, 3), (1, 2, 5), (2, 1, 6)]
-    assert not row.branches
+    assert not row.has_branches
 
 
 def test_a_tree_by_hand() -> None:
     """1 2 goes on with 3 4, 3 6 and 8 (the last tokens 5, 7 and 9 are only predicted)."""
-    given = asks(((1, 2), (3, 4, 5)), ((1, 2), (8, 9)), ((1, 2), (3, 6, 7)))
-    (row,) = Plan(given, 10, 64).trees
+    given = requests(((1, 2), (3, 4, 5)), ((1, 2), (8, 9)), ((1, 2), (3, 6, 7)))
+    (row,) = RowPlan(given, 10, 64).tree_rows
     found = listed(row)
     assert found["tokens"] == [1, 2, 3, 4, 6, 8]
     assert found["depth"] == [0, 1, 2, 3, 3, 2]
     assert found["end"] == [6, 6, 5, 4, 5, 6]
-    scored = zip(found["asks"], found["nodes"], found["targets"], strict=True)
+    scored = zip(found["requests"], found["positions"], found["targets"], strict=True)
     assert sorted(scored) == [(0, 1, 3), (0, 2, 4), (0, 3, 5), (1, 1, 8), (1, 5, 9), (2, 1, 3), (2, 2, 6), (2, 4, 7)]
-    assert row.branches
-    assert [line.tokens.tolist() for line in Plan(given, 10, 64).lines] == [[1, 2, 3, 4], [1, 2, 3, 6], [1, 2, 8]]
+    assert row.has_branches
+    assert [line.tokens.tolist() for line in RowPlan(given, 10, 64).plain_rows] == [
+        [1, 2, 3, 4],
+        [1, 2, 3, 6],
+        [1, 2, 8],
+    ]
 
 
 def test_a_tree_is_no_longer_than_the_context_and_no_wider_than_pays() -> None:
     """Ten branches of three tokens: seven positions are left in a context of 9; sqrt(2 * (2 + 2 * 9)) = 6 pay back."""
-    given = asks(*(((1, 2), (10 + i, 20, 30, 40)) for i in range(10)))
-    rows = Plan(given, 9, 9).trees
+    given = requests(*(((1, 2), (10 + i, 20, 30, 40)) for i in range(10)))
+    rows = RowPlan(given, 9, 9).tree_rows
     assert [len(row.tokens) for row in rows] == [2 + 3 + 3] * 5
-    assert [len(row.tokens) for row in Plan(given, 100, 10_000).trees] == [32]
-    assert sorted(int(ask) for row in rows for ask in set(row.asks.tolist())) == list(range(10))
+    assert [len(row.tokens) for row in RowPlan(given, 100, 10_000).tree_rows] == [32]
+    assert sorted(int(request) for row in rows for request in set(row.requests.tolist())) == list(range(10))
 
 
 def test_a_context_that_does_not_fit_loses_its_beginning() -> None:
     """Five positions: of 1 2 3 4 and 5 6 7, whose last token is only predicted, 1 is lost."""
-    plan = Plan(asks(((1, 2, 3, 4), (5, 6, 7)), ((1, 2, 3, 4), (5,))), 5, 64)
-    assert sorted(row.tokens.tolist() for row in plan.trees) == [[1, 2, 3, 4], [2, 3, 4, 5, 6]]
+    plan = RowPlan(requests(((1, 2, 3, 4), (5, 6, 7)), ((1, 2, 3, 4), (5,))), 5, 64)
+    assert sorted(row.tokens.tolist() for row in plan.tree_rows) == [[1, 2, 3, 4], [2, 3, 4, 5, 6]]
 
 
-def test_equal_asks_are_computed_once() -> None:
-    (row,) = Plan(asks(((1,), (2, 3)), ((1,), (2, 3))), 5, 64).trees
+def test_equal_requests_are_computed_once() -> None:
+    (row,) = RowPlan(requests(((1,), (2, 3)), ((1,), (2, 3))), 5, 64).tree_rows
     assert row.tokens.tolist() == [1, 2]
 
 
 def test_nothing_to_score_is_no_scores() -> None:
-    found = LikelihoodScorer().score(StackedModels(make_model(), 2), Plan([], 5, 64))
+    found = LikelihoodScorer().score(StackedModels(make_model(), 2), RowPlan([], 5, 64))
     assert (found.values.shape, found.greedy.shape, found.finite.tolist()) == ((2, 0), (2, 0), [True, True])
 
 
-def some_asks(seed: int = 0, longest: int = 40) -> list[Ask]:
+def some_requests(seed: int = 0, longest: int = 40) -> list[Request]:
     """Contexts of all lengths, also too long ones, each with one to five continuations that share tokens or not."""
     draw = random.Random(seed)
     found = []
@@ -86,18 +90,18 @@ def some_asks(seed: int = 0, longest: int = 40) -> list[Ask]:
         stem = tuple(draw.randrange(3, 250) for _ in range(3))
         for _ in range(draw.randrange(1, 6)):
             rest = tuple(draw.randrange(3, 250) for _ in range(draw.randrange(1, 6)))
-            found.append(Ask(context, stem[: draw.randrange(4)] + rest))
+            found.append(Request(context, stem[: draw.randrange(4)] + rest))
     return found
 
 
-def by_hand(model: Any, given: Sequence[Ask], longest: int) -> list[tuple[float, bool]]:
-    """Each ask in a forward pass of its own."""
+def by_hand(model: Any, given: Sequence[Request], longest: int) -> list[tuple[float, bool]]:
+    """Each request in a forward pass of its own."""
     import torch
 
     found = []
-    for ask in given:
-        ids = torch.tensor([(ask.context + ask.continuation)[-longest - 1 :]])
-        wanted = torch.tensor(ask.continuation)
+    for request in given:
+        ids = torch.tensor([(request.context + request.continuation)[-longest - 1 :]])
+        wanted = torch.tensor(request.continuation)
         with torch.no_grad():
             logits = model(input_ids=ids[:, :-1]).logits[0, -len(wanted) :]
         values = logits.log_softmax(-1)[range(len(wanted)), wanted]
@@ -108,14 +112,14 @@ def by_hand(model: Any, given: Sequence[Ask], longest: int) -> list[tuple[float,
 def assert_like_by_hand(
     model: Any,
     longest: int = 32,
-    given: list[Ask] | None = None,
+    given: list[Request] | None = None,
     width: int = 64,
     scorer: LikelihoodScorer | None = None,
 ) -> None:
-    given, scorer = given or some_asks(), scorer or LikelihoodScorer()
+    given, scorer = given or some_requests(), scorer or LikelihoodScorer()
     model.eval()
     with scoring_mode(model):
-        found = scorer.score(StackedModels(model), Plan(given, longest, width))
+        found = scorer.score(StackedModels(model), RowPlan(given, longest, width))
     expected = by_hand(model, given, longest)
     assert found.values[0].tolist() == pytest.approx([value for value, _ in expected], abs=1e-4)
     assert found.greedy[0].tolist() == [greedy for _, greedy in expected]
@@ -174,7 +178,7 @@ def test_other_models_score_one_continuation_per_row(
 def test_a_window_is_found_once_a_row_is_longer_than_it(scorer: LikelihoodScorer) -> None:
     """Rows within the window agree, which says nothing about longer ones."""
     model = config_of("Mistral", **PLAIN, sliding_window=12)
-    short = asks(((5, 6, 7), (8, 9, 10)), ((5, 6, 7), (11, 12, 13)))
+    short = requests(((5, 6, 7), (8, 9, 10)), ((5, 6, 7), (11, 12, 13)))
     assert_like_by_hand(model, given=short, scorer=scorer)
     assert list(scorer.verified.values()) == [7]
     assert_like_by_hand(model, scorer=scorer)
@@ -189,7 +193,7 @@ def test_a_model_of_nans_decides_nothing_about_its_kind(scorer: LikelihoodScorer
     model = config_of("Llama", **PLAIN)
     model.lm_head.weight.data.fill_(math.nan)
     with scoring_mode(model):
-        assert np.isnan(scorer.score(StackedModels(model), Plan(some_asks(), 32, 64)).values).all()
+        assert np.isnan(scorer.score(StackedModels(model), RowPlan(some_requests(), 32, 64)).values).all()
     assert not scorer.verified
 
 
@@ -211,9 +215,9 @@ def test_logits_are_computed_a_bounded_number_at_a_time(
     monkeypatch.setattr(scoring, "LOGITS", 7 * 259)
     sizes: list[int] = []
     model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
-    given = some_asks()
+    given = some_requests()
     with scoring_mode(model):
-        found = LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
+        found = LikelihoodScorer().score(StackedModels(model), RowPlan(given, 32, 64))
     assert max(sizes) == 7
     assert found.values[0].tolist() == pytest.approx([value for value, _ in by_hand(model, given, 32)], abs=1e-4)
 
@@ -222,9 +226,9 @@ def test_the_output_layer_is_given_what_is_scored_only() -> None:
     model = config_of("Llama", **PLAIN)
     sizes: list[int] = []
     model.lm_head.register_forward_hook(lambda module, given, out: sizes.append(out.shape[0] * out.shape[1]))
-    given = asks((tuple(range(10, 30)), (5,)), (tuple(range(10, 30)), (6,)), (tuple(range(40, 50)), (7, 8)))
+    given = requests((tuple(range(10, 30)), (5,)), (tuple(range(10, 30)), (6,)), (tuple(range(40, 50)), (7, 8)))
     with scoring_mode(model):
-        LikelihoodScorer().score(StackedModels(model), Plan(given, 32, 64))
+        LikelihoodScorer().score(StackedModels(model), RowPlan(given, 32, 64))
     assert sizes[-1] == 3
 
 
@@ -237,9 +241,9 @@ def test_batches_follow_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_hook(lambda module, given, out: shapes.append(tuple(given[0].shape)))
-    given = asks(*(((n, *range(100, 99 + size)), (5,)) for n, size in enumerate((30, 10, 9, 8, 5, 5, 5))))
+    given = requests(*(((n, *range(100, 99 + size)), (5,)) for n, size in enumerate((30, 10, 9, 8, 5, 5, 5))))
     with scoring_mode(model):
-        LikelihoodScorer().score(StackedModels(model, 2), Plan(given, 32, 64, shares=False))
+        LikelihoodScorer().score(StackedModels(model, 2), RowPlan(given, 32, 64, shares_rows=False))
     assert shapes == [(2, 30), (4, 10), (4, 8), (4, 5)]
 
 
@@ -284,10 +288,10 @@ def test_trees_follow_the_callers_mixed_precision(kind: str, scorer: LikelihoodS
     import torch
 
     model = config_of(kind, **(PLAIN if kind == "Llama" else {"n_positions": 64}))
-    given, seen = some_asks(), []
+    given, seen = some_requests(), []
     model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out.dtype))
     with scoring_mode(model), torch.autocast("cpu", torch.bfloat16):
-        found = scorer.score(StackedModels(model), Plan(given, 32, 64))
+        found = scorer.score(StackedModels(model), RowPlan(given, 32, 64))
     assert seen[-1] is torch.bfloat16
     assert list(scorer.verified.values()) != [0]
     assert found.values[0].tolist() == pytest.approx([value for value, _ in by_hand(model, given, 32)], rel=3e-2)
@@ -328,6 +332,6 @@ def test_real_tokenizers_split_as_by_lm_eval(shared_data: Path, name: str, monke
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", lambda self, requests, **options: seen.extend(requests))
     peer = HFLM(pretrained=make_model(), tokenizer=tokenizer)
     peer.loglikelihood([Instance("loglikelihood", {}, pair, 0, ("m", 0, 1)) for pair in pairs], disable_tqdm=True)
-    assert [(list(ask.context), list(ask.continuation)) for ask in _pairs(tokenizer, pairs)] == [
+    assert [(list(request.context), list(request.continuation)) for request in _pairs(tokenizer, pairs)] == [
         (context, continuation) for _, context, continuation in seen
     ]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from harness.evaluation.evaluate import scoring_mode
+from harness.evaluation.generation import seeded
 from harness.evaluation.loglikelihood import StackedModels
-from harness.evaluation.responses import Responder, seeded
+from harness.evaluation.responses import Responder
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task

@@ -5,7 +5,7 @@ import torch
 
 from harness.axes.contract import Situation
 from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
-from harness.evaluation.prefix_tree import Ask, Plan
+from harness.evaluation.prefix_tree import Request, RowPlan
 from harness.methods._experts import Router
 from harness.models.base_model import load_model, resolve_model
 from harness.models.facts import ModelFacts
@@ -155,7 +155,7 @@ def test_nothing_that_the_router_reads_is_cut_short(mixed):
     assert found[0] == pytest.approx(total, rel=1e-5)
     assert not one.spare_memory()  # what is computed again is read when other weights stand
     context, answers = (5, 9, 30, 31, 7), ((40, 41, 9), (12, 80))
-    plan = Plan([Ask(context, answer) for answer in answers], 60, 64)
+    plan = RowPlan([Request(context, answer) for answer in answers], 60, 64)
     with torch.no_grad():
         LikelihoodScorer().score(StackedModels(load_model(resolve_model(str(folder)), {}, "cpu").eval()), plan)
         values = LikelihoodScorer().score(StackedModels(one.model), plan).values[0]

@@ -23,12 +23,12 @@ def said(policy, base=None, apart=None, lengths=None):
     owners = [index for index, length in enumerate(lengths) for _ in range(length)]
     nats = torch.tensor([[-policy[index] / lengths[index] for index in owners]], dtype=torch.float64)
     return TokenLosses(
-        nats,
-        torch.tensor([owners]),
-        torch.ones(nats.shape, dtype=torch.bool),
-        len(policy),
-        None if base is None else torch.tensor([base], dtype=torch.float64),
-        apart,
+        nats=nats,
+        sequence=torch.tensor([owners]),
+        completion=torch.ones(nats.shape, dtype=torch.bool),
+        sequences=len(policy),
+        reference=None if base is None else torch.tensor([base], dtype=torch.float64),
+        apart=apart,
     )
 
 
