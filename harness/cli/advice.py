@@ -118,12 +118,14 @@ def advise(
     from harness.recommend.rank import NotEnoughEvidence, most_evidence, recommend, request_for
     from harness.tasks.facts import task_facts
 
+    # Gains of one base say little of another, so without a wish the base that most is known of is the safest.
     name = model or most_evidence(paths)
     if name is None:
         raise SpecError(
             "a recommendation needs records, but there are none: run a study first, for example `snakemake`"
         )
     base = resolve_model(name, None)
+    # Which machine will train is not known here: what the CPU refuses is refused, the rest is ranked.
     situation = Situation(device="cpu", model=model_facts(base), task=task_facts(task))
     request = request_for(paths, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
@@ -139,6 +141,7 @@ def _base_score(paths: Paths, task: Task, base: BaseModel, folders: tuple[Path, 
     from harness.trial.group import Workspace, run_trial
 
     order = Order(task=task, base=base, stages=(), steps=0)
+    # Validation, not test: advice selects, and what selects must not see the test split.
     config = replace(order.base_config(), evaluation=Evaluation("validation"))
     target = run_trial(config, Workspace(paths, folders)).target
     return target.value if target else None
@@ -195,6 +198,7 @@ def order_from_file(path: Path, task: Task) -> Order:
     from harness.study.family import resolve_family
 
     data = read_yaml(path)
+    # A pipeline of one stage may leave out `stages`, as a family in a study file may.
     outer = {key: data.pop(key) for key in ("model", "revision", "steps") if key in data}
     try:
         spec = PipelineFile.model_validate(outer | (data if "stages" in data else {"stages": [data]}))
@@ -248,6 +252,7 @@ def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
             if model.name == order.base.ref.name:
                 names |= dict.fromkeys(name for name in study.off_target if name != order.task.name)
                 corpus = corpus or model.corpus
+    # The pinned revision, since a hub model may have moved on since it was recommended.
     base = resolve_model(order.base.ref.name, order.base.ref.revision, corpus)
     base = replace(base, ref=with_corpus(base, folders))
     return replace(order, base=base, off_target=tuple(find_task(name, folders).ref for name in names))
@@ -280,6 +285,7 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     from harness.trial.process import WarmProcess
 
     folder = wanted["output"] or paths.trained(order.task.name)
+    # Before anything is spent: a folder of somebody's files would be mixed with the model's.
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
     if wanted["dry_run"]:
@@ -292,6 +298,7 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     if not result.status.has_scores:
         return Trained(None, order.text(), result, base.scores)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Copied and removed rather than moved: --output may be on another file system.
     shutil.copytree(paths.model(result.config.key), folder, dirs_exist_ok=True)
     shutil.rmtree(paths.model(result.config.key))
     write_model_card(folder, result, base.scores)

@@ -63,8 +63,9 @@ def _libraries(root: Path) -> Finding:
         name, _, version = line.partition("==")
         try:
             installed = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+        except importlib.metadata.PackageNotFoundError:  # pinned for another platform, or optional
             continue
+        # A build tag such as 2.13.0+cpu says for which device torch was compiled, not which version it is.
         if version and installed.split("+")[0] != version:
             wrong.append(f"{name} {installed} (tested: {version})")
     if wrong:
@@ -108,6 +109,7 @@ def _disk(root: Path) -> Finding:
 
 def _writable(root: Path) -> Finding:
     folder = root / "results" if (root / "results").is_dir() else root
+    # By writing: permission bits say nothing of a full disk, a quota or a read-only mount.
     with tempfile.NamedTemporaryFile(dir=folder):
         return Finding("results", "ok", f"{folder} is writable")
 

@@ -86,6 +86,7 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
         runner,
         *(f"{k}={v}" for k, v in options.items()),
     ]
+    # A process each, as on a real site: a driver that is killed cannot clean up after itself.
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     killed = _kill_when_running(first, folder)
     try:
@@ -102,7 +103,7 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
         seconds=time.monotonic() - started,
         log=said[-3000:],
     )
-    if outcome.passed:
+    if outcome.passed:  # otherwise it stays: its logs say what went wrong
         shutil.rmtree(folder)
     return outcome
 
@@ -112,7 +113,7 @@ def _kill_when_running(driver: subprocess.Popen[bytes], folder: Path) -> bool:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and driver.poll() is None:
         if len(_lines(folder / "ran")) > TRIALS // 3:  # by then a worker was killed, too
-            driver.kill()
+            driver.kill()  # SIGKILL, so that nothing of it runs any more, as after a power cut
             driver.wait()
             return True
         time.sleep(0.05)
@@ -130,11 +131,12 @@ def work(workspace: Workspace) -> Work:
 
 
 def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
+    # As a real trial does: a worker that was killed after it wrote the record has done its work.
     if (earlier := find_result(paths, config.key)) is not None:
         return earlier
     with (paths.results / "ran").open("a") as file:
         file.write(f"{config.key}\n")
-    time.sleep(TRIAL_S)
+    time.sleep(TRIAL_S)  # long enough that the kill hits a trial under way
     if len(_lines(paths.results / "ran")) > 1:
         with suppress(FileExistsError):  # only one worker is to die
             (paths.results / "killed").touch(exist_ok=False)

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 @click.pass_context
 def main(ctx: click.Context, root: Path, verbose: bool) -> None:
     """Which way of fine-tuning should I use for my task, what will it cost, and what will my model forget?"""
-    listen(verbose)
+    listen(verbose)  # first, so that a broken plug-in is heard of
     if not root.is_dir():
         raise UsageError(f"--root must be a folder, but got '{root}': create it or name another")
-    use_project(root)
+    use_project(root)  # before any verb asks for a plug-in
     ctx.obj = root
 
 
@@ -59,6 +59,7 @@ def _study(root: Path, name: str) -> StudySpec:
     from harness.errors import one_of
     from harness.study.load import load_study
 
+    # `quickstart` and `studies/quickstart.yaml` are the same study: Snakemake passes paths, people type names.
     path = Path(name) if name.endswith((".yaml", ".yml")) else root / "studies" / f"{name}.yaml"
     if not path.exists():
         known = [p.stem for p in (root / "studies").glob("*.yaml")]
@@ -89,7 +90,7 @@ def _phase(role: Role) -> Callable[[Callable[[], None]], click.Command]:
 
             summary = run_phase(role, _study(root, study), site)
             show(summary, as_json, lambda s: s.text())
-            if summary.exit_code:
+            if summary.exit_code:  # after the summary: partly failed is a result, which Snakemake goes on with
                 sys.exit(summary.exit_code)
 
         return command
@@ -181,6 +182,7 @@ def recommend(
     from harness.cli.advice import advise
     from harness.tasks.task import task_folders
 
+    # Scoring loads torch and the model, which takes longer than the advice: only on request.
     folders = task_folders(root) if score_base else None
     answer = advise(_paths(root), _task(root, task_name), model, folders, **limits)
     show(answer, as_json, lambda answer: answer.text())
@@ -209,7 +211,7 @@ def train(
     from harness.tasks.task import task_folders
 
     paths, task, folders = _paths(root), _task(root, task_name), task_folders(root)
-    if pipeline and model:
+    if pipeline and model:  # rather than let one of them win silently
         raise UsageError("--pipeline names its own model, but --model was given too: leave one of them out")
     order = order_from_file(pipeline, task) if pipeline else order_from_advice(paths, task, model)
     trained = train_model(paths, with_suite(order, paths, folders), folders, **wanted)
@@ -276,7 +278,7 @@ def export(root: Path, folder: Path, file_format: str, study: str | None) -> Non
     """Write every table and view to FOLDER, or one study as an Optuna storage to the file FOLDER."""
     from harness.database.export import export_optuna, export_tables
 
-    if file_format != "optuna":
+    if file_format != "optuna":  # an Optuna storage is one file with one study, tables are files in a folder
         paths = export_tables(_paths(root), folder, file_format)
         click.echo("\n".join(map(str, paths)))
         return
@@ -294,7 +296,7 @@ def doctor(root: Path, as_json: bool) -> None:
 
     findings = examine(root)
     show(findings, as_json, examination_text)
-    if any(finding.level == "error" for finding in findings):
+    if any(finding.level == "error" for finding in findings):  # scripts stop at it before a study is submitted
         sys.exit(1)
 
 

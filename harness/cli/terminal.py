@@ -24,6 +24,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a verb; a mistake ends in one sentence on stderr and its exit code."""
         try:
+            # Click would print its own errors in a form of its own and exit with codes of its own.
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except HarnessError as error:
             _fail(str(error), error.exit_code)
@@ -31,7 +32,7 @@ class Commands(click.Group):
             _fail(error.format_message(), UsageError.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _fail("interrupted: everything finished is kept, run the same command to go on", EXIT_INTERRUPTED)
-        except BrokenPipeError:
+        except BrokenPipeError:  # `harness list | head`: whoever read has enough, which is no failure
             sys.stderr.close()
 
 
@@ -47,6 +48,7 @@ def listen(verbose: bool) -> None:
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    # Libraries log at INFO what only their developers need; their warnings repeat at every import.
     log = logging.getLogger(None if verbose else "harness")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -56,7 +58,13 @@ def listen(verbose: bool) -> None:
 
 
 def show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
-    """Print a result for a program or for a person."""
+    """Print a result for a program or for a person.
+
+    Args:
+        value: A dataclass, a list of them, or plain JSON values.
+        as_json: Whether a program reads it.
+        text: Makes it a text for people.
+    """
     from harness.records.codec import to_json
 
     click.echo(json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) if as_json else text(value))
