@@ -111,6 +111,18 @@ def test_a_record_of_a_later_version_stays_and_stops_whoever_needs_it(paths: Pat
     assert [type(error) for _, error in iterate_results(paths)] == [NewerRecord]
 
 
+def test_bytes_are_intact_only_of_this_trial_and_this_version(paths: Paths) -> None:
+    record = json.loads(write_result(paths, RESULT).read_text())
+    judged = {}
+    for version in (SCHEMA_VERSION, SCHEMA_VERSION + 1):
+        content = record | {"schema_version": version}
+        del content["digest"]
+        content["digest"] = fingerprint(content)
+        raw = json.dumps(content, indent="\t", sort_keys=True, separators=(",", ":")).encode()
+        judged[version] = [is_intact(key, raw) for key in (KEY, "0" * 20)]
+    assert judged == {SCHEMA_VERSION: [True, False], SCHEMA_VERSION + 1: [False, False]}
+
+
 def test_unknown_fields_survive_and_are_noted(paths: Paths) -> None:
     path = changed(paths, lambda record: (record.update(mood="fine"), record["cost"].update(co2_kg=1.5)))
     result = read_result(path)
