@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records.codec import fingerprint
+from harness.records.execution import Execution
 from harness.records.paths import Paths
 from harness.records.results import result_text
 from harness.records.trial import (
@@ -239,7 +240,7 @@ class _Maker:
         truth = self.world.truth(family, config.task.name, values)
         is_base, noise = family == "base", self.world.noise
         fused = config.pipeline.stages[0].method == "lora"
-        effective = {} if fused or is_base else {"alone": ALONE}
+        effective = Execution(alone=None if fused or is_base else ALONE)
         provenance = Provenance(
             harness_version="0.1.0",
             versions=VERSIONS,

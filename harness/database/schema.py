@@ -221,9 +221,9 @@ TABLES = (
             python VARCHAR | Version of Python.
             git_commit VARCHAR | Commit of the working tree, where there is one.
             started_at TIMESTAMP | UTC. | TRY_CAST(TRY_CAST(r.provenance.started_at AS TIMESTAMPTZ) AS TIMESTAMP)
-            effective JSON | Configuration read back from the libraries' objects, by stage.
+            effective JSON | How it was really run, read back from the libraries' objects. | to_json(r.provenance.effective)
             plugins JSON | Hash of the code of each plug-in, by folder and name. | to_json(r.provenance.plugins)
-            alone VARCHAR | Why it could not train together with others, where it could not. | r.provenance.effective->>'alone'
+            alone VARCHAR | Why it could not train together with others, where it could not. | r.provenance.effective.alone
             """,
             "r.provenance.",
         ),

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.space import Scalar
+from harness.records.codec import Record, added
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSettings:
+class StageSettings(Record):
     """What a stage really ran with; fields at their defaults were not reached."""
 
     steps: int = 0
@@ -32,16 +32,16 @@ class StageSettings:
     seed: int | None = None
     weights: str = ""
     """Type of the model's weights, for example `float32`."""
-    recomputes: bool = False
+    recomputes: bool = added(False)
     """Whether activations were computed again in the backward pass, to save memory."""
     adapter: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """PEFT's configuration of each adapter, without settings that are empty."""
-    observed: Mapping[str, Scalar] = field(default_factory=dict)
-    """What a trainer of TRL's has seen beside losses, for example mean rewards."""
+    observed: Mapping[str, Any] | None = added(None)
+    """What a trainer of TRL's has seen beside losses, for example mean rewards; None where it has seen nothing."""
 
 
 @dataclass(frozen=True)
-class Inherited:
+class Inherited(Record):
     """The rung that a trial went on from, whose cost is in that rung's record."""
 
     key: str
@@ -51,7 +51,7 @@ class Inherited:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Execution(Record):
     """How a trial was really run."""
 
     device: str = ""
@@ -59,10 +59,10 @@ class Execution:
     threads: int | None = None
     stages: tuple[StageSettings, ...] = ()
     """The stages that trained, in their order."""
-    inherited: Inherited | None = None
+    inherited: Inherited | None = added(None)  # noqa: RUF009  it makes a field
     latency_s: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds of generating an item's answers, by task."""
     peak_memory_from: str = ""
     """How peak memory was measured."""
-    alone: str | None = None
+    alone: str | None = added(None)
     """Why it could not train together with others; None where it could."""

@@ -17,7 +17,8 @@ from typing import Any
 
 from harness import __version__
 from harness.errors import NewerRecord
-from harness.records.codec import Misfit, Record, added, decode, fingerprint, to_json, unknown_fields
+from harness.records.codec import Misfit, Record, added, decode, field_types, fingerprint, to_json, unknown_fields
+from harness.records.execution import Execution, StageSettings
 from harness.space import Scalar
 
 SCHEMA_VERSION = 2
@@ -249,8 +250,8 @@ class Provenance(Record):
     git_commit: str | None = None
     started_at: str = ""
     """UTC, ISO 8601."""
-    effective: Mapping[str, Any] = field(default_factory=dict)
-    """Configuration read back from the libraries' objects, by stage."""
+    effective: Execution = field(default_factory=Execution)
+    """How it was really run, read back from the libraries' objects."""
     plugins: Mapping[str, str] | None = added(None)
     """Hash of the code of each plug-in that the outcome depends on, by folder and name (`methods/lora`). None where it
     was not taken, as in records of the first version: nothing is known of their code."""
@@ -337,8 +338,24 @@ def migrate(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _from_1(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Version 2 brought the digest, which stands beside the fields of a record."""
-    return {**data, "schema_version": 2}
+    """Version 2 brought the digest, which stands beside the fields of a record, and a place for what a trainer has seen.
+
+    In version 1 that stood among the settings of its stage.
+    """
+    data = {**data, "schema_version": 2}
+    try:
+        provenance = data["provenance"]
+        effective = provenance["effective"]
+        stages = [_with_observed(stage) for stage in effective["stages"]]
+    except (KeyError, TypeError, AttributeError):  # it has none, or is no record, which the decoder judges
+        return data
+    return {**data, "provenance": {**provenance, "effective": {**effective, "stages": stages}}}
+
+
+def _with_observed(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = field_types(StageSettings)
+    observed = {name: value for name, value in stage.items() if name not in known}
+    return {**{name: value for name, value in stage.items() if name in known}, "observed": observed or None}
 
 
 _MIGRATIONS = (_from_1,)

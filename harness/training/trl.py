@@ -233,7 +233,7 @@ def _settings(trainer: Trainer, learner: Learner) -> StageSettings:
         batch=(args.per_device_train_batch_size, args.gradient_accumulation_steps),
         bf16=args.bf16,
         seed=args.seed,
-        observed=learner.choices.objective.observed(trainer, learner.setup),
+        observed=learner.choices.objective.observed(trainer, learner.setup) or None,
     )
 
 

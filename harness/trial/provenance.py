@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.plugins import AXIS_FOLDER, code_hash, load, names
-from harness.records.codec import to_json
 from harness.records.execution import Execution, StageSettings
 from harness.records.trial import Provenance, Score, TrialConfig
 
@@ -52,7 +51,7 @@ def provenance(started_at: str, execution: Execution, plugins: Mapping[str, str]
         python=platform.python_version(),
         git_commit=_git_commit(),
         started_at=started_at,
-        effective=_as_mapping(execution),
+        effective=execution,
         plugins=plugins,
     )
 
@@ -108,13 +107,6 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _as_mapping(execution: Execution) -> Mapping[str, Any]:
-    """What version 1 of a record holds: nothing that is None, and what a trainer has seen beside the other settings."""
-    stages = [to_json(stage) for stage in execution.stages]
-    mapping = {name: value for name, value in to_json(execution).items() if value is not None}
-    return mapping | {"stages": [stage | stage.pop("observed") for stage in stages]}
 
 
 def stage_settings(learner: Learner) -> StageSettings:

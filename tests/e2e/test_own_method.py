@@ -43,7 +43,7 @@ def test_a_method_that_was_edited_is_named_before_its_records_are_used(tmp_path)
         paths = Paths(tmp_path / "results")
         [member] = read_lines(paths.study("own").members)
         effective = find_result(paths, member["key"]).provenance.effective
-        [adapter] = effective["stages"][0]["adapter"].values()
+        [adapter] = effective.stages[0].adapter.values()
         return json.loads(done.stdout), done.stderr, adapter["use_rslora"]
 
     file.write_text(METHOD)

@@ -249,7 +249,7 @@ def test_a_trials_record_says_how_long_generation_took(world: Any, tmp_path: Pat
 
     plan = config(world, stage(), task="echo", off_target=("colour",), steps=2, fractions=(1.0,))
     result = run_trial(plan, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
-    latency = result.provenance.effective["latency_s"]
+    latency = result.provenance.effective.latency_s
     assert set(latency) == {"echo"}  # nothing is generated for choices
     assert 0 < latency["echo"] * 8 <= result.cost.seconds["evaluate"]
 

@@ -88,7 +88,7 @@ def test_rungs_add_up_to_the_straight_run(method, steps, world, workspace, tmp_p
     resumed = run_trial(trial, climbing)
 
     assert [rung.curve[-1].step for rung in rungs] == [steps // 9, steps // 3]
-    assert resumed.provenance.effective["inherited"]["key"] == rungs[1].config.key
+    assert resumed.provenance.effective.inherited.key == rungs[1].config.key
     assert values(resumed) == values(straight)
     assert curve(resumed) == curve(straight)
     assert same(weights(climbing, resumed), weights(workspace, straight))
@@ -105,9 +105,9 @@ def test_a_pipeline_of_two_stages_starts_the_second_from_the_first(world, worksp
     both = run_trial(config(world, *stages, steps=8, fractions=(0.5, 1.0)), workspace)
     assert both.status == "complete", both.reason
     assert [point.step for point in both.curve] == [4, 8]
-    effective = both.provenance.effective["stages"]
-    assert [one["steps"] for one in effective] == [4, 4]
-    assert effective[0]["adapter"]["default"]["peft_type"].endswith("LORA")
+    first, second = both.provenance.effective.stages
+    assert (first.steps, second.steps) == (4, 4)
+    assert first.adapter["default"]["peft_type"].endswith("LORA")
     only_second = run_trial(config(world, stages[1], steps=4), workspace)
     assert not same(weights(workspace, both), weights(workspace, only_second))
     # 3e-3 is what the second stage could move a weight by at most: 4 steps of Adam at 1e-4, and a margin

@@ -89,8 +89,8 @@ def test_a_resumed_rung_is_the_straight_run(world, tmp_path):
         for before, fidelity in pairwise([None, *fidelities]):
             result = run_trial(trial.at(fidelity), work)
             assert result.status == "complete", result.reason
-            inherited = result.provenance.effective.get("inherited", {}).get("key")
-            assert inherited == (before and trial.at(before).key)  # the highest rung below it
+            inherited = result.provenance.effective.inherited
+            assert (inherited and inherited.key) == (before and trial.at(before).key)  # the highest rung below it
         model = work.paths.model(trial.key)
         return load_file(model / "model" / "model.safetensors") | load_file(model / "adapter_model.safetensors")
 

@@ -257,10 +257,10 @@ def test_rlhf_in_three_stages(tmp_path, world):
     assert "stages" in alone_because(trial)
     result = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu", keep_model=True))
     assert result.status is TrialStatus.COMPLETE, result.reason
-    sft, judge, policy = result.provenance.effective["stages"]
-    assert (sft["steps"], judge["steps"], policy["steps"]) == (4, 8, 4)
-    assert judge["ranked_right_last"] >= 0.5
-    assert {"reward_first", "reward_last", "groups_without_signal"} <= set(policy)
+    sft, judge, policy = result.provenance.effective.stages
+    assert (sft.steps, judge.steps, policy.steps) == (4, 8, 4)
+    assert judge.observed["ranked_right_last"] >= 0.5
+    assert {"reward_first", "reward_last", "groups_without_signal"} <= set(policy.observed)
     assert any("mean reward" in note for note in result.notes)
     assert [point.fraction for point in result.curve] == [1.0]
 

@@ -13,6 +13,7 @@ import pytest
 
 from harness.errors import NewerRecord, StorageError
 from harness.records.codec import Misfit, fingerprint, to_json
+from harness.records.execution import Execution, StageSettings
 from harness.records.paths import Paths
 from harness.records.results import (
     find_or_set_aside,
@@ -22,7 +23,7 @@ from harness.records.results import (
     read_result,
     write_result,
 )
-from harness.records.trial import SCHEMA_VERSION
+from harness.records.trial import SCHEMA_VERSION, result_from_json
 from tests.fabricate import write_signed
 from tests.records.test_trial import CONFIG, RESULT
 
@@ -161,7 +162,26 @@ def test_records_of_version_1_are_read_as_they_were() -> None:
         assert (record["schema_version"], result.schema_version) == (1, 2)
         assert "digest" not in record
         assert result.config.key == path.parent.name
-        assert to_json(result) == record | {"schema_version": 2}
+        data = to_json(result)
+        effective, was = data["provenance"].pop("effective"), record["provenance"].pop("effective")
+        assert effective == effective | was  # a trial that never ran says nothing of it
+        assert data == record | {"schema_version": 2}
+
+
+def test_what_a_trainer_has_seen_has_a_place_of_its_own_since_version_2() -> None:
+    old = to_json(RESULT) | {"schema_version": 1}
+    stage = {"steps": 4, "batch": [8, 1], "reward_last": 0.5, "adapter": {"default": {"r": 4}}}
+    old["provenance"] |= {"effective": {"alone": "it is large", "stages": [stage]}}
+    execution = result_from_json(old).provenance.effective
+    expected = StageSettings(steps=4, batch=(8, 1), adapter={"default": {"r": 4}}, observed={"reward_last": 0.5})
+    assert execution == Execution(alone="it is large", stages=(expected,))
+
+
+@pytest.mark.parametrize("effective", [None, {}, {"stages": []}])
+def test_a_trial_of_version_1_may_have_run_nothing(effective: Any) -> None:
+    old = to_json(RESULT) | {"schema_version": 1}
+    old["provenance"] |= {"effective": effective}
+    assert result_from_json(old).provenance.effective == Execution()
 
 
 def test_a_record_of_version_1_that_is_another_trials_is_not_believed(paths: Paths) -> None:

@@ -69,8 +69,8 @@ def test_it_plans_and_trains(study, world, tmp_path, name):
     result = run_trial(trial, Workspace(Paths(tmp_path), (world.tasks,), device="cpu"))
     assert result.status == "complete", result.reason
     assert result.target is not None
-    assert len(result.provenance.effective["stages"]) == len(small)
-    assert sum(stage["steps"] for stage in result.provenance.effective["stages"]) == result.curve[-1].step
+    assert len(result.provenance.effective.stages) == len(small)
+    assert sum(stage.steps for stage in result.provenance.effective.stages) == result.curve[-1].step
 
 
 def test_shares_of_a_recipe_sum_to_one(study):

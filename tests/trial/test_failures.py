@@ -146,7 +146,7 @@ def test_a_trial_short_of_memory_goes_on_without_keeping_activations(method, wor
         plenty = run_trial(trial, dataclasses.replace(workspace, paths=Paths(tmp_path / "plenty")))
     assert spared.status == plenty.status == "complete", spared.reason
     assert [note for note in spared.notes if "computed again" in note]
-    assert spared.provenance.effective["stages"][0]["recomputes"] is True
+    assert spared.provenance.effective.stages[0].recomputes is True
     assert [p.loss for p in spared.curve] == pytest.approx([p.loss for p in plenty.curve], abs=1e-5)
     assert spared.cost.tokens == plenty.cost.tokens
     assert spared.cost.flops == plenty.cost.flops

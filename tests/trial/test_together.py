@@ -75,10 +75,10 @@ def test_records_are_those_of_trials_alone(method, task, world, workspace, apart
     assert_same(together, alone)
     assert [r.cost.trained_with for r in together] == [4] * 4
     assert [r.cost.trained_with for r in alone] == [1] * 4
-    assert not any("alone" in r.provenance.effective for r in (*together, *alone))
+    assert not any(r.provenance.effective.alone for r in (*together, *alone))
     for mine, theirs in zip(together, alone, strict=True):
-        assert mine.provenance.effective["stages"] == theirs.provenance.effective["stages"]
-        assert mine.provenance.effective["peak_memory_from"].endswith(", of steps alone")
+        assert mine.provenance.effective.stages == theirs.provenance.effective.stages
+        assert mine.provenance.effective.peak_memory_from.endswith(", of steps alone")
         items = [pyarrow.parquet.read_table(w.paths.items(mine.config.key)).to_pandas() for w in (workspace, apart)]
         assert len(items[0]) == len(items[1]) == 24
         assert items[0]["value"].to_list() == pytest.approx(items[1]["value"].to_list(), abs=1e-4)
@@ -99,7 +99,7 @@ def test_rungs_of_packs_add_up_to_the_straight_run(world, workspace, apart, tmp_
         assert by_step(mine) == by_step(theirs)
         assert losses(mine) == pytest.approx(losses(theirs), abs=1e-5)
         assert scores(mine) == pytest.approx(scores(theirs), abs=1e-4)
-    assert [r.provenance.effective.get("inherited", {}).get("key") for r in promoted] == [
+    assert [r.provenance.effective.inherited and r.provenance.effective.inherited.key for r in promoted] == [
         rungs[0].config.key,
         rungs[2].config.key,
         None,
@@ -160,7 +160,7 @@ def test_one_whose_score_is_not_finite_ends_there(world, workspace, monkeypatch)
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     results = run_pack(four(world, steps=6), workspace)
     assert [r.status for r in results] == ["complete", "complete", "diverged", "complete"]
-    assert results[2].provenance.effective["stages"][0]["steps"] == 3
+    assert results[2].provenance.effective.stages[0].steps == 3
     assert 0 < results[2].cost.tokens < results[0].cost.tokens
     assert [r.cost.trained_with for r in results] == [4] * 4
 
@@ -203,14 +203,14 @@ def test_as_many_as_the_forecast_says_fit_train_together(world, workspace, proce
     results = run_pack(four(world), workspace, process)
     assert [r.status for r in results] == ["complete"] * 4
     assert [r.cost.trained_with for r in results] == [2] * 4
-    assert not any("alone" in r.provenance.effective for r in results)
+    assert not any(r.provenance.effective.alone for r in results)
 
 
 def test_where_not_even_two_fit_each_is_alone_and_says_why(world, workspace, process, monkeypatch):
     monkeypatch.setattr(train_group, "free_memory", lambda device: 150)
     results = run_pack(four(world)[:3], workspace, process)
     assert [r.cost.trained_with for r in results] == [1] * 3
-    assert {r.provenance.effective["alone"] for r in results[:2]} == {
+    assert {r.provenance.effective.alone for r in results[:2]} == {
         "2 trials need 200 bytes together, of which 150 are free"
     }
 
@@ -239,7 +239,7 @@ def test_an_error_that_is_nobodys_own_is_tried_again_one_by_one(world, workspace
     monkeypatch.setattr(Together, "optimizer_step", fail)
     together = run_pack(four(world), workspace)
     for result in together:
-        assert "ValueError: the stack fell over" in result.provenance.effective["alone"]
+        assert "ValueError: the stack fell over" in result.provenance.effective.alone
         assert result.cost.trained_with == 1
         assert result.cost.solo_equivalent_s is None
     assert_same(together, run_pack(four(world), apart))
@@ -268,7 +268,7 @@ def test_what_the_failed_attempt_took_stays_on_the_bill(world, workspace, monkey
 def test_a_model_that_cannot_be_stacked_is_trained_alone_and_says_why(world, workspace, apart, tmp_path):
     model = save_llama(tmp_path / "noisy", dropout=0.1)
     together, alone = run_pack(four(world, model=model), workspace), run_pack(four(world, model=model), apart)
-    assert {r.provenance.effective["alone"] for r in together} == {
+    assert {r.provenance.effective.alone for r in together} == {
         "attention_dropout of the base draws random numbers that trials would share"
     }
     for mine, theirs in zip(together, alone, strict=True):
@@ -284,7 +284,7 @@ def test_a_model_that_mixes_rows_is_found_out_before_the_first_step(world, works
     results = run_pack(four(world), workspace)
     for result in results:
         assert result.status == "complete", result.reason
-        assert result.provenance.effective["alone"].startswith("together its first loss is ")
+        assert result.provenance.effective.alone.startswith("together its first loss is ")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_what_runs_alone_by_nature_says_why(stages, reason, world, workspace):
     trials = [config(world, *(stage(**one) for one in stages), seed=seed, steps=4) for seed in range(2)]
     results = run_pack(trials, workspace)
     assert [r.status for r in results] == ["complete"] * 2, results[0].reason
-    assert [r.provenance.effective["alone"] for r in results] == [reason] * 2
+    assert [r.provenance.effective.alone for r in results] == [reason] * 2
     assert [r.cost.trained_with for r in results] == [1] * 2
 
 
@@ -312,7 +312,7 @@ def test_an_objective_with_a_trainer_of_its_own_runs_alone(world, workspace, mon
     monkeypatch.setattr(load("objectives", "sft"), "fuses", False)
     results = run_pack(four(world)[:2], workspace)
     assert [r.status for r in results] == ["complete"] * 2, results[0].reason
-    assert {r.provenance.effective["alone"] for r in results} == {"objective sft trains with a trainer of its own"}
+    assert {r.provenance.effective.alone for r in results} == {"objective sft trains with a trainer of its own"}
 
 
 def test_quantised_trials_share_one_quantised_base(world, workspace, apart):
@@ -336,7 +336,7 @@ def test_scoring_that_fails_together_is_tried_one_by_one(world, workspace, monke
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     results = run_pack(four(world)[:2], workspace)
     assert [r.status for r in results] == ["complete"] * 2
-    assert all("too wide" in r.provenance.effective["alone"] for r in results)
+    assert all("too wide" in r.provenance.effective.alone for r in results)
 
 
 @pytest.mark.usefixtures("engine")
@@ -350,7 +350,7 @@ def test_scoring_that_fails_on_the_way_is_a_crash_that_keeps_its_cost(world, wor
     assert "no answer" in result.reason
     assert result.cost.tokens > 0
     assert result.cost.flops > 0
-    assert result.provenance.effective["stages"][0]["steps"] == 3
+    assert result.provenance.effective.stages[0].steps == 3
 
 
 @pytest.mark.usefixtures("engine")
@@ -358,7 +358,7 @@ def test_a_score_that_is_not_finite_ends_a_trial_alone_there(world, workspace, m
     monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments: [Ended(TrialStatus.DIVERGED, "no score")])
     result = run_trial(four(world, steps=6)[0], workspace)
     assert (result.status, result.reason) == ("diverged", "no score")
-    assert result.provenance.effective["stages"][0]["steps"] == 3
+    assert result.provenance.effective.stages[0].steps == 3
     assert result.cost.tokens > 0
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from harness.records.codec import to_json
 from harness.records.paths import Paths
 from harness.records.results import read_result
 from harness.records.trial import Stage
@@ -55,11 +56,11 @@ def test_the_record_holds_scores_curve_cost_and_where_it_came_from(world, worksp
 
     provenance = result.provenance
     assert provenance.versions["torch"] == torch.__version__
-    (effective,) = provenance.effective["stages"]
-    assert effective["steps"] == 6
-    assert effective["learning_rate"] == 1e-3
-    assert effective["adapter"]["default"]["r"] == 4
-    json.dumps(provenance.effective, allow_nan=False)
+    (effective,) = provenance.effective.stages
+    assert effective.steps == 6
+    assert effective.learning_rate == 1e-3
+    assert effective.adapter["default"]["r"] == 4
+    json.dumps(to_json(provenance.effective), allow_nan=False)
 
 
 def test_tokens_are_counted_by_hand(world, workspace):
@@ -102,7 +103,7 @@ def test_a_pack_is_the_trials_one_by_one(world, workspace, tmp_path):
         assert [p.loss for p in result.curve] == pytest.approx(wanted, rel=rounding)
     assert packed[-1] == packed[0]
     assert packed[0].curve[-1].loss != packed[2].curve[-1].loss
-    assert [r.provenance.effective["stages"][0]["bf16"] for r in packed] == [False, False, True, True, False]
+    assert [r.provenance.effective.stages[0].bf16 for r in packed] == [False, False, True, True, False]
 
 
 def test_an_adapter_on_a_base_that_an_earlier_stage_made_keeps_that_base(world, workspace):
