@@ -203,3 +203,25 @@ def test_an_unwritable_place_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not be written"):
         write_atomically(tmp_path / "file" / "below", "x")
+
+
+@pytest.mark.parametrize(
+    ("steps", "shares", "fidelity", "full", "stops"),
+    [
+        (9, (1.0,), 1.0, 9, [9]),
+        (9, (1.0,), 1 / 3, 9, [3]),
+        (9, (1.0,), 0.01, 9, [1]),  # a rung trains at least once
+        (0, (1.0,), 1.0, 0, [0]),
+        (10, (0.3, 0.7), 1.0, 10, [3, 7]),
+        (10, (0.3, 0.7), 0.5, 10, [2, 4]),  # halves of 3 and 7 are 1.5 and 3.5; Python rounds both to even
+        (7, (0.5, 0.5), 1.0, 8, [4, 4]),  # 3.5 twice
+        (3, (0.9, 0.1), 1.0, 3, [3, 0]),  # a stage may be too short to train
+    ],
+)
+def test_each_stage_has_its_share_and_stops_at_the_fidelity(steps, shares, fidelity, full, stops):
+    stages = tuple(Stage(method="none", share=share) for share in shares)
+    pipeline = Pipeline(ModelRef("m", "r"), stages)
+    config = TrialConfig(pipeline=pipeline, task=TaskRef("t", "f"), steps=steps, fidelity=fidelity)
+    assert config.pipeline_steps == full
+    assert [config.stage_stop(stage) for stage in stages] == stops
+    assert config.steps_run == sum(stops)

@@ -271,3 +271,20 @@ def test_an_exhausted_space_ends_the_cell_with_a_note():
     subject = built(spec, higher_is_better=True)
     assert len(drive(subject, [0.5])) == 1
     assert "1 of 5 trials" in subject.note
+
+
+def test_trials_left_are_those_that_run_and_those_that_the_rest_of_the_budget_pays_for():
+    subject = cell(trials=4)
+    first, _ = subject.next(2)
+    subject.tell(first, result(subject.config(first), 0.5))
+    assert subject.spending.trials_left == 3  # one runs, two are paid for
+    assert subject.spending.unused == 2
+
+
+def test_a_pruned_trial_is_neither_best_nor_scored():
+    subject = cell(trials=2)
+    pruned, complete = subject.next(2)
+    subject.tell(pruned, replace(result(subject.config(pruned), 0.9), status=TrialStatus.PRUNED))
+    subject.tell(complete, result(subject.config(complete), 0.1))
+    assert subject.best().number == complete.number
+    assert [score.value for score in subject.history.scored()] == [0.1]
