@@ -332,7 +332,12 @@ def _agree(models: StackedModels, plan: RowPlan, rows: Sequence[Row]) -> bool | 
 
     tried = sorted({int(request) for row in rows for request in row.requests})
     part = RowPlan([plan.requests[index] for index in tried], plan.context_length, plan.hidden_size)
-    single = all(parameter.dtype is torch.float32 for parameter in models.model.parameters())
+    weights = list(models.model.parameters())
+    # Packed weights are integers, and compute in float32 on a CPU: judged as of low precision, a recurrent model's
+    # wrong scores would pass. On a GPU they compute in bfloat16 (`methods/qlora.py`).
+    packed = any(not weight.is_floating_point() for weight in weights)
+    single = all(weight.dtype is torch.float32 for weight in weights if weight.is_floating_point())
+    single = single and not (packed and models.model.device.type == "cuda")
     tolerance = TOLERANCE if single else LOW_PRECISION_TOLERANCE
     try:
         with torch.autocast(models.model.device.type, enabled=False), warnings.catch_warnings():
