@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +136,7 @@ class Meter:
 
 @dataclass
 class Tally:
-    """Counters of what was trained on; the only mutable numbers of a run."""
+    """Counters of what a stage was trained on."""
 
     tokens: int = 0
     """Tokens that are not padding."""
@@ -145,12 +145,6 @@ class Tally:
     squared_lengths: int = 0
     """Sum over sequences of length squared, for the attention term of the FLOPs."""
     flops: float = 0.0
-
-    def take(self, other: Tally) -> None:
-        """Add another's counts, which it loses."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
-            setattr(other, each.name, each.default)
 
     def count(self, sequences: Iterable[TokenSequence]) -> None:
         """Count sequences that are trained on."""

@@ -89,13 +89,6 @@ def test_what_trials_do_together_is_charged_in_shares(monkeypatch):
     assert sum(meter.total_s for meter in meters) == pytest.approx(7.0)
 
 
-def test_counts_that_are_taken_are_counted_once():
-    whole, part = Tally(1, 2, 3, 4.0), Tally(10, 20, 30, 40.0)
-    whole.take(part)
-    whole.take(part)
-    assert (whole, part) == (Tally(11, 22, 33, 44.0), Tally())
-
-
 def test_tokens_of_a_padded_batch():
     tally = Tally()
     tally.add(
