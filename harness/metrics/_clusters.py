@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
 
 from harness.metrics._overlap import rouge_l, words
 
@@ -53,7 +52,7 @@ def _first(match: str | tuple[str, ...]) -> str:
 
 
 @cache
-def cluster_filter() -> type[Any]:
+def cluster_filter() -> type[object]:
     """lm-eval's filter `cluster_vote`, with `pattern` and `clusters` (5); what it chooses is the only response left."""
     from lm_eval.api.filter import Filter
 

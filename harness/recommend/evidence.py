@@ -117,6 +117,7 @@ def _study(name: str, task: str, base_model: str, measured: Sequence[str], studi
     families = like.get("families") or {
         name: {"method": name} for name, method in load_all("methods").items() if method.needs_training
     }
+    # The backtest leaves tasks out, so a study of the asked task alone would not do where no other is usable.
     study = {
         "name": name,
         "question": f"Which way of fine-tuning suits {task}?",

@@ -186,6 +186,7 @@ def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
     if missing:
         return missing
     tested = read_backtest(paths, seen)
+    # Most suites are scored in percent, so that is what an unknown kind of forgetting is taken for.
     shares = request.forgetting_is_share is not False
     candidates = list(options(seen, studies, request))
     obstacles = [why_impossible(candidate.stages, request.situation) for _, candidate in candidates]

@@ -49,6 +49,7 @@ def _families(study: StudyData, forecasts: Mapping[str, FamilyForecast]) -> Html
 
 def _full_trials(study: StudyData, family: str) -> list[TrialRow]:
     """Search trials of a family that ran the whole budget."""
+    # Rungs are left out: the forecast is that of a full trial.
     full = ("search", family, "complete", 1)
     return [trial for trial in study.ran if (trial.role, trial.family, trial.status, trial.fidelity) == full]
 

@@ -54,6 +54,7 @@ def write_report(paths: Paths, study: str) -> Path:
 
 def render_report(study: StudyData) -> str:
     """The whole page; the same study gives the same bytes."""
+    # A project's own section may have the order of another; its title then decides, so that pages do not vary.
     sections = sorted(load_all(FOLDER).values(), key=lambda section: (section.order, section.title))
     parts = []
     for section in sections:

@@ -56,6 +56,7 @@ def _ranking(study: StudyData, comparison: Comparison) -> Html:
     caption = f"Mean over seeds with its 95% interval, {comparison.unit.name}; small dots are single seeds."
     if comparison.base is not None:
         caption += f" The dashed line is the base model ({comparison.unit.level(comparison.base)})."
+    # One task may have several rankings, each with a comparability key, and ids must be unique within the page.
     name = f"ranking {comparison.name} {comparison.comparability}"
     height = 0.75 + 0.34 * len(comparison.contenders)
     svg = draw(name, title, _described(comparison), (WIDTH_IN, height), lambda fig: _paint(fig, comparison))

@@ -115,6 +115,7 @@ def _yaml(study: StudyData) -> str:
 
 def _without_empty(value: object) -> object:
     """The study without keys that were left out."""
+    # The recorded study names every setting; those left empty would hide the ones that were made.
     if isinstance(value, dict):
         return {key: _without_empty(item) for key, item in value.items() if item not in (None, {}, [])}
     return [_without_empty(item) for item in value] if isinstance(value, list) else value

@@ -193,6 +193,7 @@ def _gave_up(study: StudyData) -> Html:
     columns += [Column("Chance to reach it", number=True), Column("Saved", number=True)]
     rows = []
     for stop in study.stops:
+        # Where no trial of the study has a score on the task, nothing says what the metric is.
         unit = units.get((stop.base_model, stop.task))
         scores = [unit.level(value) if unit else words.number(value) for value in (stop.best, stop.leader)]
         counts = (f"{stop.scored:,}", words.number(stop.left))
