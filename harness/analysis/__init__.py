@@ -1,1 +1,1 @@
-"""Statistics, scaling laws and what a study is judged by: gain, forgetting, regret."""
+"""Statistics, scaling laws and regret."""

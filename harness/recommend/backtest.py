@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.outcomes import normalized_regret, simple_regret
+from harness.analysis.regret import normalized_regret, simple_regret
 from harness.database.ingest import connect
 from harness.files import write_atomically
 from harness.plugins import load, load_all

@@ -106,7 +106,7 @@ def test_few_tasks_cannot_calibrate() -> None:
 
 def test_learning_from_records_needs_no_torch() -> None:
     modules = (
-        "database.schema database.ingest database.export analysis.outcomes analysis.statistics analysis.scaling "
+        "database.schema database.ingest database.export analysis.regret analysis.statistics analysis.scaling "
         "recommend.features recommend.conformal recommend.rank"
     ).split()
     code = (
