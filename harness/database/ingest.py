@@ -85,12 +85,22 @@ def connect(paths: Paths, read_only: bool = True) -> Iterator[DuckDBPyConnection
     """The database, closed on leaving.
 
     Raises:
-        StorageError: When there is none yet, or another process has it open for writing.
+        StorageError: When there is none yet, another process has it open for writing, or another version built it.
     """
+    import duckdb
+
     if not paths.database.exists():
         raise StorageError(f"{paths.database} must exist, but does not: run 'harness database' first")
     with _opened(paths.database, read_only) as connection:
-        yield connection
+        try:
+            yield connection
+        except (duckdb.BinderException, duckdb.CatalogException) as error:
+            # Only the package's own queries run here, so that a missing name is one that the file should have.
+            [problem, *_] = str(error).splitlines()
+            raise StorageError(
+                f"{paths.database} must be of this version of harness, but is not ({problem}): "
+                "run 'harness database' to build it anew"
+            ) from error
 
 
 @contextmanager

@@ -309,6 +309,17 @@ def test_a_file_that_is_no_database_names_the_remedy(paths: Paths) -> None:
     assert ingest(paths).trials == 0
 
 
+@pytest.mark.parametrize("change", ["ALTER TABLE provenance DROP COLUMN plugins", "DROP VIEW worst_forgetting"])
+def test_a_database_of_another_version_is_one_sentence(paths: Paths, change: str) -> None:
+    ingest(paths)
+    with connect(paths, read_only=False) as database:
+        database.execute(change)
+    with pytest.raises(StorageError, match=r"must be of this version of harness, but is not .* to build it anew$"):
+        rows(paths, "SELECT plugins FROM provenance, worst_forgetting")
+    ingest(paths)
+    assert rows(paths, "SELECT plugins FROM provenance, worst_forgetting") == []
+
+
 def test_killed_while_building_leaves_the_old_database(paths: Paths, made: Fabricated) -> None:
     ingest(paths)
     code = (

@@ -25,8 +25,10 @@ MISSING = {"0d7de53affe210491e35", "35fda122559b58fb3e5b", "5355efaa58628d4a65c3
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy whose records stay as they are."""
-    return Project(shutil.copytree(FOLDER, tmp_path_factory.mktemp("version_1") / "project"))
+    """A copy whose records stay as they are, with its database, which some of the commands read."""
+    made = Project(shutil.copytree(FOLDER, tmp_path_factory.mktemp("version_1") / "project"))
+    made.harness("database")
+    return made
 
 
 @pytest.fixture

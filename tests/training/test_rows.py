@@ -41,7 +41,7 @@ def test_prompt_and_completion_part_where_lm_eval_parts_them(prompt, answer, hfl
 
 def test_a_text_starts_where_a_rolling_likelihood_starts(hflm):
     model, setup = hflm
-    assert documents(["ab"], setup.tokenizer) == [[model.prefix_token_id, *model.tok_encode("ab"), 0]]
+    assert documents(["ab"], setup) == [[model.prefix_token_id, *model.tok_encode("ab"), 0]]
 
 
 def test_long_rows_are_cut_and_counted(world):
