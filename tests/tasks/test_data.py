@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import SpecError
+from harness.tasks.overlap import Overlap, overlap, task_overlap
 from harness.tasks.task import find_task
-from harness.tasks.training_rows import Overlap, Row, check_task, overlap, task_overlap, text_rows, training_rows
+from harness.tasks.training_rows import Row, check_task, text_rows, training_rows
 
 from .writing import CHOICE, GENERATE, ROLLING, ROWS, write_rows, write_task
 
