@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,16 @@ from harness.workers.worker import Duty, serve
 
 _PASSED_ON = ("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist")
 """Options that mean what Slurm means by them."""
+_SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS")
+"""Variables that say which Slurm is asked, and as whom; any other SLURM_ variable may be of a job that the driver runs in."""
+_VARIABLES = {
+    "time": ("TIMELIMIT",),
+    "mem": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"),
+    "gpus_per_node": ("GPUS_PER_NODE", "GPUS", "GPUS_PER_TASK"),
+}
+"""Which SBATCH_ variables say the same as a parameter; SBATCH_PARTITION for `partition`, and so on for all others."""
+_OURS = ("SIGNAL", "REQUEUE", "OPEN_MODE", "OUTPUT", "ERROR", "ARRAY_INX", "WAIT")
+"""SBATCH_ variables of what the driver relies on in every job."""
 _SLURM_ALIVE = frozenset(
     "PENDING RUNNING COMPLETING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUE_HOLD SPECIAL_EXIT".split()
 )
@@ -88,8 +99,11 @@ class SlurmBackend(JobBackend):
         limit_s = 0.9 * 60 * minutes  # what is left is for starting, and for leaving before Slurm kills the job
         try:
             executor = SlurmExecutor(self.folder)
-            executor.update_parameters(**self._parameters(minutes))
+            parameters = self._parameters(minutes)
+            executor.update_parameters(**parameters)
+            kept = _kept(os.environ, parameters)
             with clean_env():  # inside a Slurm job, its variables would shape the new job
+                os.environ |= kept  # `clean_env` gives everything back as it was
                 job = executor.submit(serve, replace(duty, limit_s=limit_s))
         except (RuntimeError, OSError, FailedJobError, FailedSubmissionError) as error:
             raise HarnessError(
@@ -126,14 +140,30 @@ class SlurmBackend(JobBackend):
             parameters["mem"] = f"{round(own['mem_gb'] * 1024)}MB"
         if "gpus" in own:
             parameters["gpus_per_node"] = own["gpus"]
+        cores = own.get("cpus", threads)
         return parameters | {
             "time": minutes,
-            "cpus_per_task": own.get("cpus", threads),
+            "cpus_per_task": cores,
+            "srun_args": [f"--cpus-per-task={cores}"],  # from 22.05 on srun does not take it from sbatch: one core each
             "job_name": "harness",
             "setup": [f"export OMP_NUM_THREADS={threads}"],
             "signal_delay_s": 30,  # SIGUSR2 comes so long before the time limit, and the worker leaves
             "additional_parameters": {"no-requeue": True},
         }
+
+
+def _kept(environment: Mapping[str, str], parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The variables of Slurm that a submission needs: which Slurm, and what site and user want of all their jobs.
+
+    A variable counts more for sbatch than what a script says, so one that says the same as a parameter is left out.
+    """
+    said = {variable for name in parameters for variable in _VARIABLES.get(name, (name.upper(),))}
+    ours = {f"SBATCH_{variable}" for variable in said.union(_OURS)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _SITE or (name.startswith("SBATCH_") and name not in ours)
+    }
 
 
 def _slurm_status(state: str) -> TrialStatus:

@@ -1,5 +1,7 @@
 """What a Slurm job is told, with a made-up `sbatch` at the boundary; tests/cluster has a real one."""
 
+import os
+
 import pytest
 
 from harness.runners.base import backend, parse_options
@@ -13,7 +15,7 @@ def sbatch(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sbatch", "srun"):
-        (folder / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        (folder / name).write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\necho Submitted batch job 7\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
@@ -30,3 +32,24 @@ def test_a_worker_stops_taking_packs_when_nine_tenths_of_its_jobs_time_are_used(
     script = next((tmp_path / "jobs").glob("*.sh")).read_text()
     assert "--time=30" in script
     assert "--no-requeue" in script
+
+
+def test_a_job_keeps_what_site_and_user_want_and_loses_what_the_callers_job_has(tmp_path, paths, sbatch, monkeypatch):
+    """For sbatch a variable counts more than its script; srun has had to be told the cores again since 22.05."""
+    stays = {"SLURM_CONF": "/site/slurm.conf", "SBATCH_ACCOUNT": "lab", "SBATCH_RESERVATION": "class"}
+    callers = {"SLURM_CPU_BIND": "map_cpu:0", "SLURM_JOB_ID": "3", "SLURM_NTASKS": "8", "SRUN_DEBUG": "3", "RANK": "1"}
+    said = {"SBATCH_PARTITION": "old", "SBATCH_TIMELIMIT": "5", "SBATCH_REQUEUE": "1", "SBATCH_MEM_PER_CPU": "9"}
+    for name, value in (stays | callers | said).items():
+        monkeypatch.setenv(name, value)
+    settings = parse_options("slurm", {"partition": "gpu", "mem_gb": "2", "cpus": "4"})
+    backend("slurm")(tmp_path / "jobs", settings).start(
+        Duty(tmp_path, "harness.trial.group:work", Workspace(paths)), []
+    )
+    lines = (tmp_path / "environment").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert {name: given.get(name) for name in stays} == stays
+    assert not {*callers, *said} & set(given)
+    assert {name: os.environ[name] for name in stays | callers | said} == stays | callers | said  # the caller's own
+    script = next((tmp_path / "jobs").glob("*.sh")).read_text()
+    assert "#SBATCH --cpus-per-task=4" in script
+    assert " --cpus-per-task=4 " in next(line for line in script.splitlines() if line.startswith("srun "))
