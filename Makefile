@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	HF_HUB_OFFLINE=1 harness recommend --task my_task --score-base
 
 test: $(VENV)/installed
-	HF_HUB_OFFLINE=1 pytest --numprocesses $(TESTS_AT_ONCE) --dist loadgroup
+	HF_HUB_OFFLINE=1 pytest --numprocesses $(TESTS_AT_ONCE)
 
 lint: $(VENV)/installed
 	ruff format --check .
