@@ -288,6 +288,23 @@ def test_past_trials_are_scaled_by_steps_and_by_scored_items(tmp_path):
     assert one.basis.startswith("1 past trial")
 
 
+@pytest.mark.parametrize(
+    ("limit", "fractions", "suite", "items"),
+    # The task has 10 validation items, and is scored at every fraction; the suite once.
+    [(None, (0.5, 1.0), 0, 20), (4, (1.0,), 0, 4), (4, (0.5, 1.0), 2, 16), (30, (1.0,), 1, 20)],
+)
+def test_what_is_scored_is_limited_items_at_every_fraction_and_the_suite_once(tmp_path, limit, fractions, suite, items):
+    from harness.records.results import write_result
+
+    paths, target = standin.site(tmp_path).paths, occasion(tmp_path)
+    cost = CostRecord(seconds={"evaluate": 1.0})
+    past = TrialResult(config=target.config, status=TrialStatus.COMPLETE, scores=(_score(5),), cost=cost)
+    write_result(paths, past)
+    evaluation = Evaluation(limit=limit, fractions=fractions, off_target=(target.config.task,) * suite)
+    planned = replace(target, config=replace(target.config, evaluation=evaluation))
+    assert forecast(planned, read_past(paths)).seconds == pytest.approx(0.2 * items)
+
+
 def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(tmp_path):
     from harness.records.results import write_result
 

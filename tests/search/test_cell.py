@@ -279,6 +279,7 @@ def test_trials_left_are_those_that_run_and_those_that_the_rest_of_the_budget_pa
     subject.tell(first, result(subject.config(first), 0.5))
     assert subject.spending.trials_left == 3  # one runs, two are paid for
     assert subject.spending.unused == 2
+    assert subject.planned_jobs == 4
 
 
 def test_a_pruned_trial_is_neither_best_nor_scored():
