@@ -1,4 +1,4 @@
-"""Training rows as token ids, exactly as lm-eval feeds them to a model when it scores.
+"""Training rows as token ids, by the same encoder that scoring uses (`models/tokens`), cut to the length of a stage.
 
 Rows are tokenised here rather than by TRL, which would split prompt and completion elsewhere than lm-eval does
 (a prompt's trailing spaces belong to the completion there) and would take a second per thousand rows for it.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from harness.axes.contract import StageSetup
+from harness.models.tokens import Encoder, Ids
 from harness.nn.sequences import IGNORED, TokenSequence
 from harness.tasks.training_rows import Row
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Segment = tuple[str, bool]
+"""Part of a text, and whether its tokens carry loss."""
 
 
 def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
@@ -28,8 +29,8 @@ def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
 def sequences(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
     """Rows as token ids, with loss on the completion and its end token; on all tokens where the prompt is empty.
 
-    Rows above `max_length` lose their beginning, as lm-eval cuts prompts; a text without prompt loses its end.
-    How many were cut, or dropped because nothing was left to learn, goes into the record's notes.
+    How many rows were cut to `max_length` (see `fitted`), or dropped because nothing was left to learn, goes into the
+    record's notes.
     """
     supervised = [sequence for sequence in tokenised(rows, setup) if learnable(sequence)]
     if len(supervised) < len(rows):
@@ -51,60 +52,120 @@ def tokenised(rows: Sequence[Row], setup: StageSetup, noun: str = "training rows
         noun: What notes call the rows.
     """
     limit = setup.params.integer("max_length")
-    prompted = [row for row in rows if row.prompt]
-    texts = [row.completion for row in rows if not row.prompt]
-    split = iter(_prompted(prompted, setup, noun))
-    plain = iter(documents(texts, setup))
-    whole = [next(split) if row.prompt else _all_supervised(next(plain)) for row in rows]
-    if longer := sum(len(s.input_ids) > limit for s in whole):
-        setup.note(f"{longer} of {len(rows)} {noun} were cut to {limit} tokens")
-    # A prompt loses its beginning, so that the answer stays whole; a text without one ends early, as a document does.
-    return [
-        s.last(limit) if row.prompt else TokenSequence(s.input_ids[:limit], s.labels[:limit])
-        for row, s in zip(rows, whole, strict=True)
-    ]
+    whole = encoded(rows, encoder(setup), setup.generates)
+    prompted = [(row.prompt, row.completion) for row in rows if row.prompt]
+    if spanning := encoder(setup).spanning(prompted, setup.generates):
+        setup.note(
+            f"{spanning} of {len(rows)} {noun} have tokens that merge across the end of the prompt: "
+            "prompt and answer are encoded apart there, in training as in scoring"
+        )
+    if cuts := Cuts.of(whole, limit):
+        setup.note(f"{noun}: {cuts}")
+    return [fitted(sequence, limit) for sequence in whole]
 
 
-def documents(texts: Sequence[str], setup: StageSetup) -> list[list[int]]:
-    """Each text's ids between the token that lm-eval starts texts with and the end token."""
-    # Set here, because tokenizers differ in the special tokens that they add by themselves.
-    start, end = _start(setup.tokenizer), setup.tokenizer.eos_token_id
-    return [
-        ([] if start is None else [start]) + ids + ([] if end is None else [end])
-        for ids in setup.tokens.encode(setup.tokenizer, texts, special=False, folder=setup.cache)
-    ]
+def encoder(setup: StageSetup) -> Encoder:
+    """The encoder of a stage's tokenizer."""
+    return setup.tokens.encoder(setup.tokenizer, setup.cache)
 
 
-def _start(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """lm-eval's `prefix_token_id`: BOS, else EOS."""
-    start: int | None = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return start
+def documents(texts: Sequence[str], setup: StageSetup) -> list[Ids]:
+    """Each text's ids between start and end token."""
+    return encoder(setup).documents(texts)
 
 
-def _all_supervised(ids: list[int]) -> TokenSequence:
-    return TokenSequence(tuple(ids), tuple(ids))
+def encoded(rows: Sequence[Row], encoder: Encoder, generates: bool) -> list[TokenSequence]:
+    """Rows as token ids, whatever their length: a prompt and its completion parted as they are when they are scored.
 
-
-def _prompted(rows: Sequence[Row], setup: StageSetup, noun: str) -> list[TokenSequence]:
-    """lm-eval's `_encode_pair`: the whole is tokenised once, and the completion starts where the prompt's ids end.
-
-    Where tokens merge across that border, a task that is scored by generation keeps the prompt's own ids, because
-    generation will start from them.
+    Args:
+        rows: Prompts and completions; a row without prompt is a text with loss on all its tokens.
+        encoder: Of the model's tokenizer.
+        generates: Whether the task is scored on generated text, which starts from all of the prompt.
     """
-    tokenizer, tokens, folder = setup.tokenizer, setup.tokens, setup.cache
-    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    # lm-eval moves spaces at the end of a prompt to the completion, but generates from the prompt as it is.
-    prompts = [row.prompt if setup.generates else row.prompt.rstrip() or row.prompt for row in rows]
-    wholes = tokens.encode(tokenizer, [row.prompt + row.completion for row in rows], folder=folder)
-    pairs, moved = [], 0
-    for row, whole, prompt in zip(rows, wholes, tokens.encode(tokenizer, prompts, folder=folder), strict=True):
-        border = len(prompt)
-        if setup.generates and whole[:border] != prompt:
-            moved += 1
-            whole = prompt + tokens.encode(tokenizer, [row.completion], special=False)[0]
-        # Some tokenizers add the end token by themselves.
-        ids = tuple(whole) if tuple(whole[-1:]) == end else (*whole, *end)
-        pairs.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
-    if moved:
-        setup.note(f"{moved} of {len(rows)} {noun} have tokens that merge across the end of the prompt")
-    return pairs
+    prompted = iter(encoder.pairs([(row.prompt, row.completion) for row in rows if row.prompt], generates))
+    texts = iter(encoder.documents([row.completion for row in rows if not row.prompt]))
+    found = []
+    for row in rows:
+        if row.prompt:
+            prompt, completion = next(prompted)
+            ids, border = (*prompt, *encoder.ended(completion)), len(prompt)
+            found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
+        else:
+            ids = next(texts)
+            found.append(TokenSequence(ids, ids))
+    return found
+
+
+def segmented(rows: Sequence[Sequence[Segment]], encoder: Encoder, prefix: Sequence[int] = ()) -> list[TokenSequence]:
+    """Texts in segments as token ids, with loss where a segment says so, and no special token that is not in the text.
+
+    Args:
+        rows: The segments of each text; joined, they are the text. Where a token would span two of them, the second is
+            encoded apart (`Encoder.parts`).
+        encoder: Of the model's tokenizer.
+        prefix: Ids before every text, without loss.
+    """
+    found = []
+    for row, parts in zip(rows, encoder.parts([[text for text, _ in row] for row in rows]), strict=True):
+        ids, labels = list(prefix), [IGNORED] * len(prefix)
+        for (_, learns), part in zip(row, parts, strict=True):
+            ids += part
+            labels += part if learns else [IGNORED] * len(part)
+        border = next((place for place, label in enumerate(labels) if label != IGNORED), len(labels))
+        found.append(TokenSequence(tuple(ids), tuple(labels), border))
+    return found
+
+
+def fitted(sequence: TokenSequence, limit: int) -> TokenSequence:
+    """A sequence cut to `limit` tokens.
+
+    A prompt loses its beginning, as lm-eval cuts what it scores, but keeps half of the room if it needs it; then the
+    completion loses its end. A text without prompt loses its end.
+    """
+    return sequence.last(len(sequence.input_ids) - _beginning_lost(sequence, limit)).first(limit)
+
+
+def _beginning_lost(sequence: TokenSequence, limit: int) -> int:
+    """Tokens of the prompt that are cut off."""
+    completion = len(sequence.input_ids) - sequence.prompt
+    return sequence.prompt - min(sequence.prompt, max(limit - completion, limit // 2))
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How many rows lose something because they are longer than a stage takes."""
+
+    rows: int
+    limit: int
+    """The most tokens of a row."""
+    prompts: int
+    """Rows that lose the beginning of their prompt."""
+    completions: int
+    """Rows that lose the end of their completion."""
+    texts: int
+    """Texts without prompt that lose their end."""
+
+    @staticmethod
+    def of(sequences: Sequence[TokenSequence], limit: int) -> Cuts:
+        """What `fitted` cuts off."""
+        lost = [(s.prompt > 0, _beginning_lost(s, limit), len(s.input_ids) - limit) for s in sequences]
+        return Cuts(
+            rows=len(sequences),
+            limit=limit,
+            prompts=sum(beginning > 0 for _, beginning, _ in lost),
+            completions=sum(prompted and too_many > beginning for prompted, beginning, too_many in lost),
+            texts=sum(not prompted and too_many > 0 for prompted, _, too_many in lost),
+        )
+
+    def __bool__(self) -> bool:
+        """Whether anything is cut."""
+        return bool(self.prompts or self.completions or self.texts)
+
+    def __str__(self) -> str:
+        kinds = {
+            "the beginning of their prompt": self.prompts,
+            "the end of their answer": self.completions,
+            "the end of their text": self.texts,
+        }
+        parts = [f"{count} lose {what}" for what, count in kinds.items() if count]
+        return f"of {self.rows}, {' and '.join(parts)}, to fit {self.limit} tokens"

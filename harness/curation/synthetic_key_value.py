@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import encoded, encoder
 from harness.curation._refusals import unmet
 from harness.curation.base import Curation
 from harness.errors import SpecError
@@ -73,6 +74,5 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
 
 def _fit(rows: list[Row], setup: StageSetup) -> bool:
     """Whether every row and its end token are within `max_length`."""
-    # Strictly below it: one place is for the end token.
-    ids = setup.tokenizer([row.prompt + row.completion for row in rows])["input_ids"]
-    return max(map(len, ids)) < setup.params.integer("max_length")
+    longest = max(len(sequence.input_ids) for sequence in encoded(rows, encoder(setup), setup.generates))
+    return longest <= setup.params.integer("max_length")

@@ -25,7 +25,7 @@ from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.responses import Responder, Response
 from harness.files import write_atomically
 from harness.metrics.base import measure
-from harness.models.tokens import TokenCache, TokenizerFacts
+from harness.models.tokens import TokenCache, TokenizerFacts, affixes
 from harness.records.codec import fingerprint
 from harness.records.trial import Ended, Score, TrialStatus
 from harness.tasks.lm_eval_task import lm_eval_task
@@ -285,11 +285,7 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: Tokeniz
 
 def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the tokenizer puts around any text: tokens before and after, as JSON."""
-    # Tokenizers say this in many ways (post-processors, add_bos_token, templates), so one text is encoded to see.
-    with_special = tokenizer.encode("a")
-    plain = tokenizer.encode("a", add_special_tokens=False)
-    start = next((i for i in range(len(with_special)) if with_special[i : i + len(plain)] == plain), 0)
-    return json.dumps([with_special[:start], with_special[start + len(plain) :]])
+    return json.dumps(affixes(tokenizer))
 
 
 def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:

@@ -6,7 +6,7 @@ texts from `generation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from harness.errors import SpecError
 from harness.evaluation.generation import generated_texts
 from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Request, RowPlan
+from harness.models.tokens import Encoder, Ids, affixes, encoder
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -27,8 +28,8 @@ _DEFAULT_HIDDEN_SIZE = 1024
 Response = tuple[float, bool] | float | list[str]
 """Of a continuation its log-likelihood in nats, and whether the model would have said it; of a whole text its
 log-likelihood; of a prompt the generated texts, as many as the task asks for (`repeats`)."""
-PlanKey = tuple[int, tuple[int, ...], int | None, int, int | None]
-"""Size of the vocabulary, how a letter is encoded, prefix token, tokens of the context, hidden size."""
+PlanKey = tuple[int, tuple[Ids, Ids], Ids, int, int | None]
+"""Size of the vocabulary, what is put around texts, start token, tokens of the context, hidden size."""
 
 
 class Responder:
@@ -59,7 +60,7 @@ class Responder:
         Raises:
             SpecError: When a request does not fit the models' context, or has nothing to score.
         """
-        if prefix_token(tokenizer) is None:
+        if not encoder(tokenizer).start:
             raise SpecError(
                 "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
             )
@@ -90,10 +91,12 @@ class Responder:
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         hidden_size = getattr(text_config, "hidden_size", None)
         plans = self._plans.setdefault(built, WeakKeyDictionary()).setdefault(tokenizer, {})
-        key = (len(tokenizer), tuple(tokenizer.encode("a")), prefix_token(tokenizer), length, hidden_size)
+        key = (len(tokenizer), affixes(tokenizer), encoder(tokenizer).start, length, hidden_size)
         if key not in plans:
             texts = [instance.args for instance in built.instances]
-            owned = list(_windows(tokenizer, texts, length) if rolling else enumerate(_pairs(tokenizer, texts)))
+            owned = list(
+                _windows(encoder(tokenizer), texts, length) if rolling else enumerate(_pairs(tokenizer, texts))
+            )
             requests = [request for _, request in owned]
             for request in requests:
                 _check(request, length, str(built.config.task))
@@ -110,8 +113,8 @@ class Responder:
     ) -> list[Sequence[Response] | None]:
         length = context_length(models, tokenizer)
         # A model of NaNs generates text like any other: look at its logits after one prompt.
-        prompt = tokenizer.encode(str(built.instances[0].args[0])) or [prefix_token(tokenizer)]
-        probe = RowPlan([Request(tuple(prompt), (0,))], length, _DEFAULT_HIDDEN_SIZE, shares_rows=False)
+        (prompt,) = encoder(tokenizer).prompts([str(built.instances[0].args[0])])
+        probe = RowPlan([Request(prompt, (0,))], length, _DEFAULT_HIDDEN_SIZE, shares_rows=False)
         finite = self._scorer.score(models, probe).finite.tolist()
         try:
             return list(generated_texts(models, tokenizer, built, length, finite, batch_size))
@@ -128,12 +131,6 @@ def _totals(values: Sequence[float], owners: Sequence[int], size: int) -> list[f
     for owner, value in zip(owners, values, strict=True):
         totals[owner] += value
     return totals
-
-
-def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """What a text without context starts with: the beginning-of-text token, else the end-of-text token."""
-    start: int | None = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return start
 
 
 def context_length(models: StackedModels, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -157,54 +154,19 @@ def _check(request: Request, length: int, task: str) -> None:
         )
 
 
-def _pairs(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> Iterator[Request]:
-    """Contexts and continuations as lm-eval splits them.
-
-    A context's trailing space belongs to the continuation; both are encoded as one text, of which the context's own
-    tokens are taken away; an empty context is the prefix token.
-    """
-    start = prefix_token(tokenizer)
-    split = [(context[: len(context.rstrip())], context[len(context.rstrip()) :] + rest) for context, rest in texts]
-    bare = [context == "" for context, _ in texts]
-    whole = [context + rest for (context, rest), is_bare in zip(split, bare, strict=True) if not is_bare]
-    contexts = [context for (context, _), is_bare in zip(split, bare, strict=True) if not is_bare]
-    encoded = _encoded(tokenizer, [*whole, *contexts])
-    alone = _encoded(
-        tokenizer, [rest for (_, rest), is_bare in zip(split, bare, strict=True) if is_bare], special=False
-    )
-    for (context, rest), is_bare in zip(split, bare, strict=True):
-        if not is_bare:
-            before = encoded[context]
-            yield Request(before, encoded[context + rest][len(before) :])
-        elif alone[rest][:1] == (start,):
-            yield Request(alone[rest][:1], alone[rest][1:])
-        else:
-            yield Request((start,) if start is not None else (), alone[rest])
+def _pairs(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> list[Request]:
+    """Contexts and continuations as lm-eval splits them, see `Encoder.pairs`."""
+    return [Request(context, continuation) for context, continuation in encoder(tokenizer).pairs(texts)]
 
 
-def _windows(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str]], length: int
-) -> Iterator[tuple[int, Request]]:
-    """Whole texts in windows of `length` tokens, each token scored once, the first after the prefix token."""
+def _windows(encoder: Encoder, texts: Sequence[tuple[str]], length: int) -> Iterator[tuple[int, Request]]:
+    """Whole texts in windows of `length` tokens, each token scored once, the first after the start token."""
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-    for owner, (text,) in enumerate(texts):
-        tokens = tokenizer.encode(text, add_special_tokens=False)
-        for window in get_rolling_token_windows(tokens, prefix_token(tokenizer), length, context_len=1):
+    (start,) = encoder.start
+    for owner, ids in enumerate(encoder.encode([text for (text,) in texts])):
+        # A text that writes the start token itself does not have it twice.
+        own = ids[1:] if ids[:1] == [start] else ids
+        for window in get_rolling_token_windows(own, start, length, context_len=1):
             context, rest = make_disjoint_window(window)
             yield owner, Request(tuple(context), tuple(rest))
-
-
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], special: bool = True
-) -> dict[str, tuple[int, ...]]:
-    """Token ids of each text, with the special tokens that the tokenizer adds, unless the text starts with them."""
-    start = tokenizer.decode(prefix_token(tokenizer))
-    ids: dict[str, tuple[int, ...]] = {}
-    # At most two calls for all texts: a call takes longer than encoding a short text.
-    for adds in (True, False):
-        part = list(dict.fromkeys(text for text in texts if (special and not text.startswith(start)) is adds))
-        options = {} if adds else {"add_special_tokens": False}
-        if part:
-            ids |= dict(zip(part, map(tuple, tokenizer(part, **options)["input_ids"]), strict=True))
-    return ids

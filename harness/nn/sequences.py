@@ -29,6 +29,11 @@ class TokenSequence:
         cut = max(0, len(self.input_ids) - limit)
         return replace(self, input_ids=self.input_ids[cut:], labels=self.labels[cut:], prompt=max(0, self.prompt - cut))
 
+    def first(self, limit: int) -> TokenSequence:
+        """Its first `limit` tokens."""
+        ids, labels = self.input_ids[:limit], self.labels[:limit]
+        return replace(self, input_ids=ids, labels=labels, prompt=min(self.prompt, limit))
+
 
 Example = tuple[TokenSequence, ...]
 """What a batch counts: one sequence for a language model, several that belong together for preferences."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import StageSetup
 from harness.axes.encoding import documents
 from harness.errors import SpecError
+from harness.models.tokens import Ids
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
     from transformers import PreTrainedModel
 
 
-def corpus_tokens(setup: StageSetup, count: int) -> list[list[int]]:
+def corpus_tokens(setup: StageSetup, count: int) -> list[Ids]:
     """Token ids of corpus rows drawn by the stage's seed, `count` of them if there are so many, cut to `max_length`.
 
     Raises:

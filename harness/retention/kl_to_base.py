@@ -59,7 +59,7 @@ class DivergenceFromBase(Retention):
             sample = rng.sample(texts, min(params.integer("kl_rows"), len(texts)))
             # Padded with each row's last token; what the model says there is left out by `real`.
             width = max(map(len, sample))
-            ids = torch.tensor([row + [row[-1]] * (width - len(row)) for row in sample], device=setup.device)
+            ids = torch.tensor([[*row, *row[-1:] * (width - len(row))] for row in sample], device=setup.device)
             real = torch.tensor([[k < len(row) - 1 for k in range(width - 1)] for row in sample], device=setup.device)
             with torch.no_grad(), _base(model, method, copy) as bare:
                 known = _predictions(bare, ids)[real]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import sys
 
 from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import documents, encoded, encoder
 from harness.errors import SpecError
 from harness.retention.base import Retention
 from harness.space import Float, Text
@@ -94,7 +94,7 @@ def _fill(lengths: list[int], budget: float) -> tuple[list[int], int]:
 
 def _lengths(rows: list[Row], setup: StageSetup) -> list[int]:
     """Tokens of each row as it will be trained on, the end token included."""
-    texts = [row.prompt + row.completion for row in rows]
-    limit = sys.maxsize if setup.packed else setup.params.integer("max_length")
-    # One more for the end token, which training adds.
-    return [min(len(ids) + 1, limit) for ids in setup.tokenizer(texts)["input_ids"]]
+    if setup.packed:
+        return [len(ids) for ids in documents([row.prompt + row.completion for row in rows], setup)]
+    limit = setup.params.integer("max_length")
+    return [min(len(sequence.input_ids), limit) for sequence in encoded(rows, encoder(setup), setup.generates)]

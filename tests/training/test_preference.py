@@ -206,7 +206,7 @@ def test_pairs_with_nothing_to_learn_are_dropped_whole(world):
     ]
     one, notes = attached(world.llama, stage("full", "dpo", learning_rate=1e-5, max_length=12), 4, rows)
     assert len(one.examples) == 4
-    assert notes == ["6 of 8 answers were cut to 12 tokens"]
+    assert notes == ["answers: of 8, 6 lose the beginning of their prompt, to fit 12 tokens"]
     endless = deepcopy(one.setup.tokenizer)
     endless.eos_token = None
     kept = one.choices.objective.examples(rows, replace(one.setup, tokenizer=endless))

@@ -41,7 +41,7 @@ def test_prompt_and_completion_part_where_lm_eval_parts_them(prompt, answer, hfl
 
 def test_a_text_starts_where_a_rolling_likelihood_starts(hflm):
     model, setup = hflm
-    assert documents(["ab"], setup) == [[model.prefix_token_id, *model.tok_encode("ab"), 0]]
+    assert documents(["ab"], setup) == [(model.prefix_token_id, *model.tok_encode("ab"), 0)]
 
 
 def test_long_rows_are_cut_and_counted(world):
@@ -54,19 +54,21 @@ def test_long_rows_are_cut_and_counted(world):
     seen = [(len(row.input_ids), sum(label != IGNORED for label in row.labels)) for row in shown(ready)]
     # "abc" and the end token stay; a text keeps its beginning
     assert sorted(seen) == [(3, 2), (16, 4), (16, 16)]
-    assert notes == ["2 of 3 training rows were cut to 16 tokens"]
+    assert notes == [
+        "training rows: of 3, 1 lose the beginning of their prompt and 1 lose the end of their text, to fit 16 tokens"
+    ]
 
 
 def test_the_models_context_cuts_too(world):
     _, notes = attached(world.llama, stage("full"), rows=[Row(completion="t" * 200)])
-    assert notes == ["1 of 1 training rows were cut to 96 tokens"]
+    assert notes == ["training rows: of 1, 1 lose the end of their text, to fit 96 tokens"]
 
 
 def test_virtual_tokens_take_their_part_of_the_context(world):
     """GPT-2 has no position beyond its context: with 20 virtual tokens a text may have 76 of 96."""
     rows = [Row(completion="t" * 200)]
     ready, notes = attached(world.gpt2, stage("prefix_tuning", virtual_tokens=20), rows=rows)
-    assert notes == ["1 of 1 training rows were cut to 76 tokens"]
+    assert notes == ["training rows: of 1, 1 lose the end of their text, to fit 76 tokens"]
     assert len(train(ready)[0]) == 2
 
 
