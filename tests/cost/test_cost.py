@@ -89,6 +89,13 @@ def test_what_trials_do_together_is_charged_in_shares(monkeypatch):
     assert sum(meter.total_s for meter in meters) == pytest.approx(7.0)
 
 
+def test_a_pack_pays_for_its_process_in_shares():
+    whole, one = Meter("cpu"), Meter("cpu")
+    whole.seconds["load"], whole.cpu_s, one.seconds["load"], one.cpu_s = 8.0, 4.0, 1.0, 1.0
+    one.add(whole, 1 / 4)
+    assert (one.seconds["load"], one.cpu_s) == (3.0, 2.0)
+
+
 def test_tokens_of_a_padded_batch():
     tally = Tally()
     tally.add(
