@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -9,11 +10,19 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
+from yaml.composer import Composer
 
 from harness.errors import SpecError, StorageError
+
+LONGEST_YAML = 500_000
+"""Characters of a YAML file; more would take seconds to read."""
+DEEPEST_YAML = 50
+"""Levels of a YAML file."""
+MOST_NODES = 100_000
+"""Keys and values of a YAML file, each counted as often as aliases repeat it."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -130,23 +139,190 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML mapping from a file.
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in what its byte order mark says; the mark is not part of it.
 
     Raises:
-        SpecError: When it is missing, not YAML, or not a mapping.
+        SpecError: When it cannot be read, or holds something else than text.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except OSError as error:
         raise SpecError(f"{path} must be a readable file ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} must be valid YAML, but is not: " + " ".join(str(error).split())) from error
+    # UTF-32 first: its mark begins with that of UTF-16.
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if raw.startswith(mark)), "utf-8-sig")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SpecError(f"{path} must be text in UTF-8, but line {line} is not: save it as UTF-8") from error
+
+
+def read_yaml(path: Path, tags: Mapping[str, Callable[[str], Any]] | None = None, loosely: bool = False) -> Any:
+    """The mapping that a YAML file holds: every study, task and other YAML file is read here.
+
+    Values are those of YAML 1.2 (`1e-3` is a number, dates are texts). Refused are keys that stand twice, values that
+    YAML 1.1 and 1.2 read differently without the other being absurd (`007`; `no` as the value of a key, while `no` in a
+    list is a text), and files that grow when read: deep nesting, aliases of aliases.
+
+    Args:
+        path: The file.
+        tags: What tags beside YAML's own mean: a function of the tagged text.
+        loosely: Whether it is read as PyYAML reads it, with YAML 1.1's values: for files of others that are written so.
+
+    Raises:
+        SpecError: When it is missing, no such YAML, or not a mapping.
+    """
+    text = read_text(path)
+    if len(text) > LONGEST_YAML:
+        raise SpecError(
+            f"{path} must be YAML of at most {LONGEST_YAML:,} characters, but has {len(text):,}: shorten it"
+        )
+    try:
+        data = (_Loader if loosely else _Strict)(text, tags or {}).get_single_data()
+    except (
+        yaml.YAMLError,
+        LookupError,
+        ValueError,
+    ) as error:  # a tag of YAML's before a value of another kind is no YAMLError
+        raise SpecError(f"{path} must be valid YAML, but {_problem(error, text)}: correct it") from error
     if not isinstance(data, dict):
         raise SpecError(
             f"{path} must hold a mapping of keys to values, but holds {type(data).__name__}: see the examples in studies/"
         )
     return data
+
+
+class _Loader(Composer, yaml.CSafeLoader):
+    """YAML as PyYAML reads it, which is YAML 1.1, within limits of depth and size."""
+
+    def __init__(self, text: str, tags: Mapping[str, Callable[[str], Any]]) -> None:
+        yaml.CSafeLoader.__init__(self, text)
+        Composer.__init__(self)  # in Python: libyaml's own composer follows a file to any depth
+        self.tags = tags
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """One node with all that is in it."""
+        self.depth += 1
+        if self.depth > DEEPEST_YAML:
+            raise _Refused(f"more than {DEEPEST_YAML} levels stand in one another", parent)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def compose_document(self) -> yaml.Node | None:
+        """The node of the whole file."""
+        node = super().compose_document()
+        if node and _size(node, {}) > MOST_NODES:
+            raise _Refused(f"aliases repeat its keys and values without end, or to more than {MOST_NODES:,}", node)
+        return node
+
+    def tagged(self, node: yaml.Node) -> Any:
+        """What the value with a tag of ours means."""
+        if node.tag not in self.tags or not isinstance(node, yaml.ScalarNode):
+            raise _Refused(f"the tag {node.tag} has no meaning here", node)
+        return self.tags[node.tag](node.value)
+
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {**yaml.SafeLoader.yaml_constructors, None: tagged}
+
+
+_CORE = "tag:yaml.org,2002:"
+_INT, _FLOAT, _FLAG, _ZEROS = f"{_CORE}int", f"{_CORE}float", "!flag", "!zeros"
+
+
+class _Strict(_Loader):
+    """YAML 1.2's core schema, and what it reads otherwise than YAML 1.1 is refused where somebody may mean the other."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping whose keys stand once, and whose values mean one thing."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise _Refused(f"the key {name} stands on line {lines[name]} already", key)
+            lines[name] = line
+            if value.tag == _FLAG:
+                raise _Refused(
+                    f"{value.value} may be a text, true or false: put quotes around a text, or write true or false",
+                    value,
+                )
+        return node
+
+    def number(self, node: yaml.ScalarNode) -> float:
+        """A number of any notation that Python has."""
+        text = str(self.construct_scalar(node)).replace("_", "").lower()
+        try:
+            if len(text) > 4300:  # more than Python prints
+                raise ValueError
+            return float(text.replace(".inf", "inf").replace(".nan", "nan")) if node.tag == _FLOAT else int(text, 0)
+        except ValueError as error:
+            raise _Refused(f"{text[:20]} must be a number of at most 4,300 digits", node) from error
+
+    def zeros(self, node: yaml.ScalarNode) -> float:
+        """A number with zeros before it, or a text."""
+        raise _Refused(f"{node.value} may be a number or a text: leave out the zeros, or put quotes around it", node)
+
+    # Nothing else: a set or a time would be no JSON.
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        None: _Loader.tagged,
+        _FLAG: yaml.SafeLoader.construct_yaml_str,
+        _ZEROS: zeros,
+        _INT: number,
+        _FLOAT: number,
+        **{
+            f"{_CORE}{kind}": yaml.SafeLoader.yaml_constructors[f"{_CORE}{kind}"]
+            for kind in ("null", "bool", "str", "seq", "map")
+        },
+    }
+
+
+for _tag, _pattern, _first in (
+    (f"{_CORE}bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    (f"{_CORE}null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (f"{_CORE}merge", "<<", "<"),
+    (_FLAG, "(?i:yes|no|on|off)", "yYnNoO"),
+    (_INT, "[-+]?(0|[1-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+)", "-+0123456789"),
+    (_ZEROS, "[-+]?0[0-9_]+", "-+0"),
+    (
+        _FLOAT,
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Strict.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that the standard allows, and the harness does not."""
+
+    def __init__(self, problem: str, node: yaml.Node | None) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark if node else None)
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many nodes are in a node, each as often as aliases repeat it; more than allowed where it is inside itself."""
+    if node not in known:
+        known[node] = MOST_NODES + 1
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        inner = [item for part in parts for item in (part if isinstance(part, tuple) else [part])]
+        known[node] = 1 + sum(_size(item, known) for item in inner)
+    return known[node]
+
+
+def _problem(error: Exception, text: str) -> str:
+    """Where YAML is wrong, and what is."""
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        line, column, problem = mark.line + 1, mark.column + 1, str(error.problem or error.context)
+    else:
+        at = error.start if isinstance(error, UnicodeEncodeError) else int(getattr(error, "position", 0))
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        problem = str(getattr(error, "reason", error))
+    return f"line {line}, column {column}: " + " ".join(problem.split()).removeprefix("but ")
 
 
 def expand(text: str, where: str) -> str:

@@ -29,7 +29,11 @@ class Float:
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` is a finite number inside the range."""
-        return not isinstance(value, bool | str) and math.isfinite(value) and self.low <= value <= self.high
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return self.low <= value <= self.high and math.isfinite(
+            value
+        )  # the range first: it may be too long for a float
 
     def sample(self, rng: random.Random) -> float:
         """Draw a number."""
@@ -102,7 +106,7 @@ class Text:
         if not isinstance(value, str):
             return False
         try:
-            return not self.names or all(entry.name and entry.weight > 0 for entry in listed(value))
+            return not self.names or all(entry.name and 0 < entry.weight < math.inf for entry in listed(value))
         except ValueError:
             return False
 
@@ -270,8 +274,8 @@ def override(space: Space, changes: Mapping[str, Any], where: str) -> dict[str, 
         if isinstance(change, Mapping):
             result[name] = _narrow(name, space[name], change, where)
         else:
-            value = float(change) if isinstance(space[name], Float) and type(change) is int else change
-            check(space, {name: value}, where)
+            check(space, {name: change}, where)
+            value = float(change) if isinstance(space[name], Float) else change
             result[name] = replace(space[name], default=value, searched=False)  # type: ignore[arg-type]
     return result
 
@@ -291,16 +295,21 @@ def _narrow(name: str, declared: Distribution, change: Mapping[str, Any], where:
         raise SpecError(
             f"{where}: range of {name} must list at least one value, but got {change!r}: give choices or low and high"
         )
-    values = tuple(float(v) if isinstance(declared, Float) and type(v) is int else v for v in ends)
-    for value in values:
-        check({name: declared}, {name: value}, where)
+    for end in ends:
+        check({name: declared}, {name: end}, where)
+    values = tuple(float(end) if isinstance(declared, Float) else end for end in ends)
     default = declared.default
     if isinstance(declared, Choice) or "choices" in change:
         return Choice(values, default if default in values else values[0])
     low, high = values
     if not low <= high:
         raise SpecError(f"{where}: range of {name} must have low <= high, but got {low:g} and {high:g}: swap them")
-    changed: dict[str, Any] = {"low": low, "high": high, "log": change.get("log", declared.log), "searched": True}
+    log = change.get("log", declared.log)
+    if not isinstance(log, bool) or (log and not low > 0):
+        raise SpecError(
+            f"{where}: range of {name} must have log: true or false, true only above 0, but got {change!r}: correct it"
+        )
+    changed: dict[str, Any] = {"low": low, "high": high, "log": log, "searched": True}
     return replace(declared, **changed | {"default": min(max(default, low), high)})
 
 

@@ -16,7 +16,7 @@ from harness.errors import PartialFailure, SpecError, UsageError
 from harness.files import read_yaml
 from harness.records.paths import Paths
 from harness.records.trial import Evaluation, Pipeline, Score, Stage, TaskRef, TrialConfig, TrialResult
-from harness.study.spec import FamilySpec, StudySpec, sentence
+from harness.study.spec import Count, FamilySpec, StudySpec, sentence
 
 if TYPE_CHECKING:
     from harness.models.base_model import BaseModel
@@ -44,7 +44,7 @@ class PipelineFile(FamilySpec):
 
     model: str = Field(description="Base model: embedded, a folder, or a Hugging Face id.")
     revision: str | None = None
-    steps: int = Field(ge=1, description="Optimiser steps.")
+    steps: Count = Field(description="Optimiser steps.")
 
 
 class Limits(TypedDict, total=False):

@@ -6,13 +6,10 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from harness.errors import SpecError, StorageError, UsageError, one_of
-from harness.files import write_atomically
+from harness.files import read_yaml, write_atomically
 from harness.plugins import FOLDERS, load, names
 from harness.records.paths import Paths
 from harness.records.results import find_result, iterate_results
@@ -103,19 +100,18 @@ def _in_words(distribution: Distribution) -> str:
 
 
 def _left_out() -> list[Entry]:
-    text = files("harness.cli").joinpath("left_out.yaml").read_text(encoding="utf-8")
-    return [Entry(name, entry["reason"], entry["source"]) for name, entry in yaml.safe_load(text).items()]
+    left_out = read_yaml(Path(__file__).with_name("left_out.yaml"))
+    return [Entry(name, entry["reason"], entry["source"]) for name, entry in left_out.items()]
 
 
 def _task_entries(root: Path) -> list[Entry]:
-    from harness.files import read_yaml
     from harness.tasks.task import task_folders
 
     paths = {path.stem: path for folder in reversed(task_folders(root)) for path in sorted(folder.glob("*.yaml"))}
     entries = []
     for name, path in sorted(paths.items()):
         try:
-            metadata = read_yaml(path).get("metadata")
+            metadata = read_yaml(path, {"!function": str}).get("metadata")
             about = metadata.get("description", "") if isinstance(metadata, dict) else ""
             entries.append(Entry(name, " ".join(str(about).split())))
         except SpecError as error:

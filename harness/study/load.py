@@ -22,6 +22,11 @@ def load_study(path: Path) -> StudySpec:
         SpecError: With one sentence per broken rule.
     """
     data = read_yaml(path)
+    # The name of a study is that of its outputs: two files of one name would mix theirs.
+    if data.setdefault("name", path.stem) != path.stem:
+        raise SpecError(
+            f"{path}: name must be the file's, {path.stem}, or be left out, but is {data['name']!r}: rename one of them"
+        )
     families = data.get("families")
     for name, family in families.items() if isinstance(families, dict) else ():
         if isinstance(family, dict) and "recipe" in family:

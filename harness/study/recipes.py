@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import SpecError, one_of
+from harness.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,13 @@ def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
     name = str(family["recipe"])
     if name not in known:
         raise SpecError(one_of("recipe", name, list(known)))
-    if unknown := sorted(set(family) - {"recipe", "params", "data"}):
+    if unknown := sorted(map(str, set(family) - {"recipe", "params", "data"})):
         raise SpecError(f"recipe {name}: " + one_of("key", unknown[0], ["params", "data"]))
+    for key in ("params", "data"):
+        if not isinstance(family.get(key) or {}, Mapping):
+            raise SpecError(f"recipe {name}: {key} must map stages to values, but is {family[key]!r}: correct it")
     stages = [dict(stage) | {"params": dict(stage.get("params", {}))} for stage in known[name].stages]
-    for key, value in dict(family.get("params") or {}).items():
+    for key, value in (family.get("params") or {}).items():
         number, _, parameter = str(key).partition(".")
         if not number.isdecimal() or int(number) >= len(stages) or not parameter:
             raise SpecError(
@@ -60,7 +62,7 @@ def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
                 "write for example 0.learning_rate"
             )
         stages[int(number)]["params"][parameter] = value
-    for key, task in dict(family.get("data") or {}).items():
+    for key, task in (family.get("data") or {}).items():
         if not str(key).isdecimal() or int(key) >= len(stages):
             raise SpecError(
                 f"recipe {name}: data must be named by stage, 0 to {len(stages) - 1}, but got {key!r}: write for example "
@@ -71,14 +73,15 @@ def expanded(family: Mapping[str, Any], studies: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Recipe:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path} must be readable YAML, but is not: " + " ".join(str(error).split())) from error
+    data = read_yaml(path)
     keys = {"summary", "paper", "stages"}
-    if not isinstance(data, dict) or set(data) != keys or not isinstance(data["stages"], list) or not data["stages"]:
-        content = sorted(data) if isinstance(data, dict) else type(data).__name__
+    stages = data.get("stages")
+    if set(data) != keys or not (isinstance(stages, list) and stages and all(map(_is_stage, stages))):
         raise SpecError(
-            f"{path} must hold summary, paper and a list of stages, but holds {content}: see studies/recipes/"
+            f"{path} must hold summary, paper and a list of stages, but holds {str(data)[:200]}: see studies/recipes/"
         )
-    return Recipe(str(data["summary"]), str(data["paper"] or ""), tuple(data["stages"]))
+    return Recipe(str(data["summary"]), str(data["paper"] or ""), tuple(stages))
+
+
+def _is_stage(stage: object) -> bool:
+    return isinstance(stage, dict) and isinstance(stage.get("params", {}), dict)

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""How many there are of something that a machine works through: a longer number is a slip of the hand."""
+Few = Annotated[int, Field(ge=1, le=10**5)]
+"""How many there are of something of which each takes minutes."""
 
 
 class Strict(BaseModel):
     """Refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StageSpec(Strict):
@@ -66,15 +70,18 @@ class ModelSpec(Strict):
 class Budget(Strict):
     """What every family gets, per task and base model. One of trials and gpu_seconds; one of steps, epochs, examples."""
 
-    trials: int | None = Field(None, ge=1, description="Tuning trials per family, task and base model.")
+    trials: Few | None = Field(None, description="Tuning trials per family, task and base model.")
     gpu_seconds: float | None = Field(
         None,
         gt=0,
+        le=10**9,
         description="Accelerator seconds (wall seconds without one), loading left out, per family, task and base model.",
     )
-    steps: int | None = Field(None, ge=1, description="Optimiser steps of a full-fidelity trial.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the training rows of a full-fidelity trial.")
-    examples: int | None = Field(None, ge=1, description="Training examples of a full-fidelity trial.")
+    steps: Count | None = Field(None, description="Optimiser steps of a full-fidelity trial.")
+    epochs: float | None = Field(
+        None, gt=0, le=10**5, description="Passes over the training rows of a full-fidelity trial."
+    )
+    examples: Count | None = Field(None, description="Training examples of a full-fidelity trial.")
 
     @model_validator(mode="after")
     def _exactly_one_of_each(self) -> Budget:
@@ -103,7 +110,9 @@ class Search(Strict):
     min_fidelity: float = Field(
         1 / 9, gt=0, le=1, description="Lowest rung of a scheduler, as share of the full budget."
     )
-    reduction: int = Field(3, ge=2, description="Of this many trials of a rung, one goes on; the rungs' ratio too.")
+    reduction: int = Field(
+        3, ge=2, le=1000, description="Of this many trials of a rung, one goes on; the rungs' ratio too."
+    )
     give_up: float | None = Field(
         None,
         gt=0,
@@ -112,7 +121,7 @@ class Search(Strict):
         description="A family stops on a task when the chance that the rest of its budget reaches the best family there, "
         "by validation scores, is at most this, for example 0.05; left out, every family uses its whole budget.",
     )
-    limit: int | None = Field(None, ge=1, description="Validation items per task while searching; all if left out.")
+    limit: Count | None = Field(None, description="Validation items per task while searching; all if left out.")
     off_target: bool = Field(True, description="Whether search trials are scored on the off-target suite too.")
     fractions: tuple[float, ...] = Field(
         (0.25, 0.5, 1.0), description="Fractions of the budget at which the curve is scored."
@@ -131,9 +140,9 @@ class Search(Strict):
 class Confirm(Strict):
     """The finalists' fresh runs, scored once on the test split."""
 
-    finalists: int = Field(3, ge=1, description="Families per task and base model, best validation score first.")
-    seeds: int = Field(5, ge=2, description="Fresh seeds per finalist (initialisation and data order).")
-    limit: int | None = Field(None, ge=1, description="Test items per task; all if left out.")
+    finalists: Few = Field(3, description="Families per task and base model, best validation score first.")
+    seeds: int = Field(5, ge=2, le=10**5, description="Fresh seeds per finalist (initialisation and data order).")
+    limit: Count | None = Field(None, description="Test items per task; all if left out.")
 
 
 class Prices(Strict):
@@ -166,7 +175,7 @@ class StudySpec(Strict):
     search: Search = Search()
     confirm: Confirm = Confirm()
     prices: Prices = Prices()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("name")
     @classmethod

@@ -7,15 +7,15 @@ The file is lm-eval's task format. lm-eval imports code while it parses a file. 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import SpecError
+from harness.files import read_yaml
 
 Yaml = Any
 """What a YAML file can hold, functions that `!function` names among it."""
@@ -48,19 +48,6 @@ class TaskFile:
     config: Keys
     code: tuple[Path, ...]
     """Files that the user must allow: YAML files with tags or `unsafe_code`, and the Python files that tags name."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader; `folder` is set by `_load`."""
-
-    folder: Path
-
-
-def _reference(loader: Any, node: Any) -> CodeReference:
-    return CodeReference(str(loader.construct_scalar(node)), loader.folder)
-
-
-_Loader.add_constructor("!function", _reference)
 
 
 def read_task_file(path: Path) -> TaskFile:
@@ -98,18 +85,17 @@ def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> Keys:
 
 
 def _load(path: Path) -> Keys:
-    try:
-        # Not `yaml.load`, which makes the loader itself: tags must know the folder of their file.
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        loader.folder = path.parent
-        data = loader.get_single_data()
-    except OSError as error:
-        raise SpecError(f"{path} must be a readable file ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} must be valid YAML, but is not: " + " ".join(str(error).split())) from error
-    if not isinstance(data, dict):
-        raise SpecError(f"{path} must hold a mapping of keys to values, but holds {type(data).__name__}: see lm-eval")
-    return data
+    tags = {"!function": lambda name: CodeReference(name, path.parent)}
+    # lm-eval's own files are YAML 1.1: `doc_to_choice: [no, yes]` means False and True there, and so it scores them.
+    keys: Keys = read_yaml(path, tags, loosely=path.resolve().is_relative_to(_lm_eval()))
+    return keys
+
+
+@cache
+def _lm_eval() -> Path:
+    """lm-eval's folder."""
+    spec = importlib.util.find_spec("lm_eval")
+    return Path(str(spec and spec.origin)).resolve().parent
 
 
 def _references(value: Yaml) -> list[CodeReference]:

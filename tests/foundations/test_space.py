@@ -68,11 +68,24 @@ def test_choices_of_a_numeric_parameter_become_a_choice():
         ({"low": 1e-9}, "must lie in"),
         ({"lo": 1e-4}, "did you mean 'low'"),
         ({"choices": []}, "at least one value"),
+        ({"choices": [None, 1e-3]}, "must lie in .* but got None"),
+        ({"choices": [[1e-3]]}, "must lie in"),
+        ({"low": None}, "must lie in .* but got None"),
+        ({"high": 10**400}, "must lie in"),
+        ({"log": "on"}, "log: true or false"),
+        (None, "must lie in .* but got None"),
+        ([1e-3], "must lie in"),
+        (10**400, "must lie in"),
     ],
 )
 def test_impossible_ranges_are_refused(change, message):
     with pytest.raises(SpecError, match=message):
         override(SPACE, {"learning_rate": change}, "x")
+
+
+def test_a_logarithm_needs_a_range_above_zero():
+    with pytest.raises(SpecError, match="only above 0"):
+        override(SPACE, {"seedless": {"low": 0, "log": True}}, "x")
 
 
 @given(st.floats(1e-5, 1e-2), st.floats(1e-5, 1e-2))

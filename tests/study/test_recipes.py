@@ -116,7 +116,9 @@ def test_what_a_family_gets_wrong(study, family, message):
 def test_a_file_that_is_no_recipe(tmp_path, content):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text(content)
-    with pytest.raises(SpecError, match=r"mine.yaml must (hold summary, paper and a list of stages|be readable YAML)"):
+    with pytest.raises(
+        SpecError, match=r"mine.yaml must (hold summary, paper and a list of stages|hold a mapping|be valid YAML)"
+    ):
         recipes(tmp_path)
 
 

@@ -76,7 +76,16 @@ def test_stages_share_the_budget_and_their_parameters_are_numbered(study):
         ({"search": {"sampler": "tpee"}}, "sampler must be one of those known, but got 'tpee': did you mean 'tpe'"),
         ({"search": {"fractions": [1.0, 0.5]}}, r"fractions must rise"),
         ({"confirm": {"seeds": 1}}, "greater than or equal to 2, but got 1"),
-        ({"name": "../x"}, "letters, digits"),
+        ({"name": "../x"}, "name must be the file's, s, or be left out, but is '../x'"),
+        (
+            {"budget": {"trials": 2, "steps": 10**30}},
+            "budget.steps: .*less than or equal to 1000000000, but got 10000000",
+        ),
+        ({"seed": 2**40}, "seed: .*less than 4294967296"),
+        ({"confirm": {"seeds": 10**6}}, "less than or equal to 100000"),
+        ({"budget": {"trials": 2, "epochs": float("inf")}}, "budget.epochs: .*finite number"),
+        ({"families": {"a": {"method": "lora", "params": {"learning_rate": None}}}}, "must lie in .*, but got None"),
+        ({"families": {"a": {"method": "lora", "params": {"batch_size": 10**400}}}}, "batch_size must lie in"),
         (
             {"families": {"a": {"stages": [{"method": "lora", "share": 0.5}, {"method": "full"}]}}},
             "every stage a share, or none",
@@ -96,6 +105,36 @@ def test_a_file_that_is_no_mapping(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(SpecError, match=message):
         load_study(path)
+
+
+def test_a_study_that_does_not_say_its_name_has_its_files(study):
+    assert load_study(study(name=None)) == load_study(study())
+
+
+def test_two_families_of_one_name_are_refused_with_both_lines(study):
+    path = study()
+    lines = path.read_text().splitlines()
+    families = lines.index("families:")
+    again = next(line for line in lines[families + 1 :] if line.startswith("  ") and line.endswith(":"))
+    path.write_text("\n".join([*lines[: families + 1], again, "    method: full", *lines[families + 1 :]]))
+    first, second = families + 2, families + 4
+    with pytest.raises(
+        SpecError, match=f"line {second}, .* the key {again.strip(' :')} stands on line {first} already"
+    ):
+        load_study(path)
+
+
+@pytest.mark.parametrize("value", ["1e-4", "1E-4", "1.e-4", "0.0001", ".0001", "1.0e-4"])
+def test_a_number_may_be_written_in_any_way(study, value):
+    """The study of shared/cases: YAML 1.1 takes a number without a decimal point for a text."""
+    path = study()
+    path.write_text(
+        path.read_text().replace(
+            "families:", f"families:\n  other: {{method: lora, params: {{learning_rate: {value}}}}}"
+        )
+    )
+    family = resolved_families(load_study(path))["other"]
+    assert family.stages_at({})[0].params["learning_rate"] == 1e-4
 
 
 def test_a_missing_file_is_named(tmp_path):
