@@ -11,6 +11,8 @@ from harness.axes.contract import StageSetup
 from harness.errors import SpecError, StorageError
 from harness.files import write_atomically
 from harness.models.base_model import context_length
+from harness.models.tokens import encoder
+from harness.nn.batches import padding_id
 from harness.records.codec import fingerprint
 from harness.records.trial import derive_seed
 from harness.space import Named
@@ -77,7 +79,7 @@ def continuations(
 
     model.eval()
     size = max(1, context_length(model.config, 1 << 20) - sampling.tokens)
-    ids = [tuple(tokenizer(prompt)["input_ids"][-size:]) or (_start(tokenizer),) for prompt in prompts]
+    ids = [prompt[-size:] or (padding_id(tokenizer),) for prompt in encoder(tokenizer).prompts(prompts)]
     continued = [""] * len(ids)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -113,11 +115,6 @@ def remembered(identity: str, question: Sequence[object], setup: StageSetup, mak
     return outcome
 
 
-def _start(tokenizer: PreTrainedTokenizerBase) -> int:
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return int(start or 0)
-
-
 def _batches(ids: Sequence[tuple[int, ...]], one_by_one: bool) -> Iterator[list[int]]:
     """Indices of prompts that are continued at once, in groups of like length."""
     # A recurrent model reads padding as text, and transformers' RWKV mixes up the states of a batch's rows.
@@ -134,7 +131,7 @@ def _continued(
     import torch
 
     width = max(map(len, ids))
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _start(tokenizer)
+    padding = padding_id(tokenizer)
     padded = torch.tensor([[padding] * (width - len(own)) + list(own) for own in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in ids], device=model.device)
     settings: dict[str, float] = {"do_sample": False}

@@ -115,11 +115,12 @@ class Evaluator:
         """
         built = lm_eval_task(task, split, limit)
         built.build_all_requests()
-        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer))
         start = time.perf_counter()
         with scoring_mode(models.model):
             responses = self._responder.respond(models, tokenizer, built, batch_size)
         seconds = time.perf_counter() - start
+        departs = self._responder.departs(models, tokenizer, built)
+        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer), departs)
         items = self._items_of(built)
         outcomes = [_outcome(built, items, task, (split, comparable), own) for own in responses]
         if built.OUTPUT_TYPE != "generate_until":
@@ -259,13 +260,14 @@ def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) 
     return deviation / math.sqrt(len(items)) if math.isfinite(deviation) else None
 
 
-def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts) -> str:
+def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts, departs: bool = False) -> str:
     """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing.
 
     Args:
         task: What was scored.
         tokenizer: The model's.
         facts: What decides its tokens, see `TokenCache.facts`.
+        departs: Whether a request has other tokens than lm-eval gives it, which it had in earlier records.
     """
     from lm_eval import __version__
 
@@ -280,6 +282,8 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: Tokeniz
     ]
     if task.definition.samples:  # before answers were drawn, such tasks were scored on the likeliest ones
         identity.append([task.definition.generation_kwargs, task.definition.repeats])
+    if departs:
+        identity.append("prompt and answer apart, begun once, never ended by the tokenizer")
     return fingerprint(identity)
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING
 
 from harness.evaluation.loglikelihood import LOGITS, TOKENS, StackedModels
+from harness.models.tokens import Encoder, encoder
+from harness.nn.batches import padding_id
 from harness.records.trial import derive_seed
 from harness.tasks.definition import SAMPLING
 from harness.tasks.lm_eval_task import hide_bars
@@ -51,8 +54,11 @@ def generated_texts(
         AssertionError: From lm-eval, when a prompt and the longest answer do not fit.
     """
     size = batch_size or _prompts_at_once(models, tokenizer, built, length)
-    generator = _generator_class()(pretrained=models.model, tokenizer=tokenizer, batch_size=size, max_length=length)
-    generator.continuations = _Continuations(models, tokenizer)
+    # To a tokenizer without padding lm-eval would add a token that the model does not have.
+    lent = tokenizer if tokenizer.pad_token_id is not None else deepcopy(tokenizer)
+    generator = _generator_class()(pretrained=models.model, tokenizer=lent, batch_size=size, max_length=length)
+    generator.continuations, generator.encoder = _Continuations(models, tokenizer), encoder(tokenizer)
+    generator.padding, generator.known = padding_id(tokenizer), {}
     for model, is_finite in enumerate(finite):
         yield _texts_of(generator, model, built.instances, int(built.config.repeats or 1)) if is_finite else None
 
@@ -66,7 +72,8 @@ def _prompts_at_once(
     if recurrent(models.model):
         return 1
     prompt, options = max((instance.args for instance in built.instances), key=lambda args: len(args[0]))
-    size = min(length, len(tokenizer.encode(prompt)) + int(normalize_gen_kwargs(options)["max_gen_toks"]))
+    (ids,) = encoder(tokenizer).prompts([prompt])
+    size = min(length, len(ids) + int(normalize_gen_kwargs(options)["max_gen_toks"]))
     most = TOKENS // (models.count * size)
     model = models.model.get_base_model() if hasattr(models.model, "get_base_model") else models.model
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
@@ -126,7 +133,7 @@ class _Continuations:
             input_ids=prompts.repeat(count, 1),
             attention_mask=mask.repeat(count, 1),
             stopping_criteria=_stops(self.tokenizer, stop, tokens),
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=padding_id(self.tokenizer),
             use_cache=count == 1 or not recurrent(model),
             logits_processor=seeded(options, seeds, tokens) if options.get("do_sample") else None,
             # `seeded` draws, so `generate` itself takes the likeliest token.
@@ -148,21 +155,35 @@ def _texts_of(generator: HFLM, model: int, instances: Sequence[Instance], repeat
 def _generator_class() -> type[HFLM]:
     """lm-eval's wrapper of a live model, whose texts come from `_Continuations`; a class made after the late import."""
     import lm_eval.models.huggingface
+    import torch
     from lm_eval.models.huggingface import HFLM
 
     hide_bars(lm_eval.models.huggingface)
 
     class Generator(HFLM):  # type: ignore[misc]
         continuations: _Continuations
+        encoder: Encoder
+        padding: int
+        known: dict[str, list[int]]
 
         def tok_encode(self, string: str, *arguments: object, **options: object) -> list[int]:
             # lm-eval encodes a prompt to sort it and again for its batch, and all of them when the next model asks.
-            if arguments or options:
-                return list(super().tok_encode(string, *arguments, **options))
-            known: dict[str, list[int]] = self.__dict__.setdefault("known", {})
-            if string not in known:
-                known[string] = super().tok_encode(string)
-            return known[string]
+            if string not in self.known:
+                self.known[string] = list(self.encoder.prompts([string])[0])
+            return self.known[string]
+
+        def tok_batch_encode(
+            self, strings: Sequence[str], left_truncate_len: int, **options: object
+        ) -> tuple[Tensor, Tensor]:
+            # lm-eval's own asks the first prompt of a batch whether all of them begin with the begin token.
+            rows = [self.tok_encode(string)[-left_truncate_len:] for string in strings]
+            width = max(map(len, rows))
+            ids = torch.tensor([[self.padding] * (width - len(row)) + row for row in rows])
+            return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+
+        def tok_decode(self, tokens: Sequence[int] | int | None, **options: object) -> str | None:
+            # A tokenizer without an end token has none that could stop a text.
+            return None if tokens is None else str(super().tok_decode(tokens, **options))
 
         def _model_generate(
             self, context: Tensor, max_length: int, stop: list[str], attention_mask: Tensor, **options: float

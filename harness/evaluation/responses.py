@@ -7,6 +7,7 @@ texts from `generation`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -14,7 +15,7 @@ from harness.errors import SpecError
 from harness.evaluation.generation import generated_texts
 from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Request, RowPlan
-from harness.models.tokens import Encoder, Ids, affixes, encoder
+from harness.models.tokens import Encoder, Ids, TokenCache, affixes, encoder
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -32,6 +33,17 @@ PlanKey = tuple[int, tuple[Ids, Ids], Ids, int, int | None]
 """Size of the vocabulary, what is put around texts, start token, tokens of the context, hidden size."""
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """A task's requests as rows."""
+
+    plan: RowPlan
+    owners: tuple[int, ...]
+    """The request that each part of a whole text belongs to."""
+    departs: bool
+    """Whether a request has other tokens than lm-eval gives it."""
+
+
 class Responder:
     """Has models respond to lm-eval's requests, and keeps how the requests of a task are laid out."""
 
@@ -39,7 +51,7 @@ class Responder:
         self._scorer = LikelihoodScorer()
         # Weak keys: what belongs to a task or a tokenizer goes with it.
         self._plans: WeakKeyDictionary[
-            ConfigurableTask, WeakKeyDictionary[PreTrainedTokenizerBase, dict[PlanKey, tuple[RowPlan, list[int]]]]
+            ConfigurableTask, WeakKeyDictionary[PreTrainedTokenizerBase, dict[PlanKey, _Layout]]
         ] = WeakKeyDictionary()
 
     def respond(
@@ -60,14 +72,15 @@ class Responder:
         Raises:
             SpecError: When a request does not fit the models' context, or has nothing to score.
         """
-        if not encoder(tokenizer).start:
+        if not encoder(tokenizer).start and _has_bare_texts(built):
             raise SpecError(
-                "a tokenizer must have a beginning- or end-of-text token to be scored, but has neither: add one"
+                "a tokenizer must have a beginning- or end-of-text token, after which texts without context are scored, but "
+                "has neither: add one"
             )
         if built.OUTPUT_TYPE == "generate_until":
             return self._generated(models, tokenizer, built, batch_size)
-        plan, owners = self._planned(models, tokenizer, built)
-        scores = self._scorer.score(models, plan, batch_size)
+        layout = self._layout(models, tokenizer, built)
+        scores = self._scorer.score(models, layout.plan, batch_size)
         responses: list[Sequence[Response] | None] = []
         for values, greedy, finite in zip(
             scores.values.tolist(), scores.greedy.tolist(), scores.finite.tolist(), strict=True
@@ -75,15 +88,24 @@ class Responder:
             if not finite:
                 responses.append(None)
             elif built.OUTPUT_TYPE == "loglikelihood_rolling":
-                responses.append(_totals(values, owners, len(built.instances)))
+                responses.append(_totals(values, layout.owners, len(built.instances)))
             else:
                 responses.append(list(zip(values, greedy, strict=True)))
         return responses
 
-    def _planned(
-        self, models: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask
-    ) -> tuple[RowPlan, list[int]]:
-        """A task's requests as rows, and the request that each part of a whole text belongs to."""
+    def departs(self, models: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask) -> bool:
+        """Whether a request has other tokens than lm-eval gives it; arguments as of `respond`.
+
+        lm-eval ends prompts with the tokenizer's automatic end token, takes from an answer what a token shares with its
+        prompt, begins a text twice that writes the start token, and asks the first prompt of a batch whether all do.
+        """
+        if built.OUTPUT_TYPE != "generate_until":
+            return self._layout(models, tokenizer, built).departs
+        before, after = affixes(tokenizer)
+        writes = {ids[:1] == [*before[:1]] for ids in encoder(tokenizer).encode([i.args[0] for i in built.instances])}
+        return bool(after) or (bool(before) and len(writes) == 2)
+
+    def _layout(self, models: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask) -> _Layout:
         rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
         length = context_length(models, tokenizer)
         length = min(length, ROLLING_WINDOW) if rolling else length
@@ -93,15 +115,17 @@ class Responder:
         plans = self._plans.setdefault(built, WeakKeyDictionary()).setdefault(tokenizer, {})
         key = (len(tokenizer), affixes(tokenizer), encoder(tokenizer).start, length, hidden_size)
         if key not in plans:
-            texts = [instance.args for instance in built.instances]
-            owned = list(
-                _windows(encoder(tokenizer), texts, length) if rolling else enumerate(_pairs(tokenizer, texts))
-            )
+            texts, once = [instance.args for instance in built.instances], TokenCache().encoder(tokenizer)
+            owned = list(_windows(once, texts, length) if rolling else enumerate(_pairs(once, texts)))
             requests = [request for _, request in owned]
             for request in requests:
                 _check(request, length, str(built.config.task))
             plan = RowPlan(requests, length, hidden_size or _DEFAULT_HIDDEN_SIZE, shares_rows=not rolling)
-            plans[key] = plan, [owner for owner, _ in owned]
+            if rolling:
+                departs = any(ids[:1] == [*once.start] for ids in once.encode([text for (text,) in texts]))
+            else:
+                departs = bool(affixes(tokenizer)[1] or once.spanning(texts))
+            plans[key] = _Layout(plan, tuple(owner for owner, _ in owned), departs)
         return plans[key]
 
     def _generated(
@@ -142,6 +166,12 @@ def context_length(models: StackedModels, tokenizer: PreTrainedTokenizerBase) ->
     return int(resolve_max_length(models.model.config, tokenizer)) - virtual
 
 
+def _has_bare_texts(built: ConfigurableTask) -> bool:
+    """Whether a text is scored, or generated, after nothing."""
+    rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
+    return rolling or any(not str(instance.args[0]).strip() for instance in built.instances)
+
+
 def _check(request: Request, length: int, task: str) -> None:
     if not request.context or not request.continuation:
         raise SpecError(
@@ -154,9 +184,9 @@ def _check(request: Request, length: int, task: str) -> None:
         )
 
 
-def _pairs(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> list[Request]:
+def _pairs(encoder: Encoder, texts: Sequence[tuple[str, str]]) -> list[Request]:
     """Contexts and continuations as lm-eval splits them, see `Encoder.pairs`."""
-    return [Request(context, continuation) for context, continuation in encoder(tokenizer).pairs(texts)]
+    return [Request(context, continuation) for context, continuation in encoder.pairs(texts)]
 
 
 def _windows(encoder: Encoder, texts: Sequence[tuple[str]], length: int) -> Iterator[tuple[int, Request]]:

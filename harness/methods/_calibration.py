@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import StageSetup
 from harness.axes.encoding import learnable, tokenised
 from harness.errors import SpecError
+from harness.nn.batches import padding_id
 from harness.nn.sequences import TokenSequence
 from harness.tasks.training_rows import Row
 
@@ -53,7 +54,7 @@ def batches(sequences: Sequence[TokenSequence], setup: StageSetup, size: int = B
     """
     import torch
 
-    padding = setup.tokenizer.pad_token_id
+    padding = padding_id(setup.tokenizer)
     tensors = []
     for start in range(0, len(sequences), size):
         part = sequences[start : start + size]

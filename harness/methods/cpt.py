@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import encoder
 from harness.methods._virtual import VirtualTokens
 from harness.space import Float, Integer
 from harness.tasks.training_rows import Row
@@ -52,7 +53,7 @@ class Cpt(VirtualTokens):
         for number in range(count):
             row = rows[number % len(rows)]
             for text, kind in ((row.prompt, INPUT), (row.completion, ANSWER)):
-                tokens = setup.tokenizer(text, add_special_tokens=False)["input_ids"]
+                (tokens,) = encoder(setup).encode([text])
                 ids += tokens
                 # PEFT numbers the four kinds of tokens anew in each example.
                 kinds += [kind + 4 * number] * len(tokens)

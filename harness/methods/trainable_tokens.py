@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import encoder
 from harness.methods._peft import unwarned
 from harness.methods._stacking import ADAPTER
 from harness.methods.base import PeftMethod
@@ -47,7 +48,7 @@ class TrainableTokens(PeftMethod):
         from peft import TrainableTokensConfig
 
         texts = [row.prompt + row.completion for row in setup.rows()]
-        counts = Counter(token for ids in setup.tokenizer(texts)["input_ids"] for token in ids)
+        counts = Counter(token for ids in encoder(setup).prompts(texts) for token in ids)
         wanted = setup.params.integer("tokens")
         commonest = sorted(counts, key=lambda token: (-counts[token], token))[:wanted]
         if len(commonest) < wanted:

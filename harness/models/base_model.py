@@ -7,6 +7,7 @@ are read, and no remote code runs.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -194,23 +195,42 @@ def _never_repacked(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token.
+    """The model's tokenizer; batches are filled up with a token that the model has.
+
+    A tokenizer without any special token stays without padding: batches are then filled up with token 0.
 
     Raises:
-        SpecError: When it has no token that could serve as padding.
+        SpecError: When it begins or ends texts with a token that the model does not have.
     """
     from transformers import AutoTokenizer
 
     quiet()
-    tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-    if tokenizer.pad_token is None:
-        raise SpecError(
-            f"the tokenizer of {base.ref.name!r} must have a padding or end-of-text token, but has none: "
-            "set pad_token in its tokenizer_config.json"
-        )
+    tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base), trust_remote_code=False)
+    rows = _embedding_rows(base)
+    for name in ("bos_token", "eos_token"):
+        token = getattr(tokenizer, f"{name}_id")
+        if token is not None and token >= rows:
+            raise SpecError(
+                f"{name} of {base.ref.name!r} must be a token of the model's, but {getattr(tokenizer, name)!r} has the id "
+                f"{token} and the model embeds {rows:.0f} tokens: name another in its tokenizer_config.json, or resize the "
+                "model (resize_token_embeddings) and save it again"
+            )
+    # Padding is never looked at, so any token will do; a special one, because texts are decoded without it.
+    special = (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, *tokenizer.all_special_ids)
+    usable = [token for token in (tokenizer.pad_token_id, *special) if token is not None and token < rows]
+    padding = usable[0] if usable else None
+    if tokenizer.pad_token_id != padding:
+        tokenizer.pad_token = None if padding is None else tokenizer.convert_ids_to_tokens(padding)
     return tokenizer
+
+
+def _embedding_rows(base: BaseModel) -> float:
+    """Tokens that the model embeds; infinity where its config does not say."""
+    try:
+        config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return math.inf  # what is wrong with a config is said where the model is loaded
 
 
 def _revision(base: BaseModel) -> dict[str, Any]:

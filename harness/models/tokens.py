@@ -83,7 +83,7 @@ class Encoder:
 
     def documents(self, texts: Sequence[str]) -> list[Ids]:
         """Texts without context between start and end token, each there once."""
-        return [(*self._opening(ids), *self.ended(ids)) for ids in self.encode(texts)]
+        return [(*self.start, *self.ended(ids)[tuple(ids[:1]) == self.start :]) for ids in self.encode(texts)]
 
     def pairs(self, texts: Sequence[tuple[str, str]], generates: bool = False) -> list[tuple[Ids, Ids]]:
         """Contexts and what follows them: lm-eval's `_encode_pair`, but where a token would span both they are encoded apart.
@@ -98,9 +98,10 @@ class Encoder:
         for (context, _), (before, after) in zip(split, self.parts(split), strict=True):
             if context:
                 pairs.append((self.begun(before), after))
+            elif after[:1] == self.start:  # a text that writes the start token itself does not have it twice
+                pairs.append((after[:1], after[1:]))
             else:
-                opening = self._opening(after)
-                pairs.append((opening or after[:1], after if opening else after[1:]))
+                pairs.append((self.start, after))
         return pairs
 
     def spanning(self, texts: Sequence[tuple[str, str]], generates: bool = False) -> int:
@@ -149,10 +150,6 @@ class Encoder:
             ids.append(whole[len(before) :])
             before = whole
         return ids
-
-    def _opening(self, ids: Sequence[int]) -> Ids:
-        """The start token, unless the text writes it."""
-        return () if tuple(ids[:1]) == self.start else self.start
 
     def _known(self, texts: Iterator[str]) -> dict[str, Ids]:
         unique = list(dict.fromkeys(texts))

@@ -98,7 +98,7 @@ class Batch:
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token id to fill batches up with."""
+    """The token id to fill batches up with; nothing looks there, so any that the model has will do (see `load_tokenizer`)."""
     padding = tokenizer.pad_token_id
     return 0 if padding is None else int(padding)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import Situation, StageSetup
 from harness.axes.encoding import learnable, reached, tokenised
 from harness.errors import SpecError
+from harness.nn.batches import padding_id
 from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
 from harness.objectives.base import Objective, TrainerParts
 from harness.space import Params, Scalar
@@ -114,7 +115,7 @@ def padded(sequences: Sequence[TokenSequence], setup: StageSetup, prefix: str = 
     """
     import torch
 
-    padding, width = setup.tokenizer.pad_token_id or 0, max(len(s.input_ids) for s in sequences)
+    padding, width = padding_id(setup.tokenizer), max(len(s.input_ids) for s in sequences)
     ids, seen, answers = (torch.full((len(sequences), width), fill) for fill in (padding, 0, IGNORED))
     for row, sequence in enumerate(sequences):
         length = len(sequence.input_ids)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation, StageSetup
+from harness.axes.encoding import Cuts, encoder
 from harness.errors import SpecError
+from harness.models.tokens import Encoder
+from harness.nn.sequences import TokenSequence
 from harness.objectives._rewards import Rewards, reward_problem, rewards_for
 from harness.objectives.base import Objective, TrainerParts
 from harness.space import Distribution, Float, Integer, Params, Scalar, defaults
@@ -117,7 +120,12 @@ class ReinforcementObjective(Objective, ABC):
         )
         inner = _inner(parts)
         inner._hf_peft_config_loaded = True  # else transformers refuses a quantised model: it does not see the adapters
-        trainer = _quiet(kind, room)(
+        prompts = [
+            (TokenSequence(ids, ids, len(ids))) for ids in encoder(setup).prompts([r.prompt for r in parts.rows])
+        ]
+        if cuts := Cuts.of(prompts, room):
+            setup.note(f"prompts that are answered: {cuts}")
+        trainer = _quiet(kind, encoder(setup), room)(
             model=inner,
             reward_funcs=[self._seen],
             args=arguments,
@@ -199,13 +207,13 @@ def _compare(trainer: Trainer, setup: StageSetup, weight: float) -> None:
     trainer.beta = weight
 
 
-def _quiet(kind: type[Trainer], room: int) -> type[Trainer]:
-    """TRL's trainer without its report to the hub, and with prompts cut to their last `room` tokens."""
+def _quiet(kind: type[Trainer], encoder: Encoder, room: int) -> type[Trainer]:
+    """TRL's trainer without its report to the hub, and with prompts as they are scored, cut to their last `room` tokens."""
 
     class Quiet(kind):  # type: ignore[misc]
-        def _tokenize_prompts(self, *arguments: object) -> tuple[object, ...]:
-            ids, *rest = super()._tokenize_prompts(*arguments)
-            return ([prompt[-room:] for prompt in ids], *rest)
+        def _tokenize_prompts(self, prompts: list[str], *arguments: object) -> tuple[object, ...]:
+            _, *rest = super()._tokenize_prompts(prompts, *arguments)
+            return ([list(ids[-room:]) for ids in encoder.prompts(prompts)], *rest)
 
         def _send_telemetry(self) -> None:
             pass

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
+from harness.nn.batches import padding_id
 from harness.nn.sequences import Example
 from harness.objectives._preference import PreferenceObjective, answers_of, padded, preference_trainer
 from harness.objectives.base import TrainerParts
@@ -97,7 +98,7 @@ class RewardModel(PreferenceObjective):
         assert self._head is not None
         config = deepcopy(model.config)
         config.num_labels = 1
-        config.get_text_config().pad_token_id = setup.tokenizer.pad_token_id
+        config.get_text_config().pad_token_id = padding_id(setup.tokenizer)
         classifier = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         classifier.base_model.load_state_dict(model.base_model.state_dict())
         with torch.no_grad():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.models.tokens import encoder
+from harness.nn.batches import padding_id
 from harness.records.trial import derive_seed
 from harness.tasks.training_rows import Row
 
@@ -30,12 +32,12 @@ def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     """
     import torch
 
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    (start,) = encoder(tokenizer).start or (0,)
     torch.manual_seed(derive_seed("rehearsal", texts))
     rows: list[Row] = []
     model.eval()
     for _ in range(0, texts, _BATCH):
-        prompt = torch.full((min(_BATCH, texts), 1), int(start or 0), device=model.device)
+        prompt = torch.full((min(_BATCH, texts), 1), start, device=model.device)
         with torch.no_grad():
             ids = model.generate(
                 prompt,
@@ -43,7 +45,7 @@ def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
                 do_sample=True,
                 top_k=0,  # transformers cuts to the 50 likeliest tokens unless told otherwise
                 max_new_tokens=TOKENS,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=padding_id(tokenizer),
             )
         decoded = tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)
         rows += [Row(completion=text) for text in decoded if text.strip()]

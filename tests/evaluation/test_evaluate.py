@@ -217,7 +217,17 @@ def test_a_tokenizer_without_a_first_or_last_token_is_refused(task: Any, model: 
     bare = make_tokenizer(bos=False)
     bare.eos_token = None
     with pytest.raises(SpecError, match="must have a beginning- or end-of-text token"):
-        evaluate(model, bare, task(CHOICE), "test", None)
+        evaluate(model, bare, task(ROLLING), "test", None)
+
+
+def test_a_tokenizer_without_any_special_token_scores_what_has_a_context(task: Any, uniform: Any, model: Any) -> None:
+    """Neither end nor padding: answers go on until a stop string or their length."""
+    bare, whole = make_tokenizer(bos=False), make_tokenizer(bos=False)
+    bare.eos_token = bare.pad_token = None
+    for config in (CHOICE, GENERATE):
+        assert evaluate(model, bare, task(config), "test", None).items == (
+            evaluate(model, whole, task(config), "test", None).items
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft, of prompt tuning
@@ -266,6 +276,25 @@ def test_comparability_follows_what_changes_scores(task: Any, tokenizer: Any, bo
     truncating = make_tokenizer(bos=False)
     truncating("a", padding="max_length", truncation=True, max_length=4)  # as trainers do
     assert comparable(task(CHOICE), truncating) == key
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "differs"),
+    [
+        (CHOICE, [{"text": "a", "label": "no"}], False),
+        (CHOICE, [{"text": "<s>a", "label": "no"}], False),  # lm-eval begins it once as well
+        (ROLLING, [{"text": "a", "label": "no"}], False),
+        (ROLLING, [{"text": "<s>a", "label": "no"}], True),
+        (GENERATE, [{"text": "<s>a", "label": "no"}] * 2, False),
+        (GENERATE, [{"text": "<s>a", "label": "no"}, {"text": "a", "label": "no"}], True),
+    ],
+)
+def test_scores_of_tokens_other_than_lm_evals_are_compared_with_none_of_before(
+    task: Any, model: Any, bos_tokenizer: Any, config: dict[str, Any], rows: Any, differs: bool
+) -> None:
+    one = task(config | {"doc_to_text": "{{text}}"} if config is not ROLLING else config, test=rows)
+    found = evaluate(model, bos_tokenizer, one, "test", None).score.comparability
+    assert (found != comparable(one, bos_tokenizer)) is differs
 
 
 def test_bos_policy_is_found_by_encoding(tokenizer: Any, bos_tokenizer: Any) -> None:

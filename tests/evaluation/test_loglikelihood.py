@@ -316,6 +316,7 @@ def test_real_tokenizers_split_as_by_lm_eval(shared_data: Path, name: str, monke
     from transformers import AutoTokenizer, GPT2Tokenizer
 
     from harness.evaluation.responses import _pairs
+    from harness.models.tokens import encoder
 
     folder = shared_data / "tokenizers" / "gpt2"
     if name == "gpt2":
@@ -333,7 +334,9 @@ def test_real_tokenizers_split_as_by_lm_eval(shared_data: Path, name: str, monke
     peer = HFLM(pretrained=make_model(), tokenizer=tokenizer)
     peer.loglikelihood([Instance("loglikelihood", {}, pair, 0, ("m", 0, 1)) for pair in pairs], disable_tqdm=True)
     apart = 0
-    for (context, rest), request, (_, before, after) in zip(pairs, _pairs(tokenizer, pairs), seen, strict=True):
+    for (context, rest), request, (_, before, after) in zip(
+        pairs, _pairs(encoder(tokenizer), pairs), seen, strict=True
+    ):
         if (
             context
             and peer.tok_encode(context.rstrip() + context[len(context.rstrip()) :] + rest)[: len(before)] != before

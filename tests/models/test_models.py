@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from harness.errors import SpecError
 from harness.models.base_model import embedded_models, load_model, load_tokenizer, resolve_model
 from harness.models.facts import ModelFacts, model_facts, model_features
+from harness.nn.batches import padding_id
 from tests.tiny import save_llama, save_tokenizer
 
 
@@ -172,8 +173,26 @@ def test_a_tokenizer_without_padding_gets_one(tmp_path):
     assert load_tokenizer(resolve_model(str(folder))).pad_token == "<end>"
 
 
-def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path):
+def test_a_tokenizer_without_any_special_token_needs_no_padding(tmp_path):
     folder = save_llama(tmp_path)
     save_tokenizer(folder, pad_token=None, eos_token=None, bos_token=None)
-    with pytest.raises(SpecError, match=r"set pad_token in its tokenizer_config\.json"):
+    assert padding_id(load_tokenizer(resolve_model(str(folder)))) == 0
+
+
+def test_padding_that_the_model_does_not_embed_is_another_token(tmp_path):
+    """The usual [PAD] of tutorials, added without resizing the model."""
+    folder = save_llama(tmp_path)
+    made = load_tokenizer(resolve_model(str(folder)))
+    made.add_special_tokens({"pad_token": "[PAD]"})
+    made.save_pretrained(folder)
+    assert made.pad_token_id == 258
+    assert padding_id(load_tokenizer(resolve_model(str(folder)))) == 0  # <end>
+
+
+def test_an_end_token_that_the_model_does_not_embed_is_refused(tmp_path):
+    folder = save_llama(tmp_path)
+    made = load_tokenizer(resolve_model(str(folder)))
+    made.add_special_tokens({"eos_token": "[END]"})
+    made.save_pretrained(folder)
+    with pytest.raises(SpecError, match=r"'\[END\]' has the id 258 and the model embeds 258 tokens"):
         load_tokenizer(resolve_model(str(folder)))
