@@ -1,6 +1,7 @@
 """The smallest things that a trial can run on: random two-layer models, a tokenizer of bytes, tasks of a few rows."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import yaml
@@ -17,6 +18,7 @@ from harness.training.alone import Alone
 from harness.training.choices import choices
 from harness.training.learner import Watch
 from harness.training.prepare import make_learner
+from harness.training.reach import reach
 from harness.training.together import Together
 from harness.training.trl import run_trainer
 
@@ -78,6 +80,49 @@ def save_gpt2(folder, dropout=0.0, **settings):
         "pad_token_id": 1,
     }
     GPT2LMHeadModel(GPT2Config(**usual | settings)).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+USUAL = {
+    "vocab_size": 258,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 96,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+"""Sizes of a tiny model of any architecture, by the names that configs have for them."""
+
+
+def kind_config(model_type, **settings):
+    """The config of a tiny model of an architecture; of `USUAL` it has what its class declares."""
+    from transformers import AutoConfig
+
+    kind = type(AutoConfig.for_model(model_type))
+    declared = {name for each in kind.__mro__ for name in vars(each).get("__annotations__", {})} | set(
+        kind.attribute_map
+    )
+    return AutoConfig.for_model(model_type, **{name: USUAL[name] for name in declared & set(USUAL)} | settings)
+
+
+def save_kind(folder, model_type, **settings):
+    """A tiny random model of an architecture, by its `model_type`, see `kind_config`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(kind_config(model_type, **settings)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 
@@ -214,10 +259,14 @@ def attached(
     from transformers import set_seed
 
     set_seed(seed)
+    weights = tuple(model.parameters())
     model = chosen.method.attach(model, setup)
+    share = reach(chosen.method, model, weights)
     model = model if dtype is None else model.to(dtype)
     watch = Watch(stop_at=steps, score_at=frozenset(), meter=Meter("cpu"), tally=Tally())
-    return make_learner(model, list(rows), chosen, setup, watch, {}), notes
+    learner = make_learner(model, list(rows), chosen, setup, watch, {})
+    learner.settings = replace(learner.settings, reach=share)
+    return learner, notes
 
 
 def trained(folder, one_stage, steps=2, rows=ROWS, corpus=(), **options):

@@ -100,17 +100,17 @@ def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) ->
 
 
 def _from_formula(occasion: Occasion) -> Forecast:
-    """6 FLOPs per parameter and token of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
-    parameters = float(occasion.model.facts.parameters)
+    """6 FLOPs per parameter that a token passes of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, 2.1)."""
+    parameters, passed = float(occasion.model.facts.parameters), occasion.model.facts.active_parameters
     # Chat templates and special tokens make even an empty row some tokens long.
     tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
     tokens = occasion.config.steps_run * _rows_per_step(occasion.config) * tokens_per_row
     scored = _scorings(occasion.config.evaluation, occasion) * CHOICES * tokens_per_row
-    flops = 6 * parameters * tokens
+    flops = 6 * passed * tokens
     # A GPU does the work whatever the number of CPU threads; on a CPU they share it.
     rate = FLOPS_PER_SECOND["cuda"] if occasion.gpu else FLOPS_PER_SECOND["cpu"] * occasion.threads
     tasks = len(occasion.config.evaluation.fractions) + len(occasion.config.evaluation.off_target)
-    seconds = (flops + 2 * parameters * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
+    seconds = (flops + 2 * passed * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
     return Forecast(
         seconds=seconds,
         peak_memory_bytes=16 * parameters,  # weights, gradients and two moments in float32

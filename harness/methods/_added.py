@@ -28,6 +28,7 @@ class ModuleMethod(Method, ABC):
     """Adds modules to a model's blocks, and keeps them beside the base; `load_tuned` puts them back on it."""
 
     mergeable = False
+    covers = ()
     shares_base = True
     saves: str = ""
     """Regular expression of the parameters that are written; empty: those that train."""

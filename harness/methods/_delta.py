@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.base import Method
+from harness.models.parts import LINEAR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ class DeltaMethod(Method, ABC):
     What a change trains is named `LAYER.parametrizations.weight.0.NAME`.
     """
 
+    covers = LINEAR
     shares_base = True
 
     @abstractmethod

@@ -1,13 +1,14 @@
-"""The linear layers that adapters are put on, for any architecture: which they are, how wide, and how far they moved."""
+"""The linear layers and experts that adapters are put on, for any architecture: which, how wide, and how far they moved."""
 
 from __future__ import annotations
 
+import inspect
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from harness.errors import SpecError
+from harness.models.parts import ATTENTION, expert_weights
 
 if TYPE_CHECKING:
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from torch.nn import Linear, Module
     from transformers import PreTrainedModel
 
-    from harness.axes.contract import StageSetup
+    from harness.axes.contract import Situation, StageSetup
 
-ATTENTION = re.compile(r"(^|[._])(self_)?att(n|ention)([._]|$)", re.IGNORECASE)
 TRANSPOSED = ("gpt2", "openai-gpt")
 """Model types whose linear layers keep their weights as (in, out)."""
 
@@ -30,22 +30,110 @@ def linear_layers(model: PreTrainedModel, target: str) -> list[str]:
     Raises:
         SpecError: When the model has none there.
     """
+    names = _linear_names(model, target)
+    if not names:
+        raise _nothing(model, target)
+    return names
+
+
+def layers_and_experts(model: PreTrainedModel, target: str) -> tuple[list[str], list[str]]:
+    """Full names of the linear layers inside the blocks, and of the parameters that hold a matrix for each expert.
+
+    Args:
+        model: The base.
+        target: As `linear_layers` has it; experts are `mlp` where attention has none of its own.
+
+    Raises:
+        SpecError: When the model has neither there.
+    """
+    layers = _linear_names(model, target)
+    experts = [name for name in expert_weights(model) if _is_in(name, target)]
+    if not layers and not experts:
+        raise _nothing(model, target)
+    return layers, experts
+
+
+def _linear_names(model: PreTrainedModel, target: str) -> list[str]:
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
-    names = [
+    return [
         name
         for name, module in model.named_modules()
         if isinstance(module, Linear | Conv1D)
         and module is not head
-        and (target == "all" or (target == "attention") == bool(ATTENTION.search(name)))
+        and _is_in(name, target)
+        and _gives_rows(module)
+        and not _is_bypassed(model, name)
     ]
-    if not names:
-        raise SpecError(
-            f"target must name linear layers of the model, but a {model.config.model_type} has none in {target!r}: use all"
-        )
-    return names
+
+
+def _is_in(name: str, target: str) -> bool:
+    return target == "all" or (target == "attention") == bool(ATTENTION.search(name))
+
+
+def _gives_rows(layer: Module) -> bool:
+    """Whether a layer maps rows to rows; a router may be a linear layer by its class and answer with chosen experts."""
+    import torch
+    from torch.nn import Linear
+
+    quantised = isinstance(layer, Linear) and not layer.weight.is_floating_point()
+    if type(layer).__module__.startswith(("torch.", "transformers.pytorch_utils")) or quantised:
+        return True
+    inputs, outputs = shape(layer)
+    try:
+        with torch.no_grad():
+            rows = layer(cast("Linear", layer).weight.new_zeros(2, inputs))
+    except RuntimeError:  # it wants another shape
+        return False
+    return isinstance(rows, torch.Tensor) and rows.shape == (2, outputs)
+
+
+def _is_bypassed(model: PreTrainedModel, name: str) -> bool:
+    """Whether a state space takes this layer's weights and does not call the layer, so that nothing beside it would act.
+
+    Fused kernels do, for one, which a machine may have or lack; what a method moves must not depend on that.
+    """
+    path, _, leaf = name.rpartition(".")
+    holder = model.get_submodule(path)
+    return hasattr(holder, "A_log") and f"self.{leaf}.weight" in inspect.getsource(type(holder))
+
+
+def _nothing(model: PreTrainedModel, target: str) -> SpecError:
+    return SpecError(
+        f"target must name linear layers of the model, but a {model.config.model_type} has none in {target!r}: use all"
+    )
+
+
+def left_unquantised(situation: Situation) -> str | None:
+    """Why a base must not be quantised by bitsandbytes, which packs linear layers only; None where that is its bulk."""
+    facts = situation.model
+    if not (experts := facts.parts.get("experts")):
+        return None
+    share = experts / sum(facts.parts.values())
+    return (
+        f"bitsandbytes quantises linear layers only, so that the experts of a {facts.model_type}, {share:.0%} of its weights, "
+        "would stay as they are: use lora"
+    )
+
+
+def holds_experts(layer: Module) -> bool:
+    """Whether a layer of PEFT's stands before experts, whose weights it changes, and not in the place of a linear layer."""
+    return hasattr(layer, "parameter_name")
+
+
+def adapted_weight(name: str, layer: Module) -> str:
+    """Full name in the base of the weight that a layer of PEFT's changes.
+
+    Args:
+        name: The layer's, in the attached model.
+        layer: The layer; those on several parameters of one module are nested.
+    """
+    path = name.removeprefix("base_model.model.")
+    while holds_experts(layer) and path.endswith(".base_layer"):
+        path = path.removesuffix(".base_layer")
+    return f"{path}.{getattr(layer, 'parameter_name', 'weight')}"
 
 
 def uses_conv1d(model: PreTrainedModel) -> bool:

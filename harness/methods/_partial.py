@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import StageSetup
 from harness.methods._blocks import exactly
 from harness.methods.base import Method
+from harness.models.parts import PARTS
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -23,6 +24,7 @@ class PartialMethod(Method, ABC):
     """
 
     trains = r".*"
+    covers = PARTS
     setup: StageSetup
 
     @abstractmethod

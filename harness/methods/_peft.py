@@ -13,6 +13,7 @@ from harness.axes.contract import Situation, StageSetup
 from harness.methods._linear import TRANSPOSED, linear_layers, uses_conv1d
 from harness.methods._stacking import looped
 from harness.methods.base import Options, PeftMethod
+from harness.models.parts import LINEAR
 from harness.space import Choice
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class LayerMethod(PeftMethod, ABC):
     """Whether it takes layers that keep their weights as (in, out)."""
     maps: ClassVar[bool] = True
     """Whether its layer can be mapped over trials (no random draws, no writing into slices, no custom gradients)."""
+    covers = LINEAR
     shares_base = True
     alone = ""
 

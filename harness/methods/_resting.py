@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.base import Method
+from harness.models.parts import PARTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,7 @@ class RestingMethod(Method, ABC):
     """
 
     trains = r".*"
+    covers = PARTS
     setup: StageSetup
     _optimizer: Optimizer
     _kept: dict[Parameter, Tensor]

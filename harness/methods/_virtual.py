@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Situation, StageSetup
 from harness.methods.base import Options, PeftMethod
+from harness.models.parts import Part
 from harness.space import Params
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class VirtualTokens(PeftMethod, ABC):
     """Trained embeddings before every text; whoever asks the model for logits gets those of the text alone."""
 
     mergeable = False
+    covers: ClassVar[tuple[Part, ...] | None] = ()
     shares_base = True
     alone = "its virtual tokens are not part of a layer"
     identity_at_start = False

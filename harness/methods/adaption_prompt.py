@@ -24,6 +24,7 @@ class AdaptionPrompt(PeftMethod):
         "gated tokens in front of the text only steer what a model can do already."
     )
     mergeable = False
+    covers = ()
     shares_base = True
     alone = "its tokens are not part of a layer that takes rows"
     trains = r".*\.adaption_(prompt|gate)"

@@ -13,6 +13,8 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Plugin, StageSetup
+from harness.models.facts import ModelFacts
+from harness.models.parts import Part
 from harness.space import Params
 
 if TYPE_CHECKING:
@@ -55,8 +57,25 @@ class Method(Plugin, ABC):
     The loss is then the mean over a step's examples of each one's own mean over what the objective counts."""
     same: ClassVar[tuple[str, ...]] = ()
     """Its parameters that must be equal among trials that train together; others may differ from trial to trial."""
+    covers: ClassVar[tuple[Part, ...] | None] = None
+    """Parts of the base whose weights it can change, by itself or by what stands in their place; empty: none, what it
+    trains is beside the base; None: nobody has said."""
     limits: ClassVar[str] = ""
     """What it was measured not to reach, and why, in a sentence that `harness list` shows; empty: nothing is known."""
+
+    def reach(self, facts: ModelFacts, params: Params) -> float | None:
+        """Share of a base's weights that it can change, as far as the headers of its files tell; None: not known.
+
+        Args:
+            facts: The base's.
+            params: The stage's parameters, of which `target` keeps linear layers and experts out.
+        """
+        total = sum(facts.parts.values())
+        if self.covers is None or not total:
+            return None
+        target = params.text("target", "all")
+        left_out = {"attention": ("mlp", "experts"), "mlp": ("attention",)}.get(target, ())
+        return sum(facts.parts.get(part, 0) for part in self.covers if part not in left_out) / total
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

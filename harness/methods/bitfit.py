@@ -21,6 +21,7 @@ class BitFit(Method):
     paper = "Ben Zaken et al. 2021, arXiv 2106.10199"
     requires = "layers with biases"
     trains = r"(.*\.)?bias"
+    covers = ("biases",)
     alone = ""
     # The paper searches 1e-4 to 1e-3 on BERT.
     space = {"learning_rate": Float(1e-4, 1e-1, default=1e-3, log=True)}

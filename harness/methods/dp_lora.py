@@ -27,6 +27,7 @@ class DpLora(Lora):
 
     summary = "LoRA with clipped example gradients and noise, for differential privacy"
     paper = "Yu et al. 2021, arXiv 2110.06500; Abadi et al. 2016, arXiv 1607.00133"
+    covers = Lora.covers
     limits = (
         "On the testbed's 1M model, 200 steps reached 1% of full tuning's gain: "
         "the noise drowns the clipped gradients of batches of 16 rows."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
 from harness.methods.base import Method, Options
+from harness.models.parts import PARTS
 from harness.space import Float, Params
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class FullFineTuning(Method):
     summary = "trains every weight of the model"
     paper = "Howard and Ruder 2018, arXiv 1801.06146; learning rate of Taori et al. 2023, Stanford Alpaca"
     trains = r".*"
+    covers = PARTS
     alone = ""
     # Billions of parameters want 1e-6 to 1e-4, a million of them up to 3e-3.
     space = {"learning_rate": Float(1e-6, 3e-3, default=2e-5, log=True)}

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import Situation, StageSetup
 from harness.methods._blocks import exactly
 from harness.methods.base import Method
-from harness.space import Choice, Float
+from harness.models.facts import ModelFacts
+from harness.models.parts import PARTS
+from harness.space import Choice, Float, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,7 @@ class HighDropout(Method):
     summary = "fine-tuning with most of the last hidden state dropped"
     paper = "Zhang and Bottou 2024, arXiv 2403.00946"
     trains = r".*"
+    covers = PARTS
     space = {
         "learning_rate": Float(1e-6, 3e-3, default=5e-5, log=True),
         "head_dropout": Float(0.5, 0.95, default=0.9),
@@ -39,6 +42,13 @@ class HighDropout(Method):
         if not getattr(objective, "samples", False):
             return None
         return "its objective passes by what stands before the output layer, as its method's dropout does"
+
+    def reach(self, facts: ModelFacts, params: Params) -> float | None:
+        """The output layer alone, or everything; where it is tied to the embeddings, there is one table."""
+        whole = super().reach(facts, params)
+        if params.text("trained_part") == "all" or whole is None or not facts.vocabulary or not facts.width:
+            return whole
+        return facts.vocabulary * facts.width / sum(facts.parts.values())
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Let the chosen part move, and put dropout before the output layer."""

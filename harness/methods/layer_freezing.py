@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import StageSetup
 from harness.methods._blocks import layer_list
 from harness.methods._partial import PartialMethod
-from harness.space import Choice, Float
+from harness.models.facts import ModelFacts
+from harness.space import Choice, Float, Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +30,14 @@ class LayerFreezing(PartialMethod):
         "trained_end": Choice(("last", "first"), default="last"),
         "gradual": Choice((False, True), default=False, searched=False),
     }
+
+    def reach(self, facts: ModelFacts, params: Params) -> float | None:
+        """The layers that train, which are taken to be alike."""
+        tables, total = facts.parts.get("tables", 0), sum(facts.parts.values())
+        if not total or not facts.layers:
+            return None
+        count = max(1, round(params.number("trained_share") * facts.layers))
+        return count / facts.layers * (total - tables) / total
 
     def movable(self, model: PreTrainedModel, setup: StageSetup) -> Iterable[str]:
         """Those of the layers that train, which is noted."""

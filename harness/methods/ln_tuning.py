@@ -26,6 +26,7 @@ class LnTuning(PeftMethod):
         "norms hold few numbers, which only rescale what is there."
     )
     trains = r".*\.ln_tuning_layers\.default\.(weight|bias)"
+    covers = ("norms",)
     shares_base = True
     alone = ""
     space = {"learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True)}

@@ -18,6 +18,7 @@ class LoraPlus(Lora):
 
     summary = "LoRA with a higher learning rate on its outer factor"
     paper = "Hayou et al. 2024, arXiv 2402.12354"
+    covers = Lora.covers
     alone = "it brings an optimiser of its own"
     space = Lora.space | {"rate_ratio": Float(1.0, 64.0, default=16.0, log=True)}
 

@@ -19,6 +19,7 @@ class Untouched(Method):
     summary = "the base model as it is; nothing is trained"
     # Matches nothing.
     trains = r"(?!)"
+    covers = ()
     needs_training = False
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

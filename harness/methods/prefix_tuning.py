@@ -29,6 +29,7 @@ class PrefixTuning(PeftMethod):
         "keys and values in front of the text only steer what a model can do already."
     )
     mergeable = False
+    covers = ()
     shares_base = True
     alone = "its virtual tokens are not part of a layer"
     identity_at_start = False

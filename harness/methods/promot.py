@@ -10,6 +10,7 @@ from harness.axes.contract import StageSetup
 from harness.methods._partial import PartialMethod
 from harness.methods.base import Method
 from harness.methods.prompt_tuning import PromptTuning
+from harness.models.parts import PARTS
 from harness.space import Float, Params
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ProMoT(PartialMethod, PromptTuning):
     paper = "Wang et al. 2022, arXiv 2211.00635; rates as for prompt tuning and full fine-tuning"
     # Prompt tuning's limit is not its own: here the weights behind the prompt learn too.
     limits = ""
+    covers = PARTS
     shares_base = False
     detached = Method.detached  # what is left without the prompt is not the base
     space = {

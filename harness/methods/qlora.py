@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
-from harness.methods._linear import TRANSPOSED
+from harness.methods._linear import TRANSPOSED, left_unquantised
 from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Choice, Params
@@ -31,7 +31,9 @@ class QLora(Lora):
     }
 
     def skip(self, situation: Situation) -> str | None:
-        """Layers whose width is no multiple of the block cannot be quantised."""
+        """Experts are not quantised, and layers whose width is no multiple of the block cannot be."""
+        if reason := left_unquantised(situation):
+            return reason
         widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.axes.contract import Situation
+from harness.methods._linear import left_unquantised
 from harness.methods.base import Options
 from harness.methods.lora import Lora
 from harness.space import Float, Params
@@ -26,6 +28,10 @@ class QLoraInt8(Lora):
     mergeable = False
     alone = "rounding its inputs to integers magnifies differences of the last bit"
     space = Lora.space | {"outlier_threshold": Float(0.0, 100.0, default=0.0, searched=False)}
+
+    def skip(self, situation: Situation) -> str | None:
+        """Experts are not quantised."""
+        return left_unquantised(situation)
 
     def load_options(self, params: Params, device: str) -> Options:
         """Quantise while loading; bitsandbytes would say at every layer that it computes in 16 bits."""

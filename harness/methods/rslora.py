@@ -17,6 +17,7 @@ class RsLora(Lora):
 
     summary = "LoRA scaled by alpha / sqrt(rank), which is also what RoRA proposes"
     paper = "Kalajdzievski 2023, arXiv 2312.03732"
+    covers = Lora.covers
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """Scale by the root of the rank."""

@@ -29,6 +29,7 @@ class TrainableTokens(PeftMethod):
         "embeddings say what a token is, not what to do with it."
     )
     trains = r".*\.trainable_tokens_delta\.default"
+    covers = ("tables",)
     shares_base = True
     alone = "which tokens it trains follows from each trial's rows"
     space = {

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
 from harness.models.base_model import BaseModel
+from harness.models.parts import LOOKUP_TABLES, Part, parts_of
 
-LOOKUP_TABLES = ("embed", "wte", "wpe", "lm_head")
 # Configs name the same number differently: GPT-2 says n_head, GPT-Neo num_heads, MPT n_heads.
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 WIDTH = ("hidden_size", "n_embd", "d_model")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+"""How many of its experts a token passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,15 @@ class ModelFacts:
     """In-features of the linear layers, each once, ascending."""
     biases: int | None = None
     """Numbers in all biases."""
+    parts: Mapping[Part, int] = field(default_factory=dict)
+    """Numbers in its weights by what these are for."""
+    active_share: float = 1.0
+    """Share of its experts that a token passes; 1 where it has none, or does not say."""
+
+    @property
+    def active_parameters(self) -> float:
+        """Numbers of the weights that a token passes."""
+        return self.parameters - (1 - self.active_share) * self.parts.get("experts", 0)
 
     @property
     def has_attention(self) -> bool:
@@ -86,10 +98,19 @@ def model_facts(base: BaseModel) -> ModelFacts:
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         linear_widths=_linear_widths(shapes, model_type),
         biases=sum(shape[0] for name, shape in shapes.items() if name.split(".")[-1] == "bias" and len(shape) == 1),
+        parts=parts_of(shapes, _first(config, ("vocab_size",))),
+        active_share=active_share(config),
     )
 
 
-def _first(config: dict[str, Any], spellings: tuple[str, ...]) -> int | None:
+def active_share(config: Mapping[str, Any]) -> float:
+    """Share of the experts that a token passes, by a model's config; 1 where that has none, or does not say."""
+    known = {name: value for name, value in config.items() if isinstance(value, int)}  # some have a list, by layer
+    experts, chosen = _first(known, EXPERTS), _first(known, CHOSEN)
+    return min(1.0, chosen / experts) if experts and chosen else 1.0
+
+
+def _first(config: Mapping[str, Any], spellings: tuple[str, ...]) -> int | None:
     """The number that the config holds under one of these names; 0 counts as absent."""
     return next((int(config[name]) for name in spellings if config.get(name)), None)
 

@@ -34,6 +34,9 @@ class StageSettings(Record):
     """Type of the model's weights, for example `float32`."""
     recomputes: bool = added(False)
     """Whether activations were computed again in the backward pass, to save memory."""
+    reach: float | None = added(None)
+    """Share of the base's weights that the method moves, or in whose place it stands; 0 where what it trains is beside
+    the base. None in records from before this was noted."""
     adapter: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """PEFT's configuration of each adapter, without settings that are empty."""
     observed: Mapping[str, Any] | None = added(None)

@@ -16,6 +16,7 @@ from harness.evaluation.loglikelihood import LikelihoodScorer, StackedModels
 from harness.evaluation.prefix_tree import Request, RowPlan
 from harness.methods.base import Method
 from harness.models.base_model import load_model, resolve_model
+from harness.models.facts import model_facts
 from harness.training.alone import Alone
 from tests.contract.counts_native import COUNTS as NATIVE
 from tests.contract.counts_native import GIVEN
@@ -49,6 +50,8 @@ class Trained:
     declared: set
     moved: set
     count: int
+    reach: float
+    """Share of the base's weights that can change."""
 
     @property
     def method(self):
@@ -106,6 +109,7 @@ def build(name, family, folder):
         {key for key in before if re.fullmatch(method.trains, key)},
         {key for key, value in model.named_parameters() if not torch.equal(value, before[key])},
         sum(value.numel() for key, value in before.items() if key in trainable),
+        one.settings.reach,
     )
 
 
@@ -205,6 +209,21 @@ def the_same_seed_gives_the_same_bits(case):
     train(other)
     twins = dict(other.model.named_parameters())
     assert all(torch.equal(value, twins[key]) for key, value in case.model.named_parameters())
+
+
+def the_reach_is_what_was_planned(case):
+    """The headers cannot tell a router or the gate of a state space from a linear layer; those are small."""
+    facts = model_facts(resolve_model(str(case.folder)))
+    planned = case.method.reach(facts, case.params)
+    assert planned is None or planned == pytest.approx(case.reach, abs=0.03)
+
+
+def failures(case, every):
+    for check in every:
+        try:
+            check(case)
+        except Exception as error:
+            yield f"on {case.family}, {check.__name__}: {type(error).__name__}: {error}"
 
 
 EVERY = (

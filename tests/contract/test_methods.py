@@ -76,14 +76,6 @@ def saved_models_give_the_same_logits_in_a_new_process(case, folder, loaders):
     assert kind != "native" or (folder / TUNED).exists()
 
 
-def failures(case, every):
-    for check in every:
-        try:
-            check(case)
-        except Exception as error:
-            yield f"on {case.family}, {check.__name__}: {type(error).__name__}: {error}"
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_method(name, request, world, loaders, tmp_path):
     """All checks of `checks`, on every architecture that the method does not refuse."""
@@ -100,7 +92,7 @@ def test_method(name, request, world, loaders, tmp_path):
             continue
         case = checks.build(name, family, folder)
         once = () if accepted else (checks.the_same_seed_gives_the_same_bits,)
-        failed += failures(case, (*checks.EVERY, *once))
+        failed += checks.failures(case, (*checks.EVERY, *once))
         try:
             saved_models_give_the_same_logits_in_a_new_process(case, tmp_path / family, loaders)
         except Exception as error:

@@ -111,9 +111,9 @@ def test_tokens_of_a_padded_batch():
 
 def test_full_tuning_costs_six_flops_per_parameter_and_token():
     """Kaplan et al. 2020: 6 N per token; attention aside."""
-    size = Size(total_params=1000, trainable_params=1000, matmul_params=1000)
+    size = Size(total_params=1000, trainable_params=1000, matmul_params=1000, gradient_params=1000)
     assert training_flops(size, tokens=10, squared_lengths=0) == 6 * 1000 * 10
-    frozen = Size(total_params=1000, trainable_params=10, matmul_params=1000)
+    frozen = Size(total_params=1000, trainable_params=10, matmul_params=1000, gradient_params=10)
     assert training_flops(frozen, tokens=10, squared_lengths=0) == (4 * 1000 + 2 * 10) * 10
 
 
