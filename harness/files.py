@@ -146,9 +146,17 @@ def read_text(path: Path) -> str:
         SpecError: When it cannot be read, or holds something else than text.
     """
     try:
-        raw = path.read_bytes()
+        return decoded(path.read_bytes(), path)
     except OSError as error:
         raise SpecError(f"{path} must be a readable file ({error.strerror}): check the path") from error
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """The text that a file's bytes are, see `read_text`.
+
+    Raises:
+        SpecError: When they are no text.
+    """
     # UTF-32 first: its mark begins with that of UTF-16.
     marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     encoding = next((name for mark, name in marks.items() if raw.startswith(mark)), "utf-8-sig")

@@ -242,8 +242,8 @@ def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
         folders: Where tasks are looked for.
     """
     from harness.models.base_model import resolve_model
+    from harness.tasks.corpus import with_corpus
     from harness.tasks.task import find_task
-    from harness.tasks.training_rows import with_corpus
 
     names: dict[str, None] = {}
     corpus = None

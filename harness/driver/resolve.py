@@ -31,8 +31,9 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
     from harness.models.base_model import resolve_model
+    from harness.tasks.corpus import corpus_notes, with_corpus
     from harness.tasks.task import find_task
-    from harness.tasks.training_rows import check_task, with_corpus
+    from harness.tasks.training_rows import check_task
 
     # Names first: a misspelt one is refused before rows are rendered, which takes the longest.
     families = resolved_families(study)
@@ -45,6 +46,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
         check_task(find_task(name, site.task_folders))
     # Tasks that are only evaluated need no training rows, so they are not checked for any.
     notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
+    notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
     experiment = Experiment(
         spec=study,
         site=site,

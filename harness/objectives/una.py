@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,8 @@ def _score(row: Row, column: str) -> float:
     if column not in row.doc:
         raise SpecError("metadata.score: " + one_of("column", column, list(row.doc)))
     value = row.doc[column]
+    with suppress(ValueError):  # a cell of a CSV file is a text
+        value = float(value) if isinstance(value, str) else value
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise SpecError(f"scores must lie in [0, 1], but {column} of row {row.prompt[:40]!r} is {value!r}: scale them")
     return float(value)

@@ -9,20 +9,23 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
-from harness.files import expand
+from harness.files import expand, read_text
 from harness.models.hub import cache, commit_of
 from harness.tasks.definition import Definition
 from harness.tasks.file import Keys, Yaml, file_sha256
+from harness.tasks.reading import FORMATS, read_files, reading_notes
+from harness.tasks.separated import as_pandas_reads
+from harness.tasks.table import is_exact
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {"json": ("field",), "csv": ("sep", "delimiter"), "parquet": ()}
-"""Formats of local files, each with the `dataset_kwargs` that it takes beside `data_files`."""
+_VALID = f"{', '.join(FORMATS)}, a folder that datasets' save_to_disk wrote, or a hub dataset owner/name"
 
 
 class Source(ABC):
@@ -40,27 +43,43 @@ class Source(ABC):
             SpecError: When there is no such split, or it cannot be read.
         """
 
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of how the rows are read."""
+        return ()
+
 
 @dataclass(frozen=True)
 class LocalFiles(Source):
-    """JSON (lines or one array), CSV or Parquet files."""
+    """Files of one of `reading.FORMATS`."""
 
     format: str
     files: Mapping[str, tuple[Path, ...]]
     options: Keys = field(default_factory=dict)
 
     def identity(self) -> object:
-        """Content of the files, by split."""
+        """Content of the files, by split; and whether their cells are other than they were read before they were exact."""
         hashes = {split: [file_sha256(path) for path in paths] for split, paths in self.files.items()}
-        return [self.format, dict(self.options), hashes]
+        identity = [self.format, dict(self.options), hashes]
+        return identity if all(map(self._as_before, self.files)) else [*identity, "exact"]
+
+    def _as_before(self, split: str) -> bool:
+        """Whether a split's cells are what pandas or Arrow made of them, so that records of it stay what they are."""
+        try:
+            rows = self.load(split)
+        except SpecError:  # nothing was trained on what cannot be read
+            return True
+        return as_pandas_reads(rows, self.files[split], self.options) if self.format == "csv" else is_exact(rows)
 
     def load(self, split: str) -> Dataset:
         """Read the files of a split, one after the other."""
-        from datasets import concatenate_datasets
-
         if split not in self.files:
             raise SpecError(one_of("split of dataset_kwargs.data_files", split, list(self.files)))
-        return concatenate_datasets([_read(path, self.format, self.options) for path in self.files[split]])
+        return read_files(self.files[split], self.format, self.options)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was found out of separators and of where a text ends."""
+        files = [path for paths in self.files.values() for path in paths]
+        return reading_notes(tuple(dict.fromkeys(files)), self.format, self.options)
 
 
 @dataclass(frozen=True)
@@ -124,8 +143,13 @@ def locate(definition: Definition, folder: Path, where: str) -> LocalFiles | Hub
     """
     path, options = definition.dataset_path, dict(definition.dataset_kwargs)
     if not isinstance(path, str) or not path:
-        raise SpecError(f"{where}: dataset_path must be json, csv, parquet or a hub dataset, but got {path!r}: set it")
+        raise SpecError(f"{where}: dataset_path must be {_VALID}, but got {path!r}: set it")
     if path not in FORMATS:
+        saved = folder / expand(path, where)
+        if saved.is_dir():
+            if options:
+                raise SpecError(f"{where}: dataset_kwargs must be left out for a folder, but is {options}: remove it")
+            return LocalFiles("arrow", saved_files(saved, where))
         # Older task files have it, but no code of a dataset runs here.
         options.pop("trust_remote_code", None)
         commit = _commit(path, options.pop("revision", None), where)
@@ -140,6 +164,32 @@ def locate(definition: Definition, folder: Path, where: str) -> LocalFiles | Hub
     return LocalFiles(path, {str(split): _paths(named, folder, where) for split, named in by_split.items()}, options)
 
 
+def saved_files(folder: Path, where: str) -> dict[str, tuple[Path, ...]]:
+    """The Arrow files of a folder that datasets' `save_to_disk` wrote, by split; all of a single table are `train`.
+
+    Args:
+        folder: The folder.
+        where: Prefix of error messages.
+
+    Raises:
+        SpecError: When it is no such folder.
+    """
+    several = folder / "dataset_dict.json"
+    try:
+        splits = json.loads(read_text(several))["splits"] if several.is_file() else []
+        places = {str(split): folder / split for split in splits} or {"train": folder}
+        states = {split: json.loads(read_text(place / "state.json")) for split, place in places.items()}
+        return {
+            split: tuple(places[split] / entry["filename"] for entry in state["_data_files"])
+            for split, state in states.items()
+        }
+    except (SpecError, ValueError, LookupError, TypeError) as error:
+        raise SpecError(
+            f"{where}: a folder in dataset_path must be what datasets' save_to_disk wrote, but {folder} is not: name its files in "
+            "dataset_kwargs.data_files, with dataset_path json, csv, parquet, arrow or text"
+        ) from error
+
+
 def _paths(named: Yaml, folder: Path, where: str) -> tuple[Path, ...]:
     paths = tuple(folder / expand(str(name), where) for name in (named if isinstance(named, list) else [named]))
     for path in paths:
@@ -149,45 +199,6 @@ def _paths(named: Yaml, folder: Path, where: str) -> tuple[Path, ...]:
                 "relative to the task file)"
             )
     return paths
-
-
-def _read(path: Path, kind: str, options: Keys) -> Dataset:
-    from datasets import Dataset
-
-    try:
-        if kind == "parquet":
-            import pyarrow.parquet
-
-            # `Dataset.from_parquet` would write a copy into the user's cache.
-            return Dataset(pyarrow.parquet.read_table(path))
-        if kind == "csv":
-            import pandas as pd
-
-            return Dataset.from_pandas(pd.read_csv(path, **options), preserve_index=False)
-        rows = _json_rows(path, options.get("field"))
-        # `from_list` takes its columns from the first row only.
-        columns = dict.fromkeys(column for row in rows for column in row)
-        return Dataset.from_list([{column: row.get(column) for column in columns} for row in rows])
-    except (ValueError, TypeError, AttributeError) as error:  # pyarrow's and pandas' errors are ValueErrors
-        raise SpecError(f"{path} must hold rows of one {kind} table, but does not ({error}): correct it") from error
-
-
-def _json_rows(path: Path, key: str | None) -> list[Keys]:
-    text = path.read_text(encoding="utf-8")
-    if key or text.lstrip().startswith("["):
-        rows = json.loads(text)
-        return list(rows[key] if key else rows)
-    rows = []
-    # Not `splitlines`, which also breaks at separators that may stand inside a JSON text, such as U+2028.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise SpecError(
-                    f"{path} must hold one JSON object per line, but line {number} is not: correct it"
-                ) from error
-    return rows
 
 
 def _offline() -> bool:
@@ -200,7 +211,12 @@ def _commit(path: str, revision: str | None, where: str) -> str:
     try:
         return commit_of("dataset", path, revision)
     except (OSError, ValueError) as error:
+        if "/" not in path and get_close_matches(path, FORMATS):
+            raise SpecError(
+                f"{where}: " + one_of("dataset_path", path, [*FORMATS, "a folder", "owner/name"])
+            ) from error
         raise SpecError(
             f"{where}: the hub dataset {path} must be in the hub's cache or reachable, but its commit is unknown "
-            f"({type(error).__name__}): connect once, or pin dataset_kwargs.revision to a commit that is cached"
+            f"({type(error).__name__}): connect once, pin dataset_kwargs.revision to a commit that is cached, or correct "
+            f"dataset_path, which may be {_VALID}"
         ) from error

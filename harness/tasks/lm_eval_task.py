@@ -15,6 +15,7 @@ from harness.errors import SpecError, one_of
 from harness.metrics.base import Answered, Settings, measure, register, settings_of
 from harness.tasks.file import Keys
 from harness.tasks.splits import Doc, hash_order
+from harness.tasks.table import is_value, mixed_columns
 from harness.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def gold_index(built: ConfigurableTask, doc: Doc, where: str = "") -> int:
 
 
 def _check_columns(config: Keys, rows: Dataset, where: str) -> None:
-    """Every column that a template names must exist and have a value in every row."""
+    """Every column that a template names must exist and have a value of one kind in every row."""
+    cells, mixed = rows[:], mixed_columns(rows)
     for key in ("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix"):
         template = config.get(key)
         # A prefix without braces is plain text; anywhere else a bare word names a column.
@@ -94,8 +96,14 @@ def _check_columns(config: Keys, rows: Dataset, where: str) -> None:
                 continue
             if column not in rows.column_names:
                 raise SpecError(f"{where}: " + one_of(f"column in {key}", column, rows.column_names))
-            missing = next((index for index, value in enumerate(rows[column]) if value is None), None)
-            if missing is not None and not _decides(template):
+            if _decides(template):
+                continue
+            if column in mixed:
+                raise SpecError(
+                    f"{where}: {key} needs values of one kind in '{column}', but {mixed[column]}: correct one"
+                )
+            missing = next((index for index, value in enumerate(cells[column]) if not is_value(value)), None)
+            if missing is not None:
                 raise SpecError(f"{where}: {key} needs a value in '{column}', but row {missing + 1} has none: add it")
 
 

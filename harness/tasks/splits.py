@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
+from harness.tasks.table import docs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,7 +79,7 @@ def row_hash(row: Doc) -> str:
 
 def hash_order(rows: Dataset) -> list[tuple[str, int]]:
     """Hash and index of every row, sorted by hash."""
-    return sorted((row_hash(row), index) for index, row in enumerate(rows))
+    return sorted((row_hash(row), index) for index, row in enumerate(docs(rows)))
 
 
 def _boundary(order: Sequence[tuple[str, int]], share: float) -> int:

@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import SpecError, one_of
+from harness.errors import SpecError, describe, one_of
 from harness.files import expand
 from harness.records.codec import fingerprint
 from harness.records.trial import TaskRef
@@ -36,6 +36,7 @@ from harness.tasks.file import (
 )
 from harness.tasks.metadata import PROSE, Pieces, TaskMetadata, read_metadata
 from harness.tasks.splits import Part, cut, split_parts
+from harness.tasks.table import docs, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -210,19 +211,23 @@ def _rows(task: Task, name: str) -> Dataset:
     if pieces := task.metadata.pieces:
         rows = _in_pieces(rows, pieces, task.name)
     # Last, so that a task's own function sees the pieces as if the data had them as rows.
-    return task.process(rows) if task.process else rows
+    try:
+        return task.process(rows) if task.process else rows
+    except Exception as error:  # a function of anybody's
+        raise SpecError(
+            f"task {task.name}: process_docs must take its {name} rows, but fails ({describe(error)})"
+        ) from error
 
 
 def _in_pieces(rows: Dataset, pieces: Pieces, name: str) -> Dataset:
-    from datasets import Dataset
-
     column, longest = pieces.column, pieces.max_chars
     if column not in rows.column_names:
         raise SpecError(
             f"task {name}: metadata.pieces must be {{column, max_chars}} with one of the columns "
             f"{', '.join(rows.column_names)}, but is {pieces.model_dump()!r}: correct it"
         )
-    return Dataset.from_list([row | {column: piece} for row in rows for piece in cut(str(row[column] or ""), longest)])
+    cut_up = [row | {column: piece} for row in docs(rows) for piece in cut(str(row[column] or ""), longest)]
+    return table([(Path(name), cut_up)])
 
 
 def _resolve(value: Yaml) -> Yaml:

@@ -1,26 +1,20 @@
-"""Training rows as lm-eval renders them, the texts of a corpus, and what a reader of a task's scores must know."""
+"""Training rows as lm-eval renders them, and what a reader of a task's scores must know."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
-from harness.records.trial import ModelRef
 from harness.tasks.lm_eval_task import gold_index, lm_eval_task
 from harness.tasks.metadata import Preference
 from harness.tasks.overlap import task_overlap
 from harness.tasks.splits import Doc
-from harness.tasks.task import SPLITS, Task, find_task
+from harness.tasks.task import SPLITS, Task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
-
-    from harness.models.base_model import BaseModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,49 +98,6 @@ def _cell(doc: Doc, key: str, column: str) -> str:
     return str(doc[column])
 
 
-def with_corpus(model: BaseModel, folders: tuple[Path, ...]) -> ModelRef:
-    """A base model's reference with the fingerprint of its corpus: replayed rows change what is learned.
-
-    Args:
-        model: The base model.
-        folders: Where a corpus that is a task is looked for, see `task_folders`.
-
-    Raises:
-        SpecError: When the corpus cannot be read.
-    """
-    if model.corpus is None:
-        return model.ref
-    path = Path(model.corpus)
-    if path.suffix == ".jsonl" or path.is_file():
-        text_rows(path)
-        return replace(model.ref, corpus=hashlib.sha256(path.read_bytes()).hexdigest()[:20])
-    return replace(model.ref, corpus=find_task(model.corpus, folders).ref.fingerprint)
-
-
-def text_rows(path: Path) -> list[Row]:
-    """The texts of a corpus, JSON lines with a `text` each, as rows with an empty prompt.
-
-    Raises:
-        SpecError: For a missing file, a line that is not JSON, or one without text.
-    """
-    rows: list[Row] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                text = json.loads(line).get("text") if line.strip() else None
-                if isinstance(text, str) and text:
-                    rows.append(Row(completion=text))
-                elif line.strip():
-                    raise SpecError(f"{path} must have a text in every line, but line {number} has none: correct it")
-    except OSError as error:
-        raise SpecError(f"{path} must be a readable corpus ({error.strerror}): check the path") from error
-    except (ValueError, AttributeError) as error:
-        raise SpecError(f"{path} must hold one JSON object per line, but does not ({error}): correct it") from error
-    if not rows:
-        raise SpecError(f"{path} must hold texts, but is empty: write one JSON object with `text` per line")
-    return rows
-
-
 @lru_cache(maxsize=64)
 def check_task(task: Task) -> tuple[str, ...]:
     """Read all of a task's data, and collect what a reader of its scores must know.
@@ -157,7 +108,7 @@ def check_task(task: Task) -> tuple[str, ...]:
     Raises:
         SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
     """
-    notes = list(task.notes)
+    notes = [*task.notes, *task.source.notes()]
     for split in SPLITS:
         if split in task.parts:
             lm_eval_task(task, split)

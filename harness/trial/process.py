@@ -28,9 +28,10 @@ from harness.plugins import AXIS_FOLDER
 from harness.records.trial import ModelRef, TaskRef, TrialConfig
 from harness.space import Named, Params, Text
 from harness.study.family import stage_space
+from harness.tasks.corpus import corpus_path, text_rows, with_corpus
 from harness.tasks.lm_eval_task import import_lm_eval
 from harness.tasks.task import Task, find_task
-from harness.tasks.training_rows import Row, text_rows, training_rows, with_corpus
+from harness.tasks.training_rows import Row, training_rows
 from harness.training.reference import ReferenceSums
 from harness.training.solo_cost import SoloCosts
 from harness.trial.hardware import Measurements
@@ -232,8 +233,8 @@ class WarmProcess:
         if base.corpus is None:
             note(f"the study names no corpus for {base.ref.name}: replayed texts were sampled from it")
             return self._sampled_from(base, device)
-        if Path(base.corpus).is_file():
-            return text_rows(Path(base.corpus))
+        if path := corpus_path(base.corpus):
+            return text_rows(path)
         rows = self.rows_of(self._task(base.corpus, folders))
         return [Row(completion=row.prompt + row.completion) for row in rows]
 

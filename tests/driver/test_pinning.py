@@ -11,8 +11,8 @@ from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.models.base_model import resolve_model
 from harness.study.load import load_study
+from harness.tasks.corpus import with_corpus
 from harness.tasks.task import find_task
-from harness.tasks.training_rows import with_corpus
 
 
 def test_another_corpus_is_another_reference(world, tmp_path):

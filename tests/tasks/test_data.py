@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from harness.errors import SpecError
 from harness.tasks.overlap import Overlap, overlap, task_overlap
 from harness.tasks.task import find_task
-from harness.tasks.training_rows import Row, check_task, text_rows, training_rows
+from harness.tasks.training_rows import check_task, training_rows
 
-from .writing import CHOICE, GENERATE, ROLLING, ROWS, write_rows, write_task
+from .writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
 
 NUMBERED = [{"text": f"word{i}", "label": i % 2, "answer": f"answer{i}", "start": "So"} for i in range(40)]
 TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
@@ -175,30 +175,6 @@ def test_an_instruction_in_every_row_is_no_overlap(tmp_path: Path) -> None:
     expected = int(rows[0]["text"] in texts)
     notes = [note for note in check_task(task) if note.startswith("overlap")]
     assert len(notes) == expected == task_overlap(task).exact
-
-
-def test_text_rows(tmp_path: Path) -> None:
-    path = tmp_path / "corpus.jsonl"
-    write_rows(path, [{"text": "one"}, {"text": "two", "source": "x"}])
-    assert text_rows(path) == [Row(completion="one"), Row(completion="two")]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "must be a readable corpus"),
-        ("", "must hold texts, but is empty"),
-        ('{"text": "a"}\n{"txt": "b"}\n', "line 2 has none"),
-        ("not json\n", "must hold one JSON object per line"),
-        ("[1]\n", "must hold one JSON object per line"),
-    ],
-)
-def test_a_broken_corpus_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
-    path = tmp_path / "corpus.jsonl"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(SpecError, match=message):
-        text_rows(path)
 
 
 def test_prompts_that_end_in_white_space_are_noted(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_broken_task_file_is_refused_in_one_sentence(tmp_path: Path, case: str
 
 
 DATA = {
-    "empty training split": ({}, [], "train split must hold rows, but is empty"),
+    "empty training split": ({}, [], "train.jsonl must hold rows, but is empty"),
     "label not in choices": ({}, [{"text": "a", "label": "maybe"}], r"row 1: the label must be one of \['no', 'yes'\]"),
     "label out of range": ({}, [{"text": "a", "label": 2}], "row 1: the label must be one of the choices"),
     "missing column": ({"doc_to_text": "{{txt}}"}, ROWS, "did you mean 'text'"),
@@ -136,7 +136,7 @@ DATA = {
     "mixed types": (
         {},
         [{"text": "a", "label": "no"}, {"text": ["b"], "label": "no"}],
-        "must hold rows of one json table",
+        "doc_to_text needs values of one kind in 'text', but train.jsonl, row 2 holds a list",
     ),
 }
 
@@ -162,7 +162,7 @@ def test_a_template_that_minds_missing_values_may_have_them(tmp_path: Path) -> N
 def test_broken_line_is_named(tmp_path: Path) -> None:
     write_task(tmp_path, CHOICE)
     (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": \n')
-    with pytest.raises(SpecError, match="line 2 is not"):
+    with pytest.raises(SpecError, match="line 2 must hold one JSON object"):
         find_task("mine", (tmp_path,)).split("train")
 
 
