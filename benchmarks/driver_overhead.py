@@ -86,7 +86,7 @@ def driven(runner: str, spec: StudySpec, folder: Path) -> float:
 
 def _experiment(spec: StudySpec, site: Site) -> Experiment:
     """The study without any model or task behind its names."""
-    items = {"validation": 1, "test": 1}
+    items = {"validation": (1,), "test": (1,)}
     return Experiment(
         spec=spec,
         site=site,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
+from harness.metrics.base import SHARE
 from harness.records.paths import Paths
 from harness.records.results import find_result, write_result
 from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
@@ -181,12 +182,12 @@ def _experiment(study: StudySpec, site: Site) -> Experiment:
     from harness.driver.experiment import Experiment, ModelInfo, TaskInfo
     from harness.models.facts import ModelFacts
 
-    items = {"validation": 1, "test": 1}
+    items = {"validation": (1,), "test": (1,)}
     return Experiment(
         spec=study,
         site=site,
         models=(ModelInfo(ModelRef("drill", ""), ModelFacts(parameters=1)),),
-        tasks=(TaskInfo(ref=TaskRef("drill", ""), higher_is_better=True, rows=1, chars=1.0, items=items),),
+        tasks=(TaskInfo(ref=TaskRef("drill", ""), higher_is_better=True, scale=SHARE, rows=1, chars=1.0, items=items),),
         families=resolved_families(study),
     )
 

@@ -18,7 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.database.schema import SCHEMA, TABLES, VIEWS, Table, schema_text, structure
+from harness.database.schema import SCHEMA, TABLES, Table, schema_text, structure
+from harness.database.views import VIEWS
 from harness.errors import StorageError
 from harness.records.codec import canonical_json, decode
 from harness.records.paths import Paths

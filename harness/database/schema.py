@@ -10,6 +10,8 @@ from enum import StrEnum
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from harness.database.views import VIEWS
+from harness.metrics.base import LM_EVAL_SCALES
 from harness.records.codec import field_types
 
 
@@ -33,15 +35,6 @@ class Table:
     columns: tuple[Column, ...]
     source: str
     """The FROM clause over the staged records."""
-
-
-@dataclass(frozen=True)
-class View:
-    """A view for a question people ask."""
-
-    name: str
-    meaning: str
-    sql: str
 
 
 def structure(kind: Any) -> Any:
@@ -69,7 +62,35 @@ _TOTAL_S = "coalesce(list_sum(map_values(r.cost.seconds)), 0)"
 _TRAIN_S = "coalesce(r.cost.seconds['train'], 0)"
 _SOLO_TRAIN_S = f"coalesce(r.cost.solo_equivalent_s, {_TRAIN_S})"
 _SOLO_S = f"({_TOTAL_S} - {_TRAIN_S} + {_SOLO_TRAIN_S})"
+_SCALE_COLUMNS = """
+            low DOUBLE | The metric's lowest value, where one is declared. | scale.low
+            high DOUBLE | Its highest value, where one is declared. | scale.high"""
 _PIPELINE = "md5(to_json([to_json(r.config.pipeline), to_json(r.config.task), to_json(r.config.steps)]))"
+
+
+def _with_scale(source: str) -> str:
+    """Scores with the scale of their metric.
+
+    Records of before scales were declared have none. They take it from scores of the same comparability, else they mean
+    lm-eval's metric of that name, unless a value does not lie on its scale.
+
+    Args:
+        source: A query of `s`, a score of a record, and what else is wanted.
+    """
+    alike = "(PARTITION BY s.task, s.metric, s.comparability)"
+
+    def end(value: float | None) -> str:
+        return f"{'NULL' if value is None else value}::DOUBLE"
+
+    names = " ".join(
+        f"WHEN '{name}' THEN {{'low': {end(scale.low)}, 'high': {end(scale.high)}}}"
+        for name, scale in LM_EVAL_SCALES.items()
+    )
+    return f"""(SELECT * EXCLUDE (named, lowest, highest, declared), coalesce(declared, CASE WHEN
+      lowest >= coalesce(named.low, lowest) AND highest <= coalesce(named.high, highest) THEN named END) AS scale
+      FROM (SELECT *, {{'low': s.scale.low, 'high': s.scale.high}} AS own, CASE s.metric {names} END AS named,
+        any_value(CASE WHEN s.scale IS NOT NULL THEN own END) OVER {alike} AS declared,
+        min(s.value) OVER {alike} AS lowest, max(s.value) OVER {alike} AS highest FROM {source}))"""
 
 
 def _columns(text: str, prefix: str) -> tuple[Column, ...]:
@@ -121,7 +142,7 @@ TABLES = (
         "scores",
         "One row per trial and evaluated task.",
         _columns(
-            """
+            f"""
             key VARCHAR | The trial. | key
             position BIGINT | 1 is the trial's own task where it has one; then the off-target suite. | position
             is_target BOOLEAN | Whether it is the trial's own task. | s.task = r.config.task.name
@@ -131,13 +152,15 @@ TABLES = (
             value DOUBLE | The score, in the metric's own unit and direction.
             stderr DOUBLE | Standard error over items.
             n BIGINT | Items scored.
-            higher_is_better BOOLEAN | False for losses and perplexities.
+            higher_is_better BOOLEAN | False for losses and perplexities.{_SCALE_COLUMNS}
             comparability VARCHAR | Scores with different keys are never ranked against each other.
             chance DOUBLE | Score of guessing, where the task states it.
             """,
             "s.",
         ),
-        "(SELECT key, r, unnest(r.scores) AS s, generate_subscripts(r.scores, 1) AS position FROM records)",
+        _with_scale(
+            "(SELECT key, r, unnest(r.scores) AS s, generate_subscripts(r.scores, 1) AS position FROM records)"
+        ),
     ),
     Table(
         "curves",
@@ -160,7 +183,7 @@ TABLES = (
         "paths",
         "One row per trial, place on the way from base to tuned weights, and task; only where retention walked it.",
         _columns(
-            """
+            f"""
             key VARCHAR | The trial. | key
             tuned_weight DOUBLE | 0 is the base, 1 the tuned model. | p.tuned_weight
             task VARCHAR | What was scored.
@@ -169,12 +192,36 @@ TABLES = (
             value DOUBLE | The score, in the metric's own unit and direction.
             stderr DOUBLE | Standard error over items.
             n BIGINT | Items scored.
-            higher_is_better BOOLEAN | False for losses and perplexities.
+            higher_is_better BOOLEAN | False for losses and perplexities.{_SCALE_COLUMNS}
             comparability VARCHAR | Scores with different keys are never ranked against each other.
             """,
             "s.",
         ),
-        "(SELECT key, p, unnest(p.scores) AS s FROM (SELECT key, unnest(r.path) AS p FROM records))",
+        _with_scale("(SELECT key, p, unnest(p.scores) AS s FROM (SELECT key, unnest(r.path) AS p FROM records))"),
+    ),
+    Table(
+        "parts",
+        "One row per task or group within a group that was scored: what the group's one row in scores is made of.",
+        _columns(
+            f"""
+            key VARCHAR | The trial. | key
+            position BIGINT | A group comes before its members. | position
+            whole VARCHAR | The group that has a row in scores.
+            parent VARCHAR | The group that lists it: the whole, or one within.
+            task VARCHAR | What was scored.
+            is_group BOOLEAN | Whether it has parts itself.
+            counts BOOLEAN | Whether the score of the whole is made of it, too.
+            split VARCHAR | On which split.
+            metric VARCHAR | By which metric.
+            value DOUBLE | The score, in the metric's own unit and direction.
+            stderr DOUBLE | Standard error over items.
+            n BIGINT | Items scored.
+            higher_is_better BOOLEAN | False for losses and perplexities.{_SCALE_COLUMNS}
+            comparability VARCHAR | Scores with different keys are never ranked against each other.
+            """,
+            "s.",
+        ),
+        _with_scale("(SELECT key, unnest(r.parts) AS s, generate_subscripts(r.parts, 1) AS position FROM records)"),
     ),
     Table(
         "costs",
@@ -287,77 +334,6 @@ TABLES = (
         "Files that could not be read and were left out.",
         _columns("path VARCHAR | The file.\nreason VARCHAR | What is wrong, and the remedy.", ""),
         "",
-    ),
-)
-
-VIEWS = (
-    View(
-        "base_scores",
-        "The base models' own scores (trials of zero steps), one per base model, task, split, comparability and n.",
-        """SELECT base_model, base_revision, scores.task, scores.split, metric, comparability, n,
-             higher_is_better, avg(value) AS value
-           FROM scores JOIN trials USING (key) WHERE steps = 0 AND status = 'complete' GROUP BY ALL""",
-    ),
-    View(
-        "forgetting",
-        "Base score minus tuned score per trial and off-target task, positive = lost, losses sign-corrected; only where "
-        "split and comparability agree. Of several base scores the one on as many items counts.",
-        """SELECT s.key, s.task, s.split, s.metric, s.comparability, b.value AS base_value, s.value AS tuned_value,
-             CASE WHEN s.higher_is_better THEN b.value - s.value ELSE s.value - b.value END AS forgetting,
-             s.higher_is_better, b.n AS base_n, s.n AS tuned_n
-           FROM scores s JOIN trials t ON t.key = s.key
-           JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
-             AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
-           WHERE NOT s.is_target AND t.steps > 0
-           QUALIFY row_number() OVER (PARTITION BY s.key, s.task, s.metric ORDER BY (b.n = s.n) DESC, b.n DESC) = 1""",
-    ),
-    View(
-        "worst_forgetting",
-        "Per trial: the largest and the mean forgetting over its off-target suite. Points of accuracy and nats do not add "
-        "up: where the suite has scores for which higher is better, only these count "
-        "(is_share); else its losses.",
-        """SELECT key, max(forgetting) AS worst, avg(forgetting) AS mean, arg_max(task, forgetting) AS worst_task,
-             bool_or(higher_is_better) AS is_share
-           FROM (SELECT * FROM forgetting QUALIFY higher_is_better = max(higher_is_better) OVER (PARTITION BY key))
-           GROUP BY key""",
-    ),
-    View(
-        "leaderboard",
-        "Confirmed results only: per study, task, base model and comparability the finalists with mean over seeds, "
-        "rank 1 = best. gain is towards better, whatever the metric's direction; seconds are of training, and they and money "
-        "are what each run would have taken alone.",
-        """WITH confirmed AS (
-             SELECT m.study, m.task, m.base_model, t.base_revision, s.metric, s.comparability, s.higher_is_better,
-               m.family, t.pipeline, any_value(t.params) AS params,
-               avg(s.value) AS mean, count(*) AS seeds, stddev_samp(s.value) AS sd, sd / sqrt(seeds) AS stderr,
-               avg(f.worst) AS forgetting, avg(c.solo_train_s) AS seconds, avg(c.peak_memory_bytes) AS peak_memory_bytes,
-               avg(c.solo_money) AS money, max(s.n) AS items
-             FROM members m JOIN trials t USING (key) JOIN scores s USING (key) JOIN costs c USING (key)
-               LEFT JOIN worst_forgetting f USING (key)
-             WHERE m.role = 'confirm' AND t.status = 'complete' AND s.is_target AND s.split = 'test'
-             GROUP BY m.study, m.task, m.base_model, t.base_revision, s.metric, s.comparability, s.higher_is_better,
-               m.family, t.pipeline)
-           SELECT c.* EXCLUDE (base_revision), b.value AS base_value,
-             CASE WHEN c.higher_is_better THEN mean - b.value ELSE b.value - mean END AS gain,
-             rank() OVER (PARTITION BY study, c.task, c.base_model, c.metric, c.comparability
-               ORDER BY CASE WHEN c.higher_is_better THEN -mean ELSE mean END) AS rank
-           FROM confirmed c LEFT JOIN base_scores b ON b.base_model = c.base_model AND b.base_revision = c.base_revision
-             AND b.task = c.task AND b.split = 'test' AND b.metric = c.metric AND b.comparability = c.comparability
-           QUALIFY row_number() OVER (PARTITION BY study, c.task, c.base_model, c.metric, c.comparability, family, pipeline
-             ORDER BY (b.n = c.items) DESC NULLS LAST, b.n DESC) = 1""",
-    ),
-    View(
-        "frontier",
-        "Of the leaderboard: pipelines that no other one of the same study, task, base model and comparability equals "
-        "or beats on mean score, forgetting and seconds with at least one of them better. Forgetting that was not measured "
-        "counts as worst.",
-        """WITH points AS (SELECT *, CASE WHEN higher_is_better THEN mean ELSE -mean END AS learning,
-             coalesce(forgetting, 'infinity'::DOUBLE) AS lost FROM leaderboard)
-           SELECT a.* EXCLUDE (learning, lost) FROM points a WHERE NOT EXISTS (SELECT 1 FROM points b
-             WHERE a.study = b.study AND a.task = b.task AND a.base_model = b.base_model AND a.metric = b.metric
-               AND a.comparability = b.comparability
-               AND b.learning >= a.learning AND b.lost <= a.lost AND b.seconds <= a.seconds
-               AND (b.learning > a.learning OR b.lost < a.lost OR b.seconds < a.seconds))""",
     ),
 )
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from harness.models.facts import ModelFacts
 from harness.records.paths import Paths, StudyPaths
+from harness.records.scale import Scale
 from harness.records.trial import ModelRef, TaskRef
 from harness.runners.base import Settings, backend, parse_options
 from harness.study.family import Family
@@ -84,14 +85,30 @@ class TaskInfo:
 
     ref: TaskRef
     higher_is_better: bool
+    scale: Scale = field(default_factory=Scale)
+    """Of its metric."""
     rows: int = 0
     """Training rows; 0 for a task that is only evaluated."""
     chars: float = 0.0
     """Mean characters of a training row."""
-    items: Mapping[str, int] = field(default_factory=dict)
-    """Items by split."""
+    items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Items by split; of a group those of each of its tasks."""
     facts: TaskFacts = field(default_factory=TaskFacts)
     """What plug-ins may ask about it."""
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that are scored one after the other: 1, or those of a group."""
+        return max(map(len, self.items.values()), default=1)
+
+    def scored(self, split: str, limit: int | None) -> int:
+        """Items that are scored.
+
+        Args:
+            split: `validation` or `test`.
+            limit: Of each task; None for all.
+        """
+        return sum(min(present, limit or present) for present in self.items.get(split, ()))
 
 
 class Arena(NamedTuple):

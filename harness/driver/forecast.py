@@ -109,7 +109,9 @@ def _from_formula(occasion: Occasion) -> Forecast:
     flops = 6 * passed * tokens
     # A GPU does the work whatever the number of CPU threads; on a CPU they share it.
     rate = FLOPS_PER_SECOND["cuda"] if occasion.gpu else FLOPS_PER_SECOND["cpu"] * occasion.threads
-    tasks = len(occasion.config.evaluation.fractions) + len(occasion.config.evaluation.off_target)
+    evaluation = occasion.config.evaluation
+    suite = [occasion.tasks[ref.name].tasks for ref in evaluation.off_target if ref.name in occasion.tasks]
+    tasks = len(evaluation.fractions) * occasion.task.tasks + sum(suite)
     seconds = (flops + 2 * passed * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
     return Forecast(
         seconds=seconds,
@@ -147,8 +149,7 @@ def _scorings(evaluation: Evaluation, occasion: Occasion) -> int:
     """Items scored: the task at every point of the curve, the off-target suite once."""
 
     def items(name: str) -> int:
-        present = occasion.tasks[name].items.get(evaluation.split, 0) if name in occasion.tasks else 0
-        return min(present, evaluation.limit or present)
+        return occasion.tasks[name].scored(evaluation.split, evaluation.limit) if name in occasion.tasks else 0
 
     suite = sum(items(ref.name) for ref in evaluation.off_target)
     return items(occasion.config.task.name) * len(evaluation.fractions) + suite

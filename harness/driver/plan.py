@@ -21,7 +21,7 @@ from harness.study.spec import Confirm
 
 DEFAULT_SEED_SD = 0.02
 """Standard deviation of a score over seeds, where no confirmed trials are on record: typical of accuracies on
-small fine-tuning tasks (Dodge et al. 2020, arXiv:2002.06305, report 0.01 to 0.03)."""
+small fine-tuning tasks (of metrics on another scale, as a share of it; Dodge et al. 2020, arXiv:2002.06305, report 0.01 to 0.03)."""
 RECORD_BYTES = 12_000
 """A record, and its items per item scored below."""
 ITEM_BYTES = 60
@@ -46,15 +46,15 @@ class Detectable:
     task: str
     difference: float | None
     """Smallest difference between two families found with 80% power at level 0.05, in units of the task's metric."""
-    share: bool
-    """Whether higher is better, so that no difference can exceed 1."""
+    width: float | None
+    """From the lowest to the highest value of the metric, beyond which no difference goes; None where that is not known."""
     basis: str
 
     def text(self) -> str:
         """The difference and what it was computed from, or why there is none."""
         if self.difference is None:
             return self.basis
-        if self.share and self.difference >= 1:
+        if self.width is not None and self.difference >= self.width:
             return f"cannot tell families apart ({self.basis}): take more seeds or items"
         return f"{self.difference:.3f} or more ({self.basis})"
 
@@ -225,7 +225,7 @@ class _Outlook:
     def disk_bytes(self, phases: Sequence[PhasePlan]) -> float:
         """Records and items; checkpoints are removed after the search, models are not kept."""
         evaluation = confirm_evaluation(self.experiment)
-        sizes = [min(t.items.get("test", 0), evaluation.limit or 10**9) for t in self.tasks.values()]
+        sizes = [task.scored("test", evaluation.limit) for task in self.tasks.values()]
         return sum(phase.trials for phase in phases) * (RECORD_BYTES + ITEM_BYTES * sum(sizes))
 
     def _check_budget(self) -> None:
@@ -273,22 +273,24 @@ def _detectable(experiment: Experiment) -> tuple[Detectable, ...]:
 
 
 def _detectable_on(task: TaskInfo, confirm: Confirm, measured: Sequence[float]) -> Detectable:
-    """A share scatters with its items; of another metric nothing is known before its spread was measured."""
+    """A metric on a scale scatters with its items; of another one nothing is known before its spread was measured."""
     from harness.analysis.statistics import minimal_detectable_difference
 
-    name, share, seeds = task.ref.name, task.higher_is_better, confirm.seeds
+    name, width, seeds = task.ref.name, task.scale.width, confirm.seeds
     if seeds < 2:
-        return Detectable(name, None, share, "unknown with fewer than two seeds")
-    if not measured and not share:
-        return Detectable(name, None, share, "unknown before seed spread was measured")
+        return Detectable(name, None, width, "unknown with fewer than two seeds")
+    if not measured and not width:
+        return Detectable(name, None, width, "unknown before seed spread was measured")
     # Variances average, standard deviations do not.
-    sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD
-    size = task.items.get("test", 0)
-    items = (min(size, confirm.limit or size) or None) if share else None
-    basis = f"{seeds} seeds, " + (f"{items or 'all'} test items, " if share else "") + f"standard deviation {sd:.3f}"
+    unit = width or 1.0
+    sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD * unit
+    items = (task.scored("test", confirm.limit) or None) if width else None
+    basis = f"{seeds} seeds, " + (f"{items or 'all'} test items, " if width else "") + f"standard deviation {sd:.3f}"
     families = "family" if len(measured) == 1 else "families"
     basis += f" over seeds of {len(measured)} confirmed {families}" if measured else " over seeds assumed"
-    return Detectable(name, minimal_detectable_difference(seeds, sd, items), share, basis)
+    # The worst case of a proportion, scored on so many items, is that of any metric with two ends in units of its width.
+    difference = minimal_detectable_difference(seeds, sd / unit, items)
+    return Detectable(name, None if difference is None else difference * unit, width, basis)
 
 
 def _seed_sds(paths: Paths, tasks: Collection[str]) -> dict[str, list[float]]:

@@ -47,6 +47,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     # Tasks that are only evaluated need no training rows, so they are not checked for any.
     notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
     notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
+    notes += [f"{task.name}: {note}" for task in off_target if task.group for note in task.notes]
     experiment = Experiment(
         spec=study,
         site=site,
@@ -93,7 +94,7 @@ def _pinned_names(text: Text, folders: tuple[Path, ...]) -> str:
     for named in listed(text.default):
         if text.names == "tasks":
             task = find_task(named.pinned, folders)
-            task.split("train")  # raises where it has none: it is named for its rows
+            task.size("train")  # raises where it has none: it is named for its rows
             tag = task.ref.fingerprint
         else:
             tag = resolve_model(named.pinned).ref.revision
@@ -139,5 +140,6 @@ def _named_facts(folders: tuple[Path, ...], name: str) -> TaskFacts:
 
 def _evaluated(task: Task) -> TaskInfo:
     """The facts of a task that is only evaluated."""
-    items = {name: len(task.split(name)) for name in ("validation", "test")}
-    return TaskInfo(ref=task.ref, higher_is_better=task.higher_is_better, items=items)
+    tasks = tuple(dict.fromkeys(task.leaves))
+    items = {name: tuple(leaf.size(name) for leaf in tasks) for name in ("validation", "test")}
+    return TaskInfo(ref=task.ref, higher_is_better=task.higher_is_better, scale=task.scale, items=items)

@@ -14,20 +14,22 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, cast
 from weakref import WeakKeyDictionary
 
+from harness.errors import SpecError
+from harness.evaluation.groups import group_score, part_scores
 from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.responses import Responder, Response
 from harness.files import write_atomically
 from harness.metrics.base import measure
 from harness.models.tokens import TokenCache, TokenizerFacts, affixes
 from harness.records.codec import fingerprint
-from harness.records.trial import Ended, Score, TrialStatus
+from harness.records.trial import Ended, PartScore, Score, TrialStatus
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task
 
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import ConfigurableTask
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_PER_BYTE = {"bits_per_byte": 1 / math.log(2), "byte_perplexity": 1.0, "word_perplexity": 1.0}
-"""Metrics whose items are (log-likelihood in nats, count); factor from nats per unit to the metric or its logarithm."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,10 @@ class Evaluated:
     latency_s: float | None = field(default=None, compare=False)
     """Wall seconds of generating an item's answers, in batches; where models are side by side, a model's share. None for
     tasks that generate nothing."""
+    parts: tuple[PartScore, ...] = ()
+    """Of a group: scores of what it is made of."""
+    tasks: tuple[Evaluated, ...] = ()
+    """Of a group: its tasks, each once; they have the items."""
 
 
 ScoreOutcome = Evaluated | Ended
@@ -104,7 +107,7 @@ class Evaluator:
             tokenizer: Theirs.
             task: What to score.
             split: `validation` or `test` (`train` works too).
-            limit: Only this many items, the first in the order of their hashes; None for all.
+            limit: Only this many items, the first in the order of their hashes, of each of a group's tasks; None for all.
             batch_size: Sequences per forward pass; None for as many as memory and speed allow.
 
         Returns:
@@ -113,6 +116,10 @@ class Evaluator:
         Raises:
             SpecError: When the task's data is wrong, or does not fit the models' context.
         """
+        if task.group is not None:
+            tasks = tuple(dict.fromkeys(task.leaves))
+            by_task = [self.evaluate(models, tokenizer, leaf, split, limit, batch_size) for leaf in tasks]
+            return [_combined(task, tasks, own) for own in zip(*by_task, strict=True)]
         built = lm_eval_task(task, split, limit)
         built.build_all_requests()
         start = time.perf_counter()
@@ -135,6 +142,17 @@ class Evaluator:
         if built not in self._items:
             self._items[built] = _items(built)
         return self._items[built]
+
+
+def _combined(task: Task, tasks: Sequence[Task], outcomes: Sequence[ScoreOutcome]) -> ScoreOutcome:
+    """What a group makes of one model's outcomes on its tasks."""
+    evaluated: list[Evaluated] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Ended):
+            return outcome
+        evaluated.append(outcome)
+    scores = {leaf: own.score for leaf, own in zip(tasks, evaluated, strict=True)}
+    return Evaluated(group_score(task, scores), (), parts=part_scores(task, scores), tasks=tuple(evaluated))
 
 
 def _items(built: ConfigurableTask) -> list[_Item]:
@@ -197,12 +215,18 @@ def _outcome(
     name = next(iter(built.instances[0].filtered_resps))  # of several filters, the first counts
     filtered = [[instance.filtered_resps[name] for instance in item.instances] for item in items]
     results = [built.process_results(dict(item.doc), own) for item, own in zip(items, filtered, strict=True)]
-    metric = task.metric if task.metric in results[0] else str(next(iter(results[0])))
-    value = _aggregated(built, metric, [result[metric] for result in results])
+    metric, aggregate = task.metric, _aggregation(built, task.metric)
+    _check_scored(task, results)
+    value = aggregate([result[metric] for result in results])
     if isinstance(value, float) and not math.isfinite(value):
         return diverged
+    if not task.scale.holds(float(value)):
+        raise SpecError(
+            f"task {task.name}: {metric} must lie within its declared bounds [{task.scale.low}, {task.scale.high}], but is "
+            f"{float(value):.6g}: correct metadata.metrics.{metric}.bounds in the task file"
+        )
     outcomes = tuple(
-        ItemOutcome(item.doc_hash, _item_value(metric, result[metric]), _prediction(built, item, own))
+        ItemOutcome(item.doc_hash, _item_value(metric, aggregate, result[metric]), _prediction(built, item, own))
         for item, result, own in zip(items, results, filtered, strict=True)
     )
     score = Score(
@@ -210,33 +234,47 @@ def _outcome(
         split=labels[0],
         metric=metric,
         value=float(value),
-        stderr=_stderr(built, metric, outcomes),
+        stderr=_stderr(aggregate, outcomes),
         n=len(outcomes),
         higher_is_better=task.higher_is_better,
         comparability=labels[1],
         chance=task.chance,
+        scale=task.scale,
     )
     return Evaluated(score, outcomes)
 
 
-def _aggregated(built: ConfigurableTask, metric: str, values: list[object]) -> SupportsFloat:
+def _check_scored(task: Task, results: Sequence[Mapping[str, object]]) -> None:
+    """Refuse a task whose items do not get its metric: another one's value must not stand in its place."""
+    for result in results:
+        if task.metric not in result:
+            raise SpecError(
+                f"task {task.name}: every item must be scored by {task.metric}, but one has only "
+                f"{', '.join(map(str, result)) or 'nothing'}: name a metric that the task computes"
+            )
+
+
+def _aggregation(built: ConfigurableTask, metric: str) -> Callable[[Sequence[object]], SupportsFloat]:
+    """What makes one value of a metric's items."""
     from lm_eval.api.metrics import mean
 
-    value: SupportsFloat = built.aggregation().get(metric, mean)(values)
-    return value
+    aggregate: Callable[[Sequence[object]], SupportsFloat] = built.aggregation().get(metric, mean)
+    return aggregate
 
 
-def _item_value(metric: str, value: object) -> float:
+def _item_value(metric: str, aggregate: Callable[[Sequence[object]], SupportsFloat], value: object) -> float:
     """The metric of one item alone; NaN where it has none."""
+    from lm_eval.api.metrics import bits_per_byte, perplexity, weighted_perplexity
+
     if ours := measure(metric):
         return ours.value(value)
-    if metric in _PER_BYTE:
-        log_likelihood, count = cast("tuple[float, int]", value)
-        if not count:
+    if aggregate in (bits_per_byte, perplexity, weighted_perplexity):  # of log-likelihoods, with or without a count
+        if isinstance(value, tuple) and not value[1]:
             return math.nan
-        per_unit = -log_likelihood / count * _PER_BYTE[metric]
-        # Above 709, `math.exp` raises an error instead of giving infinity.
-        return per_unit if metric == "bits_per_byte" else math.exp(min(per_unit, 700.0))
+        try:
+            return float(aggregate([value]))
+        except OverflowError:
+            return math.inf
     is_number = isinstance(value, int | float) or getattr(value, "ndim", None) == 0
     return float(cast("SupportsFloat", value)) if is_number else math.nan
 
@@ -250,11 +288,11 @@ def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Respons
     return str(filtered[0]) if built.OUTPUT_TYPE == "generate_until" else None
 
 
-def _stderr(built: ConfigurableTask, metric: str, items: Sequence[ItemOutcome]) -> float | None:
+def _stderr(aggregate: Callable[[Sequence[object]], SupportsFloat], items: Sequence[ItemOutcome]) -> float | None:
     """Sample standard deviation / sqrt(n) of a metric that is the mean of its items; None for others."""
     from lm_eval.api.metrics import mean
 
-    if built.aggregation().get(metric) is not mean or len(items) < 2:
+    if aggregate is not mean or len(items) < 2:
         return None
     deviation = statistics.stdev(item.value for item in items)
     return deviation / math.sqrt(len(items)) if math.isfinite(deviation) else None
@@ -301,6 +339,8 @@ def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
+    # Groups may share a task, whose items are then the same.
+    tasks = {(one.score.task, one.score.comparability): one for whole in outcomes for one in whole.tasks or (whole,)}
     rows = [
         {
             "task": outcome.score.task,
@@ -310,7 +350,7 @@ def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
             "value": None if math.isnan(item.value) else item.value,
             "prediction": item.prediction,
         }
-        for outcome in outcomes
+        for outcome in tasks.values()
         for item in outcome.items
     ]
     kinds = {name: pa.string() for name in ("task", "split", "metric", "doc_hash", "prediction")} | {

@@ -14,11 +14,24 @@ from typing import Any, ClassVar
 
 from harness.errors import SpecError, one_of
 from harness.plugins import load, load_all, names, overrides
+from harness.records.scale import Scale
 
 Settings = Mapping[str, Any]
 """Of a metric's entry in a task file: its own keys, with what YAML can hold."""
 LM_EVALS = ("metric", "aggregation", "higher_is_better", "hf_evaluate")
 """Keys of a metric's entry that are lm-eval's."""
+SHARE = Scale(low=0.0, high=1.0)
+LM_EVAL_SCALES: Mapping[str, Scale] = {
+    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "f1"), SHARE),
+    "mcc": Scale(low=-1.0, high=1.0),
+    "brier_score": Scale(low=0.0, high=2.0),
+    **dict.fromkeys(("bleu", "chrf", "chrf++"), Scale(low=0.0, high=100.0)),
+    "ter": Scale(low=0.0),
+    "bits_per_byte": Scale(low=0.0),
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), Scale(low=1.0)),
+}
+"""What the functions of lm-eval's registry return, which itself says directions only (`lm_eval/api/metrics.py`). A task that
+computes a metric of such a name by code of its own is another matter: see `tasks.scale`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,8 @@ class Measure(ABC):
     output_types: ClassVar[tuple[str, ...]]
     """Of tasks that it can score."""
     higher_is_better: ClassVar[bool] = True
+    scale: ClassVar[Scale] = Scale()
+    """Between which values its totals lie."""
     every_sample: ClassVar[bool] = False
     """Whether it wants all of an item's `repeats`, where the task names no filter."""
     runs_code: ClassVar[bool] = False

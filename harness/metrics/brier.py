@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.metrics._probabilities import probabilities
 from harness.metrics.base import Answered, Measure
+from harness.records.scale import Scale
 
 
 class Brier(Measure):
@@ -13,6 +14,7 @@ class Brier(Measure):
     paper = "Brier 1950, https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2"
     output_types = ("multiple_choice",)
     higher_is_better = False
+    scale = Scale(low=0.0, high=2.0)
 
     def item(self, answered: Answered) -> float:
         """In [0, 2]."""

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from harness.errors import SpecError, one_of
 from harness.metrics._overlap import rouge_l, words
-from harness.metrics.base import Answered, Measure, Settings
+from harness.metrics.base import SHARE, Answered, Measure, Settings
 
 COMPARISONS = ("equal", "overlap")
 
@@ -22,6 +22,7 @@ class Consistency(Measure):
     summary = "agreement of answers to differently worded questions"
     paper = "after Chen et al. 2024, arXiv 2401.13986"
     output_types = ("multiple_choice", "generate_until")
+    scale = SHARE
     settings = {"group": "", "compare": "equal"}
 
     def check(self, settings: Settings, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.metrics._probabilities import probabilities
-from harness.metrics.base import Answered, Measure
+from harness.metrics.base import SHARE, Answered, Measure
 
 BINS = 15
 """Of equal width in (0, 1], as in the paper."""
@@ -18,6 +18,7 @@ class ExpectedCalibrationError(Measure):
     paper = "Guo et al. 2017, arXiv 1706.04599"
     output_types = ("multiple_choice",)
     higher_is_better = False
+    scale = SHARE
 
     def item(self, answered: Answered) -> tuple[float, bool]:
         """Confidence, and whether the likeliest choice is right."""

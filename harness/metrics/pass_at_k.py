@@ -6,7 +6,7 @@ import math
 
 from harness.errors import SpecError
 from harness.metrics._sandbox import Limits, passes
-from harness.metrics.base import Answered, Measure, Settings
+from harness.metrics.base import SHARE, Answered, Measure, Settings
 
 
 class PassAtK(Measure):
@@ -20,6 +20,7 @@ class PassAtK(Measure):
     summary = "share of problems that one of k generated programs solves"
     paper = "Chen et al. 2021, arXiv 2107.03374"
     output_types = ("generate_until",)
+    scale = SHARE
     every_sample = True
     runs_code = True
     settings = {"k": 1, "program": "", "timeout_s": 5.0, "memory_mb": 512}

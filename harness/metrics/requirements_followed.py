@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import SpecError, one_of
-from harness.metrics.base import Answered, Measure, Settings
+from harness.metrics.base import SHARE, Answered, Measure, Settings
 
 
 def _is_json(text: str, wanted: object) -> bool:
@@ -47,6 +47,7 @@ class RequirementsFollowed(Measure):
     summary = "share of the rules that generated texts follow"
     paper = "Qin et al. 2024 (InfoBench), arXiv 2401.03601"
     output_types = ("generate_until",)
+    scale = SHARE
     settings = {"rules": (), "column": ""}
 
     def check(self, settings: Settings, where: str) -> None:

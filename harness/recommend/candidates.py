@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from harness.axes.contract import Situation
 from harness.errors import SpecError
 from harness.plugins import AXIS_FOLDER, load
 from harness.recommend.features import Candidate, Facts, Observation
+from harness.records.scale import Scale
 from harness.records.trial import Stage, derive_seed
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
@@ -35,6 +36,9 @@ class Request:
     base_score: float | None = None
     """The base model's score on the task's validation split; without it only gains can be predicted."""
     higher_is_better: bool = True
+    scale: Scale = field(default_factory=Scale)
+    """Of the task's metric; without a declared best value nothing can be said of the gain."""
+    metric: str = ""
     max_forgetting: float | None = None
     forgetting_is_share: bool | None = None
     """Whether forgetting is meant in shares (accuracies) or in losses; None where that is not known: shares."""
@@ -67,6 +71,7 @@ def options(
         task=request.task_facts,
         base_score=base,
         higher_is_better=request.higher_is_better,
+        scale=request.scale,
     )
     ran: dict[str, list[Observation]] = {}
     for observation in seen:
@@ -129,15 +134,16 @@ def why_impossible(stages: Sequence[Stage], situation: Situation | None) -> str:
 
 
 def usual_base(seen: Sequence[Observation], request: Request) -> float:
-    """What to assume of an unknown base score: that of guessing, or else the median of tasks of the same direction.
+    """What to assume of an unknown base score: that of guessing, or else the median of tasks of the same direction and scale.
 
     Args:
         seen: Observations whose base scores count.
-        request: Its task's chance level and direction count.
+        request: Its task's chance level, direction and scale count.
     """
     scores = [
         o.candidate.base_score
         for o in seen
-        if o.candidate.base_score is not None and o.candidate.higher_is_better is request.higher_is_better
+        if o.candidate.base_score is not None
+        and (o.candidate.higher_is_better, o.candidate.scale) == (request.higher_is_better, request.scale)
     ]
     return float(request.task_facts.get("chance") or (median(scores) if scores else 0.0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,7 @@ from harness.database.rows import read_rows, stages_of
 from harness.errors import SpecError
 from harness.plugins import AXIS_FOLDER
 from harness.records.paths import Paths
+from harness.records.scale import Scale
 from harness.records.trial import Stage
 from harness.space import Choice, Distribution, Float, Integer, Params, Scalar, Text, searched
 from harness.study.family import OPTIMIZER_SPACE, stage_space
@@ -44,6 +45,8 @@ class Candidate:
     base_score: float | None
     """The base model's own score on the task, where it is known."""
     higher_is_better: bool = True
+    scale: Scale = field(default_factory=Scale)
+    """Of the task's metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +67,32 @@ class Observation:
     metric: str
     score: float
     gain: float | None
-    """Towards better, as share of `room`; None without a comparable base score."""
+    """Towards better, as share of `room`; None without a comparable base score, or a room."""
     forgetting: float | None
-    """Worst over the off-target suite, in score units."""
+    """Worst over the off-target suite: a share of the metric's scale, or units of a metric without one."""
     forgetting_is_share: bool | None
-    """Whether it is of a score for which higher is better, and not of a loss: the two never add up."""
+    """Whether it is a share of a scale with two ends: the two never add up."""
     seconds: float | None
     """Wall seconds of the whole trial, had it been trained alone."""
     memory_bytes: float | None
 
 
-def room(base_score: float, higher_is_better: bool) -> float:
+def room(base_score: float, higher_is_better: bool, scale: Scale) -> float | None:
     """How much there is to gain, in score units: up to 1 for a share, down to 0 for a loss.
-
-    A score above 1 for which higher is better has no known end: its own size counts.
 
     Args:
         base_score: Of the base model, in the metric's own unit.
         higher_is_better: False for losses and perplexities.
+        scale: Of the metric.
+
+    Returns:
+        None where no best value is declared: a gain is then no share of anything.
     """
-    left = 1 - base_score if higher_is_better and base_score <= 1 else abs(base_score)
+    best = scale.best(higher_is_better)
+    if best is None:
+        return None
     # A base that is nearly perfect would make every gain, which is a share of the room, nearly infinite.
-    return max(left, 0.05)
+    return max(abs(best - base_score), 0.05 * (scale.width or 1.0))
 
 
 def describe(candidate: Candidate) -> dict[str, float | str]:
@@ -103,7 +110,8 @@ def describe(candidate: Candidate) -> dict[str, float | str]:
     features |= {f"task.{name}": value for name, value in candidate.task.items()}
     if candidate.base_score is not None:
         features["task.base_score"] = candidate.base_score
-        features["task.room"] = room(candidate.base_score, candidate.higher_is_better)
+        if (left := room(candidate.base_score, candidate.higher_is_better, candidate.scale)) is not None:
+            features["task.room"] = left
         features["task.above_chance"] = candidate.base_score - float(candidate.task.get("chance", 0.0))
     return features
 
@@ -213,6 +221,8 @@ class _TrialRow:
     metric: str
     value: float
     higher_is_better: bool
+    low: float | None
+    high: float | None
     comparability: str
     base_value: float | None
     worst: float | None
@@ -223,7 +233,7 @@ class _TrialRow:
 
 _TRIALS = """
 SELECT t.key, t.task, t.base_model, t.pipeline, t.stages, t.steps, t.fidelity, s.split, s.metric, s.value, s.higher_is_better,
-  s.comparability, b.value AS base_value, f.worst, f.is_share, c.solo_s, c.peak_memory_bytes,
+  s.low, s.high, s.comparability, b.value AS base_value, f.worst, f.is_share, c.solo_s, c.peak_memory_bytes,
   coalesce(m.family, t.method) AS family, coalesce(m.role, '') AS role
 FROM trials t JOIN scores s ON s.key = t.key AND s.is_target JOIN costs c ON c.key = t.key
   LEFT JOIN worst_forgetting f ON f.key = t.key
@@ -247,10 +257,10 @@ def observations(paths: Paths, connection: DuckDBPyConnection) -> list[Observati
 
 
 def _observation(row: _TrialRow, tasks: Mapping[str, Facts], models: Mapping[str, Facts]) -> Observation:
-    gain = None
-    if row.base_value is not None:
+    gain, scale = None, Scale(low=row.low, high=row.high)
+    if row.base_value is not None and (left := room(row.base_value, row.higher_is_better, scale)) is not None:
         better = row.value - row.base_value if row.higher_is_better else row.base_value - row.value
-        gain = better / room(row.base_value, row.higher_is_better)
+        gain = better / left
     return Observation(
         key=row.key,
         task=row.task,
@@ -266,6 +276,7 @@ def _observation(row: _TrialRow, tasks: Mapping[str, Facts], models: Mapping[str
             task=tasks.get(row.task, {}),
             base_score=row.base_value,
             higher_is_better=row.higher_is_better,
+            scale=scale,
         ),
         comparability=row.comparability,
         split=row.split,
@@ -284,7 +295,7 @@ def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
 
     Args:
         seen: Observations of both kinds.
-        shares: Whether forgetting of shares (accuracies) is meant, or of losses.
+        shares: Whether shares of a scale (accuracies) are meant, or losses.
     """
     return [o if o.forgetting_is_share is shares else replace(o, forgetting=None) for o in seen]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ class Recommendation:
     score: Estimate | None
     """None when the base score is unknown."""
     forgetting: Estimate | None
-    """Worst over the off-target suites of the evidence, in score units; None when none was measured in that kind of unit."""
+    """Worst over the off-target suites of the evidence, as shares of their metrics' scales or in units of a loss; None when
+    none was measured in that kind of unit."""
     seconds: Estimate | None
     memory_bytes: Estimate | None
     evidence: tuple[Evidence, ...]
@@ -131,6 +133,8 @@ def request_for(paths: Paths, task: Task, base: BaseModel, **limits: Any) -> Req
         model_facts=model_features(base),
         base_score=recorded_base(paths, task, base),
         higher_is_better=task.higher_is_better,
+        scale=task.scale,
+        metric=task.metric,
         **limits,
     )
 
@@ -180,8 +184,11 @@ def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
     if request.top < 1:
         raise UsageError(f"top must be at least 1, but got {request.top}: ask for one pipeline or more")
     with connect(paths) as connection:
-        seen = [o for o in observations(paths, connection) if o.gain is not None]
+        everything = observations(paths, connection)
         studies = read_studies(connection)
+    seen = [o for o in everything if o.gain is not None]
+    if request.scale.best(request.higher_is_better) is None:
+        return _refused(_unbounded(request), seen, "harness recommend once it is declared")
     missing = lacking(seen, request.task, request.task_facts, request.base_model, request.model_facts, studies)
     if missing:
         return missing
@@ -198,7 +205,7 @@ def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
     ranked = _ranked(seen, offered, request, outlook)
     if not ranked:
         return _refused(_beyond(request, outlook), seen, "harness recommend with wider limits")
-    notes = (*_doubts(ranked), *_notes(seen, request, tested))
+    notes = (*_doubts(ranked), *_notes(seen, request, tested), *_left_out(everything))
     return Advice(
         task=request.task,
         base_model=request.base_model,
@@ -210,6 +217,25 @@ def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
 
 def _refused(reason: str, seen: Sequence[Observation], command: str) -> NotEnoughEvidence:
     return NotEnoughEvidence(reason=reason, trials=len(seen), needed=len(seen), study="", command=command)
+
+
+def _unbounded(request: Request) -> str:
+    """Why nothing can be said of a gain in this metric, and how to declare what is missing."""
+    end = "highest" if request.higher_is_better else "lowest"
+    return (
+        f"the gain on {request.task} is no share of what there is to gain, because nobody declared the {end} value of its "
+        f"metric {request.metric}: say metadata.metrics.{request.metric}.bounds in the task file, for example [0, 100]"
+    )
+
+
+def _left_out(everything: Sequence[Observation]) -> Iterator[str]:
+    """The tasks whose trials are no evidence, because their metric has no declared best value."""
+    tasks = sorted({o.task for o in everything if o.gain is None and o.candidate.base_score is not None})
+    if tasks:
+        yield (
+            f"trials on {', '.join(tasks)} do not count: nobody declared the best value of their metric, so a gain is no share "
+            "of anything (metadata.metrics in the task file)"
+        )
 
 
 def _beyond(request: Request, outlook: Outlook) -> str:
@@ -261,8 +287,8 @@ def _recommendation(
     place: tuple[int, str],
 ) -> Recommendation:
     # Surrogates learn gain as a share of the room, which compares across tasks; readers want score units.
-    gain = _scaled(expected["gain"], room(candidate.base_score or 0.0, request.higher_is_better))
-    score = None if request.base_score is None else _score(request.base_score, gain, request.higher_is_better)
+    gain = _scaled(expected["gain"], room(candidate.base_score or 0.0, request.higher_is_better, request.scale) or 0.0)
+    score = None if request.base_score is None else _score(request.base_score, gain, request)
     row = outlook.encoder.transform([describe(candidate)])[0]
     distances = outlook.encoder.distances(outlook.rows, row)
     order = [int(i) for i in np.argsort(-distances, kind="stable") if seen[i].candidate.fidelity == 1]
@@ -285,11 +311,11 @@ def _recommendation(
     )
 
 
-def _score(base: float, gain: Estimate, higher_is_better: bool) -> Estimate:
-    """Base plus gain, towards better; a share stays one."""
-    ends = [base + (g if higher_is_better else -g) for g in (gain.mean, gain.low, gain.high)]
-    if higher_is_better and base <= 1:
-        ends = [min(max(end, 0.0), 1.0) for end in ends]
+def _score(base: float, gain: Estimate, request: Request) -> Estimate:
+    """Base plus gain, towards better; it stays on the metric's scale."""
+    scale, sign = request.scale, 1 if request.higher_is_better else -1
+    low, high = (-inf if scale.low is None else scale.low), (inf if scale.high is None else scale.high)
+    ends = [min(max(base + sign * g, low), high) for g in (gain.mean, gain.low, gain.high)]
     return Estimate(ends[0], min(ends), max(ends))
 
 

@@ -19,6 +19,7 @@ from harness import __version__
 from harness.errors import NewerRecord
 from harness.records.codec import Misfit, Record, added, decode, field_types, fingerprint, to_json, unknown_fields
 from harness.records.execution import Execution, StageSettings
+from harness.records.scale import Scale
 from harness.space import Scalar
 
 SCHEMA_VERSION = 2
@@ -172,6 +173,21 @@ class Score(Record):
     """Scores with different keys are never ranked against each other."""
     chance: float | None = None
     """Score of guessing, where the task states it."""
+    scale: Scale | None = added(None)  # noqa: RUF009  it makes a field
+    """What was declared of the metric's values; None in records of before it was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartScore(Score):
+    """The score of a task or group within a group that was scored."""
+
+    whole: str
+    """The group that has a score of its own in the record."""
+    parent: str
+    """The group that lists it: the whole, or one within."""
+    is_group: bool
+    counts: bool
+    """Whether the score of the whole is made of it, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +290,8 @@ class TrialResult(Record):
     """What a reader must know beside the score: train/test overlap, truncated rows, fallbacks."""
     path: tuple[PathPoint, ...] = ()
     """Scores of other weights than the final ones, where retention walks through some."""
+    parts: tuple[PartScore, ...] = added(())
+    """Of the groups among the scores: what they are made of, each group before its members."""
     schema_version: int = SCHEMA_VERSION
 
     @property

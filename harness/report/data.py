@@ -15,7 +15,19 @@ from harness.errors import SpecError, StorageError, one_of
 from harness.recommend.backtest import Backtest, backtest_of
 from harness.records.lost_work import Stop, lost_seconds, read_stops
 from harness.records.paths import Paths
-from harness.report.rows import CURVES, PATHS, SCORES, TRIALS, CurveRow, PathRow, ScoreRow, TrialRow, each_once
+from harness.report.rows import (
+    CURVES,
+    PARTS,
+    PATHS,
+    SCORES,
+    TRIALS,
+    CurveRow,
+    PartRow,
+    PathRow,
+    ScoreRow,
+    TrialRow,
+    each_once,
+)
 from harness.report.study_files import Forecasts, StudyFile
 
 
@@ -40,6 +52,8 @@ class StudyData:
     """One row per trial and point of its learning curve."""
     paths: Sequence[PathRow]
     """One row per member, place between base and tuned weights, and task; only where retention scored such places."""
+    parts: Sequence[PartRow] = ()
+    """One row per confirmed member and part of a group that was scored; only where there are groups."""
     stops: Sequence[Stop] = ()
     """Families that gave up before their budget was used."""
     lost: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +101,7 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
             scores=read_rows(connection, SCORES, [study], ScoreRow),
             curves=read_rows(connection, CURVES, [study], CurveRow),
             paths=read_rows(connection, PATHS, [study], PathRow),
+            parts=read_rows(connection, PARTS, [study], PartRow),
             stops=read_stops(paths, study),
             lost=lost_seconds(paths, study),
         )

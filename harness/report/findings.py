@@ -26,6 +26,11 @@ class Forgetting:
     unit: words.Unit
     estimate: Interval
 
+    @property
+    def size(self) -> float:
+        """How much was lost, as a share of the metric's scale where both its ends are known."""
+        return self.estimate.mean / (self.unit.scale.width or 1.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
@@ -34,6 +39,8 @@ class Contender:
     label: str
     """Its family; families with several confirmed pipelines get a number."""
     family: str
+    keys: frozenset[str]
+    """Of its trials."""
     stages: tuple[Stage, ...]
     scores: Mapping[int, float]
     """Test score by repetition."""
@@ -60,9 +67,13 @@ class Contender:
 
     @property
     def worst(self) -> Forgetting | None:
-        """The skill that lost most, among those scored in percent where there are any: units do not mix."""
-        percent = [lost for lost in self.lost if lost.unit.percent]
-        return max(percent or self.lost, key=lambda lost: lost.estimate.mean, default=None)
+        """The skill that lost most; units do not mix.
+
+        Skills whose metrics have a scale with two ends count, by shares of it; where there are none, those of one metric.
+        """
+        bounded = [lost for lost in self.lost if lost.unit.scale.width]
+        alike = [lost for lost in self.lost if lost.unit.metric == self.lost[0].unit.metric]
+        return max(bounded or alike, key=lambda lost: lost.size, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +142,7 @@ def _contender(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequenc
     return Contender(
         label=first.family,
         family=first.family,
+        keys=frozenset(keys),
         stages=trials[0].stages,
         scores={score.repetition: score.value for score in targets},
         level=_interval([score.value for score in targets]),

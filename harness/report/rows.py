@@ -11,6 +11,7 @@ from math import fsum
 from typing import TypeVar
 
 from harness.database.rows import stages_of
+from harness.records.scale import Scale
 from harness.records.study_trials import Role
 from harness.records.trial import Stage, TrialStatus
 from harness.report.words import Unit
@@ -126,12 +127,15 @@ class _Scored(MemberRow):
     metric: str
     value: float
     higher_is_better: bool
+    low: float | None
+    """The metric's lowest value, where one is declared."""
+    high: float | None
     comparability: str
 
     @property
     def unit(self) -> Unit:
         """How its value is shown."""
-        return Unit(self.metric, self.higher_is_better)
+        return Unit(self.metric, self.higher_is_better, Scale(low=self.low, high=self.high))
 
     @property
     def sign(self) -> int:
@@ -154,6 +158,22 @@ class ScoreRow(_Scored):
     def gain(self) -> float | None:
         """Value minus base value, positive where it is better."""
         return None if self.base_value is None else self.sign * (self.value - self.base_value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRow(_Scored):
+    """A member's score on a part of a group, with the base model's comparable score where there is one."""
+
+    whole: str
+    """The group."""
+    parent: str
+    """The group that lists the part: the whole, or one within."""
+    counts: bool
+    """Whether the group's score is made of it."""
+    position: int
+    n: int
+    """Items scored."""
+    base_value: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +217,8 @@ WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.r
 
 SCORES = """
 SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.pipeline, t.fidelity, t.status,
-  s.is_target, s.task AS scored, s.split, s.metric, s.value, s.higher_is_better, s.comparability, s.chance,
-  b.value AS base_value
+  s.is_target, s.task AS scored, s.split, s.metric, s.value, s.higher_is_better, s.low, s.high,
+  s.comparability, s.chance, b.value AS base_value
 FROM members m JOIN trials t USING (key) JOIN scores s USING (key)
   LEFT JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
     AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
@@ -208,6 +228,20 @@ QUALIFY row_number() OVER (PARTITION BY m.key, m.role, m.family, m.number, m.rep
 ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key, s.position"""
 """`ScoreRow`s of a study, one per member and task. A base that was scored on as many items is preferred."""
 
+PARTS = """
+SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.fidelity, p.whole = t.task AS is_target,
+  p.task AS scored, p.whole, p.parent, p.counts, p.position, p.n, p.metric, p.value, p.higher_is_better, p.low, p.high,
+  p.comparability, b.value AS base_value
+FROM members m JOIN trials t USING (key) JOIN parts p USING (key)
+  LEFT JOIN base_parts b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.whole = p.whole
+    AND b.parent = p.parent AND b.task = p.task AND b.split = p.split AND b.metric = p.metric
+    AND b.comparability = p.comparability
+WHERE m.study = ? AND m.role = 'confirm' AND t.status = 'complete'
+QUALIFY row_number() OVER (PARTITION BY m.key, m.role, m.family, m.number, m.repetition, p.position
+  ORDER BY (b.n = p.n) DESC NULLS LAST, b.n DESC) = 1
+ORDER BY m.base_model, m.task, m.family, m.number, m.repetition, m.key, p.position"""
+"""`PartRow`s of a study's confirmed trials, one per member and part of a group; only where groups were scored."""
+
 CURVES = """
 SELECT DISTINCT u.key, u.step, u.loss, u.score,
   u.train_seconds * CASE WHEN c.train_s > 0 THEN c.solo_train_s / c.train_s ELSE 1 END AS train_seconds
@@ -216,7 +250,8 @@ FROM curves u JOIN members m USING (key) JOIN costs c USING (key) WHERE m.study 
 
 PATHS = """
 SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.fidelity, t.stages AS stages_json,
-  p.tuned_weight, p.task = t.task AS is_target, p.task AS scored, p.metric, p.value, p.higher_is_better, p.comparability
+  p.tuned_weight, p.task = t.task AS is_target, p.task AS scored, p.metric, p.value, p.higher_is_better,
+  p.low, p.high, p.comparability
 FROM members m JOIN trials t USING (key) JOIN paths p USING (key)
 WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key, p.tuned_weight"""
 """`PathRow`s of a study, one per member, place and task; only where retention scored places between the weights."""

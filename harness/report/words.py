@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
-_PERCENT_METRICS = ("acc", "exact_match", "f1", "mcc", "match", "precision", "recall", "em")
-_DECIMALS = {"bits_per_byte": 3}
+from harness.records.scale import Scale
+
 MINUS = "\u2212"
 """As wide as a plus and on its height; a hyphen is neither."""
 
@@ -18,12 +18,13 @@ class Unit:
 
     metric: str
     higher_is_better: bool = True
+    scale: Scale = field(default_factory=Scale)
+    """Between which values it lies; of a metric that nobody declared one for, values are shown as they are."""
 
     @property
     def percent(self) -> bool:
         """Whether the metric is a share, shown as a percentage with one decimal."""
-        name = self.metric.lower()
-        return any(name == share or name.startswith(f"{share}_") for share in _PERCENT_METRICS)
+        return self.scale.is_share
 
     @property
     def factor(self) -> float:
@@ -84,7 +85,7 @@ class Unit:
 
     @property
     def _decimals(self) -> int:
-        return 1 if self.percent else _DECIMALS.get(self.metric, 3)
+        return 1 if self.percent else 3
 
 
 def known(value: float | None) -> TypeGuard[float]:

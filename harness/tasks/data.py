@@ -114,6 +114,21 @@ class HubDataset(Source):
 
 
 @dataclass(frozen=True)
+class NoRows(Source):
+    """Of a group, whose tasks have their own."""
+
+    group: str
+
+    def identity(self) -> object:
+        """The group's name."""
+        return self.group
+
+    def load(self, split: str) -> Dataset:
+        """Refused."""
+        raise SpecError(f"{self.group} must be one task to have rows of its own, but is a group: name one of its tasks")
+
+
+@dataclass(frozen=True)
 class Generated(Source):
     """Rows that an allowed function makes (lm-eval's `custom_dataset`)."""
 

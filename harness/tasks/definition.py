@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError, one_of
 from harness.metrics.base import checked, measure, register
 from harness.tasks.file import Keys
+from harness.tasks.metadata import TaskMetadata
 from harness.tasks.splits import Part
 
 if TYPE_CHECKING:
@@ -96,19 +97,20 @@ class Definition:
         return repeats if self.samples else 1
 
 
-def lm_eval_config(keys: Keys, name: str, where: str) -> Keys:
+def lm_eval_config(keys: Keys, name: str, metadata: TaskMetadata, where: str) -> Keys:
     """What lm-eval needs beside the rows: one metric, no examples before the prompt, samples where the file says so.
 
     Args:
         keys: The task file's, functions imported.
         name: The task's.
+        metadata: Which may declare what lm-eval has no field for.
         where: The task, for error messages.
 
     Raises:
-        SpecError: For an output type, metric or aggregation that there is not.
+        SpecError: For an output type, metric or aggregation that there is not, or a metric without a direction.
     """
     definition = Definition.of(keys)
-    metric = _metric(definition, keys, where)
+    metric = _metric(definition, keys, metadata, where)
     config = {key: value for key, value in keys.items() if key not in (*PLACES, *UNUSED, "process_docs")}
     config |= {"task": name, "output_type": definition.output_type, "metric_list": [metric]}
     if definition.output_type == "generate_until":
@@ -120,7 +122,7 @@ def lm_eval_config(keys: Keys, name: str, where: str) -> Keys:
     return config
 
 
-def _metric(definition: Definition, keys: Keys, where: str) -> Keys:
+def _metric(definition: Definition, keys: Keys, metadata: TaskMetadata, where: str) -> Keys:
     """The first metric's entry, with nothing left to lm-eval's guesses."""
     from lm_eval.api.registry import (
         AGGREGATION_REGISTRY,
@@ -139,8 +141,18 @@ def _metric(definition: Definition, keys: Keys, where: str) -> Keys:
     if entry.get("hf_evaluate") or not (brings_code or name in METRIC_REGISTRY):
         raise SpecError(f"{where}: " + one_of("metric", name, [str(known) for known in METRIC_REGISTRY]))
     # lm-eval would guess, and only log that it did; a wrong direction turns a ranking upside down.
-    if not isinstance(entry.setdefault("higher_is_better", is_higher_better(name)), bool):
-        raise SpecError(f"{where}: metric {name} must say higher_is_better: true or false, but does not: add it")
+    declared = metadata.metrics[name].higher_is_better if name in metadata.metrics else None
+    known = is_higher_better(name) if declared is None else declared
+    if not isinstance(entry.setdefault("higher_is_better", known), bool):
+        raise SpecError(
+            f"{where}: metric {name} must say which direction is better, but nobody does: add higher_is_better: true or false "
+            "to its entry in metric_list"
+        )
+    if declared is not None and entry["higher_is_better"] is not declared:
+        raise SpecError(
+            f"{where}: higher_is_better of {name} must be the same in metric_list and metadata.metrics, but is "
+            f"{str(entry['higher_is_better']).lower()} and {str(declared).lower()}: correct one"
+        )
     if brings_code:
         entry.setdefault("aggregation", "mean")
     else:

@@ -28,7 +28,7 @@ def import_lm_eval() -> None:
     import lm_eval.api.task  # noqa: F401
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # mmlu alone has 57 tasks
 def lm_eval_task(task: Task, split: str, limit: int | None = None) -> ConfigurableTask:
     """The task as lm-eval's object, with one split as its test split; built once per process.
 

@@ -43,6 +43,27 @@ class Pieces(_Exact):
     max_chars: int = Field(ge=1)
 
 
+class DeclaredMetric(_Exact):
+    """What lm-eval has no field for, of a metric that the task's own code computes."""
+
+    higher_is_better: bool | None = Field(None, description="Direction, where the entry in metric_list has none.")
+    bounds: list[float | None] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="Lowest and highest value, for example [0, 100]; null for an end that there is none of.",
+    )
+
+    @field_validator("bounds")
+    @classmethod
+    def _is_ascending(cls, value: list[float | None] | None) -> list[float | None] | None:
+        if value and None not in value and not value[0] < value[1]:  # type: ignore[operator]
+            raise ValueError(
+                f"metadata.metrics: bounds must be the lowest and the highest value, but are {value}: swap them"
+            )
+        return value
+
+
 class TaskMetadata(_Exact):
     """A task's metadata, with the types that the harness needs; every key may be left out."""
 
@@ -54,6 +75,9 @@ class TaskMetadata(_Exact):
     citation: str | None = Field(None, description="The paper that introduced the data.")
     config_source: str | None = Field(None, description="Where the task file comes from.")
     domain: str | None = Field(None, description="What the texts are about; recommendations compare tasks by it.")
+    metrics: dict[str, DeclaredMetric] = Field(
+        default_factory=dict, description="Direction and bounds of metrics that are nowhere else declared, by name."
+    )
     preference: Preference | None = Field(
         None, description="Columns of preferred and rejected answers, for preference objectives."
     )

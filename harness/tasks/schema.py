@@ -24,9 +24,16 @@ def task_json_schema() -> Keys:
             **_lm_evals(),
             "include": {"type": ["string", "array"], "description": "YAML to start from."},
             "output_type": {"enum": output_types},
+            "group": {"type": "string", "description": "Name of a group of tasks; task then lists its members."},
+            "group_alias": {"type": "string"},
+            "aggregate_metric_list": {"type": ["array", "object"], "description": "What the group's score is of."},
             "metadata": metadata,
         },
-        "anyOf": [{"required": ["include"]}, {"required": ["dataset_path", "metric_list", "doc_to_target"]}],
+        "anyOf": [
+            {"required": ["include"]},
+            {"required": ["group", "task"]},
+            {"required": ["dataset_path", "metric_list", "doc_to_target"]},
+        ],
         "additionalProperties": False,
         "$defs": definitions,
     }

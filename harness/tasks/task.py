@@ -10,19 +10,19 @@ task declares `unsafe_code`. Templates of either kind are rendered in jinja's sa
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import SpecError, describe, one_of
 from harness.files import expand
 from harness.records.codec import fingerprint
+from harness.records.scale import Scale
 from harness.records.trial import TaskRef
-from harness.tasks.data import Generated, Source, locate
+from harness.tasks.data import Generated, NoRows, Source, locate
 from harness.tasks.definition import PLACES, Definition, lm_eval_config, metric_name, reading_notes
 from harness.tasks.file import (
     CodeReference,
@@ -34,13 +34,18 @@ from harness.tasks.file import (
     require_permission,
     task_keys,
 )
+from harness.tasks.group import Leaf, TaskGroup, combination_notes, find, outline
 from harness.tasks.metadata import PROSE, Pieces, TaskMetadata, read_metadata
+from harness.tasks.scale import check_declared, declared_scale
 from harness.tasks.splits import Part, cut, split_parts
 from harness.tasks.table import docs, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+T = TypeVar("T")
+SHARED = ("chance", "domain", "preference", "score", "reward")
+"""Metadata that a group has where all its tasks have the same."""
 SPLITS = ("train", "validation", "test")
 _UNSUPPORTED = ("use_prompt", "doc_to_image", "doc_to_audio", "class")
 
@@ -56,12 +61,18 @@ class Task:
     output_type: str
     metric: str
     higher_is_better: bool
+    scale: Scale
+    """Between which values the metric lies, where that is declared."""
     metadata: TaskMetadata
     notes: tuple[str, ...]
     source: Source = field(repr=False)
     parts: Mapping[str, Part] = field(repr=False)
     process: Callable[[Dataset], Dataset] | None = field(repr=False, default=None)
     """lm-eval's `process_docs`."""
+    group: TaskGroup | None = field(repr=False, default=None)
+    """What makes one score of several tasks; None for a task by itself."""
+    members: tuple[Task, ...] = field(repr=False, default=())
+    """Tasks and groups that a group lists."""
 
     # By reference: the configuration may hold functions, which do not compare, and a hash is wanted for caches.
     def __eq__(self, other: object) -> bool:
@@ -80,8 +91,21 @@ class Task:
         """The part of `config` that the harness reads itself."""
         return Definition.of(self.config)
 
+    @property
+    def leaves(self) -> tuple[Task, ...]:
+        """The tasks of a group, however deep, as often as it lists them; a task by itself is its only one."""
+        return tuple(leaf for member in self.members for leaf in member.leaves) if self.group else (self,)
+
+    def size(self, split: str) -> int:
+        """Rows of a split; of a group, those of all its tasks.
+
+        Raises:
+            SpecError: When a task has no such split, or its data cannot be read.
+        """
+        return sum(len(leaf.split(split)) for leaf in dict.fromkeys(self.leaves))
+
     def split(self, name: str) -> Dataset:
-        """The rows of `train`, `validation` or `test`, as lm-eval's templates see them.
+        """The rows of `train`, `validation` or `test`, as lm-eval's templates see them; a group's tasks have their own.
 
         Raises:
             SpecError: When the task has no such split, or its data cannot be read.
@@ -100,43 +124,65 @@ def task_names(folders: Sequence[Path]) -> tuple[str, ...]:
 
 
 def find_task(name: str, folders: Sequence[Path]) -> Task:
-    """The task of a name: a path to a YAML file, else NAME.yaml in the folders, else a built-in task of lm-eval.
+    """The task of a name: a path to a YAML file, else NAME.yaml in the folders, else a task, group or tag of lm-eval.
 
     Args:
         name: A name or a path, which may hold `${VARIABLE}`.
         folders: Where NAME.yaml is looked for, see `task_folders`.
 
     Raises:
-        SpecError: With one sentence: unknown name or key, group of tasks, no metric, missing data, code not allowed.
+        SpecError: With one sentence: unknown name or key, tasks that no score can be made of, no metric, missing data, code
+            not allowed.
     """
-    is_path = name.endswith((".yaml", ".yml"))
-    candidates = [Path(expand(name, "task"))] if is_path else [folder / f"{name}.yaml" for folder in folders]
-    path = next((candidate for candidate in candidates if is_path or candidate.is_file()), None)
-    built_in = path is None
-    path = path or _built_in(name)
-    if path is None:
+    try:
+        return _built(_found(name, folders))
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise SpecError(f"{name} must hold values of lm-eval's kinds, but does not ({error}): correct it") from error
+
+
+def _found(name: str, folders: Sequence[Path]) -> Leaf | TaskGroup:
+    if name.endswith((".yaml", ".yml")):
+        path = Path(expand(name, "task"))
+        file = read_task_file(path)
+        if "group" in file.config:
+            return outline(file, path.stem, (path.parent, *folders))
+        return Leaf(name=path.stem, file=file, built_in=False)
+    found = find(name, folders)
+    if found is None:
         known = one_of("task", name, list(task_names(folders)))
-        raise SpecError(f"{known}; lm-eval has no task of that name either")
-    file = read_task_file(path)
-    if not built_in:
+        raise SpecError(f"{known}; lm-eval has no task or group of that name either")
+    return found
+
+
+def _built(found: Leaf | TaskGroup) -> Task:
+    """The task or group with its data located, checked and pinned."""
+    file, built_in = found.file, found.built_in
+    if file and not built_in:
         _check_keys(file)
     # lm-eval's own `!function` tags are installed code. Programs that a model writes are run only where the user allows it.
-    if not built_in or Definition.of(file.config).unsafe_code:
+    if file and (not built_in or Definition.of(file.config).unsafe_code):
         require_permission(file)
+    if isinstance(found, TaskGroup):
+        return _group(found, tuple(map(_built, found.members)))
     try:
-        return _task(file, name if built_in else path.stem, built_in)
+        return _task(found.file, found.name, built_in)
     except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise SpecError(f"{path} must hold values of lm-eval's kinds, but does not ({error}): correct it") from error
+        raise SpecError(
+            f"{found.file.path} must hold values of lm-eval's kinds, but does not ({error}): correct it"
+        ) from error
 
 
 def _check_keys(file: TaskFile) -> None:
-    """Refuse unknown keys, and a task that calls itself otherwise than its file."""
-    if "group" not in file.config:
-        for key in file.config:
-            if key not in task_keys():
-                raise SpecError(f"{file.path}: " + one_of("key", str(key), list(task_keys())))
-    definition = Definition.of(file.config)
-    named = definition.task
+    """Refuse unknown keys, and a task or group that calls itself otherwise than its file."""
+    definition, is_group = Definition.of(file.config), "group" in file.config
+    for key in () if is_group else file.config:
+        if key not in task_keys():
+            raise SpecError(f"{file.path}: " + one_of("key", str(key), list(task_keys())))
+    named = file.config["group"] if is_group else definition.task
+    if is_group and named != file.path.stem:
+        raise SpecError(f"{file.path}: group must equal the file's name, but is '{named}': rename one of them")
+    if is_group:
+        return
     if isinstance(named, str) and named != file.path.stem:
         raise SpecError(f"{file.path}: task must equal the file's name, but is '{named}': rename one of them")
     if not definition.metric_list:
@@ -145,8 +191,8 @@ def _check_keys(file: TaskFile) -> None:
 
 def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     where = f"task {name}"
-    if "group" in file.config or isinstance(Definition.of(file.config).task, list):
-        raise SpecError(f"{where} must be one task, but is a group: name one of its subtasks")
+    if isinstance(Definition.of(file.config).task, list):
+        raise SpecError(f"{where} lists tasks, so it must be a group, but names none: add group: {name}")
     for key in _UNSUPPORTED:
         if file.config.get(key):
             raise SpecError(f"{where}: {key} is not supported, but is set: choose a task with plain templates")
@@ -154,9 +200,11 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     definition = Definition.of(keys)
     parts = split_parts(definition.training_split, definition.validation_split, definition.test_split, where)
     metadata, unread = _metadata(definition, built_in, where)
+    check_declared(definition, metadata, where)
     source = _source(definition, file.path.parent, where)
-    config = lm_eval_config(keys, name, where)
-    (metric,) = Definition.of(config).metric_list
+    config = lm_eval_config(keys, name, metadata, where)
+    used = Definition.of(config)
+    (metric,) = used.metric_list
     return Task(
         name=name,
         ref=TaskRef(name, _fingerprint(file.config, source, built_in)),
@@ -164,12 +212,72 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
         output_type=definition.output_type,
         metric=metric_name(metric),
         higher_is_better=metric["higher_is_better"],
+        scale=declared_scale(used, metadata, where),
         metadata=metadata,
         notes=(*reading_notes(definition, parts, metric_name(metric)), *unread),
         source=source,
         parts=parts,
         process=definition.process_docs,
     )
+
+
+def _group(group: TaskGroup, members: tuple[Task, ...]) -> Task:
+    """A group of built tasks: what all of them have in common, and the one score that is made of theirs."""
+    leaves = tuple(leaf for member in members for leaf in member.leaves)
+    scored = tuple(leaves[place] for place in group.counted) if group.used else members
+    _check_alike(group.name, scored)
+    common = _common(task.metric for task in scored)
+    keys = group.file.config if group.file else {}
+    own, _ = _metadata(Definition.of({"metadata": keys.get("metadata")}), group.built_in, f"group {group.name}")
+    shared = {name: _common(getattr(leaf.metadata, name) for leaf in leaves) for name in SHARED}
+    metadata = own.model_copy(
+        update={name: value for name, value in shared.items() if value is not None and getattr(own, name) is None}
+    )
+    structure = [[member.name, member.ref.fingerprint] for member in members]
+    score = None if group.used is None else [group.used.metric, group.used.weight_by_size, list(group.counted)]
+    return Task(
+        name=group.name,
+        ref=TaskRef(group.name, fingerprint(["group", structure, score])),
+        config={},
+        output_type=_common(leaf.output_type for leaf in leaves) or "",
+        metric=common or "mean",
+        higher_is_better=scored[0].higher_is_better,
+        scale=_mean_scale([task.scale for task in scored], is_plain=not (group.used and group.used.weight_by_size)),
+        metadata=metadata,
+        notes=combination_notes(group, common or "mean"),
+        source=NoRows(group.name),
+        parts={name: Part(name) for name in SPLITS if all(name in leaf.parts for leaf in leaves)},
+        group=group,
+        members=members,
+    )
+
+
+def _check_alike(name: str, scored: Sequence[Task]) -> None:
+    """Refuse parts of which there is no mean: of accuracies and losses, or of shares and percentages."""
+    first = scored[0]
+    for other in scored[1:]:
+        best = {task.scale.best(task.higher_is_better) for task in (first, other)}
+        if first.higher_is_better != other.higher_is_better or len(best - {None}) > 1:
+            raise SpecError(
+                f"group {name} must have parts whose mean says something, but {first.metric} of {first.name} and "
+                f"{other.metric} of {other.name} have another direction or best value: name its parts instead"
+            )
+
+
+def _mean_scale(scales: Sequence[Scale], is_plain: bool) -> Scale:
+    """The scale of a mean; unknown where the scales differ and the weights are not known yet."""
+    if len(set(scales)) == 1:
+        return scales[0]
+    lows, highs = ([getattr(scale, end) for scale in scales] for end in ("low", "high"))
+    if not is_plain:
+        return Scale()
+    return Scale(low=None if None in lows else fmean(lows), high=None if None in highs else fmean(highs))
+
+
+def _common(values: Iterable[T]) -> T | None:
+    """What all values are; None where they differ."""
+    first, *others = values
+    return first if all(value == first for value in others) else None
 
 
 def _metadata(definition: Definition, built_in: bool, where: str) -> tuple[TaskMetadata, list[str]]:
@@ -197,7 +305,7 @@ def _fingerprint(keys: Keys, source: Source, built_in: bool) -> str:
     return fingerprint([_canonical(scored), _canonical(facts), source.identity(), _version() if built_in else None])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # mmlu alone has 57 tasks
 def _rows(task: Task, name: str) -> Dataset:
     if name not in task.parts:
         raise SpecError(
@@ -259,28 +367,3 @@ def _version() -> str:
     from lm_eval import __version__
 
     return str(__version__)
-
-
-@cache
-def _built_in(name: str) -> Path | None:
-    """The file of lm-eval's built-in task; the same as its `TaskManager` finds, in a tenth of the time.
-
-    Raises:
-        SpecError: When the name means a group of tasks.
-    """
-    spec = importlib.util.find_spec("lm_eval")
-    root = Path(str(spec.origin)).parent / "tasks" if spec else Path()
-    quoted = rb"['\"]?" + re.escape(name.encode()) + rb"['\"]?[ \t]*(?:#.*)?\r?$"
-    task = re.compile(rb"^['\"]?task['\"]?:[ \t]*" + quoted, re.MULTILINE)
-    group = re.compile(rb"^['\"]?(?:group|tag)['\"]?:(?:[ \t]*|(?:\s+-.*)*\s+-[ \t]*)" + quoted, re.MULTILINE)
-    is_group = False
-    # The name is searched in the bytes of 14,000 files; parsing their YAML, as lm-eval does, takes ten times as long.
-    # Sorted, or the file system's order would decide between two files with one name.
-    for path in sorted(root.rglob("*.yaml")):
-        content = path.read_bytes()
-        if task.search(content):
-            return path
-        is_group = is_group or group.search(content) is not None
-    if is_group:
-        raise SpecError(f"task {name} must be one task, but is a group of lm-eval: name one of its subtasks")
-    return None

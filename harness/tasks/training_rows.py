@@ -38,6 +38,7 @@ def training_rows(task: Task) -> list[Row]:
     For multiple choice the completion is the right choice; for generation it is the target behind the target delimiter;
     plain text has an empty prompt. A task with `metadata.preference` gives the chosen column as completion and adds
     `rejected`; multiple choice adds `wrong`, the other choices after the same prompt. No examples are put before a prompt.
+    A group's rows are those of its tasks, one task after the other.
 
     Raises:
         SpecError: When there is no training split, it is empty, or a row does not fit the templates.
@@ -47,6 +48,8 @@ def training_rows(task: Task) -> list[Row]:
 
 @lru_cache(maxsize=16)
 def _training_rows(task: Task) -> tuple[Row, ...]:
+    if task.group is not None:
+        return tuple(row for leaf in dict.fromkeys(task.leaves) for row in _training_rows(leaf))
     built = lm_eval_task(task, "train")
     preference = task.metadata.preference
     return tuple(_row(built, doc, preference) for doc in built.test_docs())
@@ -109,6 +112,8 @@ def check_task(task: Task) -> tuple[str, ...]:
         SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
     """
     notes = [*task.notes, *task.source.notes()]
+    if task.group is not None:
+        return (*notes, *_notes_of_tasks(task))
     for split in SPLITS:
         if split in task.parts:
             lm_eval_task(task, split)
@@ -120,3 +125,16 @@ def check_task(task: Task) -> tuple[str, ...]:
         if any(row.prompt != row.prompt.rstrip() for row in rows):
             notes.append("prompts end in white space, which lm-eval scores as the beginning of the answer")
     return tuple(notes)
+
+
+def _notes_of_tasks(group: Task) -> list[str]:
+    """What is to know of a group's tasks: each note once, with those that it is about."""
+    about: dict[str, list[str]] = {}
+    for leaf in dict.fromkeys(group.leaves):
+        for note in check_task(leaf):
+            about.setdefault(note, []).append(leaf.name)
+    every = len(set(group.leaves))
+    return [
+        f"{'all of its tasks' if len(names) == every else ', '.join(names[:3]) + ' and others' * (len(names) > 3)}: {note}"
+        for note, names in about.items()
+    ]

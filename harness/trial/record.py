@@ -29,20 +29,27 @@ def record(run: Run) -> TrialResult:
     """The record of a trial that has ended; without scores where it failed."""
     scored = run.outcome.status.has_scores
     scores = tuple(outcome.score for outcome in run.evaluated) if scored else ()
+    parts = tuple(part for outcome in run.evaluated for part in outcome.parts) if scored else ()
     workspace = run.workspace
     execution = replace(
         run.execution,
         peak_memory_from=run.meter.peak_memory_from,
-        latency_s={outcome.score.task: outcome.latency_s for outcome in run.evaluated if outcome.latency_s},
+        latency_s={
+            outcome.score.task: outcome.latency_s
+            for whole in run.evaluated
+            for outcome in whole.tasks or (whole,)
+            if outcome.latency_s
+        },
     )
     return TrialResult(
         config=run.config,
         status=run.outcome.status,
         reason=run.outcome.reason,
         scores=scores,
+        parts=parts,
         curve=tuple(point if scored else replace(point, score=None) for point in run.curve),
         cost=run.accounts.cost(workspace.prices, workspace.threads, _peak_flops(run)),
-        provenance=provenance(run.started_at, execution, plugin_code(run.config, scores)),
+        provenance=provenance(run.started_at, execution, plugin_code(run.config, (*scores, *parts))),
         notes=tuple(dict.fromkeys(run.notes)),
         path=tuple(run.path) if scored else (),
     )

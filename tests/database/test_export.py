@@ -11,7 +11,8 @@ import pytest
 
 from harness.database.export import export_optuna, export_tables
 from harness.database.ingest import connect, ingest
-from harness.database.schema import TABLES, VIEWS
+from harness.database.schema import TABLES
+from harness.database.views import VIEWS
 from harness.errors import SpecError, StorageError, UsageError
 from harness.records.paths import Paths
 from harness.study.family import resolved_families

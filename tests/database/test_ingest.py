@@ -15,7 +15,8 @@ from typing import Any, Literal
 import pytest
 
 from harness.database.ingest import connect, ingest
-from harness.database.schema import TABLES, VIEWS, schema_text, structure
+from harness.database.schema import TABLES, schema_text, structure
+from harness.database.views import VIEWS
 from harness.errors import StorageError
 from harness.records.codec import Record, fingerprint
 from harness.records.paths import Paths

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.driver.phases import run_phase
 from harness.errors import SpecError, StorageError
+from harness.metrics.base import SHARE
 from harness.models.facts import ModelFacts
 from harness.records.paths import Paths
 from harness.records.results import find_result, write_result
@@ -125,9 +126,10 @@ def study(**changes):
 
 def experiment(spec, site, **changes):
     """What `resolve` would give, without models and tasks."""
-    items = {"validation": 10, "test": 10}
+    items = {"validation": (10,), "test": (10,)}
     tasks = [
-        TaskInfo(ref=TaskRef(name, "f"), higher_is_better=True, rows=90, chars=30.0, items=items) for name in spec.tasks
+        TaskInfo(ref=TaskRef(name, "f"), higher_is_better=True, scale=SHARE, rows=90, chars=30.0, items=items)
+        for name in spec.tasks
     ]
     models = [ModelInfo(ModelRef(model.name, "r"), ModelFacts(parameters=1000)) for model in spec.base_models]
     fields = {"models": tuple(models), "tasks": tuple(tasks), "families": resolved_families(spec)}

@@ -11,6 +11,7 @@ from harness.driver.plan import plan_study
 from harness.driver.trials import base_proposals
 from harness.errors import SpecError
 from harness.models.facts import ModelFacts
+from harness.records.scale import Scale
 from harness.records.trial import (
     CostRecord,
     Evaluation,
@@ -97,7 +98,7 @@ def test_the_smallest_detectable_difference_is_that_of_a_paired_t_test(tmp_path)
 def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path):
     spec = standin.study(confirm={"finalists": 1, "seeds": 2})
     experiment = standin.experiment(spec, standin.site(tmp_path))
-    loss = replace(experiment.tasks[1], higher_is_better=False)
+    loss = replace(experiment.tasks[1], higher_is_better=False, scale=Scale(low=0.0))
     experiment = replace(experiment, tasks=(experiment.tasks[0], loss))
     plan = plan_study(experiment)
     # two seeds: t(.975; 1) = 12.7, so that even 10 items x sqrt(.5 / 10) of error need a difference beyond 1

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from harness.database.ingest import connect, ingest
+from harness.metrics.base import SHARE
 from harness.models.facts import model_features
 from harness.recommend.features import Candidate, Encoder, describe, known_facts, observations, room
 from harness.records.codec import fingerprint
 from harness.records.paths import Paths
+from harness.records.scale import Scale
 from harness.records.trial import Stage
 from harness.tasks.facts import task_features
 from tests.fabricate import fabricate, write_signed
@@ -53,6 +55,7 @@ def test_features_say_what_is_known(paths: Paths) -> None:
         model={"log_parameters": 6.0},
         task={"chance": 0.5, "domain": "x"},
         base_score=0.6,
+        scale=SHARE,
     )
     features = describe(candidate)
     assert features["stage0.param.learning_rate"] == pytest.approx(-3)  # its space is logarithmic
@@ -67,10 +70,14 @@ def test_features_say_what_is_known(paths: Paths) -> None:
 
 
 def test_room_by_hand() -> None:
-    assert room(0.7, True) == pytest.approx(0.3)
-    assert room(0.99, True) == 0.05
-    assert room(8.0, False) == 8.0
-    assert room(35.0, True) == 35.0
+    assert room(0.7, True, SHARE) == pytest.approx(0.3)
+    assert room(0.99, True, SHARE) == 0.05
+    assert room(8.0, False, Scale(low=0.0)) == 8.0
+    assert room(8.0, False, Scale(low=1.0)) == 7.0  # no perplexity is below 1
+    assert room(35.0, True, Scale(low=0.0, high=100.0)) == 65.0
+    assert room(99.0, True, Scale(low=0.0, high=100.0)) == 5.0  # a twentieth of the scale
+    assert room(35.0, True, Scale(low=0.0)) is None  # nobody knows how much there is to gain
+    assert room(0.5, False, Scale()) is None
 
 
 def test_encoder_one_hot_and_unknown() -> None:

@@ -15,6 +15,7 @@ import yaml
 from harness.axes.contract import Situation
 from harness.database.ingest import connect, ingest
 from harness.errors import StorageError, UsageError
+from harness.metrics.base import SHARE
 from harness.plugins import load, names
 from harness.recommend.backtest import DEFAULTS, RANDOM, Backtest, LeftOut, _summary, evaluate, merits, read_backtest
 from harness.recommend.candidates import options
@@ -24,6 +25,7 @@ from harness.recommend.predictor import Outlook
 from harness.recommend.rank import Advice, Request, backtest, most_evidence, recommend, recorded_base
 from harness.records.codec import to_json
 from harness.records.paths import Paths
+from harness.records.scale import Scale
 from harness.space import check
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
@@ -46,6 +48,8 @@ def request(world: World, **changes: object) -> Request:
         base_model="tiny-1m",
         model_facts=MODEL_FACTS,
         base_score=world.base("new"),
+        scale=SHARE,
+        metric="acc",
     )
     return replace(asked, **changes)  # type: ignore[arg-type]
 
@@ -247,6 +251,10 @@ def test_no_answer_has_a_reason_of_its_own(made: tuple[Paths, Fabricated, Backte
     no_loss = recommend(paths, request(fabricated.world, max_forgetting=0.1, forgetting_is_share=False))
     assert isinstance(no_loss, NotEnoughEvidence)
     assert "max_forgetting cannot be judged" in no_loss.reason
+    unbounded = recommend(paths, request(fabricated.world, scale=Scale(low=0.0), metric="elo"))
+    assert isinstance(unbounded, NotEnoughEvidence)
+    assert "nobody declared the highest value of its metric elo" in unbounded.reason
+    assert "say metadata.metrics.elo.bounds in the task file" in unbounded.text()
 
 
 def test_where_nothing_can_work_it_says_why(

@@ -4,13 +4,15 @@ import math
 
 import pytest
 
+from harness.metrics.base import SHARE
+from harness.records.scale import Scale
 from harness.report import words
 from harness.report.words import Unit
 
 
 def test_accuracies_are_percentages_with_one_decimal() -> None:
-    for metric in ("acc", "acc_norm", "exact_match", "f1"):
-        unit = Unit(metric)
+    for metric in ("acc", "prompt_level_strict_acc"):
+        unit = Unit(metric, scale=SHARE)
         assert unit.level(0.8415) == "84.2 %"  # 84.15 rounds to even in binary: 0.8415 * 100 = 84.15000000000001
         assert unit.difference(-0.0312) == "−3.1 points"
         assert unit.span(0.01, 0.023) == "+1.0 to +2.3"
@@ -23,14 +25,15 @@ def test_losses_have_three_decimals_and_their_name() -> None:
     assert unit.lost(-0.5) == "0.500 bits per byte gained"
 
 
-def test_a_name_that_only_begins_alike_is_no_percentage() -> None:
-    assert not Unit("accumulated_reward").percent
-    assert not Unit("perplexity").percent
+@pytest.mark.parametrize("scale", [Scale(), Scale(low=0.0), Scale(low=0.0, high=100.0), Scale(low=-1.0, high=1.0)])
+def test_what_was_not_declared_a_share_is_no_percentage_whatever_its_name(scale: Scale) -> None:
+    unit = Unit("f1", scale=scale)
+    assert (unit.level(85.1), unit.difference(-2.0)) == ("85.100 f1", "−2.000 f1")
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_no_number_stays_no_number(value: float | None) -> None:
-    unit = Unit("acc")
+    unit = Unit("acc", scale=SHARE)
     for shown in (unit.level, unit.difference, unit.lost, words.seconds, words.size, words.number, words.p_value):
         assert shown(value) is None
     assert words.money(value, "USD") is None

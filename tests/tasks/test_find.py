@@ -11,6 +11,7 @@ import yaml
 
 from harness.errors import SpecError
 from harness.tasks.file import task_keys
+from harness.tasks.group import GROUP_KEYS
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.schema import task_json_schema
 from harness.tasks.task import find_task, task_folders, task_names
@@ -110,7 +111,7 @@ BROKEN = {
         {"metric_list": [{"metric": "acc", "aggregation": "meen"}]},
         "aggregation must be one of those known, but got 'meen': did you mean 'mean'",
     ),
-    "group": ({"task": ["a", "b"]}, "is a group: name one of its subtasks"),
+    "group": ({"task": ["a", "b"]}, "lists tasks, so it must be a group, but names none: add group: mine"),
     "chance": ({"metadata": {"chance": "half"}}, "metadata.chance must be the score of guessing"),
     "pictures": ({"doc_to_image": "picture"}, "doc_to_image is not supported"),
 }
@@ -180,8 +181,8 @@ def test_unknown_name_gets_the_closest_one(tmp_path: Path) -> None:
         find_task("mne", (tmp_path,))
 
 
-def test_built_in_groups_are_refused_and_tasks_without_data_say_so() -> None:
-    with pytest.raises(SpecError, match="is a group of lm-eval: name one of its subtasks"):
+def test_built_in_tasks_and_groups_without_data_say_so() -> None:
+    with pytest.raises(SpecError, match=r"task mmlu_[a-z_]+: the hub dataset cais/mmlu must be in the hub's cache"):
         find_task("mmlu", ())
     with pytest.raises(SpecError, match="hub dataset allenai/ai2_arc must be in the hub's cache"):
         find_task("arc_easy", ())
@@ -214,7 +215,7 @@ def test_answers_are_drawn_only_where_the_file_says_so(tmp_path: Path) -> None:
 
 def test_the_schema_accepts_what_is_accepted() -> None:
     schema = task_json_schema()
-    assert set(schema["properties"]) == set(task_keys())
+    assert set(schema["properties"]) == {*task_keys(), *GROUP_KEYS}
     assert set(CHOICE) <= set(schema["properties"])
     assert schema["properties"]["training_split"] == {"type": "string"}
     assert json.loads(json.dumps(schema)) == schema

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import SpecError
+from harness.tasks.built_in import Index
 from harness.tasks.facts import TaskFacts, task_facts
 from harness.tasks.metadata import Pieces, Preference, TaskMetadata
 from harness.tasks.schema import task_json_schema
@@ -23,6 +24,7 @@ GOOD = {
     "citation": "A paper.",
     "config_source": "https://example.org/task.yaml",
     "domain": "reviews",
+    "metrics": {"acc": {"higher_is_better": True, "bounds": [0.0, 1.0]}},
     "preference": {"chosen": "good", "rejected": "bad"},
     "score": "stars",
     "reward": {"regex": "a"},
@@ -39,6 +41,7 @@ WRONG = {
     "citation": (1, "metadata.citation: .*string, but got 1"),
     "config_source": (1, "metadata.config_source: .*string, but got 1"),
     "domain": (1, "metadata.domain: .*string, but got 1"),
+    "metrics": ({"acc": {"bounds": [1, 0]}}, "bounds must be the lowest and the highest value, but are .*: swap them"),
     "preference": ({"chosen": "good"}, "metadata.preference.rejected is required: add it"),
     "score": (1, "metadata.score: .*string, but got 1"),
     "reward": (1, "metadata.reward must be a name, .*, but is 1: correct it"),
@@ -100,7 +103,7 @@ def test_a_number_in_quotes_is_no_number(tmp_path: Path) -> None:
 
 def test_other_keys_of_lm_evals_own_tasks_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_task(tmp_path, CHOICE | {"metadata": {"version": 1, "canonical_task": "other", "num_samples": 40}})
-    monkeypatch.setattr("harness.tasks.task._built_in", lambda name: path)
+    monkeypatch.setattr("harness.tasks.group.index", lambda: Index({"mine": path}))
     task = find_task("mine", ())
     assert task.notes[-1] == "metadata that the harness does not read: canonical_task, num_samples"
     assert task.metadata == TaskMetadata(version=1)

@@ -189,7 +189,7 @@ def _less(value: float | None, other: float | None) -> bool:
 
 
 def _lost(contender: Contender) -> float | None:
-    return contender.worst.estimate.mean if contender.worst else None
+    return contender.worst.size if contender.worst else None
 
 
 def _spend(study: StudyData) -> Html:

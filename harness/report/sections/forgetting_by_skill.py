@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +11,7 @@ from harness.report.data import StudyData
 from harness.report.figures import SURFACE, WIDTH_IN, draw, figure, short
 from harness.report.findings import Forgetting, compare
 from harness.report.markup import Column, Html, join, paragraph, table
+from harness.report.parts import opened
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
@@ -51,7 +53,14 @@ class ForgettingBySkill(Section):
             "The base model's test score minus the tuned model's, mean over seeds: positive is lost, negative is gained. "
             "For losses and perplexities the sign is turned round, so that positive is lost there too."
         )
-        return note + join(_map(model, own) for model, own in rows.items())
+        return note + join(_map(model, own) for model, own in rows.items()) + join(_groups(study))
+
+
+def _groups(study: StudyData) -> Iterator[Html]:
+    """What was lost within the groups of an off-target suite."""
+    for comparison in compare(study):
+        for skill in dict.fromkeys(lost.skill for contender in comparison.contenders for lost in contender.lost):
+            yield opened(study, skill, comparison, lost=True)
 
 
 def _scales(rows: list[_Row]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from harness.report.data import StudyData
 from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, draw, rows_axis
 from harness.report.findings import Comparison, Contender, compare
 from harness.report.markup import Column, Html, join, paragraph, scrolling, table, tag
+from harness.report.parts import opened
 from harness.report.sections.base import Section
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def _ranking(study: StudyData, comparison: Comparison) -> Html:
     return (
         tag("h3", _finding(comparison))
         + tag("figure", tag("figcaption", tag("span", caption)), scrolling(svg, title), _table(comparison))
+        + opened(study, comparison.task, comparison)
         + _unconfirmed(study, comparison)
         + _gave_up(study, comparison)
         + paragraph(f"Comparability key {comparison.comparability}.", kind="note")

@@ -53,7 +53,7 @@ class Tradeoff(Section):
 
 def _points(comparison: Comparison) -> list[_Point]:
     raw = [
-        (c, c.gain.mean, c.worst.estimate.mean if c.worst else None, c.train_s)
+        (c, c.gain.mean, c.worst.size if c.worst else None, c.train_s)
         for c in comparison.contenders
         if c.gain is not None
     ]
@@ -95,13 +95,16 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     left, right = fig.subplots(1, 2, sharey=True)
     looks = palette([point.contender.label for point in points])
     worst = next((point.contender.worst for point in points if point.contender.worst), None)
-    lost, frontier = worst.unit.factor if worst else 1.0, [point for point in points if point.best]
+    bounded = worst is not None and worst.unit.scale.width is not None
+    lost, frontier = 100.0 if bounded else 1.0, [point for point in points if point.best]
     for point in points:
         _mark(left, point, point.lost, lost, comparison.unit, looks)
         _mark(right, point, point.seconds, 1.0, comparison.unit, looks)
     left.set_ylabel(f"gain over the base ({comparison.unit.difference_name})")
     left.set_xlabel(
-        f"worst forgetting ({worst.unit.difference_name}; right is more lost)" if worst else "forgetting: absent"
+        f"worst forgetting ({'points' if bounded else worst.unit.difference_name}; right is more lost)"
+        if worst
+        else "forgetting: absent"
     )
     right.set_xlabel("training time of one run (s)")
     times = [point.seconds for point in points if point.seconds]
