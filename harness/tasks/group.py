@@ -178,7 +178,8 @@ class _Finder:
                 members[member.name] = member
         if not members:
             raise SpecError(f"group {name} must have members, but task lists none: name tasks or groups")
-        aggregates = tuple(map(_aggregate, _as_list(config.get("aggregate_metric_list"))))
+        listed = _as_list(config.get("aggregate_metric_list"))
+        aggregates = tuple(_aggregate(entry, place.built_in) for entry in listed)
         return TaskGroup(
             name=name,
             is_tag=False,
@@ -204,10 +205,8 @@ class _Finder:
             raise SpecError(
                 f"group {group}: a member must be a name, or have task or group, but is {item!r}: correct it"
             )
-        if isinstance(item, Mapping) and "dataset_path" in changes and not self._known(name):
-            config = {key: value for key, value in changes.items() if key != "task"}
-            file = replace(place.file, config=config)
-            return [Leaf(name=f"{group}::{name}", file=file, built_in=place.built_in)]
+        if isinstance(item, Mapping) and {"dataset_path", "include"} & changes.keys() and not self._known(name):
+            return [_inline(f"{group}::{name}", changes, place)]
         member = self._member(name, changes, place.around)
         return member.members if isinstance(member, TaskGroup) and member.is_tag else [member]
 
@@ -215,8 +214,10 @@ class _Finder:
         member = self.find(name, overrides, around)
         if member is None:
             known = sorted({path.stem for folder in self.folders for path in folder.glob("[!_]*.yaml")})
+            near = one_of("member", name, known) + "; lm-eval has none of that name either"
             raise SpecError(
-                f"group {around[-1]}: " + one_of("member", name, known) + "; lm-eval has none of that name either"
+                f"group {around[-1]}: "
+                + (near if known else f"lm-eval must have its member {name}, but does not: name another")
             )
         return member
 
@@ -234,6 +235,18 @@ class _Finder:
                     self._tags.setdefault(str(own), []).append(path.stem)
             self._tags.setdefault("", [])
         return self._tags.get(tag, [])
+
+
+def _inline(name: str, keys: Keys, place: _Place) -> Leaf:
+    """A task that stands in a group's file; what it includes is read as for a file of its own."""
+    config: Keys = {}
+    code = place.file.code
+    for include in _as_list(keys.get("include")):
+        included = read_task_file(place.file.path.parent / str(include))
+        config |= included.config
+        code += included.code
+    config = {key: value for key, value in (config | keys).items() if key not in ("task", "include")}
+    return Leaf(name=name, file=replace(place.file, config=config, code=code), built_in=place.built_in)
 
 
 def scored(group: TaskGroup) -> TaskGroup:
@@ -311,20 +324,21 @@ def _check_keys(config: Keys, file: TaskFile) -> None:
             raise SpecError(f"{file.path}: " + one_of("key", str(key), [*GROUP_KEYS, *task_keys()]))
 
 
-def _aggregate(entry: Yaml) -> Aggregate:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("metric"), str):
+def _aggregate(entry: Yaml, built_in: bool) -> Aggregate:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("metric"), str | CodeReference):
         raise SpecError(f"an entry of aggregate_metric_list must name a metric, but is {entry!r}: add it")
-    if entry.get("aggregation", "mean") != "mean":
+    metric, aggregation = _name(entry, "metric"), entry.get("aggregation", "mean")
+    # lm-eval takes the mean whatever function a group's file names, which one who wrote the file must be told.
+    if aggregation != "mean" and not (built_in and isinstance(aggregation, CodeReference)):
         raise SpecError(
-            f"the aggregation of a group's {entry['metric']} must be mean, as in lm-eval, but is {entry['aggregation']!r}: "
-            "correct it"
+            f"the aggregation of a group's {metric} must be mean, as in lm-eval, but is {aggregation!r}: correct it"
         )
     for key in entry:
         if key not in ("metric", "aggregation", "weight_by_size", "filter_list"):
             known = ["metric", "aggregation", "weight_by_size", "filter_list"]
             raise SpecError("aggregate_metric_list: " + one_of("key", str(key), known))
     filters = _as_list(entry.get("filter_list"))
-    return Aggregate(entry["metric"], str(filters[0]) if filters else None, bool(entry.get("weight_by_size", True)))
+    return Aggregate(metric, str(filters[0]) if filters else None, bool(entry.get("weight_by_size", True)))
 
 
 def _as_list(value: Yaml) -> list[Yaml]:

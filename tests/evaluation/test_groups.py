@@ -188,6 +188,16 @@ def test_what_has_no_such_metric_is_shown_and_does_not_count(model: Any, tokeniz
     assert "scored but without acc, so not part of its score: essay" in task.notes
 
 
+def test_a_task_may_stand_in_the_file_of_its_group(model: Any, tokenizer: Any, folder: Path) -> None:
+    inner = {"task": "asked", "include": "law.yaml", "doc_to_text": "Asked: {{text}}"}
+    (folder / "own.yaml").write_text(yaml.safe_dump({"group": "own", "task": [inner, "law"]}))
+    group = find_task("own", (folder,))
+    assert [leaf.name for leaf in group.leaves] == ["own::asked", "law"]
+    assert training_rows(group)[0].prompt.startswith("Asked: law train")
+    outcome = evaluate(model, tokenizer, group, "test", None)
+    assert [(part.task, part.n) for part in outcome.parts] == [("own::asked", 3), ("law", 3)]
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no members": ({"task": []}, "group bad must have members"),
     "unknown member": ({"task": ["lwa"]}, "group bad: member .*'lwa': did you mean 'law'"),

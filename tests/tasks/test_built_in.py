@@ -57,6 +57,18 @@ def test_a_known_suite_has_lm_evals_tasks(theirs: dict[str, Any], name: str) -> 
     assert len({leaf.name for leaf in group.leaves}) > 6
 
 
+def test_what_lm_eval_aggregates_in_unusual_ways_is_found() -> None:
+    """Tasks that stand in a group's file with an include, a metric that is a function, an aggregation that lm-eval ignores."""
+    groups = {name: find(name, ()) for name in ("flan_held_in", "code2text", "lingoly")}
+    assert all(isinstance(group, TaskGroup) for group in groups.values())
+    flan, code, lingoly = (group for group in groups.values() if isinstance(group, TaskGroup))
+    assert flan.leaves[0].name == "flan_held_in::anli_r1_flan::anli_r1_prompt-0"
+    assert flan.leaves[0].file.config["doc_to_text"].startswith("{{premise}}")
+    assert code.used is not None
+    assert (code.used.metric, len(code.counted)) == ("smoothed_bleu_4", 6)
+    assert [leaf.name for leaf in lingoly.leaves] == ["lingoly_context", "lingoly_nocontext"]
+
+
 def test_what_each_suite_is_scored_by() -> None:
     used = {name: group.used for name in SEVEN if isinstance(group := find(name, ()), TaskGroup)}
     assert {name: one and (one.metric, one.filter, one.weight_by_size) for name, one in used.items()} == {
