@@ -67,9 +67,22 @@ def one_of(kind: str, received: str, valid: list[str]) -> str:
     """
     from difflib import get_close_matches
 
+    received = one_line(received, 100)
     close = get_close_matches(received, valid, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{kind} must be one of those known, but got '{received}': {hint}valid: {', '.join(sorted(valid))}"
+
+
+def one_line(text: str, longest: int = 1000) -> str:
+    """A text for the end of a sentence: on one line, cut, and without characters that a terminal would act on.
+
+    Args:
+        text: Any text, for example a value that a user gave.
+        longest: Characters that are shown; of a longer one, the beginning and three dots.
+    """
+    text = " ".join(text.split())
+    cut = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 def describe(error: Exception) -> str:
@@ -77,7 +90,4 @@ def describe(error: Exception) -> str:
     import traceback
 
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    message = " ".join(str(error).split())[:300]
-    return (
-        f"{type(error).__name__}: {message} (in {frame.name}, {os.path.basename(frame.filename)} line {frame.lineno})"
-    )
+    return f"{type(error).__name__}: {one_line(str(error), 300)} (in {frame.name}, {os.path.basename(frame.filename)} line {frame.lineno})"

@@ -16,7 +16,7 @@ from harness.errors import PartialFailure, SpecError, UsageError
 from harness.files import read_yaml
 from harness.records.paths import Paths
 from harness.records.trial import Evaluation, Pipeline, Score, Stage, TaskRef, TrialConfig, TrialResult
-from harness.study.spec import Count, FamilySpec, StudySpec, sentence
+from harness.study.spec import Count, FamilySpec, StageSpec, StudySpec, sentences
 
 if TYPE_CHECKING:
     from harness.models.base_model import BaseModel
@@ -176,7 +176,8 @@ class Order:
     def text(self) -> str:
         """As a pipeline file."""
         stages = [
-            {key: value for key, value in vars(stage).items() if value is not None} | {"params": dict(stage.params)}
+            {key: value for key in StageSpec.model_fields if (value := getattr(stage, key)) is not None}
+            | {"params": dict(stage.params)}
             for stage in self.stages
         ]
         return str(
@@ -203,7 +204,7 @@ def order_from_file(path: Path, task: Task) -> Order:
     try:
         spec = PipelineFile.model_validate(outer | (data if "stages" in data else {"stages": [data]}))
     except ValidationError as error:
-        raise SpecError(f"{path}: " + "; ".join(sentence(e, PipelineFile) for e in error.errors())) from error
+        raise SpecError(f"{path}: " + sentences(error, PipelineFile)) from error
     base = resolve_model(spec.model, spec.revision)
     family = resolve_family(path.stem, spec)
     return Order(task=task, base=base, stages=family.stages_at({}), steps=spec.steps)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from harness.errors import EXIT_INTERRUPTED, HarnessError, UsageError
+from harness.errors import EXIT_INTERRUPTED, HarnessError, UsageError, describe, one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
+log = logging.getLogger(__name__)
 
 
 class Commands(click.Group):
@@ -34,16 +36,18 @@ class Commands(click.Group):
             _fail("interrupted: everything finished is kept, run the same command to go on", EXIT_INTERRUPTED)
         except BrokenPipeError:  # `harness list | head`: whoever read has enough, which is no failure
             sys.stderr.close()
+        except Exception as error:
+            log.debug("the command ended with", exc_info=True)
+            _fail(f"{describe(error)}, which nobody foresaw: --verbose shows where", HarnessError.exit_code)
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"harness: {message}", err=True)
+    click.echo(f"harness: {one_line(message)}", err=True)
     sys.exit(code)
 
 
 def listen(verbose: bool) -> None:
     """Show what the harness logs on stderr; what the libraries log and warn of only if `verbose`."""
-    import logging
     import warnings
 
     handler = logging.StreamHandler()
@@ -51,7 +55,7 @@ def listen(verbose: bool) -> None:
     # Libraries log at INFO what only their developers need; their warnings repeat at every import.
     log = logging.getLogger(None if verbose else "harness")
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
         logging.getLogger().addHandler(logging.NullHandler())
         warnings.simplefilter("ignore")

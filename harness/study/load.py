@@ -12,7 +12,7 @@ from harness.files import read_yaml
 from harness.plugins import names
 from harness.study.family import resolved_families
 from harness.study.recipes import expanded
-from harness.study.spec import StudySpec, sentence
+from harness.study.spec import StudySpec, sentences
 
 
 def load_study(path: Path) -> StudySpec:
@@ -39,7 +39,7 @@ def load_study(path: Path) -> StudySpec:
     try:
         study = StudySpec.model_validate(data)
     except ValidationError as error:
-        raise SpecError(f"{path}: " + "; ".join(sentence(e, StudySpec) for e in error.errors())) from error
+        raise SpecError(f"{path}: " + sentences(error, StudySpec)) from error
     for folder, name in (("search/samplers", study.search.sampler), ("search/schedulers", study.search.scheduler)):
         if name not in names(folder):
             raise SpecError(f"{path}: " + one_of(folder.split("/")[1].rstrip("s"), name, list(names(folder))))

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import one_of
+from harness.errors import one_line, one_of
 from harness.records.codec import fingerprint
 
 if TYPE_CHECKING:
@@ -207,6 +207,17 @@ class StudySpec(Strict):
         return fingerprint(self.model_dump(mode="json"))
 
 
+def sentences(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first of pydantic's errors, a sentence each, and how many more there are.
+
+    Args:
+        error: What validation raised.
+        model: What was validated.
+    """
+    first, more = error.errors()[:3], error.error_count() - 3
+    return "; ".join([*(sentence(e, model) for e in first), *([f"and {more} more like these"] if more > 0 else [])])
+
+
 def sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
     """One sentence for one of pydantic's errors: the place, the rule, the value received.
 
@@ -223,7 +234,7 @@ def sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
     received = (
         "" if kind == "value_error" else f", but got {repr(error['input'])[:80]}"
     )  # our own errors name the value
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}{received}"
+    return one_line(f"{place}: {error['msg'].removeprefix('Value error, ')}{received}", 300)
 
 
 def _keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
