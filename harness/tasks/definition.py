@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import SpecError, one_of
+from harness.errors import SpecError, one_line, one_of
 from harness.metrics.base import checked, measure, register
 from harness.tasks.file import Keys
 from harness.tasks.metadata import TaskMetadata
@@ -31,11 +31,32 @@ UNUSED = (
 """Keys that the harness acts on in lm-eval's place."""
 
 
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "a text": lambda value: isinstance(value, str),
+    "a mapping": lambda value: isinstance(value, dict),
+    "a list of mappings": lambda value: isinstance(value, list | tuple) and all(isinstance(v, dict) for v in value),
+    "a whole number": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "true or false": lambda value: isinstance(value, bool),
+}
+_RULES = {
+    **dict.fromkeys(("training_split", "validation_split", "test_split", "dataset_name"), "a text"),
+    **dict.fromkeys(("output_type", "fewshot_delimiter"), "a text"),
+    **dict.fromkeys(("dataset_kwargs", "generation_kwargs", "metadata"), "a mapping"),
+    **dict.fromkeys(("metric_list", "filter_list"), "a list of mappings"),
+    **dict.fromkeys(("num_fewshot", "repeats"), "a whole number"),
+    "unsafe_code": "true or false",
+}
+"""What a value must be, where a wrong one would not be noticed here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Definition:
     """The keys of a task file that the harness reads, with lm-eval's defaults.
 
-    Types are what lm-eval documents; a file with a value of another kind is refused where the value is used.
+    Types are what lm-eval documents; a file with a value of another kind is refused.
+
+    Raises:
+        TypeError: When a value is of another kind.
     """
 
     task: str | Sequence[object] | None = None
@@ -62,6 +83,13 @@ class Definition:
     filter_list: Sequence[Keys] = ()
     metadata: Keys = field(default_factory=dict)
     unsafe_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would be taken for something else, or fail far from here."""
+        for name, rule in _RULES.items():
+            value = getattr(self, name)
+            if value is not None and not _KINDS[rule](value):
+                raise TypeError(f"{name} must be {rule}, but is {one_line(repr(value), 80)}")
 
     @classmethod
     def of(cls, keys: Keys) -> Definition:

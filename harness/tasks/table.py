@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import SpecError
 from harness.tasks.file import Keys
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def table(files: Sequence[tuple[Path, Sequence[Keys]]]) -> Dataset:
     rows = [row for _, rows in files for row in rows]
     # The columns of all rows: `Dataset.from_list` takes those of the first only.
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    if (broken := next(filter(_is_broken, columns), None)) is not None:
+        raise SpecError(f"{files[0][0]} must name its columns in text, but {broken!r} has half a character: rename it")
     inexact = [name for name, values in columns.items() if not _exact(values)]
     for name in inexact:
         columns[name] = [_JSON + json.dumps(value) for value in columns[name]]

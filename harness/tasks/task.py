@@ -10,6 +10,7 @@ task declares `unsafe_code`. Templates of either kind are rendered in jinja's sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
-from harness.errors import SpecError, describe, one_of
+from harness.errors import SpecError, describe, one_line, one_of
 from harness.files import expand
 from harness.records.codec import fingerprint
 from harness.records.scale import Scale
@@ -140,6 +141,10 @@ def find_task(name: str, folders: Sequence[Path]) -> Task:
         raise SpecError(f"{name} must hold values of lm-eval's kinds, but does not ({error}): correct it") from error
 
 
+_NAME = re.compile(r"[\w.+:@() -]{1,200}")
+"""Of a task or group, ours or lm-eval's: no path, which would be another name for the same task."""
+
+
 def _found(name: str, folders: Sequence[Path]) -> Leaf | TaskGroup:
     if name.endswith((".yaml", ".yml")):
         path = Path(expand(name, "task"))
@@ -147,6 +152,11 @@ def _found(name: str, folders: Sequence[Path]) -> Leaf | TaskGroup:
         if "group" in file.config:
             return outline(file, path.stem, (path.parent, *folders))
         return Leaf(name=path.stem, file=file, built_in=False)
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"a task's name must be letters, digits and _ . - + : @ within 200 characters, but is {one_line(name, 80)!r}: give a "
+            "name that 'harness list tasks' shows, or a path that ends in .yaml"
+        )
     found = find(name, folders)
     if found is None:
         known = one_of("task", name, list(task_names(folders)))

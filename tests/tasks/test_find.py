@@ -113,6 +113,10 @@ BROKEN = {
     ),
     "group": ({"task": ["a", "b"]}, "lists tasks, so it must be a group, but names none: add group: mine"),
     "chance": ({"metadata": {"chance": "half"}}, "metadata.chance must be the score of guessing"),
+    "split that is a list": ({"test_split": ["test"]}, r"test_split must be a text, but is \['test'\]"),
+    "split that is a number": ({"training_split": 1}, "training_split must be a text, but is 1"),
+    "filters that are none": ({"filter_list": "first"}, "filter_list must be a list of mappings"),
+    "code that may be": ({"unsafe_code": "no"}, "unsafe_code must be true or false"),
     "pictures": ({"doc_to_image": "picture"}, "doc_to_image is not supported"),
 }
 
@@ -173,6 +177,14 @@ def test_a_task_that_is_only_evaluated_has_no_training_rows(tmp_path: Path) -> N
     with pytest.raises(SpecError, match="must have a train split"):
         training_rows(task)
     assert check_task(task) == task.notes
+
+
+@pytest.mark.parametrize("name", ["../tasks/mine", "/etc/passwd", "a/b", "", "mine\0", "x" * 300, "\ud800"])
+def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "tasks").mkdir()
+    write_task(tmp_path / "tasks", CHOICE)
+    with pytest.raises(SpecError, match="a task's name must be letters"):
+        find_task(name, (tmp_path / "tasks",))
 
 
 def test_unknown_name_gets_the_closest_one(tmp_path: Path) -> None:
