@@ -102,6 +102,10 @@ def connect(paths: Paths, read_only: bool = True) -> Iterator[DuckDBPyConnection
                 f"{paths.database} must be of this version of harness, but is not ({problem}): "
                 "run 'harness database' to build it anew"
             ) from error
+        except duckdb.Error as error:  # it was written whole, so that the file has changed since
+            raise StorageError(
+                f"{paths.database} must be whole, but is not ({error}): run 'harness database' to build it anew"
+            ) from error
 
 
 @contextmanager

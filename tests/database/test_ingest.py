@@ -79,6 +79,14 @@ def test_new_records_arrive_and_deleted_ones_leave(paths: Paths) -> None:
     assert rows(paths, "SELECT count(*) FROM trials") == [(len(made.results),)]  # task_0's trials are shared
 
 
+def test_a_database_that_changed_since_is_said_in_one_sentence(paths: Paths, made: Fabricated) -> None:
+    ingest(paths)
+    raw = paths.database.read_bytes()
+    paths.database.write_bytes(raw[: len(raw) // 4] + bytes(len(raw) // 2) + raw[len(raw) // 4 + len(raw) // 2 :])
+    with pytest.raises(StorageError, match="run 'harness database'"):
+        dump(paths)
+
+
 def test_nothing_there_gives_an_empty_database(paths: Paths) -> None:
     assert ingest(paths).trials == 0
     for table in (*TABLES, *VIEWS):
