@@ -14,7 +14,7 @@ from harness.errors import SpecError
 from harness.models.tokens import Encoder
 from harness.nn.sequences import TokenSequence
 from harness.objectives._rewards import Rewards, reward_problem, rewards_for
-from harness.objectives.base import Objective, TrainerParts
+from harness.objectives.base import Objective, TrainerParts, tasks_beside
 from harness.space import Distribution, Float, Integer, Params, Scalar, defaults
 from harness.tasks.training_rows import Row
 
@@ -81,6 +81,9 @@ class ReinforcementObjective(Objective, ABC):
         task, method = situation.task, situation.beside.get("method")
         if task.output_type == "loglikelihood_rolling":
             return "its objective answers prompts, but the task's rows are plain texts"
+        for name in tasks_beside(situation):
+            if situation.facts_of(name).output_type == "loglikelihood_rolling":
+                return f"its objective answers prompts, but the rows of {name} are plain texts"
         if situation.model.model_type in READS_PADDING:
             return f"its objective samples answers to prompts padded in front, but a {situation.model.model_type} reads padding"
         if method is not None and _virtual_tokens(method, situation):

@@ -81,7 +81,7 @@ class Objective(Plugin, ABC):
         missing = [name for name in self.needs if columns is not None and name not in (*columns, *given)]
         if missing:
             return f"its objective needs {' and '.join(missing)} answers, which the task does not name in {PREFERENCE}"
-        for task in _rows_brought(situation):
+        for task in tasks_beside(situation):
             known = situation.facts_of(task).columns
             if missing := [column for column in self.needs if known is not None and column not in known]:
                 return (
@@ -141,7 +141,7 @@ class Objective(Plugin, ABC):
         raise NotImplementedError
 
 
-def _rows_brought(situation: Situation) -> list[str]:
+def tasks_beside(situation: Situation) -> list[str]:
     """Tasks whose rows a stage's curation and retention mix into its own."""
     beside = [situation.beside[axis] for axis in ("curation", "retention") if axis in situation.beside]
     named = [n for plugin in beside for n, d in plugin.space.items() if isinstance(d, Text) and d.names == "tasks"]
