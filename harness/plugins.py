@@ -233,8 +233,8 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
 
 def _was_project(name: str, module: ModuleType) -> bool:
     """Whether a module was imported from a project's plug-ins rather than from the package."""
-    home, file = Path(__file__).parent, getattr(module, "__file__", None)
-    return name.startswith("harness.") and file is not None and not Path(file).is_relative_to(home)
+    file = getattr(module, "__file__", None) if name.startswith("harness.") else None
+    return file is not None and not Path(file).is_relative_to(Path(__file__).parent)
 
 
 def _never_found(plugins: Path) -> Iterator[str]:
