@@ -8,7 +8,6 @@ Logits are computed at scored positions only, a bounded number at a time.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +18,10 @@ from numpy.typing import NDArray
 
 from harness.evaluation.forward import Positions, last_layer, pruned_forward
 from harness.evaluation.prefix_tree import Ids, Row, RowPlan
+from harness.nn.ways import TOLERANCE, compared
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel
@@ -31,10 +32,8 @@ CORE_TOKENS = 1 << 12
 """Tokens of a forward pass for each thread of a CPU; more are slower where they leave the caches."""
 TOKENS = 1 << 15
 """Tokens of a forward pass on any device, of all models together."""
-TOLERANCE = 1e-4
-"""Nats by which a log-likelihood from a tree may differ from that of a plain row, in single precision."""
 LOW_PRECISION_TOLERANCE = 0.05
-"""The same for a model that does not compute in single precision."""
+"""Nats by which a log-likelihood from a tree may differ from that of a plain row, where a GPU unpacks weights."""
 
 ModelKind = tuple[object, ...]
 """What decides whether a model can take a tree's mask: its classes, its attention kernel, its adapters."""
@@ -206,10 +205,11 @@ class _PairScorer:
     Args:
         models: In evaluation mode, without gradients.
         prunes: Whether they are known to take trees and pruned passes.
+        dtype: What they compute in; None for the type of their weights, or of autocast where that is on.
     """
 
-    def __init__(self, models: StackedModels, prunes: bool) -> None:
-        self.models, self.prunes = models, prunes
+    def __init__(self, models: StackedModels, prunes: bool, dtype: torch.dtype | None = None) -> None:
+        self.models, self.prunes, self.dtype = models, prunes, dtype
         self.head: Module | None = models.model.get_output_embeddings()
         self.last = last_layer(models.model) if prunes else None
         self.is_direct: bool | None = None
@@ -262,8 +262,8 @@ class _PairScorer:
             sees = (index[None, None] <= index[None, :, None]) & (
                 index[None, :, None] < batch.end.to(model.device)[:, None]
             )
-            device, dtype = model.device.type, model.dtype
             # A mask must have the type of the scores, which autocast computes in its own.
+            device, dtype = model.device.type, self.dtype or model.dtype
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
             mask = torch.zeros(sees.shape, dtype=dtype, device=model.device)
             mask.masked_fill_(~sees, torch.finfo(dtype).min)
@@ -308,7 +308,7 @@ class _PairScorer:
 def _equal(left: Tensor, right: Tensor) -> bool:
     import torch
 
-    return torch.allclose(left, right, rtol=0.0, atol=0.0, equal_nan=True)
+    return torch.allclose(left.float(), right.float(), rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _kind(model: PreTrainedModel) -> ModelKind:
@@ -321,7 +321,7 @@ def _kind(model: PreTrainedModel) -> ModelKind:
 def _agree(models: StackedModels, plan: RowPlan, rows: Sequence[Row]) -> bool | None:
     """Whether trees and plain rows give the same; None where no model's log-likelihoods are finite.
 
-    Compared in full precision, where rounding cannot hide a difference.
+    Compared in single precision, where rounding cannot hide a difference.
 
     Args:
         models: In evaluation mode, without gradients.
@@ -332,22 +332,19 @@ def _agree(models: StackedModels, plan: RowPlan, rows: Sequence[Row]) -> bool | 
 
     tried = sorted({int(request) for row in rows for request in row.requests})
     part = RowPlan([plan.requests[index] for index in tried], plan.context_length, plan.hidden_size)
-    weights = list(models.model.parameters())
-    # Packed weights are integers, and compute in float32 on a CPU: judged as of low precision, a recurrent model's
-    # wrong scores would pass. On a GPU they compute in bfloat16 (`methods/qlora.py`).
-    packed = any(not weight.is_floating_point() for weight in weights)
-    single = all(weight.dtype is torch.float32 for weight in weights if weight.is_floating_point())
-    single = single and not (packed and models.model.device.type == "cuda")
-    tolerance = TOLERANCE if single else LOW_PRECISION_TOLERANCE
-    try:
-        with torch.autocast(models.model.device.type, enabled=False), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # models warn of masks and positions that they do not expect
-            tree, plain = (_scores(_PairScorer(models, prunes), part) for prunes in (True, False))
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError, AssertionError):
-        return False  # what a model's code does with a mask that it was not written for
+    # Packed weights compute in float32 on a CPU, in bfloat16 on a GPU (`methods/qlora.py`).
+    packed = any(not weight.is_floating_point() for weight in models.model.parameters())
+    tolerance = LOW_PRECISION_TOLERANCE if packed and models.model.device.type == "cuda" else TOLERANCE
+    dtype = torch.promote_types(models.model.dtype, torch.float32)
+
+    def in_both_ways() -> list[Scores]:
+        return [_scores(_PairScorer(models, prunes, dtype), part) for prunes in (True, False)]
+
+    scores = compared(models.model, in_both_ways, None)
+    if scores is None:
+        return False
+    plain = scores[1]
     if not plain.finite.any():
         return None
-    in_trees, in_plain_rows = (scores.values[plain.finite] for scores in (tree, plain))
+    in_trees, in_plain_rows = (each.values[plain.finite] for each in scores)
     return bool(np.allclose(in_trees, in_plain_rows, rtol=TOLERANCE / 10, atol=tolerance))

@@ -7,7 +7,8 @@ In bfloat16, torch's own attention has a slow backward pass: on 64 rows of 100 t
 thread, it takes 122 ms for forward and backward (46 in float32), plain matrix products 23. They hold the scores of all
 pairs in memory, so they serve sequences of up to `LONGEST` tokens.
 
-Whatever a model adds to plain causal attention is left to torch.
+Whatever a model adds to plain causal attention is left to torch, and a kind of model that gives other
+log-probabilities in these ways (`harness.nn.ways`) is left alone.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from harness.nn.sequences import IGNORED
+from harness.models.base_model import context_length
+from harness.nn.batches import Batch, collate
+from harness.nn.logits import supervised_nats
+from harness.nn.sequences import IGNORED, TokenSequence
+from harness.nn.ways import agree, compared, ways_of
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from torch.nn import Module
-    from transformers import PretrainedConfig, PreTrainedModel
-
-    from harness.nn.batches import Batch
+    from transformers import PreTrainedModel
 
 LONGEST = 512
 FEW = 3
@@ -46,12 +49,17 @@ def quick_attention(model: PreTrainedModel, batch: Batch | None = None) -> Itera
         model: A causal language model.
         batch: What it will be called with, if only the outputs at its supervised positions will be used.
     """
-    config = model.config.get_text_config()
-    if not _is_plain(config):
+    if model.config.get_text_config()._attn_implementation != "sdpa" or not _agrees(model, batch):
         yield
         return
+    with _quick(model, batch):
+        yield
+
+
+@contextmanager
+def _quick(model: PreTrainedModel, batch: Batch | None) -> Iterator[None]:
     _register()
-    before = config._attn_implementation
+    config = model.config.get_text_config()
     config._attn_implementation = NAME
     try:
         with ExitStack() as stack:
@@ -59,18 +67,43 @@ def quick_attention(model: PreTrainedModel, batch: Batch | None = None) -> Itera
                 stack.enter_context(_short_last_layer(model, batch))
             yield
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = "sdpa"
 
 
-def _is_plain(config: PretrainedConfig) -> bool:
-    """Whether every layer attends to all that came before, through transformers' interface for attention kernels."""
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    others = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size", "alibi")
-    return (
-        getattr(config, "_attn_implementation", None) == "sdpa"
-        and kinds == {"full_attention"}
-        and not any(getattr(config, name, None) for name in others)
-    )
+def _agrees(model: PreTrainedModel, batch: Batch | None) -> bool:
+    """Whether a kind of model gives the same in the quick way; tried again for a row longer than those tried before."""
+    ways, config = ways_of(model), model.config.get_text_config()
+    tokens = context_length(config, LONGEST) if batch is None else batch.input_ids.shape[1]
+    if ways.quick is None or (batch is not None and 0 < ways.quick < tokens):
+        sample = _sample(model, tokens, 1 if batch is None else len(batch.target))
+
+        def same() -> bool:
+            plain = supervised_nats(model, sample)
+            with _quick(model, sample):
+                return agree(supervised_nats(model, sample), plain)
+
+        ways.quick = tokens if compared(model, same, False) else 0
+    return ways.quick > 0
+
+
+def _sample(model: PreTrainedModel, tokens: int, count: int) -> Batch:
+    """Two rows for each of several trials, one half as long as the other, with loss on their ends.
+
+    Args:
+        model: Who will be shown them.
+        tokens: Of the longer row.
+        count: Trials.
+    """
+    import numpy as np
+
+    size = model.config.get_text_config().vocab_size
+    # The first and the last tokens of a vocabulary may have a meaning of their own, such as a place for a picture.
+    ids = tuple(np.random.default_rng(0).integers(size // 4, size // 2, tokens).tolist())
+    rows = []
+    for row in (ids, ids[: max(2, tokens // 2)]):
+        end = max(1, len(row) // 8)
+        rows.append((TokenSequence(row, (*[IGNORED] * (len(row) - end), *row[-end:])),))
+    return collate([rows] * count, 0, model.device.type)
 
 
 @contextmanager
@@ -162,9 +195,12 @@ def _scattered(x: Tensor, late: Tensor, tokens: int) -> Tensor:
 
 @cache
 def _register() -> None:
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(NAME, causal_attention)
+    # With a mask wherever torch's kernel is given one; only where it is given none does `causal_attention` step in.
+    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @cache
@@ -201,7 +237,9 @@ def causal_attention(
     from transformers import AttentionInterface
 
     tokens, late = query.shape[2], getattr(module, _LATE, None)
-    simple = attention_mask is None and not options.get("dropout") and key.shape[2] == tokens
+    causal = options.get("is_causal")
+    simple = attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal)
+    simple = simple and key.shape[2] == tokens and not options.get("dropout") and options.get("position_bias") is None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     if not simple or (late is None and (tokens > LONGEST or dtype != torch.bfloat16)):
         kernel: Callable[..., tuple[Tensor, None]] = AttentionInterface()["sdpa"]

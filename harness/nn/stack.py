@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from harness.nn.optimizer import decaying
+from harness.nn.ways import share_ways
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -207,6 +208,7 @@ class Stack:
         self._unpacked: dict[str, Tensor] | None = None
         self.read()
         self.model = twin(host)
+        share_ways(self.model, host)
         self._replace_layers(layers, methods)
         self.model.add_module("stack_dropout", self.dropout)
         self.model.register_parameter("stack_values", self.values)  # a model is asked for its device and its type

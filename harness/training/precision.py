@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from harness.nn.attention import quick_attention
-from harness.nn.batches import Batch
-from harness.nn.determinism import resolve_precision
+from harness.nn.batches import Batch, collate, padding_id
+from harness.nn.determinism import random_state_kept, resolve_precision
+from harness.nn.logits import supervised_nats
 from harness.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -33,3 +34,13 @@ def precision(learner: Learner, model: PreTrainedModel, batch: Batch | None = No
             stack.enter_context(quick_attention(model, batch))
         stack.enter_context(torch.autocast(setup.device, torch.bfloat16, enabled=half))
         yield
+
+
+def try_ways(learner: Learner) -> None:
+    """Let the quicker ways of a learner's model be tried on its longest example, before its steps are timed."""
+    import torch
+
+    longest = max(learner.examples, key=lambda example: max(len(s.input_ids) for s in example))
+    batch = collate([[longest]], padding_id(learner.setup.tokenizer), learner.setup.device)
+    with torch.no_grad(), random_state_kept(), precision(learner, learner.model, batch):
+        supervised_nats(learner.model, batch)

@@ -11,6 +11,7 @@ from harness.plugins import overrides
 from harness.tasks.training_rows import Row
 from harness.training.choices import Choices
 from harness.training.learner import Learner, Watch
+from harness.training.precision import try_ways
 from harness.training.reference import ReferenceSums, reference_of
 from harness.training.trl import trainer_for
 
@@ -53,6 +54,7 @@ def make_learner(
     lengths = tuple(max(len(s.input_ids) for s in example) for example in learner.examples)
     size, passes = learner.batch
     learner.order = step_order(lengths, size * passes, setup.steps, setup.seed)
+    try_ways(learner)
     if chosen.objective.needs_reference:
         learner.reference = reference_of(learner, sums)
     return learner

@@ -18,6 +18,7 @@ from harness.cost.meter import Tally
 from harness.errors import SpecError
 from harness.models.base_model import BaseModel, context_length
 from harness.nn.determinism import seed_everything
+from harness.nn.ways import ways_of
 from harness.plugins import overrides
 from harness.records.execution import Inherited
 from harness.records.trial import Ended, Stage, TaskRef, TrialConfig, derive_seed
@@ -302,6 +303,7 @@ def finish(prepared: Prepared) -> Tuned | Ended:
     """Take up a stage that has trained: leave a checkpoint where asked to, and let retention have the last word."""
     learner, run = prepared.learner, prepared.run
     run.execution = replace(run.execution, stages=(*run.execution.stages, stage_settings(learner)))
+    run.notes += [note for note in ways_of(learner.model).notes if note not in run.notes]
     if learner.failure is not None:
         return learner.failure
     if (broken := learner.broken_weight()) is not None:

@@ -202,15 +202,6 @@ def test_logits_in_pieces_give_the_same_loss_and_gradients(positions, method, wo
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_that_changes_its_logits_keeps_its_own_way(world, monkeypatch):
-    """Soft-capped logits are not what the output layer gives: then the model computes all of them itself."""
-    ready, _ = attached(world.llama, stage("full"))
-    monkeypatch.setattr("harness.nn.logits.LOGITS", 258)
-    ready.model.config.final_logit_softcapping = 30.0
-    monkeypatch.setattr("harness.nn.logits._in_pieces", None)
-    assert supervised_nats(ready.model, collate([ready.examples], 1, "cpu")).shape[0] == 1
-
-
 def test_a_trial_with_fewer_supervised_tokens_is_filled_up_without_loss(world):
     ready, _ = attached(world.llama, stage("full"))
     short, long = ready.examples[0], max(ready.examples, key=lambda example: len(example[0].labels))
