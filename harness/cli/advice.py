@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.models.base_model import BaseModel
     from harness.recommend.rank import Advice, NotEnoughEvidence
     from harness.tasks.task import Task
+    from harness.trial.model_folder import Keeps
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Wanted(TypedDict):
     output: Path | None
     """Model folder; None for the usual one."""
     seed: int
+    keep: Keeps
     dry_run: bool
 
 
@@ -289,10 +291,14 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     # Before anything is spent: a folder of somebody's files would be mixed with the model's.
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
+    if wanted["keep"] != "merged" and (reason := _not_apart(order.stages[-1])):
+        raise UsageError(
+            f"--keep {wanted['keep']} must be of a pipeline that ends in an adapter, but {reason}: keep it merged"
+        )
     if wanted["dry_run"]:
         return Trained(None, order.text())
     corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
-    workspace = Workspace(paths, folders, keep_model=True, corpora=corpora)
+    workspace = Workspace(paths, folders, keep_model=True, keeps=wanted["keep"], corpora=corpora)
     process = WarmProcess()  # both trials use one base model: it is loaded once
     base = run_trial(order.base_config(), replace(workspace, keep_model=False), process)
     result = run_trial(order.config(wanted["seed"]), workspace, process)
@@ -304,3 +310,16 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     shutil.rmtree(paths.model(result.config.key))
     write_model_card(folder, result, base.scores)
     return Trained(folder, order.text(), result, base.scores)
+
+
+def _not_apart(stage: Stage) -> str | None:
+    """Why what a pipeline's last stage trains cannot be kept as an adapter; None where it can."""
+    from harness.plugins import overrides
+    from harness.training.choices import choices
+
+    chosen = choices(stage)
+    if not chosen.method.unmerged:
+        return f"PEFT cannot put what {stage.method} trains beside the base again"
+    if overrides(chosen.retention, "finish"):
+        return f"retention {stage.retention} changes the merged weights"
+    return None

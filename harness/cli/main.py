@@ -102,7 +102,10 @@ def _plan(root: Path, study: str, as_json: bool, site: Site) -> None:
     from harness.driver.plan import plan_study
     from harness.driver.resolve import resolve
 
-    show(plan_study(resolve(_study(root, study), site)), as_json, lambda plan: plan.text())
+    planned = plan_study(resolve(_study(root, study), site))
+    show(planned, as_json, lambda plan: plan.text())
+    if planned.exit_code:
+        sys.exit(planned.exit_code)
 
 
 @main.command()
@@ -200,6 +203,13 @@ def recommend(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="Model folder [default: results/models/TASK]."
 )
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--keep",
+    type=click.Choice(["adapter", "merged", "both"]),
+    default="merged",
+    show_default=True,
+    help="Leave a whole model, an adapter that PEFT puts beside the base, or both.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the pipeline that would be run, and stop.")
 @json_option
 @click.pass_obj
@@ -285,6 +295,15 @@ def export(root: Path, folder: Path, file_format: str, study: str | None) -> Non
     if study is None:
         raise UsageError("--format optuna must name one study, but got none: add --study NAME")
     click.echo(export_optuna(_paths(root), _study(root, study).name, folder))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def convert(folder: Path) -> None:
+    """Write the pickled weights of model FOLDER as safetensors, without running code that they may hold."""
+    from harness.models.convert import convert as convert_weights
+
+    click.echo(convert_weights(folder))
 
 
 @main.command()

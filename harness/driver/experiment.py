@@ -129,6 +129,8 @@ class Experiment:
     off_target: tuple[TaskInfo, ...] = ()
     families: Mapping[str, Family]
     notes: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Base models that the study names and that cannot be used, each with the reason; the rest of it runs."""
     features: Mapping[Literal["tasks", "models"], Mapping[str, Mapping[str, float | str]]] = field(default_factory=dict)
     """What recommendations will want to know of tasks and models, by name."""
 

@@ -12,6 +12,7 @@ from statistics import median
 
 from harness.cost.price import money
 from harness.driver.experiment import ModelInfo, TaskInfo
+from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import Evaluation, Forecast, TrialConfig, TrialResult, TrialStatus
@@ -25,6 +26,8 @@ CHARACTERS_PER_TOKEN = 3.0
 SECONDS_PER_SCORING = 0.5
 """What one scoring of one task costs apart from the model's work."""
 SECONDS_PER_TRIAL = 1.0
+ADDED_RANK = 16
+"""Rank whose size stands for what a method adds that has no rank."""
 CHOICES = 2
 """Sequences scored per item, about."""
 
@@ -101,7 +104,7 @@ def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) ->
 
 def _from_formula(occasion: Occasion) -> Forecast:
     """6 FLOPs per parameter that a token passes of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, 2.1)."""
-    parameters, passed = float(occasion.model.facts.parameters), occasion.model.facts.active_parameters
+    passed = occasion.model.facts.active_parameters
     # Chat templates and special tokens make even an empty row some tokens long.
     tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
     tokens = occasion.config.steps_run * _rows_per_step(occasion.config) * tokens_per_row
@@ -115,11 +118,28 @@ def _from_formula(occasion: Occasion) -> Forecast:
     seconds = (flops + 2 * passed * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
     return Forecast(
         seconds=seconds,
-        peak_memory_bytes=16 * parameters,  # weights, gradients and two moments in float32
+        peak_memory_bytes=_memory(occasion),
         artifact_bytes=0.0,
         flops=flops,
         money=money(occasion.prices, seconds, occasion.threads, occasion.gpu),
     )
+
+
+def _memory(occasion: Occasion) -> float:
+    """Bytes before activations: the base's weights, and in float32 what trains, its gradient and its two moments."""
+    facts = occasion.model.facts
+    most = 0.0
+    for stage in occasion.config.pipeline.stages:
+        method, params = load("methods", stage.method)(), Params(stage.params)
+        frozen = method.weight_bytes(params, facts.dtype) * facts.parameters
+        if not method.needs_training:
+            most = max(most, frozen)
+        elif method.shares_base:
+            added = facts.linear_features * params.number("rank", ADDED_RANK)
+            most = max(most, frozen + 16.0 * min(added, facts.parameters))
+        else:
+            most = max(most, 16.0 * facts.parameters)
+    return most
 
 
 def _kind(config: TrialConfig) -> tuple[str, ...]:

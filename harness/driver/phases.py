@@ -172,7 +172,7 @@ def _summary(role: Role, driver: Driver, outcome: Outcome) -> Summary:
         failed=tally.failed,
         seconds=tally.seconds,
         money=tally.money,
-        without_score=tuple(outcome.without_score),
+        without_score=(*outcome.without_score, *experiment.refused.values()),
         notes=(*experiment.notes, *outcome.notes, *driver.known.notes),
     )
 
@@ -236,7 +236,11 @@ def _keep_study(experiment: Experiment) -> None:
     """
     files, spec = experiment.files, experiment.spec
     contents: dict[Path, object] = {
-        files.spec: {"fingerprint": spec.fingerprint, "study": spec.model_dump(mode="json")},
+        files.spec: {
+            "fingerprint": spec.fingerprint,
+            "study": spec.model_dump(mode="json"),
+            "refused": dict(experiment.refused),
+        },
         **{files.facts(kind): features for kind, features in experiment.features.items()},
     }
     if not files.plan.exists():  # a later one would rest on this study's own trials

@@ -10,7 +10,7 @@ from statistics import stdev
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.trials import base_proposals, confirm_evaluation, search_cells
-from harness.errors import SpecError
+from harness.errors import PartialFailure, SpecError
 from harness.files import duration
 from harness.records.paths import Paths
 from harness.records.results import find_result
@@ -76,6 +76,8 @@ class Plan:
     detectable: tuple[Detectable, ...]
     """By task of the study."""
     notes: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Base models that are left out, each with the reason."""
 
     @property
     def trials(self) -> int:
@@ -99,7 +101,13 @@ class Plan:
         lines += [f"  {name:<24} {duration(f.seconds):>9}  (from {f.basis})" for name, f in self.families.items()]
         lines.append("the confirm phase can tell two families apart if they differ by:")
         lines += [f"  {one.task:<24} {one.text()}" for one in self.detectable]
-        return "\n".join([*lines, *self.notes])
+        left_out = [f"left out: {reason}" for reason in self.refused.values()]
+        return "\n".join([*lines, *left_out, *self.notes])
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 where a part of what is asked cannot be done."""
+        return PartialFailure.exit_code if self.refused else 0
 
 
 def plan_study(experiment: Experiment) -> Plan:
@@ -123,6 +131,7 @@ def plan_study(experiment: Experiment) -> Plan:
         currency=experiment.spec.prices.currency,
         detectable=_detectable(experiment),
         notes=(*experiment.notes, *outlook.notes()),
+        refused=experiment.refused,
     )
 
 

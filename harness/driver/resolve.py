@@ -17,6 +17,7 @@ from harness.study.spec import StudySpec
 from harness.tasks.facts import TaskFacts, task_facts, task_features
 
 if TYPE_CHECKING:
+    from harness.models.base_model import BaseModel
     from harness.tasks.task import Task
 
 
@@ -30,14 +31,13 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     Raises:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
-    from harness.models.base_model import resolve_model
     from harness.tasks.corpus import corpus_notes, with_corpus
     from harness.tasks.task import find_task
     from harness.tasks.training_rows import check_task
 
     # Names first: a misspelt one is refused before rows are rendered, which takes the longest.
     families = resolved_families(study)
-    models = [resolve_model(spec.name, spec.revision, spec.corpus) for spec in study.base_models]
+    models, refused, notes = _models(study)
     refs = [with_corpus(model, site.task_folders) for model in models]
     tasks = [find_task(name, site.task_folders) for name in study.tasks]
     off_target = [find_task(name, site.task_folders) for name in study.off_target]
@@ -45,7 +45,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
         check_task(find_task(name, site.task_folders))
     # Tasks that are only evaluated need no training rows, so they are not checked for any.
-    notes = [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
+    notes += [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
     notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
     notes += [f"{task.name}: {note}" for task in off_target if task.group for note in task.notes]
     experiment = Experiment(
@@ -56,6 +56,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
         off_target=tuple(_evaluated(task) for task in off_target),
         families=families,
         notes=tuple(notes),
+        refused=refused,
         features={
             "tasks": {task.name: task_features(task) for task in tasks},
             "models": {model.ref.name: model_features(model) for model in models},
@@ -63,6 +64,29 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     )
     refuse_impossible(experiment)
     return experiment
+
+
+def _models(study: StudySpec) -> tuple[list[BaseModel], dict[str, str], list[str]]:
+    """The base models that can be used, why the others cannot, and what is to be said of those that can.
+
+    Raises:
+        SpecError: When none can be used.
+    """
+    from harness.models.base_model import resolve_model
+    from harness.models.soundness import check_model
+
+    models, refused, notes = [], {}, []
+    for spec in study.base_models:
+        try:
+            model = resolve_model(spec.name, spec.revision, spec.corpus)
+            notes += check_model(model)
+            model_facts(model)
+            models.append(model)
+        except SpecError as error:
+            refused[spec.name] = str(error)
+    if not models:
+        raise SpecError("; ".join(refused.values()))
+    return models, refused, notes
 
 
 def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:

@@ -127,7 +127,7 @@ class Evaluator:
             responses = self._responder.respond(models, tokenizer, built, batch_size)
         seconds = time.perf_counter() - start
         departs = self._responder.departs(models, tokenizer, built)
-        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer), departs)
+        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer), departs, models.held)
         items = self._items_of(built)
         outcomes = [_outcome(built, items, task, (split, comparable), own) for own in responses]
         if built.OUTPUT_TYPE != "generate_until":
@@ -298,7 +298,9 @@ def _stderr(aggregate: Callable[[Sequence[object]], SupportsFloat], items: Seque
     return deviation / math.sqrt(len(items)) if math.isfinite(deviation) else None
 
 
-def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts, departs: bool = False) -> str:
+def comparability(
+    task: Task, tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts, departs: bool = False, held: str = ""
+) -> str:
     """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing.
 
     Args:
@@ -306,6 +308,7 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: Tokeniz
         tokenizer: The model's.
         facts: What decides its tokens, see `TokenCache.facts`.
         departs: Whether a request has other tokens than lm-eval gives it, which it had in earlier records.
+        held: Type that the base is held in, where that is another than float32.
     """
     from lm_eval import __version__
 
@@ -322,6 +325,8 @@ def comparability(task: Task, tokenizer: PreTrainedTokenizerBase, facts: Tokeniz
         identity.append([task.definition.generation_kwargs, task.definition.repeats])
     if departs:
         identity.append("prompt and answer apart, begun once, never ended by the tokenizer")
+    if held:  # such bases were once held in float32
+        identity.append(held)
     return fingerprint(identity)
 
 

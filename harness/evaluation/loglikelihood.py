@@ -45,6 +45,8 @@ class StackedModels:
 
     model: PreTrainedModel
     count: int = 1
+    held: str = ""
+    """Type that their base is held in, where that is another than float32."""
 
     @property
     def vocabulary(self) -> int:

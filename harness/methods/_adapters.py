@@ -149,7 +149,7 @@ def _gated(
     hidden = arguments[0] if arguments else options["hidden_states"]
     before = output[0] if isinstance(output, tuple) else output
     adapter = getattr(part, NAME)
-    return _with(output, adapter.gated(hidden, before)) if adapter.on else None
+    return _with(output, adapter.gated(_like(adapter, hidden), _like(adapter, before))) if adapter.on else None
 
 
 def _behind(
@@ -158,7 +158,7 @@ def _behind(
     """The part's output plus the module of that output."""
     hidden = output[0] if isinstance(output, tuple) else output
     adapter = getattr(part, NAME)
-    return _with(output, adapter(hidden)) if getattr(adapter, "on", True) else None
+    return _with(output, adapter(_like(adapter, hidden))) if getattr(adapter, "on", True) else None
 
 
 def _beside(
@@ -167,7 +167,12 @@ def _beside(
     """The part's output plus the module of the part's input."""
     hidden = arguments[0] if arguments else options["hidden_states"]
     adapter = getattr(part, NAME)
-    return _with(output, adapter(hidden)) if getattr(adapter, "on", True) else None
+    return _with(output, adapter(_like(adapter, hidden))) if getattr(adapter, "on", True) else None
+
+
+def _like(adapter: nn.Module, hidden: Tensor) -> Tensor:
+    """Hidden states in the type of the adapter's parameters, which is float32 also beside a base of 16 bits."""
+    return hidden.to(next(adapter.parameters()).dtype)
 
 
 def _with(output: Output, added: Tensor) -> Output:

@@ -28,6 +28,7 @@ class DeltaMethod(Method, ABC):
 
     covers = LINEAR
     shares_base = True
+    needs_float32 = True
 
     @abstractmethod
     def changes(self, model: PreTrainedModel, setup: StageSetup) -> Mapping[str, Change]:

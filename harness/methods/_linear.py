@@ -212,15 +212,18 @@ def changes(layers: Mapping[str, BaseTunerLayer], biases: bool) -> dict[str, Ten
     deltas = {}
     for name, layer in layers.items():
         base, was = layer.get_base_layer(), layer.training
-        # Quantised weights are integers, whose layers still compute in floating point.
-        dtype = base.weight.dtype if base.weight.is_floating_point() else torch.float32
+        # Quantised weights are integers, whose layers still compute in floating point. Small changes are differences of
+        # like numbers, of which 16 bits would leave nothing.
+        dtype = (
+            torch.promote_types(base.weight.dtype, torch.float32) if base.weight.is_floating_point() else torch.float32
+        )
         width, device = shape(base)[0], base.weight.device
         # The zero row gives the bias that the adapter adds; without it, the unit vectors give the weight's columns.
         rows = torch.cat(
             [torch.zeros(1, width, dtype=dtype, device=device), torch.eye(width, dtype=dtype, device=device)]
         )
         layer.eval()  # dropout is no part of the weights
-        moved = layer(rows) - base(rows)
+        moved = _called(layer, rows) - _called(base, rows)
         layer.train(was)
         path = name.removeprefix("base_model.model.")
         delta = moved[1:] - moved[0]
@@ -228,3 +231,12 @@ def changes(layers: Mapping[str, BaseTunerLayer], biases: bool) -> dict[str, Ten
         if biases and base.bias is not None:
             deltas[f"{path}.bias"] = moved[0]
     return deltas
+
+
+def _called(layer: Module, rows: Tensor) -> Tensor:
+    """A layer's output, its frozen weights of 16 bits taken in float32."""
+    from torch.func import functional_call
+
+    wide = {name: p.float() for name, p in layer.named_parameters() if p.is_floating_point() and p.dtype.itemsize == 2}
+    output: Tensor = functional_call(layer, wide, (rows,)) if wide else layer(rows)
+    return output

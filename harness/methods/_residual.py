@@ -21,6 +21,7 @@ class ResidualLora(Lora):
     """Trains `B A` beside `W - s B0 A0`: at the start, and with the first factors put back, it is the base."""
 
     shares_base = False
+    unmerged = False  # beside the whole base its factors say something else
     alone = "what its factors take from the base differs from trial to trial"
 
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:

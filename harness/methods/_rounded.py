@@ -33,6 +33,7 @@ class RoundedLora(Lora, ABC):
 
     trains = r".*\.lora_[AB]\.default\.parametrizations\.weight\.(original|0\.share)"
     shares_base = False
+    unmerged = False  # it belongs to the rounded base
     alone = "it rounds the base's weights"
     identity_at_start = False
     detached = Method.detached

@@ -26,6 +26,7 @@ class AdaptionPrompt(PeftMethod):
     mergeable = False
     covers = ()
     shares_base = True
+    needs_float32 = True  # PEFT adds its float32 states to those of the base
     alone = "its tokens are not part of a layer that takes rows"
     trains = r".*\.adaption_(prompt|gate)"
     space = {

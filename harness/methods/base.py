@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Plugin, StageSetup
 from harness.models.facts import ModelFacts
 from harness.models.parts import Part
+from harness.nn.copies import float32_copy
 from harness.space import Params
 
 if TYPE_CHECKING:
@@ -49,8 +49,13 @@ class Method(Plugin, ABC):
     """False only for the method that leaves the base as it is."""
     shares_base: ClassVar[bool] = False
     """Whether it leaves every weight of the base as it is, so that several trials can hold the same base."""
+    needs_float32: ClassVar[bool] = False
+    """Whether the base is held in float32 though it does not move: what is trained is summed with the weights
+    themselves, which would lose small changes in 16 bits, or code of a library does not mix types."""
     alone: ClassVar[str] = "its trials cannot be stacked"
     """Why its trials cannot train together on one base (see `nn/stack.py`); empty: they can."""
+    unmerged: ClassVar[bool] = False
+    """Whether what it trained can be kept beside the base as an adapter that plain PEFT loads with the same logits."""
     one_by_one: ClassVar[bool] = False
     """Whether a step shows one example at a time, for methods that treat each example's gradient by itself.
 
@@ -112,11 +117,29 @@ class Method(Plugin, ABC):
     def load_options(self, params: Params, device: str) -> Options:
         """Keyword arguments for `from_pretrained`, for example a quantisation config.
 
+        Without a `dtype` among them a base is held in the type of its checkpoint, which for most is bfloat16. Weights
+        that move are held in float32: bfloat16 ones would lose updates below a 256th of a weight.
+
         Args:
             params: The stage's parameters.
             device: `cpu` or `cuda`.
         """
-        return {}
+        import torch
+
+        return {} if self.keeps_type(params) else {"dtype": torch.float32}
+
+    def keeps_type(self, params: Params) -> bool:
+        """Whether the base is held in the type of its checkpoint rather than in float32."""
+        return self.shares_base and not self.needs_float32 and params.text("precision", "auto") != "float32"
+
+    def weight_bytes(self, params: Params, stored: str) -> float:
+        """Bytes of one weight of the base in the device's memory, for forecasts.
+
+        Args:
+            params: The stage's parameters.
+            stored: Type of the checkpoint's weights.
+        """
+        return 2.0 if stored != "float32" and self.keeps_type(params) else 4.0
 
     def reserved(self, params: Params) -> int:
         """Positions of the model's context that the method takes for itself, for example for virtual tokens."""
@@ -202,6 +225,8 @@ HOOKS = {
 class PeftMethod(Method, ABC):
     """A method whose parameters PEFT adds to a frozen base."""
 
+    unmerged = True
+
     @abstractmethod
     def config(self, model: PreTrainedModel, setup: StageSetup) -> PeftConfig:
         """PEFT's configuration for these parameters."""
@@ -240,7 +265,7 @@ class PeftMethod(Method, ABC):
 
     def merge(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Fold the adapters into a copy of the base; a method that is not mergeable keeps them beside it."""
-        return deepcopy(model).merge_and_unload() if self.mergeable else model
+        return float32_copy(model).merge_and_unload() if self.mergeable else model
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter as PEFT does, so that PEFT can load it."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import StageSetup
-from harness.methods.base import Method, Options
+from harness.methods.base import Method
 from harness.models.parts import PARTS
-from harness.space import Float, Params
+from harness.space import Float
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +27,3 @@ class FullFineTuning(Method):
     def attach(self, model: PreTrainedModel, setup: StageSetup) -> PreTrainedModel:
         """Let every parameter move."""
         return model.requires_grad_(True)
-
-    def load_options(self, params: Params, device: str) -> Options:
-        """Master weights in float32: bfloat16 ones would lose updates below a 256th of a weight."""
-        return {}

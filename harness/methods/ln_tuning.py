@@ -28,6 +28,7 @@ class LnTuning(PeftMethod):
     trains = r".*\.ln_tuning_layers\.default\.(weight|bias)"
     covers = ("norms",)
     shares_base = True
+    needs_float32 = True  # norms in float32 between layers in bfloat16 fail outside autocast
     alone = ""
     space = {"learning_rate": Float(1e-5, 1e-1, default=1e-3, log=True)}
 

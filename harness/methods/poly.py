@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
 from harness.axes.contract import StageSetup
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods._stacking import ADAPTER
 from harness.methods.base import Options
+from harness.nn.copies import float32_copy
 from harness.space import Float, Integer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Poly(LayerMethod):
         """A copy of the base that the deltas are added to, which PEFT does not offer."""
         import torch
 
-        plain: PreTrainedModel = deepcopy(model).unload()
+        plain: PreTrainedModel = float32_copy(model).unload()
         with torch.no_grad():
             for name, delta in self.deltas(model).items():
                 plain.get_parameter(name).add_(delta)

@@ -37,12 +37,14 @@ class QLora(Lora):
         widths = [width for width in situation.model.linear_widths if width % BLOCK]
         return f"4-bit blocks need in-features that divide by {BLOCK}, but the model has {widths}" if widths else None
 
+    unmerged = False  # it belongs to the quantised base
+
     def load_options(self, params: Params, device: str) -> Options:
         """Quantise while loading; compute in float32 on a CPU and bfloat16 on a GPU."""
         import torch
         from transformers import BitsAndBytesConfig
 
-        return {
+        return super().load_options(params, device) | {
             "quantization_config": BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type=params.text("quant_type"),
@@ -51,6 +53,10 @@ class QLora(Lora):
                 bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
             )
         }
+
+    def weight_bytes(self, params: Params, stored: str) -> float:
+        """Four bits, and a scale for each 64 weights."""
+        return 0.5 + (1 if params.flag("double_quant") else 4) / 64
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """In the shapes of the base's weights: quantised layers are never transposed."""
@@ -70,7 +76,7 @@ class QLora(Lora):
 
         # On a CPU bitsandbytes repacks four-bit weights in place at the first pass in eval mode; merging there would be
         # garbage.
-        plain = setup.load_base()
+        plain = setup.load_base().float()
         quantised = dict(model.get_base_model().named_modules())
         with torch.no_grad():
             for name, module in plain.named_modules():

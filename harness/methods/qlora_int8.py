@@ -43,7 +43,12 @@ class QLoraInt8(Lora):
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         # Above 0 the score of a row depends on its batch, so the default differs from the paper's 6.
         threshold = params.number("outlier_threshold")
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)}
+        quantised = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)
+        return super().load_options(params, device) | {"quantization_config": quantised}
+
+    def weight_bytes(self, params: Params, stored: str) -> float:
+        """Eight bits; the scale of a row is shared by many."""
+        return 1.0
 
     def deltas(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """None: what it trains is not merged."""

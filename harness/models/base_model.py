@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
 from harness.files import expand
+from harness.models.headers import held_type
 from harness.models.hub import commit_of
 from harness.records.trial import ModelRef
 
@@ -33,6 +35,8 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 NEEDED = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
+"""A commit, tag or branch; nothing that could lead out of the hub's cache."""
 BLOCK = 1 << 20
 
 
@@ -81,16 +85,38 @@ def resolve_model(name: str, revision: str | None = None, corpus: str | None = N
     """
     corpus = expand(corpus, f"corpus of {name}") if corpus else corpus
     if name in embedded_models():
-        return BaseModel(_pinned(name, EMBEDDED / name), str(EMBEDDED / name), corpus or str(EMBEDDED_CORPUS))
+        return _typed(BaseModel(_pinned(name, EMBEDDED / name), str(EMBEDDED / name), corpus or str(EMBEDDED_CORPUS)))
     folder = Path(expand(name, "base model")).expanduser()
     if folder.is_dir():
-        return BaseModel(_pinned(name, folder), str(folder.resolve()), corpus)
+        return _typed(BaseModel(_pinned(name, folder), str(folder.resolve()), corpus))
     if folder.is_absolute() or name.startswith((".", "~", "$")) or name.count("/") != 1:
         raise SpecError(
             f"{folder} is not a folder: check the path; a name without it must be a Hugging Face id (owner/model), or "
             + one_of("base model", name, list(embedded_models()))
         )
-    return BaseModel(ModelRef(name, _commit(name, revision)), name, corpus)
+    if revision and not REVISION.fullmatch(revision):
+        raise SpecError(
+            f"revision of {name!r} must be a commit, tag or branch of the hub, but got {revision!r}: correct it"
+        )
+    return _typed(BaseModel(ModelRef(name, _commit(name, revision)), name, corpus))
+
+
+def _typed(base: BaseModel) -> BaseModel:
+    """The same with the type that its weights are held in, which a trial's key tells apart where it is not float32.
+
+    Raises:
+        SpecError: When its files cannot be had, or its weights cannot be read.
+    """
+    try:
+        held = held_type(base.folder)
+    except ValueError as error:
+        raise SpecError(
+            f"base model {base.ref.name!r} must have whole safetensors files, but has not ({error}): download or save it "
+            "again"
+        ) from error
+    except OSError as error:  # of the file system, of the network, or that of a hub which refuses
+        raise SpecError(_unreachable(base.ref.name, error)) from error
+    return base if held == "float32" else replace(base, ref=replace(base.ref, dtype=held))
 
 
 def _pinned(name: str, folder: Path) -> ModelRef:
@@ -99,6 +125,11 @@ def _pinned(name: str, folder: Path) -> ModelRef:
     Raises:
         SpecError: When the folder lacks its config, weights or tokenizer.
     """
+    again = "save model and tokenizer there with save_pretrained"
+    converted = (
+        f"run 'harness convert {folder}', which makes them of the *.bin files there, without running code of theirs"
+    )
+    remedies = {"*.safetensors weights": converted if any(folder.glob("*.bin")) else again}
     for part, exists in (
         ("config.json", (folder / "config.json").exists()),
         ("*.safetensors weights", any(folder.glob("*.safetensors"))),
@@ -107,7 +138,7 @@ def _pinned(name: str, folder: Path) -> ModelRef:
         if not exists:
             raise SpecError(
                 f"a model folder must hold config.json, *.safetensors and a tokenizer, but {folder} has no {part}: "
-                "save model and tokenizer there with save_pretrained"
+                f"{remedies.get(part, again)}"
             )
     digest = hashlib.sha256()
     for path in sorted(path for pattern in NEEDED for path in folder.glob(pattern) if path.is_file()):
@@ -139,10 +170,23 @@ def _commit(name: str, revision: str | None) -> str:
     try:
         return commit_of("model", name, revision)
     except (OSError, ValueError) as error:
-        raise SpecError(
-            f"base model {name!r} must be embedded ({', '.join(embedded_models())}), a folder, or a reachable Hugging Face "
-            f"id, but it is none ({type(error).__name__}): check the name, the revision and the network"
-        ) from error
+        raise SpecError(_unreachable(name, error)) from error
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    """What to do where the hub does not give a model."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
+
+    where = f"base model {name!r} must be embedded ({', '.join(embedded_models())}), a folder, or a reachable Hugging Face id"
+    if isinstance(error, GatedRepoError):
+        return f"{where}, but the hub gives it only to those who accepted its terms: accept them on its page and log in"
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"{where}, but the hub is switched off (HF_HUB_OFFLINE) and it is not in its cache: check the name, the revision "
+            "and the network"
+        )
+    return f"{where}, but it is none ({type(error).__name__}): check the name, the revision and the network"
 
 
 def context_length(config: Any, max_length: int, reserved: int = 0) -> int:
@@ -158,28 +202,48 @@ def context_length(config: Any, max_length: int, reserved: int = 0) -> int:
 
 
 def load_model(base: BaseModel, options: Mapping[str, Any], device: str) -> PreTrainedModel:
-    """The model's weights on `device`, in eval mode, float32 unless `options` say otherwise.
+    """The model's weights on `device`, in eval mode, in the type of its checkpoint unless `options` say otherwise.
 
     Args:
         base: A resolved model.
         options: Further keyword arguments of `from_pretrained`, for example a quantisation config.
         device: `cpu` or `cuda`.
+
+    Raises:
+        SpecError: When weights that its config.json describes are not there.
+    """
+    # Straight to the device, so that a large model never lies in main memory as a whole.
+    place = {"device_map": {"": device}} if device != "cpu" or "quantization_config" in options else {}
+    model, info = open_model(base, {**place, **options})
+    if missing := sorted(info["missing_keys"]):
+        raise SpecError(
+            f"base model {base.ref.name!r} must have all weights that its config.json describes, but {missing[0]} is "
+            "missing: download or save it again, config and weights together"
+        )
+    if getattr(model.config, "rescale_every", 0):
+        # RWKV halves weights in place when it turns to scoring, which float16 needs; adapters on them would not follow.
+        model.config.rescale_every = 0
+    return _never_repacked(model) if "quantization_config" in options else model
+
+
+def open_model(base: BaseModel, options: Mapping[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model as transformers loads it, and what it says of missing and unexpected weights.
+
+    Args:
+        base: A resolved model.
+        options: Keyword arguments of `from_pretrained`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     quiet()
-    # Only safetensors: a pickled checkpoint can run code when it is loaded.
-    arguments: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, **options}
-    if "quantization_config" in options:
-        arguments["device_map"] = {"": device}
-    model = AutoModelForCausalLM.from_pretrained(base.source, **_revision(base), **arguments)
-    if getattr(model.config, "rescale_every", 0):
-        # RWKV halves weights in place when it turns to scoring, which float16 needs; adapters on them would not follow.
-        model.config.rescale_every = 0
-    if "quantization_config" in options:
-        return _never_repacked(model)
-    return model.to(device)
+    arguments: dict[str, Any] = {"dtype": getattr(torch, held_type(base.folder)), **_revision(base), **options}
+    # Only safetensors, and no code of the model's own: a pickled checkpoint can run code when it is loaded, too.
+    safe = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        base.source, **arguments, **safe
+    )
+    return loaded
 
 
 def _never_repacked(model: PreTrainedModel) -> PreTrainedModel:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harness.errors import SpecError
 from harness.models.base_model import BaseModel
+from harness.models.headers import headers, held_type
 from harness.models.parts import LOOKUP_TABLES, Part, parts_of
 
 # Configs name the same number differently: GPT-2 says n_head, GPT-Neo num_heads, MPT n_heads.
@@ -41,12 +40,14 @@ class ModelFacts:
     """Attention heads of a layer; 0 where the model has no attention."""
     ties_embeddings: bool | None = None
     """Whether the output layer's weights are the embedding table, where the config says so."""
-    dtype: str | None = None
-    """Number format that the config says its weights are stored in, for example `bfloat16`."""
+    dtype: str = "float32"
+    """Type that its weights are held in, see `headers.held_type`."""
     parameters: int = 0
     """Numbers in all weights; tied weights count once."""
     linear_widths: tuple[int, ...] = ()
     """In-features of the linear layers, each once, ascending."""
+    linear_features: int = 0
+    """In- plus out-features, summed over the linear layers: what one rank beside each of them takes."""
     biases: int | None = None
     """Numbers in all biases."""
     parts: Mapping[Part, int] = field(default_factory=dict)
@@ -58,6 +59,14 @@ class ModelFacts:
     def active_parameters(self) -> float:
         """Numbers of the weights that a token passes."""
         return self.parameters - (1 - self.active_share) * self.parts.get("experts", 0)
+
+    def bytes_in(self, dtype: str) -> int:
+        """Bytes of all weights in a type.
+
+        Args:
+            dtype: `float32`, `bfloat16` or `float16`.
+        """
+        return self.parameters * (4 if dtype == "float32" else 2)
 
     @property
     def has_attention(self) -> bool:
@@ -73,8 +82,10 @@ def model_facts(base: BaseModel) -> ModelFacts:
     """
     try:
         config: dict[str, Any] = json.loads((base.folder / "config.json").read_text())
-        shapes = dict(_shapes(base.folder))
-    except (OSError, ValueError, struct.error) as error:
+        if not isinstance(config, dict):
+            raise ValueError("config.json holds no table")
+        shapes = {header.name: header.shape for header in headers(base.folder)}
+    except (OSError, ValueError) as error:
         raise SpecError(
             f"base model {base.ref.name!r} must have a readable config.json and safetensors, but has not ({error}): "
             "download or save it again"
@@ -82,7 +93,7 @@ def model_facts(base: BaseModel) -> ModelFacts:
     if not shapes:
         raise SpecError(
             f"base model {base.ref.name!r} must have its weights as safetensors, but has none: choose a revision with "
-            "them, or save it again with save_pretrained"
+            "them, or download it into a folder and run 'harness convert FOLDER'"
         )
     # A model for pictures and text keeps the sizes of its language model in a config within its config.
     config = (config.get("text_config") or {}) | config
@@ -94,9 +105,14 @@ def model_facts(base: BaseModel) -> ModelFacts:
         vocabulary=_first(config, ("vocab_size",)),
         heads=_first(config, HEADS) or 0,
         ties_embeddings=config.get("tie_word_embeddings"),
-        dtype=config.get("dtype") or config.get("torch_dtype"),
+        dtype=held_type(base.folder),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         linear_widths=_linear_widths(shapes, model_type),
+        linear_features=sum(
+            sum(shape)
+            for name, shape in shapes.items()
+            if len(shape) == 2 and not any(t in name for t in LOOKUP_TABLES)
+        ),
         biases=sum(shape[0] for name, shape in shapes.items() if name.split(".")[-1] == "bias" and len(shape) == 1),
         parts=parts_of(shapes, _first(config, ("vocab_size",))),
         active_share=active_share(config),
@@ -122,16 +138,6 @@ def _linear_widths(shapes: dict[str, list[int]], model_type: str) -> tuple[int, 
     return tuple(
         sorted({shape[inputs] for name, shape in matrices.items() if not any(t in name for t in LOOKUP_TABLES)})
     )
-
-
-def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Name and shape of every tensor, from the headers of the safetensors files."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            # The file begins with the header's length in bytes, then the header as JSON.
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        yield from ((name, entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def model_features(base: BaseModel) -> dict[str, float | str]:

@@ -83,6 +83,8 @@ class ModelRef(Record):
     """Commit of a hub model; content fingerprint of a folder or embedded model."""
     corpus: str = ""
     """Fingerprint of what the study gives as the model's corpus; empty where it gives none."""
+    dtype: str = added("")
+    """Type that its weights are held in, where that is another than float32."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class StudyFile:
     scheduler: str | None
     budget: Mapping[str, float]
     """What a family may use on each task and base model, by unit."""
+    refused: Mapping[str, str]
+    """Base models that were left out, each with the reason."""
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> StudyFile:
@@ -43,6 +45,7 @@ class StudyFile:
             sampler=search.get("sampler"),
             scheduler=search.get("scheduler"),
             budget={unit: amount for unit, amount in content.get("budget", {}).items() if amount is not None},
+            refused=recorded.get("refused", {}),
         )
 
 

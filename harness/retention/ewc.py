@@ -36,7 +36,7 @@ class ElasticWeightConsolidation(WeightPenalty):
         # In eval mode, since dropout would add its own noise to the gradients.
         texts = corpus_tokens(setup, setup.params.integer("ewc_rows"))
         seed = derive_seed(setup.seed, "fisher") if setup.params.text("ewc_labels") == "sampled" else None
-        return diagonal_fisher(setup.load_base().eval(), moved.keys(), texts, seed)
+        return diagonal_fisher(setup.load_base().float().eval(), moved.keys(), texts, seed)
 
     def strength(self, setup: StageSetup) -> float:
         """The parameter `ewc_strength`."""

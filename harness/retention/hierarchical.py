@@ -40,7 +40,8 @@ class HierarchicalRegularisation(WeightPenalty):
         """Each weight's importance times its layer's."""
         params = setup.params
         steps, rate = params.integer("importance_steps"), params.number("importance_rate")
-        base = setup.load_base().eval()  # a copy, since finding importances trains it
+        # A copy, since finding importances trains it, in steps that 16 bits would round away.
+        base = setup.load_base().float().eval()
         importances = path_importance(base, moved.keys(), corpus_tokens(setup, steps), steps, rate)
         return layered(importances, params.number("layer_temperature"))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import StageSetup
 from harness.errors import SpecError
 from harness.nn.batches import step_order
+from harness.nn.copies import train_in_float32
 from harness.plugins import overrides
 from harness.tasks.training_rows import Row
 from harness.training.choices import Choices
@@ -40,6 +41,7 @@ def make_learner(
             "a curation that chooses tokens must be beside an objective with loss on single tokens, but the stage's "
             "has none: use objective sft or continued_pretraining"
         )
+    train_in_float32(model)
     rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
     learner = Learner(model=model, choices=chosen, setup=setup, watch=watch, rows=rows)
     if not chosen.objective.fuses:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GAIN = 1.3
 """How many times faster bfloat16 must be before it is worth its rounding."""
+SLOW = 2.0
+"""How many times slower bfloat16 may be than float32 before a base is no longer held in it."""
 SMALLEST = 2_000_000
 """Parameters below which a model stays in float32 unmeasured: its steps are short, and its rounding is coarse."""
 BATCH = (32, 64)
@@ -61,6 +63,24 @@ class Measurements:
         facts = _facts(device) | {"what": "matrix peak, FLOP/s", "dtype": dtype}
         peak = self._of(folder, "peak", facts, lambda: {"flops": measured_peak(device, dtype, timer)})
         return cast("float", peak["flops"])
+
+    def computes_in_bf16(self, device: str, folder: Path, timer: Timer = time.perf_counter) -> bool:
+        """Whether this machine computes in bfloat16 itself: one that emulates it is many times slower in it.
+
+        Args:
+            device: `cpu` or `cuda`.
+            folder: Where measurements are kept, `Paths.machine`.
+            timer: Clock.
+
+        Raises:
+            StorageError: When the folder cannot be written.
+        """
+        import torch
+
+        if device == "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        plain, half = (self.peak_flops(device, dtype, folder, timer) for dtype in ("float32", "bfloat16"))
+        return half * SLOW > plain
 
     def bf16_is_faster(
         self, model: PreTrainedModel, device: str, folder: Path, revision: str, timer: Timer = time.perf_counter

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from harness.errors import SpecError
+from harness.files import expand
 from harness.models.base_model import BaseModel, embedded_models, load_model, resolve_model
-from harness.models.facts import model_facts
+from harness.models.headers import held_type
 from harness.plugins import load
 from harness.records.trial import Score, TrialResult
 from harness.space import Params
@@ -20,38 +23,55 @@ if TYPE_CHECKING:
 
     from harness.training.learner import Learner
 
+Keeps = Literal["adapter", "merged", "both"]
+"""What is left of a trial whose method is mergeable."""
+ADAPTER = "adapter"
+"""Folder of the adapter beside a merged model."""
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""What the hub takes as `base_model`."""
 TUNED = "tuned.json"
 """What a method that cannot be merged needs to be put on its base again."""
 
 
-def save_model(folder: Path, learner: Learner, base: BaseModel) -> None:
+def save_model(folder: Path, learner: Learner, base: BaseModel, keeps: Keeps = "merged") -> None:
     """Write a tuned model and its tokenizer.
 
-    A mergeable method leaves a whole model, in the dtype of the base's own weights; another an adapter beside its
-    base, whose location it names; `load_tuned` loads either. If that base exists only for this trial (an earlier stage
-    made it), it is kept in `folder/base`.
+    A mergeable method leaves a whole model; another an adapter beside its base, whose location it names; `load_tuned`
+    loads either. Weights are saved in the type that they were scored in, and adapters are merged in float32: rounded to
+    bfloat16, small updates would be lost. If the base exists only for this trial (an earlier stage made it), it is kept
+    in `folder/base`.
 
     Args:
         folder: Where to; replaced if it exists.
         learner: The last stage, trained.
         base: The model that stage started from.
+        keeps: The adapter, the whole model, or both: the adapter then lies in `folder/adapter`.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if learner.choices.method.mergeable:
-        _save_whole(folder, learner.plain(), base)
-    else:
-        kept = str(_kept_base(base, folder))
-        for config in getattr(learner.model, "peft_config", {}).values():
-            config.base_model_name_or_path = kept
-        learner.choices.method.save(learner.model, folder)
-        how = {
-            "method": type(learner.choices.method).__module__.rpartition(".")[2],
-            "params": dict(learner.setup.params),
-            "base": "base" if base.is_temporary else base.ref.name if base.ref.name in embedded_models() else kept,
-            "revision": "" if base.is_local else base.ref.revision,
-        }
-        (folder / TUNED).write_text(json.dumps(how, indent=1))
+    if not learner.choices.method.mergeable or keeps == "adapter":
+        _save_adapter(folder, learner, base)
+        return
+    learner.plain().save_pretrained(folder)
+    learner.setup.tokenizer.save_pretrained(folder)
+    if keeps == "both":
+        _save_adapter(folder / ADAPTER, learner, base)
+
+
+def _save_adapter(folder: Path, learner: Learner, base: BaseModel) -> None:
+    """Write what was trained, where its base is, and the tokenizer."""
+    folder.mkdir(exist_ok=True)
+    kept = str(_kept_base(base, folder))
+    for config in getattr(learner.model, "peft_config", {}).values():
+        config.base_model_name_or_path = kept
+    learner.choices.method.save(learner.model, folder)
+    how = {
+        "method": type(learner.choices.method).__module__.rpartition(".")[2],
+        "params": dict(learner.setup.params),
+        "base": "base" if base.is_temporary else base.ref.name if base.ref.name in embedded_models() else kept,
+        "revision": "" if base.is_local else base.ref.revision,
+    }
+    (folder / TUNED).write_text(json.dumps(how, indent=1))
     learner.setup.tokenizer.save_pretrained(folder)
 
 
@@ -80,37 +100,24 @@ def load_tuned(folder: Path, device: str = "cpu") -> PreTrainedModel:
     return tuned
 
 
-def save_untouched(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
+def save_untouched(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a model that nothing was trained on, so that `folder` loads like any other.
 
     Args:
         folder: Where to; replaced if it exists.
         model: The base as it is.
         tokenizer: Its tokenizer.
-        base: What it was loaded from.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _save_whole(folder, model, base)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _save_whole(folder: Path, model: PreTrainedModel, base: BaseModel) -> None:
-    dtype = _stored_dtype(base)
-    (model if dtype is None else model.to(dtype)).save_pretrained(folder)
 
 
 def _kept_base(base: BaseModel, folder: Path) -> str | Path:
     if not base.is_temporary:
         return base.source
     return shutil.copytree(base.source, folder.resolve() / "base")
-
-
-def _stored_dtype(base: BaseModel) -> Any:
-    """The torch dtype that the base's config states, or None."""
-    import torch
-
-    return getattr(torch, str(model_facts(base).dtype), None)
 
 
 def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Score] = ()) -> Path:
@@ -123,7 +130,9 @@ def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Sc
     """
     config, cost = result.config, result.cost
     base = config.pipeline.base_model
-    front = ["---", f"base_model: {base.name}", "library_name: transformers"]
+    adapter = (folder / TUNED).exists()
+    front = ["---", f"library_name: {'peft' if adapter else 'transformers'}"]
+    front += [f"base_model: {name}"] if (name := _hub_name(base.name)) else []
     licence = _licence(base.name)
     front += [f"license: {licence}"] if licence else []
     stages = [
@@ -149,6 +158,9 @@ def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Sc
         f"Cost: {cost.total_s:.1f} s wall, {cost.cpu_s:.1f} s CPU, {cost.tokens:,} tokens trained on, "
         f"{cost.trainable_params:,} of {cost.total_params:,} parameters trained, {cost.flops:.3g} FLOPs.",
         f"Hardware: {result.provenance.hardware}. Made {result.provenance.started_at}.",
+        "Kept beside its base, which is not in this folder."
+        if adapter
+        else f"Saved in {held_type(folder)}, as scored.",
         *[f"Note: {note}." for note in result.notes],
         "",
     ]
@@ -169,12 +181,37 @@ def _table(scores: Sequence[Score], known: Mapping[tuple[str, str], Score]) -> s
     return "\n".join(rows)
 
 
+def _hub_name(name: str) -> str | None:
+    """The base's name on the hub: its own, or what a folder's config or card says that it was; None where nobody says.
+
+    A path would keep the folder from being uploaded, and tell where files lie.
+    """
+    folder = Path(expand(name, "base model")).expanduser()
+    if name in embedded_models():
+        return None
+    if not folder.is_dir():
+        return name if HUB_NAME.fullmatch(name) else None
+    with suppress(OSError, ValueError, AttributeError):
+        known = str(json.loads((folder / "config.json").read_text()).get("_name_or_path"))
+        if HUB_NAME.fullmatch(known) and not Path(known).exists():
+            return known
+    known = _front_matter(folder).get("base_model", "").strip("'\"")
+    return known if HUB_NAME.fullmatch(known) else None
+
+
+def _front_matter(folder: Path) -> dict[str, str]:
+    """The plain entries in the metadata of a folder's own model card."""
+    card = folder / "README.md"
+    lines = card.read_text(errors="replace").splitlines()[:50] if card.is_file() else []
+    if not lines or lines[0] != "---":
+        return {}
+    metadata = lines[1 : lines.index("---", 1)] if "---" in lines[1:] else []
+    entries = (line.partition(":") for line in metadata if not line.startswith((" ", "-")))
+    return {key: value.strip() for key, _, value in entries}
+
+
 def _licence(name: str) -> str | None:
     """The licence that the base's own model card states in its front matter, or None."""
-    from harness.models.base_model import EMBEDDED
-
-    if (EMBEDDED / name).is_dir():
+    if name in embedded_models():
         return "apache-2.0"
-    card = Path(name) / "README.md"
-    lines = card.read_text(errors="replace").splitlines()[:50] if card.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), None)
+    return _front_matter(Path(expand(name, "base model")).expanduser()).get("license")

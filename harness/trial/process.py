@@ -12,14 +12,14 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cost.meter import Meter
 from harness.errors import SpecError
 from harness.evaluation.evaluate import Evaluator
-from harness.methods.base import Method
+from harness.methods.base import Method, Options
 from harness.models.base_model import BaseModel, load_model, load_tokenizer, resolve_model
 from harness.models.facts import model_facts
 from harness.models.tokens import TokenCache
@@ -40,6 +40,10 @@ from harness.trial.workspace import Workspace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+KEPT_BYTES = 1 << 30
+"""Bases up to this size are kept in main memory as they were loaded; larger ones are read again where a copy is needed."""
 
 
 def pick_device(wanted: str) -> str:
@@ -75,6 +79,12 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def _loaded(base: BaseModel, dtype: str) -> PreTrainedModel:
+    import torch
+
+    return load_model(base, {"dtype": getattr(torch, dtype)}, "cpu")
+
+
 class WarmProcess:
     """What a process keeps for its next trial; made once per worker.
 
@@ -101,11 +111,11 @@ class WarmProcess:
         self._model = lru_cache(maxsize=8)(resolve_model)
         self._task = lru_cache(maxsize=32)(find_task)
         self._with_corpus = lru_cache(maxsize=8)(with_corpus)
-        self._pristine = lru_cache(maxsize=1)(partial(load_model, options={}, device="cpu"))
-        """A base's weights, never handed out themselves."""
+        self._pristine = lru_cache(maxsize=1)(_loaded)
+        """A base's weights by their type, never handed out themselves."""
         self._resident: tuple[tuple[BaseModel, str, str], PreTrainedModel] | None = None
         """The frozen base that trials share, with its load options and device; one at a time."""
-        self._sampled: dict[tuple[BaseModel, str], list[Row]] = {}
+        self._sampled: dict[BaseModel, list[Row]] = {}
 
     def get_ready(self, workspace: Workspace) -> None:
         """Import what the first trial will need; it is charged for that."""
@@ -190,11 +200,15 @@ class WarmProcess:
             options: Further keyword arguments of `from_pretrained`.
             device: `cpu` or `cuda`.
         """
-        if options or base.is_temporary:
+        facts = self.facts_of(base)
+        held = str(options.get("dtype", facts.dtype)).removeprefix("torch.")
+        if options.keys() - {"dtype"} or base.is_temporary or facts.bytes_in(held) > KEPT_BYTES:
             return load_model(base, options, device)
-        return deepcopy(self._pristine(base)).to(device)
+        return deepcopy(self._pristine(base, held)).to(device)
 
-    def model_for(self, base: BaseModel, method: Method, params: Params, device: str) -> PreTrainedModel:
+    def model_for(
+        self, base: BaseModel, method: Method, params: Params, device: str, otherwise: Options | None = None
+    ) -> PreTrainedModel:
         """A model that the method may be attached to: a copy of the base, or one that shares its weights if it leaves them.
 
         Args:
@@ -202,10 +216,11 @@ class WarmProcess:
             method: What will be attached.
             params: The method's.
             device: `cpu` or `cuda`.
+            otherwise: Load options where the method has none of that name.
         """
         from harness.nn.stack import twin  # that module needs torch when it is imported
 
-        options = method.load_options(params, device)
+        options = dict(otherwise or {}) | method.load_options(params, device)
         if not method.shares_base or base.is_temporary:
             return self.fresh_model(base, options, device)
         key = (base, repr(options), device)
@@ -214,34 +229,50 @@ class WarmProcess:
             self._resident = key, self.fresh_model(base, options, device).requires_grad_(False)
         return twin(self._resident[1])
 
-    def named_model(self, named: Named, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Another model and its tokenizer."""
+    def held(self, base: BaseModel, device: str, machine: Path) -> Options:
+        """Load options of a base that is held in float32, because this machine emulates the type of its checkpoint.
+
+        Args:
+            base: A resolved model.
+            device: `cpu` or `cuda`.
+            machine: Where measurements are kept, `Paths.machine`.
+        """
+        import torch
+
+        fits = self.facts_of(base).dtype == "float32" or self.measurements.computes_in_bf16(device, machine)
+        return {} if fits else {"dtype": torch.float32}
+
+    def named_model(self, named: Named, device: str, machine: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Another model and its tokenizer; the arguments are those of `held`."""
         base = self.planned_model(named.name, named.tag)
-        return load_model(base, {}, device), self.tokenizer_of(base)
+        return load_model(base, self.held(base, device, machine), device), self.tokenizer_of(base)
 
     def corpus_of(
-        self, base: BaseModel, folders: tuple[Path, ...], device: str, note: Callable[[str], None]
+        self,
+        base: BaseModel,
+        folders: tuple[Path, ...],
+        load: Callable[[], PreTrainedModel],
+        note: Callable[[str], None],
     ) -> list[Row]:
         """Rows of what the base knows: its corpus, or texts sampled from it, which is noted.
 
         Args:
             base: A resolved model.
             folders: Where tasks are looked for, since a corpus may be a task.
-            device: `cpu` or `cuda`.
+            load: Gives a copy of it.
             note: Adds a sentence to the record.
         """
         if base.corpus is None:
             note(f"the study names no corpus for {base.ref.name}: replayed texts were sampled from it")
-            return self._sampled_from(base, device)
+            return self._sampled_from(base, load)
         if path := corpus_path(base.corpus):
             return text_rows(path)
         rows = self.rows_of(self._task(base.corpus, folders))
         return [Row(completion=row.prompt + row.completion) for row in rows]
 
-    def _sampled_from(self, base: BaseModel, device: str) -> list[Row]:
+    def _sampled_from(self, base: BaseModel, load: Callable[[], PreTrainedModel]) -> list[Row]:
         """Texts sampled from the base, for replay without a corpus."""
-        if (base, device) not in self._sampled:
+        if base not in self._sampled:
             with random_state_kept():
-                model = self.fresh_model(base, {}, device)
-                self._sampled[base, device] = sampled_texts(model, self.tokenizer_of(base))
-        return self._sampled[base, device]
+                self._sampled[base] = sampled_texts(load(), self.tokenizer_of(base))
+        return self._sampled[base]

@@ -115,7 +115,7 @@ def score_live(trials: Sequence[Opened], model: PreTrainedModel, count: int, tas
     import torch
 
     run, device = trials[0].run, model.device.type
-    evaluation, models = run.config.evaluation, StackedModels(model, count)
+    evaluation, models = run.config.evaluation, StackedModels(model, count, trials[0].base.ref.dtype)
     bfloat16 = resolve_precision("auto", device) == "bfloat16"
     with random_state_kept(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
         evaluator, tokenizer = run.process.evaluator, trials[0].tokenizer

@@ -16,6 +16,7 @@ from harness.axes.contract import Situation, StageSetup
 from harness.cost.flops import model_size
 from harness.cost.meter import Tally
 from harness.errors import SpecError
+from harness.methods.base import Options
 from harness.models.base_model import BaseModel, context_length
 from harness.nn.determinism import seed_everything
 from harness.nn.ways import ways_of
@@ -174,7 +175,7 @@ def begin(opened: Opened) -> Start | Tuned:
         return Start(opened=opened, stages=opened.stages, base=opened.base)
     run = opened.run
     with run.meter.phase("load"):
-        model = run.process.fresh_model(opened.base, {}, run.meter.device)
+        model = run.process.fresh_model(opened.base, _held(run, opened.base), run.meter.device)
         run.accounts.open_stage(replace(model_size(model), trainable_params=0, trainable_bytes=0))
     return Tuned(opened, model, None)
 
@@ -185,7 +186,8 @@ def prepare(start: Start) -> Prepared:
     with run.meter.phase("load"):
         opened = start.opened
         task = opened.task(TaskRef(source, start.next.stage.data_fingerprint)) if source else opened.target
-        model = run.process.model_for(start.base, chosen.method, chosen.params, run.meter.device)
+        held = _held(run, start.base)
+        model = run.process.model_for(start.base, chosen.method, chosen.params, run.meter.device, held)
         setup = _setup(start, task, model)
         seed_everything(derive_seed(run.config.seed, "stage", start.next.index, "adapter"))
         weights = tuple(model.parameters())
@@ -221,6 +223,8 @@ def _setup(start: Start, task: Task, model: PreTrainedModel) -> StageSetup:
     opened, run, base, plan = start.opened, start.run, start.base, start.next
     process, device, params = run.process, run.meter.device, plan.chosen.params
     max_length = context_length(model.config, params.integer("max_length"), plan.chosen.method.reserved(params))
+    load = partial(process.fresh_model, base, {"dtype": model.dtype}, device)
+    original = partial(process.fresh_model, opened.base, _held(run, opened.base), device)
     precision = _precision(run, model, opened.base, params.text("precision"))
     return StageSetup(
         params=Params(params, max_length=max_length, precision=precision),
@@ -228,8 +232,8 @@ def _setup(start: Start, task: Task, model: PreTrainedModel) -> StageSetup:
         device=device,
         seed=derive_seed(run.config.seed, "stage", plan.index, "data"),
         steps=plan.steps,
-        load_base=partial(process.fresh_model, base, {}, device),
-        corpus=partial(process.corpus_of, opened.base, run.workspace.task_folders, device, run.notes.append),
+        load_base=load,
+        corpus=partial(process.corpus_of, opened.base, run.workspace.task_folders, original, run.notes.append),
         generates=task.output_type == "generate_until",
         packed=plan.chosen.objective.packs,
         base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
@@ -238,14 +242,23 @@ def _setup(start: Start, task: Task, model: PreTrainedModel) -> StageSetup:
         note=run.notes.append,
         rows=partial(process.rows_of, task),
         rows_of=lambda named: process.rows_of(opened.task(TaskRef(named.name, named.tag))),
-        model_of=partial(process.named_model, device=device),
+        model_of=partial(process.named_model, device=device, machine=run.workspace.paths.machine),
         task_metadata=task.metadata,
         left=dict(start.left),
     )
 
 
+def _held(run: Run, base: BaseModel) -> Options:
+    """Load options of a base that is held in float32 because this machine is slow in the type of its checkpoint."""
+    options = run.process.held(base, run.meter.device, run.workspace.paths.machine)
+    note = f"{base.ref.name} was held in float32, since this machine is slow in the bfloat16 of its checkpoint"
+    if options and note not in run.notes:
+        run.notes.append(note)
+    return options
+
+
 def _precision(run: Run, model: PreTrainedModel, base: BaseModel, wanted: str) -> str:
-    """`auto` as bfloat16 where this machine trains this base faster in it, as float32 elsewhere.
+    """`auto` as bfloat16 where the base is held in 16 bits, or this machine trains it faster in it, else as float32.
 
     Args:
         run: The trial.
@@ -255,6 +268,8 @@ def _precision(run: Run, model: PreTrainedModel, base: BaseModel, wanted: str) -
     """
     if wanted != "auto":
         return wanted
+    if model.dtype.itemsize == 2:
+        return "bfloat16"
     measurements, folder = run.process.measurements, run.workspace.paths.machine
     faster = measurements.bf16_is_faster(model, run.meter.device, folder, base.ref.revision)
     return "bfloat16" if faster else "float32"
@@ -361,6 +376,6 @@ def keep(tuned: Tuned) -> None:
     folder = tuned.run.workspace.paths.model(tuned.run.config.key)
     with tuned.run.meter.phase("save"):
         if tuned.last is None:
-            save_untouched(folder, tuned.model, tuned.opened.tokenizer, tuned.base)
+            save_untouched(folder, tuned.model, tuned.opened.tokenizer)
         else:
-            save_model(folder, tuned.last.learner, tuned.base)
+            save_model(folder, tuned.last.learner, tuned.base, tuned.run.workspace.keeps)

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from harness.records.paths import Paths
 from harness.study.spec import Prices
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,8 @@ class Workspace:
     """CPU threads of this process, and the cores that its price is for."""
     prices: Prices = field(default_factory=Prices)
     keep_model: bool = False
+    keeps: Literal["adapter", "merged", "both"] = "merged"
+    """What is left of a model that is kept, where its method can be merged."""
     keep_checkpoint: bool = False
     time_limit_s: float | None = None
     together: int = 8

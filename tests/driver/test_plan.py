@@ -216,7 +216,7 @@ def test_the_formula_counts_six_flops_per_parameter_and_token(tmp_path):
     # 100 steps x 8 rows x 10 tokens (30 characters) x 6 x a million parameters.
     assert one.flops == pytest.approx(6e6 * 100 * 8 * 10)
     assert one.money == pytest.approx(one.seconds / 1000)
-    assert one.peak_memory_bytes == 16e6
+    assert one.peak_memory_bytes == 4e6  # LoRA leaves the million weights, in float32, as they are
 
 
 @pytest.mark.parametrize(

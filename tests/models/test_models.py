@@ -7,11 +7,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from harness.errors import SpecError
-from harness.models.base_model import embedded_models, load_model, load_tokenizer, resolve_model
+from harness.models.base_model import embedded_models, load_tokenizer, resolve_model
 from harness.models.facts import ModelFacts, model_facts, model_features
 from harness.nn.batches import padding_id
 from tests.tiny import save_llama, save_tokenizer
@@ -150,14 +149,6 @@ def test_a_broken_weight_file_is_refused(tmp_path):
     (folder / "model.safetensors").write_bytes(b"short")
     with pytest.raises(SpecError, match="download or save it again"):
         model_facts(resolve_model(str(folder)))
-
-
-def test_weights_are_float32_whatever_they_are_stored_in(tmp_path):
-    folder = save_llama(tmp_path / "model")
-    AutoModelForCausalLM.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
-    base = resolve_model(str(folder))
-    assert model_facts(base).dtype == "bfloat16"
-    assert load_model(base, {}, "cpu").dtype == torch.float32
 
 
 def test_embedded_models_come_with_a_corpus():

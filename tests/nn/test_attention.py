@@ -1,6 +1,5 @@
 """The quick ways of a training step on a CPU give what the model's own give."""
 
-import dataclasses
 from contextlib import nullcontext
 
 import pytest
@@ -84,13 +83,6 @@ def test_a_model_that_draws_random_numbers_is_left_alone(tmp_path):
             return supervised_nats(one.model, batch)
 
     torch.testing.assert_close(drawn(quick_attention(one.model, batch)), drawn(nullcontext()), atol=1e-5, rtol=0)
-
-
-def test_what_is_not_plain_attention_is_left_alone(world):
-    one, _ = attached(world.llama, stage("full"), rows=LONG)
-    one.model.config.sliding_window = 8
-    with quick_attention(one.model, batch_of(dataclasses.replace(one))):
-        assert one.model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("save", [save_llama, save_gpt2])

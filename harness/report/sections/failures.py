@@ -7,7 +7,7 @@ from typing import ClassVar
 from harness.database.rows import grouped
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.markup import Column, Html, paragraph, table
+from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.rows import total
 from harness.report.sections.base import Section
 
@@ -25,24 +25,27 @@ class Failures(Section):
 
     def render(self, study: StudyData) -> Html | None:
         """A sentence and a table."""
-        if not study.ran:
-            return None
-        waiting = sum(trial.status is None for trial in study.trials)
-        pending = (
-            f" {words.count(waiting, 'trial')} more {'has' if waiting == 1 else 'have'} no record yet."
-            if waiting
-            else ""
+        left_out = join(
+            paragraph(f"Left out before anything ran: {reason}", kind="warning")
+            for reason in study.file.refused.values()
         )
-        pruned = sum(trial.status == "pruned" for trial in study.ran)
-        stopped = (
-            f" {words.count(pruned, 'trial')} stopped early by the scheduler, which is no failure." if pruned else ""
-        )
-        if not study.failed:
-            ran = words.count(len(study.ran), "trial")
-            return paragraph(f"No trial failed: all {ran} ended with scores.{stopped}{pending}")
-        lost = words.seconds(total(trial.total_s for trial in study.failed))
-        text = f"{len(study.failed):,} of {words.count(len(study.ran), 'trial')} ended without a score and took {lost}."
-        return paragraph(text + stopped + pending) + _table(study)
+        return left_out + _trials(study) if study.ran else left_out or None
+
+
+def _trials(study: StudyData) -> Html:
+    """What became of those that ran."""
+    waiting = sum(trial.status is None for trial in study.trials)
+    pending = (
+        f" {words.count(waiting, 'trial')} more {'has' if waiting == 1 else 'have'} no record yet." if waiting else ""
+    )
+    pruned = sum(trial.status == "pruned" for trial in study.ran)
+    stopped = f" {words.count(pruned, 'trial')} stopped early by the scheduler, which is no failure." if pruned else ""
+    if not study.failed:
+        ran = words.count(len(study.ran), "trial")
+        return paragraph(f"No trial failed: all {ran} ended with scores.{stopped}{pending}")
+    lost = words.seconds(total(trial.total_s for trial in study.failed))
+    text = f"{len(study.failed):,} of {words.count(len(study.ran), 'trial')} ended without a score and took {lost}."
+    return paragraph(text + stopped + pending) + _table(study)
 
 
 def _table(study: StudyData) -> Html:
