@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import SpecError, one_of
 from harness.metrics.base import Answered, Settings, measure, register, settings_of
 from harness.tasks.file import Keys
+from harness.tasks.labels import Labels, choices_of, gold_of, read_labels, whole_number
 from harness.tasks.splits import Doc, hash_order
-from harness.tasks.table import is_value, mixed_columns
+from harness.tasks.table import docs, is_value, mixed_columns
 from harness.tasks.task import Task
+from harness.tasks.templates import answer_text, sandbox, shown, value_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,18 +50,43 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
         rows = rows.select([index for _, index in hash_order(rows)[:limit]])
     _check_columns(task.config, rows, where)
     config = dict(task.config) | {"test_split": "test", "custom_dataset": lambda: {"test": rows}}
+    row = 1  # its constructor renders the first row
     try:
-        built = _task_class()(config=config)
-        for index, doc in enumerate(rows):
+        built = _task_class()(config=config) if task.built_in else _own_task_class()(config, task_labels(task))
+        for row, doc in enumerate(docs(rows), 1):
             if task.output_type == "multiple_choice":
-                gold_index(built, doc, f"{where}, row {index + 1}")
-    except IndexError as error:  # its constructor looks up the first row's label
+                gold_index(built, doc, f"{where}, row {row}")
+            elif not task.built_in:
+                built.doc_to_target(doc)
+    except IndexError as error:
         raise SpecError(
             f"{where}, row 1: the label must be one of the choices, but that of {str(rows[0])[:120]} is not: correct the data"
         ) from error
     except _template_errors() as error:
-        raise SpecError(f"{where} must fit the task file's templates, but does not ({error}): correct one") from error
+        raise SpecError(
+            f"{where}, row {row}, must fit the task file's templates, but does not ({error}): correct one"
+        ) from error
     return built
+
+
+@lru_cache(maxsize=64)
+def task_labels(task: Task) -> Labels:
+    """How the labels of a task are read; decided on the rows of all its splits, so that none is read otherwise.
+
+    Raises:
+        SpecError: For the first row whose label is neither a choice nor the place of one.
+    """
+    if task.config.get("doc_to_choice") is None:
+        return Labels()
+    rows = []
+    for split in task.parts:
+        where = f"task {task.name}: its {split} split"
+        _check_columns(task.config, task.split(split), where)
+        rows += [(f"{where}, row {index}", doc) for index, doc in enumerate(docs(task.split(split)), 1)]
+    try:
+        return read_labels(task.config, rows)
+    except _template_errors() as error:
+        raise SpecError(f"task {task.name} must fit its own templates, but does not ({error}): correct one") from error
 
 
 def gold_index(built: ConfigurableTask, doc: Doc, where: str = "") -> int:
@@ -169,6 +196,77 @@ def _task_class() -> type[ConfigurableTask]:
     return RenderedTask
 
 
+@cache
+def _own_task_class() -> type[ConfigurableTask]:
+    """The class of tasks that users write: what stands in a row is what is trained and what is scored."""
+
+    class OwnTask(_task_class()):  # type: ignore[misc]
+        def __init__(self, config: Keys, labels: Labels) -> None:
+            self.labels = labels
+            super().__init__(config=config | _border_apart(config))
+
+        def doc_to_text(self, doc: Doc, doc_to_text: object = None) -> Any:
+            value = shown(self.config.doc_to_text if doc_to_text is None else doc_to_text, doc)
+            return whole_number(value) if self.labels.choose_prompt else value
+
+        def doc_to_choice(self, doc: Doc, doc_to_choice: object = None) -> list[str]:
+            return choices_of(vars(self.config), doc)
+
+        def doc_to_target(self, doc: Doc, doc_to_target: object = None) -> Any:
+            if self.config.doc_to_choice is not None and not self.labels.choose_prompt:
+                return gold_of(vars(self.config), self.labels, doc)
+            value = value_of(self.config.doc_to_target, doc)
+            if self.OUTPUT_TYPE != "generate_until" or not isinstance(value, list | tuple):
+                return answer_text(value)
+            return [answer_text(one) for one in value]
+
+        def process_results(self, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+            if self.OUTPUT_TYPE == "generate_until":
+                # A model learns to put the delimiter before its answer, of which it is no part.
+                delimiter = border(self, doc, answer_of(self, doc))
+                results = [_without(delimiter, result) for result in results]
+            scores: dict[str, Any] = super().process_results(doc, results)
+            return scores
+
+    return OwnTask
+
+
+def _border_apart(config: Keys) -> Keys:
+    """The white space before a target as part of the delimiter: not all tokenizers give a space back when they decode."""
+    target = config.get("doc_to_target")
+    if config["output_type"] != "generate_until" or config.get("gen_prefix") or not isinstance(target, str):
+        return {}
+    bare = target.lstrip()
+    if "{{" not in target or bare == target:
+        return {}
+    return {"doc_to_target": bare, "target_delimiter": config.get("target_delimiter", " ") + target[: -len(bare)]}
+
+
+def answer_of(built: ConfigurableTask, doc: Doc) -> str:
+    """A row's answer; the first where several are right."""
+    target = built.doc_to_target(doc)
+    target = target[0] if isinstance(target, list) and target else target
+    if built.config.doc_to_choice is not None and isinstance(target, int):
+        target = built.doc_to_choice(doc)[target]
+    return str(target)
+
+
+def border(built: ConfigurableTask, doc: Doc, answer: str) -> str:
+    """What stands between a row's prompt and its answer: lm-eval's rule for the answers of examples (`build_qa_turn`)."""
+    from lm_eval.api.utils import maybe_delimit
+
+    if prefix := built.doc_to_prefix(doc):
+        return str(maybe_delimit(prefix, answer))[len(prefix) : -len(answer) or None]
+    return str(built.config.target_delimiter)
+
+
+def _without(delimiter: str, result: Any) -> Any:
+    """A generated text without the delimiter before it; of several texts each one."""
+    if isinstance(result, str):
+        return result.removeprefix(delimiter)
+    return [_without(delimiter, one) for one in result] if isinstance(result, list | tuple) else result
+
+
 def _answered(built: ConfigurableTask, doc: Doc, results: Sequence[Any], settings: Settings) -> Answered:
     """An item with its answers, for a metric of ours."""
     if built.OUTPUT_TYPE != "multiple_choice":
@@ -183,16 +281,8 @@ def _quieten() -> None:
     """Once per process: lm-eval's templates in a sandbox and compiled once, and only its errors in the log."""
     import lm_eval.api.task
     import lm_eval.utils
-    from jinja2.sandbox import SandboxedEnvironment
 
-    class Sandbox(SandboxedEnvironment):
-        # lm-eval compiles a template for every row.
-        from_string = lru_cache(maxsize=256)(SandboxedEnvironment.from_string)  # type: ignore[assignment]
-
-    plain = lm_eval.utils.env
-    sandbox = Sandbox(undefined=plain.undefined, keep_trailing_newline=True)
-    sandbox.filters.update(plain.filters)
-    lm_eval.utils.env = sandbox
+    lm_eval.utils.env = sandbox()
     hide_bars(lm_eval.api.task)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -36,6 +36,7 @@ from harness.tasks.file import (
     task_keys,
 )
 from harness.tasks.group import Leaf, TaskGroup, combination_notes, find, outline
+from harness.tasks.labels import was_read_otherwise
 from harness.tasks.metadata import PROSE, Pieces, TaskMetadata, read_metadata
 from harness.tasks.scale import check_declared, declared_scale
 from harness.tasks.splits import Part, cut, split_parts
@@ -66,6 +67,8 @@ class Task:
     """Between which values the metric lies, where that is declared."""
     metadata: TaskMetadata
     notes: tuple[str, ...]
+    built_in: bool = False
+    """Whether the file is lm-eval's own, whose scores stay lm-eval's."""
     source: Source = field(repr=False)
     parts: Mapping[str, Part] = field(repr=False)
     process: Callable[[Dataset], Dataset] | None = field(repr=False, default=None)
@@ -215,7 +218,7 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     config = lm_eval_config(keys, name, metadata, where)
     used = Definition.of(config)
     (metric,) = used.metric_list
-    return Task(
+    task = Task(
         name=name,
         ref=TaskRef(name, _fingerprint(file.config, source, built_in)),
         config=config,
@@ -225,10 +228,25 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
         scale=declared_scale(used, metadata, where),
         metadata=metadata,
         notes=(*reading_notes(definition, parts, metric_name(metric)), *unread),
+        built_in=built_in,
         source=source,
         parts=parts,
         process=definition.process_docs,
     )
+    return replace(task, ref=replace(task.ref, fingerprint=_fingerprint_of_reading(task)))
+
+
+@lru_cache(maxsize=64)
+def _fingerprint_of_reading(task: Task) -> str:
+    """The task's fingerprint; another one where its rows were once read otherwise, so that no old record stands for it."""
+    known = task.ref.fingerprint
+    try:
+        otherwise = not task.built_in and was_read_otherwise(
+            task.config, lambda: [doc for split in task.parts for doc in docs(task.split(split))]
+        )
+    except Exception:
+        return known
+    return fingerprint([known, "texts as they stand"]) if otherwise else known
 
 
 def _group(group: TaskGroup, members: tuple[Task, ...]) -> Task:

@@ -7,10 +7,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
-from harness.tasks.lm_eval_task import gold_index, lm_eval_task
+from harness.tasks.lm_eval_task import answer_of, border, gold_index, lm_eval_task, task_labels
 from harness.tasks.metadata import Preference
 from harness.tasks.overlap import task_overlap
 from harness.tasks.splits import Doc
+from harness.tasks.table import docs
 from harness.tasks.task import SPLITS, Task
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _training_rows(task: Task) -> tuple[Row, ...]:
         return tuple(row for leaf in dict.fromkeys(task.leaves) for row in _training_rows(leaf))
     built = lm_eval_task(task, "train")
     preference = task.metadata.preference
-    return tuple(_row(built, doc, preference) for doc in built.test_docs())
+    return tuple(_row(built, doc, preference) for doc in docs(task.split("train")))
 
 
 def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Row:
@@ -67,32 +68,20 @@ def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Ro
     elif built.OUTPUT_TYPE == "multiple_choice":
         prompt, completion = requests[gold_index(built, doc)].args
     else:
-        prompt, completion = context, _delimited(built, prefix, _answer(built, doc))
+        prompt, completion = context, _bordered(built, doc, answer_of(built, doc))
     row = Row(prompt=prompt, completion=completion, doc=dict(doc))
     if built.OUTPUT_TYPE == "multiple_choice":
         # Where the choice comes before the text, each choice has a prompt of its own: none of them is wrong after this one.
         others = [request.args[1] for request in requests if request.args[0] == prompt]
         row = replace(row, wrong=tuple(choice for choice in dict.fromkeys(others) if choice != completion))
     if preference:
-        chosen, rejected = (_delimited(built, prefix, _cell(doc, key, column)) for key, column in preference)
+        chosen, rejected = (_bordered(built, doc, _cell(doc, key, column)) for key, column in preference)
         row = replace(row, completion=chosen, rejected=rejected)
     return row
 
 
-def _answer(built: ConfigurableTask, doc: Doc) -> str:
-    target = built.doc_to_target(doc)
-    if built.config.doc_to_choice is not None and isinstance(target, int):
-        target = built.doc_to_choice(doc)[target]
-    return str(target[0] if isinstance(target, list) and target else target)
-
-
-def _delimited(built: ConfigurableTask, prefix: str | None, answer: str) -> str:
-    """The answer as it follows the prompt: lm-eval's rule for the answers of examples (`build_qa_turn`)."""
-    from lm_eval.api.utils import maybe_delimit
-
-    if prefix:
-        return str(maybe_delimit(prefix, answer))[len(prefix) :]
-    return f"{built.config.target_delimiter}{answer}"
+def _bordered(built: ConfigurableTask, doc: Doc, answer: str) -> str:
+    return border(built, doc, answer) + answer
 
 
 def _cell(doc: Doc, key: str, column: str) -> str:
@@ -117,6 +106,7 @@ def check_task(task: Task) -> tuple[str, ...]:
     for split in SPLITS:
         if split in task.parts:
             lm_eval_task(task, split)
+    notes += task_labels(task).notes
     if "train" in task.parts:
         rows = training_rows(task)
         shared = task_overlap(task)

@@ -133,7 +133,11 @@ def test_a_broken_task_file_is_refused_in_one_sentence(tmp_path: Path, case: str
 DATA = {
     "empty training split": ({}, [], "train.jsonl must hold rows, but is empty"),
     "label not in choices": ({}, [{"text": "a", "label": "maybe"}], r"row 1: the label must be one of \['no', 'yes'\]"),
-    "label out of range": ({}, [{"text": "a", "label": 2}], "row 1: the label must be one of the choices"),
+    "label out of range": (
+        {},
+        [{"text": "a", "label": 2}],
+        r"row 1: the label must be one of \['no', 'yes'\] or its index, but is 2",
+    ),
     "missing column": ({"doc_to_text": "{{txt}}"}, ROWS, "did you mean 'text'"),
     "bare word that is no column": ({"doc_to_target": "labl"}, ROWS, "did you mean 'label'"),
     "row without a value": ({}, [*ROWS[:29], {"text": "a"}], "needs a value in 'label', but row"),
