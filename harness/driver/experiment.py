@@ -91,6 +91,8 @@ class TaskInfo:
     """Training rows; 0 for a task that is only evaluated."""
     chars: float = 0.0
     """Mean characters of a training row."""
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    """Mean tokens of a training row, by base model."""
     items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Items by split; of a group those of each of its tasks."""
     facts: TaskFacts = field(default_factory=TaskFacts)

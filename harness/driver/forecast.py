@@ -106,7 +106,8 @@ def _from_formula(occasion: Occasion) -> Forecast:
     """6 FLOPs per parameter that a token passes of training, 2 of scoring (Kaplan et al. 2020, arXiv:2001.08361, 2.1)."""
     passed = occasion.model.facts.active_parameters
     # Chat templates and special tokens make even an empty row some tokens long.
-    tokens_per_row = max(8.0, occasion.task.chars / CHARACTERS_PER_TOKEN)
+    counted = occasion.task.tokens.get(occasion.model.ref.name, occasion.task.chars / CHARACTERS_PER_TOKEN)
+    tokens_per_row = max(8.0, counted)
     tokens = occasion.config.steps_run * _rows_per_step(occasion.config) * tokens_per_row
     scored = _scorings(occasion.config.evaluation, occasion) * CHOICES * tokens_per_row
     flops = 6 * passed * tokens

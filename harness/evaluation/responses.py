@@ -72,11 +72,7 @@ class Responder:
         Raises:
             SpecError: When a request does not fit the models' context, or has nothing to score.
         """
-        if not encoder(tokenizer).start and _has_bare_texts(built):
-            raise SpecError(
-                "a tokenizer must have a beginning- or end-of-text token, after which texts without context are scored, but "
-                "has neither: add one"
-            )
+        _refuse_bare_texts(encoder(tokenizer), built)
         if built.OUTPUT_TYPE == "generate_until":
             return self._generated(models, tokenizer, built, batch_size)
         layout = self._layout(models, tokenizer, built)
@@ -140,13 +136,39 @@ class Responder:
         (prompt,) = encoder(tokenizer).prompts([str(built.instances[0].args[0])])
         probe = RowPlan([Request(prompt, (0,))], length, _DEFAULT_HIDDEN_SIZE, shares_rows=False)
         finite = self._scorer.score(models, probe).finite.tolist()
-        try:
-            return list(generated_texts(models, tokenizer, built, length, finite, batch_size))
-        except AssertionError as error:  # how lm-eval says that a prompt leaves no room
+        prompts_cut(encoder(tokenizer), built, length)  # raises where an answer leaves no room
+        return list(generated_texts(models, tokenizer, built, length, finite, batch_size))
+
+
+def prompts_cut(encoder: Encoder, built: ConfigurableTask, length: int) -> int:
+    """How many prompts of a task's requests lose their beginning when they are scored.
+
+    Args:
+        encoder: Of the model's tokenizer.
+        built: The task, with its requests.
+        length: Tokens of the model's context.
+
+    Raises:
+        SpecError: When a request does not fit the context, or has nothing to score.
+    """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    requests, name = [instance.args for instance in built.instances], str(built.config.task)
+    _refuse_bare_texts(encoder, built)
+    if built.OUTPUT_TYPE == "loglikelihood_rolling":
+        return 0  # scored in windows
+    if built.OUTPUT_TYPE == "generate_until":
+        room = length - max(int(normalize_gen_kwargs(options)["max_gen_toks"]) for _, options in requests)
+        if room < 1:
             raise SpecError(
-                f"task {built.config.task} must fit the model's context of {length} tokens, but does not ({error}): "
-                "shorten its texts or generation_kwargs.max_gen_toks"
-            ) from error
+                f"task {name} must fit the model's context of {length} tokens, but asks for answers of {length - room}: "
+                "lower generation_kwargs.max_gen_toks"
+            )
+        return sum(len(prompt) > room for prompt in encoder.prompts([prompt for prompt, _ in requests]))
+    pairs = _pairs(encoder, requests)
+    for request in pairs:
+        _check(request, length, name)
+    return sum(len(request.context) + len(request.continuation) > length + 1 for request in pairs)
 
 
 def _totals(values: Sequence[float], owners: Sequence[int], size: int) -> list[float]:
@@ -166,10 +188,14 @@ def context_length(models: StackedModels, tokenizer: PreTrainedTokenizerBase) ->
     return int(resolve_max_length(models.model.config, tokenizer)) - virtual
 
 
-def _has_bare_texts(built: ConfigurableTask) -> bool:
-    """Whether a text is scored, or generated, after nothing."""
+def _refuse_bare_texts(encoder: Encoder, built: ConfigurableTask) -> None:
+    """Texts that are scored, or generated, after nothing need a token to start from."""
     rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
-    return rolling or any(not str(instance.args[0]).strip() for instance in built.instances)
+    if not encoder.start and (rolling or any(not str(instance.args[0]).strip() for instance in built.instances)):
+        raise SpecError(
+            "a tokenizer must have a beginning- or end-of-text token, after which texts without context are scored, but "
+            "has neither: add one"
+        )
 
 
 def _check(request: Request, length: int, task: str) -> None:

@@ -22,7 +22,7 @@ from harness.models.hub import commit_of
 from harness.records.trial import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = Path(__file__).parents[1] / "testbed" / "models"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "testbed" / "data" / "corpus_sample.jsonl"
@@ -258,6 +258,23 @@ def _never_repacked(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def load_config(base: BaseModel) -> PretrainedConfig:
+    """The model's config, of `transformers`.
+
+    Raises:
+        SpecError: When it cannot be read, or is of a kind that transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    quiet()
+    try:
+        return AutoConfig.from_pretrained(base.source, **_revision(base), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"base model {base.ref.name!r} must have a config.json that transformers reads, but it says: {error}"
+        ) from error
+
+
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
     """The model's tokenizer; batches are filled up with a token that the model has.
 
@@ -270,7 +287,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
 
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base), trust_remote_code=False)
-    rows = _embedding_rows(base)
+    rows = embedded_tokens(base)
     for name in ("bos_token", "eos_token"):
         token = getattr(tokenizer, f"{name}_id")
         if token is not None and token >= rows:
@@ -288,7 +305,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _embedding_rows(base: BaseModel) -> float:
+def embedded_tokens(base: BaseModel) -> float:
     """Tokens that the model embeds; infinity where its config does not say."""
     try:
         config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
-from harness.axes.encoding import learnable, reached, tokenised
+from harness.axes.encoding import Cuts, learnable, reached, tokenised
 from harness.errors import SpecError
+from harness.models.tokens import Encoder
 from harness.nn.batches import padding_id
 from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
 from harness.objectives.base import Objective, TrainerParts
@@ -56,8 +57,7 @@ class PreferenceObjective(Objective, ABC):
                     f"({row.prompt[:40]!r}) has none: train on a task with metadata.preference, without replayed texts"
                 )
         rows = reached(rows, setup)
-        answers = [answer for row in rows for answer in (row, replace(row, completion=str(row.rejected)))]
-        encoded = tokenised(answers, setup, "answers")
+        encoded = tokenised(_answers(rows), setup, "answers")
         pairs = list(zip(encoded[::2], encoded[1::2], strict=True))
         # A pair of which one answer was cut away would compare with nothing.
         examples = [self.prepared(*pair) for pair in pairs if all(map(learnable, pair))]
@@ -67,6 +67,10 @@ class PreferenceObjective(Objective, ABC):
             )
         return examples
 
+    def cuts(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> Cuts | None:
+        """What chosen and rejected answers lose."""
+        return super().cuts(_answers(rows), encoder, params, generates)
+
     def prepared(self, chosen: TokenSequence, rejected: TokenSequence) -> Example:
         """A pair as it goes through the model; by default with loss on the answers alone."""
         return (chosen, rejected)
@@ -74,6 +78,13 @@ class PreferenceObjective(Objective, ABC):
     def items(self, examples: Sequence[Example]) -> int:
         """The loss is a mean over pairs."""
         return len(examples)
+
+
+def _answers(rows: Sequence[Row]) -> list[Row]:
+    """Every row with its chosen answer, then with its rejected one if it has one."""
+    return [
+        replace(row, completion=text) for row in rows for text in (row.completion, row.rejected) if text is not None
+    ]
 
 
 def each(setups: Sequence[StageSetup], name: str, like: Tensor) -> Tensor:

@@ -92,6 +92,11 @@ class ReinforcementObjective(Objective, ABC):
             return problem
         return super().skip(situation)
 
+    def cuts(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> Cuts | None:
+        """What prompts lose, so that an answer fits beside them."""
+        prompts = [TokenSequence(ids, ids, len(ids)) for ids in encoder.prompts([row.prompt for row in rows])]
+        return Cuts.of(prompts, params.integer("max_length") - params.integer("completion_tokens"))
+
     def trainer(self, parts: TrainerParts) -> Trainer:
         """TRL's trainer, on the model without PEFT's wrapper: to a wrapped model TRL would add an adapter of its own.
 
@@ -123,10 +128,7 @@ class ReinforcementObjective(Objective, ABC):
         )
         inner = _inner(parts)
         inner._hf_peft_config_loaded = True  # else transformers refuses a quantised model: it does not see the adapters
-        prompts = [
-            (TokenSequence(ids, ids, len(ids))) for ids in encoder(setup).prompts([r.prompt for r in parts.rows])
-        ]
-        if cuts := Cuts.of(prompts, room):
+        if cuts := self.cuts(parts.rows, encoder(setup), params, setup.generates):
             setup.note(f"prompts that are answered: {cuts}")
         trainer = _quiet(kind, encoder(setup), room)(
             model=inner,

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.axes.contract import Plugin, Situation, StageSetup
+from harness.axes.encoding import Cuts, encoded
+from harness.models.tokens import Encoder
 from harness.nn.sequences import IGNORED, Example, TokenLosses
-from harness.space import Text
+from harness.space import Params, Text
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
@@ -96,6 +98,17 @@ class Objective(Plugin, ABC):
             SpecError: When a row lacks what the objective needs.
         """
         raise NotImplementedError
+
+    def cuts(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> Cuts | None:
+        """What rows will lose because they are longer than a stage takes; None where nothing is cut.
+
+        Args:
+            rows: As the task gives them.
+            encoder: Of the base's tokenizer.
+            params: The stage's; `max_length` is cut to the model's context.
+            generates: Whether the task is scored on generated text.
+        """
+        return None if self.packs else Cuts.of(encoded(rows, encoder, generates), params.integer("max_length"))
 
     def apart(self, examples: Sequence[Example], setup: StageSetup) -> list[Example]:
         """Further examples whose log-probabilities the loss needs, without gradient.

@@ -1,0 +1,175 @@
+"""A study's texts in tokens, under each of its base models: what will be cut, and what cannot be trained or scored.
+
+Rows and requests are encoded as trials will encode them (`models/tokens`), so that what is said here is what happens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from harness import __version__
+from harness.driver.experiment import Experiment, TaskInfo
+from harness.errors import SpecError, StorageError
+from harness.files import write_atomically
+from harness.models.tokens import Encoder, TokenCache
+from harness.records.codec import fingerprint, to_json
+from harness.space import Params
+
+if TYPE_CHECKING:
+    from harness.axes.encoding import Cuts
+    from harness.models.base_model import BaseModel
+    from harness.tasks.task import Task
+    from harness.training.choices import Choices
+
+
+def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> Experiment:
+    """The experiment with the mean tokens of its tasks' training rows, and notes of what will be cut.
+
+    Args:
+        experiment: Resolved otherwise.
+        models: Its base models.
+        tasks: Every task that it names or evaluates, by name.
+
+    Raises:
+        SpecError: When a text has a token that a model does not have, or does not fit a model's context.
+    """
+    path = experiment.paths.cache / f"{_key(experiment, tasks)}.lengths.json"
+    try:
+        counted = json.loads(path.read_text())
+    except (OSError, ValueError):
+        counted = _counted(experiment, models, tasks)
+        with suppress(StorageError):  # it is only counted again
+            write_atomically(path, json.dumps(counted))
+    mean, notes = counted["tokens"], counted["notes"]
+    return replace(
+        experiment,
+        tasks=tuple(replace(task, tokens=mean[task.ref.name]) for task in experiment.tasks),
+        notes=(*experiment.notes, *notes),
+    )
+
+
+def _key(experiment: Experiment, tasks: Mapping[str, Task]) -> str:
+    """Hash of what decides the answer, so that the phases of a study count once."""
+    spec, models = experiment.spec, [to_json(model.ref) for model in experiment.models]
+    data = {name: task.ref.fingerprint for name, task in tasks.items()}
+    asked = spec.model_dump(mode="json", include={"families", "tasks", "off_target", "search", "confirm"})
+    return fingerprint([__version__, models, data, asked])
+
+
+def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    notes: list[str] = []
+    tokens: dict[str, dict[str, float]] = {task.ref.name: {} for task in experiment.tasks}
+    for model in models:
+        texts = _Texts(experiment, model, tasks)
+        for task in experiment.tasks:
+            tokens[task.ref.name][model.ref.name] = texts.mean_tokens(task.ref.name)
+            notes += texts.training_notes(task.ref.name)
+        for info in (*experiment.tasks, *experiment.off_target):
+            notes += texts.scoring_notes(info)
+    return {"tokens": tokens, "notes": list(dict.fromkeys(notes))}
+
+
+class _Texts:
+    """A study's texts under one base model."""
+
+    def __init__(self, experiment: Experiment, model: BaseModel, tasks: Mapping[str, Task]) -> None:
+        from harness.models.base_model import embedded_tokens, load_config, load_tokenizer
+
+        self.experiment, self.tasks, self.name = experiment, tasks, model.ref.name
+        self.config, self.tokenizer = load_config(model), load_tokenizer(model)
+        encode = TokenCache().encoder(self.tokenizer, experiment.paths.cache).encode
+        self.encoder = Encoder(self.tokenizer, partial(_embedded, encode, embedded_tokens(model), self.name))
+
+    def mean_tokens(self, task: str) -> float:
+        """Of a training row."""
+        from harness.axes.encoding import encoded
+        from harness.tasks.training_rows import training_rows
+
+        rows = training_rows(self.tasks[task])
+        return sum(len(s.input_ids) for s in encoded(rows, self.encoder, self._generates(task))) / max(1, len(rows))
+
+    def training_notes(self, task: str) -> Iterator[str]:
+        """What families will cut of training rows, and where tokens would span prompt and answer."""
+        from harness.tasks.training_rows import training_rows
+        from harness.training.choices import choices
+
+        said: dict[str, list[str]] = {}
+        for family in self.experiment.families.values():
+            for stage, defaults in zip(family.stages, family.stages_at({}), strict=True):
+                data = stage.spec.data or task
+                if cuts := self._cuts(choices(defaults), data):
+                    said.setdefault(f"{data} on {self.name}: training rows: {cuts}", []).append(family.name)
+        yield from (f"{note} ({', '.join(dict.fromkeys(names))})" for note, names in said.items())
+        rows = training_rows(self.tasks[task])
+        pairs = [(row.prompt, row.completion) for row in rows if row.prompt]
+        if spanning := self.encoder.spanning(pairs, self._generates(task)):
+            yield (
+                f"{task} on {self.name}: a token would span prompt and answer in {spanning} of {len(rows)} training rows: "
+                "they are encoded apart there, in training as in scoring"
+            )
+
+    def scoring_notes(self, info: TaskInfo) -> Iterator[str]:
+        """What will be cut of prompts that are scored, and answers that nothing ends."""
+        from lm_eval.models.utils import resolve_max_length
+
+        from harness.evaluation.responses import prompts_cut
+        from harness.tasks.lm_eval_task import lm_eval_task
+
+        task, spec = self.tasks[info.ref.name], self.experiment.spec
+        length = int(resolve_max_length(self.config, self.tokenizer))
+        for split, limit in (("validation", spec.search.limit), ("test", spec.confirm.limit)):
+            for leaf in dict.fromkeys(task.leaves):
+                built = lm_eval_task(leaf, split, limit)
+                built.build_all_requests()
+                if cut := prompts_cut(self.encoder, built, length):
+                    yield (
+                        f"{leaf.name} on {self.name}: of {len(built.instances)} prompts of {split}, {cut} lose their "
+                        f"beginning when they are scored, to fit the context of {length} tokens"
+                    )
+        if self._generates(task.name) and not self.encoder.end:
+            yield (
+                f"{task.name} on {self.name}: the tokenizer has no end token, so that training ends no answer, and "
+                "generation goes on until a stop string or max_gen_toks"
+            )
+
+    def _cuts(self, chosen: Choices, task: str) -> Cuts | None:
+        """What a stage will cut of a task's rows, as the task gives them."""
+        from harness.models.base_model import context_length
+        from harness.tasks.training_rows import training_rows
+
+        if not chosen.method.needs_training:
+            return None
+        reserved = chosen.method.reserved(chosen.params)
+        limit = context_length(self.config, chosen.params.integer("max_length"), reserved)
+        params = Params(chosen.params, max_length=limit)
+        return chosen.objective.cuts(training_rows(self.tasks[task]), self.encoder, params, self._generates(task))
+
+    def _generates(self, task: str) -> bool:
+        return self.tasks[task].output_type == "generate_until"
+
+
+def _embedded(
+    encode: Callable[[Sequence[str]], list[list[int]]], tokens: float, name: str, texts: Sequence[str]
+) -> list[list[int]]:
+    """Ids of texts, all of which the model must embed.
+
+    Args:
+        encode: Of the tokenizer.
+        tokens: How many tokens the model embeds.
+        name: The model's.
+        texts: To encode.
+    """
+    found = encode(texts)
+    for text, ids in zip(texts, found, strict=True):
+        if ids and max(ids) >= tokens:
+            raise SpecError(
+                f"texts must be of tokens that {name} embeds, but {text[:60]!r} has a token with the id {max(ids)}, and the "
+                f"model embeds {tokens:.0f}: take that token out of the tokenizer or the text, or resize the model "
+                "(resize_token_embeddings) and save it again"
+            )
+    return found
