@@ -115,13 +115,11 @@ class _Texts:
 
     def scoring_notes(self, info: TaskInfo) -> Iterator[str]:
         """What will be cut of prompts that are scored, and answers that nothing ends."""
-        from lm_eval.models.utils import resolve_max_length
-
-        from harness.evaluation.responses import prompts_cut
+        from harness.evaluation.responses import prompts_cut, scored_length
         from harness.tasks.lm_eval_task import lm_eval_task
 
         task, spec = self.tasks[info.ref.name], self.experiment.spec
-        length = int(resolve_max_length(self.config, self.tokenizer))
+        length = scored_length(self.config, self.tokenizer)
         for split, limit in (("validation", spec.search.limit), ("test", spec.confirm.limit)):
             for leaf in dict.fromkeys(task.leaves):
                 built = lm_eval_task(leaf, split, limit)

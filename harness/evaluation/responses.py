@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import SpecError
@@ -181,11 +181,16 @@ def _totals(values: Sequence[float], owners: Sequence[int], size: int) -> list[f
 
 def context_length(models: StackedModels, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that the models' context has for a text."""
-    from lm_eval.models.utils import resolve_max_length
-
     adapters = getattr(models.model, "peft_config", None) or {}
     virtual = max((getattr(config, "num_virtual_tokens", None) or 0 for config in adapters.values()), default=0)
-    return int(resolve_max_length(models.model.config, tokenizer)) - virtual
+    return scored_length(models.model.config, tokenizer) - virtual
+
+
+def scored_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that lm-eval takes a model's context to have."""
+    from lm_eval.models.utils import resolve_max_length
+
+    return int(resolve_max_length(config, tokenizer))
 
 
 def _refuse_bare_texts(encoder: Encoder, built: ConfigurableTask) -> None:

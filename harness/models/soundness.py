@@ -137,11 +137,11 @@ def _listed(names: list[str]) -> str:
 
 
 def _vocabulary_fits(base: BaseModel, model: PreTrainedModel, tokenizer: Any) -> list[str]:
-    """Refuse a tokenizer that makes tokens which the model has no embedding for."""
+    """Refuse the tokenizer of another model; texts with an added token that has no embedding are found by the texts."""
     rows = model.get_input_embeddings().weight.shape[0]
-    special = set(tokenizer.all_special_ids)
+    added = set(tokenizer.get_added_vocab())
     beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= rows}
-    if plain := sorted(token for token, index in beyond.items() if index not in special):
+    if plain := sorted(beyond.keys() - added):
         raise SpecError(
             f"base model {base.ref.name!r} must have an embedding for every token of its tokenizer, but has {rows} and none "
             f"for {_listed(plain)}: use the tokenizer that the model was trained with"
