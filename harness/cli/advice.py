@@ -291,9 +291,9 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     # Before anything is spent: a folder of somebody's files would be mixed with the model's.
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--output must be a new or empty folder, but '{folder}' has files in it: name another")
-    if wanted["keep"] != "merged" and (reason := _not_apart(order.stages[-1])):
+    if wanted["keep"] != "merged" and (reason := _not_apart(order.stages[-1], wanted["keep"])):
         raise UsageError(
-            f"--keep {wanted['keep']} must be of a pipeline that ends in an adapter, but {reason}: keep it merged"
+            f"--keep {wanted['keep']} must be of a pipeline that ends in an adapter, but {reason}: leave --keep out"
         )
     if wanted["dry_run"]:
         return Trained(None, order.text())
@@ -312,14 +312,21 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     return Trained(folder, order.text(), result, base.scores)
 
 
-def _not_apart(stage: Stage) -> str | None:
-    """Why what a pipeline's last stage trains cannot be kept as an adapter; None where it can."""
+def _not_apart(stage: Stage, keep: Keeps) -> str | None:
+    """Why what a pipeline's last stage trains cannot be kept so; None where it can.
+
+    Args:
+        stage: The last one.
+        keep: `adapter` or `both`.
+    """
     from harness.plugins import overrides
     from harness.training.choices import choices
 
     chosen = choices(stage)
     if not chosen.method.unmerged:
-        return f"PEFT cannot put what {stage.method} trains beside the base again"
+        return f"PEFT alone cannot put what {stage.method} trains on the base again"
+    if keep == "both" and not chosen.method.mergeable:
+        return f"what {stage.method} trains cannot be merged"
     if overrides(chosen.retention, "finish"):
         return f"retention {stage.retention} changes the merged weights"
     return None

@@ -24,6 +24,7 @@ class Loftq(Lora):
     paper = "Li et al. 2023, arXiv 2310.08659"
     requires = "a GPU"
     shares_base = False
+    unmerged = False  # it belongs to the quantised base
     alone = "what is quantised differs from trial to trial"
     identity_at_start = False
     space = Lora.space | {

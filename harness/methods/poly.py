@@ -30,6 +30,7 @@ class Poly(LayerMethod):
     paper = "Ponti et al. 2022, arXiv 2202.13914"
     kind = "PolyConfig"
     trains = r".*\.(poly_lora_[AB]\.default|poly_router\.default\.module_logits)"
+    unmerged = False  # PEFT asks who calls it for the task of each row
     alone = "it draws random numbers in every pass"
     takes_transposed = False
     space = {

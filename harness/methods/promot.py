@@ -38,6 +38,7 @@ class ProMoT(PartialMethod, PromptTuning):
     limits = ""
     covers = PARTS
     shares_base = False
+    unmerged = False  # the base's weights move, too
     detached = Method.detached  # what is left without the prompt is not the base
     space = {
         "learning_rate": Float(1e-6, 3e-3, default=2e-5, log=True),

@@ -26,6 +26,7 @@ class QLoraInt8(Lora):
     summary = "LoRA on a base quantised to eight bits"
     paper = "Dettmers et al. 2022, arXiv 2208.07339"
     mergeable = False
+    unmerged = False  # it belongs to the quantised base
     alone = "rounding its inputs to integers magnifies differences of the last bit"
     space = Lora.space | {"outlier_threshold": Float(0.0, 100.0, default=0.0, searched=False)}
 

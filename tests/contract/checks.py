@@ -195,7 +195,9 @@ def merged_is_unmerged_and_the_deltas_say_what_moved(case):
     if not deltas:
         return
     base = case.base
-    if case.method.load_options(case.params, "cpu"):  # packed: the base is what is merged before the first step
+    if "quantization_config" in case.method.load_options(
+        case.params, "cpu"
+    ):  # packed: the base is what is merged before the first step
         blank, _ = attached(case.folder, stage(case.name))
         base = dict(method.merge(blank.model, blank.setup).named_parameters())
     assert all(value.requires_grad for value in deltas.values())

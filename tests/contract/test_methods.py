@@ -69,11 +69,14 @@ def loaders():
 def saved_models_give_the_same_logits_in_a_new_process(case, folder, loaders):
     """A merged model through transformers alone, an adapter through PEFT, anything else through `load_tuned`."""
     save_model(folder, case.learner, resolve_model(str(case.folder)))
-    quantised = case.method.load_options(case.params, "cpu")
+    quantised = "quantization_config" in case.method.load_options(case.params, "cpu")
     adapter = "adapter" if (folder / "adapter_config.json").exists() and not quantised else "native"
     kind = "whole" if case.method.mergeable else adapter
     torch.testing.assert_close(loaders(kind, folder), logits(case.model), atol=1e-4, rtol=0)
     assert kind != "native" or (folder / TUNED).exists()
+    if case.method.unmerged and case.method.mergeable:
+        save_model(folder / "apart", case.learner, resolve_model(str(case.folder)), "adapter")
+        torch.testing.assert_close(loaders("adapter", folder / "apart"), logits(case.model), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,12 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from harness.cli.advice import Order, train_model
 from harness.cost.flops import model_size
 from harness.driver.forecast import Past
 from harness.driver.forecast import forecast as forecast_of
+from harness.errors import UsageError
 from harness.models.base_model import load_model, resolve_model
 from harness.nn.copies import float32_copy, train_in_float32
 from harness.records.paths import Paths
+from harness.tasks.task import find_task
 from harness.training.choices import choices
 from harness.trial.group import Workspace, run_pack, run_trial
 from harness.trial.hardware import Measurements
@@ -244,3 +247,29 @@ def test_a_float32_copy_shares_nothing(half):
     assert {p.dtype for p in copy.parameters()} == {torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert choices(stage("lora")).method.unmerged
+
+
+@pytest.mark.parametrize(
+    ("method", "retention", "keep", "said"),
+    [
+        ("full", "none", "adapter", "PEFT alone cannot put what full trains"),
+        ("pissa", "none", "both", "PEFT alone cannot put what pissa trains"),
+        ("prefix_tuning", "none", "both", "what prefix_tuning trains cannot be merged"),
+        ("lora", "interpolation", "adapter", "retention interpolation changes the merged weights"),
+        ("lora", "none", "adapter", None),
+        ("prefix_tuning", "none", "adapter", None),
+    ],
+)
+def test_what_cannot_be_kept_apart_is_said_before_anything_is_spent(method, retention, keep, said, world, tmp_path):
+    order = Order(
+        task=find_task("colour", (world.tasks,)),
+        base=resolve_model(str(world.llama)),
+        stages=(stage(method, retention=retention),),
+        steps=2,
+    )
+    wanted = {"output": tmp_path / "out", "seed": 0, "keep": keep, "dry_run": True}
+    if said is None:
+        assert train_model(Paths(tmp_path), order, (world.tasks,), **wanted).result is None
+        return
+    with pytest.raises(UsageError, match=f"{said}.*leave --keep out"):
+        train_model(Paths(tmp_path), order, (world.tasks,), **wanted)
