@@ -27,7 +27,7 @@ class Labels:
     """How the rows of a task say which choice is right."""
 
     are_places: bool = False
-    """Whether a label is the place of a choice, rather than its text."""
+    """Whether a label that could be a choice as well as the place of one is the place."""
     choose_prompt: bool = False
     """Whether the choices stand in the prompt's place, and `doc_to_text` says which of them is right."""
     notes: tuple[str, ...] = ()
@@ -87,13 +87,14 @@ def read_labels(config: Mapping[str, Any], rows: Sequence[Place]) -> Labels:
             raise SpecError(label.refusal)
     if not isinstance(entry, str):
         return Labels(are_places=True)  # a file or a function says a whole number only where it means a place
-    all_named = all(label.named is not None for label in labels)
-    for label in labels:
-        if not all_named and label.place is None:
-            raise SpecError(next(other.refusal for other in labels if other.named is None))
     differs = next((one for one in labels if None not in (one.named, one.place) and one.named != one.place), None)
     if differs is None:
-        return Labels(are_places=not all_named)
+        return Labels()  # no label can be read in two ways
+    all_named, all_placed = (all(getattr(label, kind) is not None for label in labels) for kind in ("named", "place"))
+    if not all_named and not all_placed:
+        raise SpecError(next(label.refusal for label in labels if label.named is None))
+    if not all_placed:
+        return Labels()
     if all_named and not is_cell(entry, rows[0][1]):
         raise SpecError(
             f"{differs.where}: the label must say one thing, but {differs.said!r} may be a choice or the place of one among "
@@ -121,10 +122,9 @@ def gold_of(config: Mapping[str, Any], labels: Labels, doc: Doc, where: str = ""
     golds = []
     for one in several(said):
         label = _Label(one, choices, where)
-        names = (
-            isinstance(one, str) and not isinstance(entry, str) and label.named is not None
-        )  # what a function returns
-        gold = label.place if labels.are_places and not names else label.named
+        names = isinstance(one, str) and not isinstance(entry, str)  # a text that a function returns
+        read = (label.place, label.named) if labels.are_places and not names else (label.named, label.place)
+        gold = next((place for place in read if place is not None), None)
         if gold is None:
             raise SpecError(label.refusal)
         golds.append(gold)

@@ -323,10 +323,11 @@ def test_comparability_stays_what_records_hold(task: Any, tokenizer: Any, monkey
     monkeypatch.setattr("lm_eval.__version__", "0")
     drawn = {"generation_kwargs": {"do_sample": True, "top_p": 0.9}, "repeats": 4}
     configs = (CHOICE, GENERATE, ROLLING, GENERATE | drawn)
-    # The real facts of a tokenizer change with the version of its library.
+    # The real facts of a tokenizer change with the version of its library. Generated answers have other keys than before
+    # the delimiter was no part of them.
     assert [comparability(task(config), tokenizer, "bytes") for config in configs] == [
         "1d1972bdc90e4ccd9933",
-        "09a44685f8755ed59937",
+        "34ab1342a5a2381c57e3",
         "08ec204f5049f27b2b03",
-        "8daf0258605342bcd3f3",
+        "373926c08726e18f8e4d",
     ]

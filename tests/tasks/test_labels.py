@@ -121,6 +121,12 @@ def test_a_place_that_a_template_computes_stays_one(tmp_path: Path) -> None:
         check_task(made(tmp_path, config, rows[:1]))
 
 
+def test_a_computed_label_that_can_only_be_a_choice_is_one(tmp_path: Path) -> None:
+    rows = [{"text": f"row {i}", "label": f"{i} stars"} for i in (1, 2, 3)]
+    config = CHOICE | {"doc_to_choice": ["1", "2", "3"], "doc_to_target": "{{label[0] | int}}"}
+    assert [row.completion for row in training_rows(made(tmp_path, config, rows))] == [" 1", " 2", " 3"]
+
+
 def test_a_prompt_of_digits_is_a_prompt(tmp_path: Path) -> None:
     """lm-eval takes it for the place of a choice that stands in the prompt, as in Winogrande."""
     rows = [{"n": i, "label": ["even", "odd"][i % 2]} for i in range(2)]
