@@ -14,7 +14,7 @@ def evaluate(
     model: Any, tokenizer: Any, task: Task, split: str, limit: int | None, batch_size: int | None = None
 ) -> Evaluated:
     """The score of one model, which must be finite."""
-    (outcome,) = Evaluator(TokenCache()).evaluate(StackedModels(model), tokenizer, task, split, limit, batch_size)
+    (outcome,) = Evaluator(TokenCache(), batch_size).evaluate(StackedModels(model), tokenizer, task, split, limit)
     assert isinstance(outcome, Evaluated), outcome
     return outcome
 

@@ -15,9 +15,6 @@ from harness.models.tokens import Encoder, Ids
 from harness.nn.sequences import IGNORED, TokenSequence
 from harness.tasks.training_rows import Row
 
-Segment = tuple[str, bool]
-"""Part of a text, and whether its tokens carry loss."""
-
 
 def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
     """The rows that a stage trains on: a random sample of them where it is shorter than one pass."""
@@ -28,6 +25,8 @@ def reached(rows: Sequence[Row], setup: StageSetup) -> Sequence[Row]:
 
 def sequences(rows: Sequence[Row], setup: StageSetup) -> list[TokenSequence]:
     """Rows as token ids, with loss on the completion and its end token; on all tokens where the prompt is empty.
+
+    A chat's earlier answers, which stand in its prompt, carry loss too.
 
     How many rows were cut to `max_length` (see `fitted`), or dropped because nothing was left to learn, goes into the
     record's notes.
@@ -82,38 +81,40 @@ def encoded(rows: Sequence[Row], encoder: Encoder, generates: bool) -> list[Toke
         encoder: Of the model's tokenizer.
         generates: Whether the task is scored on generated text, which starts from all of the prompt.
     """
-    prompted = iter(encoder.pairs([(row.prompt, row.completion) for row in rows if row.prompt], generates))
+    prompted = iter(_prompted([row for row in rows if row.prompt], encoder, generates))
     texts = iter(encoder.documents([row.completion for row in rows if not row.prompt]))
+    return [next(prompted) if row.prompt else _all_supervised(next(texts)) for row in rows]
+
+
+def _all_supervised(ids: Ids) -> TokenSequence:
+    return TokenSequence(ids, ids)
+
+
+def _prompted(rows: Sequence[Row], encoder: Encoder, generates: bool) -> list[TokenSequence]:
+    """Rows with prompts; what carries loss does not change how they are encoded."""
+    pairs = encoder.pairs([(row.prompt, row.completion + row.end) for row in rows], generates)
+    # Up to the borders of a chat's earlier answers, and to its last one: white space there is the template's.
+    beginnings = [
+        [*(row.prompt[:place] for span in row.learned for place in span), *([row.prompt] if row.end else [])]
+        for row in rows
+    ]
+    begun = iter(encoder.prompts([text for texts in beginnings for text in texts]))
     found = []
-    for row in rows:
-        if row.prompt:
-            prompt, completion = next(prompted)
-            ids, border = (*prompt, *encoder.ended(completion)), len(prompt)
-            found.append(TokenSequence(ids, (IGNORED,) * border + ids[border:], border))
-        else:
-            ids = next(texts)
-            found.append(TokenSequence(ids, ids))
+    for row, texts, (prompt, completion) in zip(rows, beginnings, pairs, strict=True):
+        ids = (*prompt, *encoder.ended(completion))
+        # A token that spans the border of an answer is the answer's where that begins, and not where it ends.
+        places = [_shared(next(begun), ids) for _ in texts]
+        border = places.pop() if row.end else len(prompt)
+        learned = {place for start, stop in zip(places[::2], places[1::2], strict=True) for place in range(start, stop)}
+        labels = [token if place >= border or place in learned else IGNORED for place, token in enumerate(ids)]
+        found.append(TokenSequence(ids, tuple(labels), border))
     return found
 
 
-def segmented(rows: Sequence[Sequence[Segment]], encoder: Encoder, prefix: Sequence[int] = ()) -> list[TokenSequence]:
-    """Texts in segments as token ids, with loss where a segment says so, and no special token that is not in the text.
-
-    Args:
-        rows: The segments of each text; joined, they are the text. Where a token would span two of them, the second is
-            encoded apart (`Encoder.parts`).
-        encoder: Of the model's tokenizer.
-        prefix: Ids before every text, without loss.
-    """
-    found = []
-    for row, parts in zip(rows, encoder.parts([[text for text, _ in row] for row in rows]), strict=True):
-        ids, labels = list(prefix), [IGNORED] * len(prefix)
-        for (_, learns), part in zip(row, parts, strict=True):
-            ids += part
-            labels += part if learns else [IGNORED] * len(part)
-        border = next((place for place, label in enumerate(labels) if label != IGNORED), len(labels))
-        found.append(TokenSequence(tuple(ids), tuple(labels), border))
-    return found
+def _shared(left: Ids, right: Ids) -> int:
+    """Tokens that both begin with."""
+    ends = (place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    return next(ends, min(len(left), len(right)))
 
 
 def fitted(sequence: TokenSequence, limit: int) -> TokenSequence:

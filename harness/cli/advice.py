@@ -45,6 +45,10 @@ class PipelineFile(FamilySpec):
 
     model: str = Field(description="Base model: embedded, a folder, or a Hugging Face id.")
     revision: str | None = None
+    chat_template: bool | None = Field(
+        None,
+        description="Whether the base is tuned in its tokenizer's chat template; left out, it is where there is one.",
+    )
     steps: Count = Field(description="Optimiser steps.")
 
 
@@ -116,6 +120,7 @@ def advise(
     """
     from harness.axes.contract import Situation
     from harness.models.base_model import resolve_model
+    from harness.models.chat import in_template
     from harness.models.facts import model_facts
     from harness.recommend.rank import NotEnoughEvidence, most_evidence, recommend, request_for
     from harness.tasks.facts import task_facts
@@ -126,7 +131,7 @@ def advise(
         raise SpecError(
             "a recommendation needs records, but there are none: run a study first, for example `snakemake`"
         )
-    base = resolve_model(name, None)
+    base = in_template(resolve_model(name, None))
     # Which machine will train is not known here: what the CPU refuses is refused, the rest is ranked.
     situation = Situation(device="cpu", model=model_facts(base), task=task_facts(task))
     request = request_for(paths, task, base, situation=situation, **limits)
@@ -198,16 +203,17 @@ def order_from_file(path: Path, task: Task) -> Order:
         SpecError: With one sentence per broken rule.
     """
     from harness.models.base_model import resolve_model
+    from harness.models.chat import in_template
     from harness.study.family import resolve_family
 
     data = read_yaml(path)
     # A pipeline of one stage may leave out `stages`, as a family in a study file may.
-    outer = {key: data.pop(key) for key in ("model", "revision", "steps") if key in data}
+    outer = {key: data.pop(key) for key in ("model", "revision", "chat_template", "steps") if key in data}
     try:
         spec = PipelineFile.model_validate(outer | (data if "stages" in data else {"stages": [data]}))
     except ValidationError as error:
         raise SpecError(f"{path}: " + sentences(error, PipelineFile)) from error
-    base = resolve_model(spec.model, spec.revision)
+    base = in_template(resolve_model(spec.model, spec.revision), spec.chat_template)
     family = resolve_family(path.stem, spec)
     return Order(task=task, base=base, stages=family.stages_at({}), steps=spec.steps)
 
@@ -224,6 +230,7 @@ def order_from_advice(paths: Paths, task: Task, model: str | None) -> Order:
         UsageError: When there is not enough evidence to recommend anything.
     """
     from harness.models.base_model import resolve_model
+    from harness.models.chat import in_template
 
     answer = advise(paths, task, model, top=1)
     if answer.advice is None:
@@ -233,7 +240,9 @@ def order_from_advice(paths: Paths, task: Task, model: str | None) -> Order:
             f"`harness recommend --task {task.name}`, or say what to do with --pipeline FILE"
         )
     best = answer.advice.recommendations[0]
-    return Order(task=task, base=resolve_model(answer.base_model, None), stages=best.stages, steps=best.steps)
+    return Order(
+        task=task, base=in_template(resolve_model(answer.base_model, None)), stages=best.stages, steps=best.steps
+    )
 
 
 def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
@@ -257,7 +266,8 @@ def with_suite(order: Order, paths: Paths, folders: tuple[Path, ...]) -> Order:
                 corpus = corpus or model.corpus
     # The pinned revision, since a hub model may have moved on since it was recommended.
     base = resolve_model(order.base.ref.name, order.base.ref.revision, corpus)
-    base = replace(base, ref=with_corpus(base, folders))
+    ref = replace(with_corpus(base, folders), chat_template=order.base.ref.chat_template)
+    base = replace(base, ref=ref)
     return replace(order, base=base, off_target=tuple(find_task(name, folders).ref for name in names))
 
 

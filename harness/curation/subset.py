@@ -79,7 +79,7 @@ def _diverse(rows: Sequence[Row], count: int) -> list[int]:
     # queue after a recount is the best (lazy greedy, Minoux 1978).
     pairs = []
     for row in rows:
-        words = (row.prompt + row.completion).split()
+        words = row.text.split()
         pairs.append(set(pairwise(words)) or {(word, "") for word in words})
     queue = [(-len(own), index) for index, own in enumerate(pairs)]
     heapq.heapify(queue)

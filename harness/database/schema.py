@@ -107,6 +107,8 @@ def _axis(name: str) -> str:
     return f"list_aggregate(list_transform({_STAGES}, lambda s: s.{name}), 'string_agg', '+')"
 
 
+_TEMPLATE = "coalesce(r.config.pipeline.base_model.chat_template, '')"
+
 TABLES = (
     Table(
         "trials",
@@ -118,6 +120,7 @@ TABLES = (
             reason VARCHAR | Why it did not complete, else empty. | r.reason
             base_model VARCHAR | The base model as named in the study. | r.config.pipeline.base_model.name
             base_revision VARCHAR | Its commit or content fingerprint. | r.config.pipeline.base_model.revision
+            chat_template VARCHAR | The chat template that it was tuned and scored in; empty for plain text. | {_TEMPLATE}
             task VARCHAR | What was trained for. | r.config.task.name
             task_fingerprint VARCHAR | Hash of the task's file and data. | r.config.task.fingerprint
             pipeline VARCHAR | Hash of base model, stages, task and steps: equal for runs that differ in seed, split or fidelity. | {_PIPELINE}

@@ -23,7 +23,9 @@ from harness.space import Params
 if TYPE_CHECKING:
     from harness.axes.encoding import Cuts
     from harness.models.base_model import BaseModel
+    from harness.models.chat import ChatTemplate
     from harness.tasks.task import Task
+    from harness.tasks.training_rows import Row
     from harness.training.choices import Choices
 
 
@@ -79,8 +81,10 @@ class _Texts:
 
     def __init__(self, experiment: Experiment, model: BaseModel, tasks: Mapping[str, Task]) -> None:
         from harness.models.base_model import embedded_tokens, load_config, load_tokenizer
+        from harness.models.chat import template_of
 
         self.experiment, self.tasks, self.name = experiment, tasks, model.ref.name
+        self.template = template_of(model)
         self.config, self.tokenizer = load_config(model), load_tokenizer(model)
         encode = TokenCache().encoder(self.tokenizer, experiment.paths.cache).encode
         self.encoder = Encoder(self.tokenizer, partial(_embedded, encode, embedded_tokens(model), self.name))
@@ -88,14 +92,12 @@ class _Texts:
     def mean_tokens(self, task: str) -> float:
         """Of a training row."""
         from harness.axes.encoding import encoded
-        from harness.tasks.training_rows import training_rows
 
-        rows = training_rows(self.tasks[task])
+        rows = self._rows(task)
         return sum(len(s.input_ids) for s in encoded(rows, self.encoder, self._generates(task))) / max(1, len(rows))
 
     def training_notes(self, task: str) -> Iterator[str]:
         """What families will cut of training rows, and where tokens would span prompt and answer."""
-        from harness.tasks.training_rows import training_rows
         from harness.training.choices import choices
 
         said: dict[str, list[str]] = {}
@@ -105,7 +107,7 @@ class _Texts:
                 if cuts := self._cuts(choices(defaults), data):
                     said.setdefault(f"{data} on {self.name}: training rows: {cuts}", []).append(family.name)
         yield from (f"{note} ({', '.join(dict.fromkeys(names))})" for note, names in said.items())
-        rows = training_rows(self.tasks[task])
+        rows = self._rows(task)
         pairs = [(row.prompt, row.completion) for row in rows if row.prompt]
         if spanning := self.encoder.spanning(pairs, self._generates(task)):
             yield (
@@ -122,7 +124,7 @@ class _Texts:
         length = scored_length(self.config, self.tokenizer)
         for split, limit in (("validation", spec.search.limit), ("test", spec.confirm.limit)):
             for leaf in dict.fromkeys(task.leaves):
-                built = lm_eval_task(leaf, split, limit)
+                built = lm_eval_task(leaf, split, limit, self._template(leaf))
                 built.build_all_requests()
                 if cut := prompts_cut(self.encoder, built, length):
                     yield (
@@ -138,14 +140,23 @@ class _Texts:
     def _cuts(self, chosen: Choices, task: str) -> Cuts | None:
         """What a stage will cut of a task's rows, as the task gives them."""
         from harness.models.base_model import context_length
-        from harness.tasks.training_rows import training_rows
 
         if not chosen.method.needs_training:
             return None
         reserved = chosen.method.reserved(chosen.params)
         limit = context_length(self.config, chosen.params.integer("max_length"), reserved)
         params = Params(chosen.params, max_length=limit)
-        return chosen.objective.cuts(training_rows(self.tasks[task]), self.encoder, params, self._generates(task))
+        return chosen.objective.cuts(self._rows(task), self.encoder, params, self._generates(task))
+
+    def _rows(self, task: str) -> list[Row]:
+        from harness.tasks.training_rows import training_rows
+
+        return training_rows(self.tasks[task], self._template(self.tasks[task]))
+
+    def _template(self, task: Task) -> ChatTemplate | None:
+        from harness.tasks.chat_rows import template_for
+
+        return template_for(task, self.template, self.name)
 
     def _generates(self, task: str) -> bool:
         return self.tasks[task].output_type == "generate_until"

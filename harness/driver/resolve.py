@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,9 @@ from harness.tasks.facts import TaskFacts, task_facts, task_features
 if TYPE_CHECKING:
     from harness.models.base_model import BaseModel
     from harness.tasks.task import Task
+
+SHOWN = 100
+"""Items of an off-target task that are rendered in a chat template to see whether it can."""
 
 
 def resolve(study: StudySpec, site: Site) -> Experiment:
@@ -49,6 +53,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     notes += [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
     notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
     notes += [f"{task.name}: {note}" for task in off_target if task.group for note in task.notes]
+    notes += [note for model in models for note in _rendered(model, tasks, off_target)]
     experiment = Experiment(
         spec=study,
         site=site,
@@ -76,12 +81,13 @@ def _models(study: StudySpec) -> tuple[list[BaseModel], dict[str, str], list[str
         SpecError: When none can be used.
     """
     from harness.models.base_model import resolve_model
+    from harness.models.chat import in_template
     from harness.models.soundness import check_model
 
     models, refused, notes = [], {}, []
     for spec in study.base_models:
         try:
-            model = resolve_model(spec.name, spec.revision, spec.corpus)
+            model = in_template(resolve_model(spec.name, spec.revision, spec.corpus), spec.chat_template)
             notes += check_model(model)
             model_facts(model)
             models.append(model)
@@ -90,6 +96,25 @@ def _models(study: StudySpec) -> tuple[list[BaseModel], dict[str, str], list[str
     if not models:
         raise SpecError("; ".join(refused.values()))
     return models, refused, notes
+
+
+def _rendered(model: BaseModel, tasks: Sequence[Task], off_target: Sequence[Task]) -> Iterator[str]:
+    """Render a study's tasks as a model will read them; what a reader must know.
+
+    Raises:
+        SpecError: When a chat has no template, or a template cannot render a task.
+    """
+    from harness.models.chat import template_of
+    from harness.tasks.chat_rows import template_for
+    from harness.tasks.training_rows import check_rendered
+
+    name, template = model.ref.name, template_of(model)
+    if template is not None:
+        yield f"{name}: tuned and scored in its chat template ({template.identity[:8]})"
+    for task, limit in [*((task, None) for task in tasks), *((task, SHOWN) for task in off_target)]:
+        if (own := template_for(task, template, name)) is not None:
+            for note in check_rendered(task, own, limit):
+                yield f"{task.name} in the chat template of {name}: {note}"
 
 
 def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:

@@ -27,9 +27,11 @@ from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.responses import Responder, Response
 from harness.files import write_atomically
 from harness.metrics.base import measure
+from harness.models.chat import ChatTemplate
 from harness.models.tokens import TokenCache, TokenizerFacts, affixes
 from harness.records.codec import fingerprint
 from harness.records.trial import Ended, PartScore, Score, TrialStatus
+from harness.tasks.chat_rows import template_for
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task
 
@@ -84,10 +86,15 @@ class _Item:
 
 
 class Evaluator:
-    """Scores live models on tasks, and keeps what no model changes: items, and requests that are laid out."""
+    """Scores live models on tasks, and keeps what no model changes: items, and requests that are laid out.
 
-    def __init__(self, tokens: TokenCache) -> None:
-        self._tokens = tokens
+    Args:
+        tokens: Texts that were encoded.
+        batch_size: Sequences per forward pass; None for as many as memory and speed allow.
+    """
+
+    def __init__(self, tokens: TokenCache, batch_size: int | None = None) -> None:
+        self._tokens, self._batch_size = tokens, batch_size
         self._responder = Responder()
         self._items: WeakKeyDictionary[ConfigurableTask, list[_Item]] = WeakKeyDictionary()
 
@@ -98,7 +105,7 @@ class Evaluator:
         task: Task,
         split: str,
         limit: int | None,
-        batch_size: int | None = None,
+        template: ChatTemplate | None = None,
     ) -> list[ScoreOutcome]:
         """Score models that compute side by side, in one pass over a split of a task.
 
@@ -108,7 +115,7 @@ class Evaluator:
             task: What to score.
             split: `validation` or `test` (`train` works too).
             limit: Only this many items, the first in the order of their hashes, of each of a group's tasks; None for all.
-            batch_size: Sequences per forward pass; None for as many as memory and speed allow.
+            template: The chat template that the models are scored in; None for plain text.
 
         Returns:
             For each model its score and items, or how its trial ends where a score is not finite.
@@ -118,16 +125,17 @@ class Evaluator:
         """
         if task.group is not None:
             tasks = tuple(dict.fromkeys(task.leaves))
-            by_task = [self.evaluate(models, tokenizer, leaf, split, limit, batch_size) for leaf in tasks]
+            by_task = [self.evaluate(models, tokenizer, leaf, split, limit, template) for leaf in tasks]
             return [_combined(task, tasks, own) for own in zip(*by_task, strict=True)]
-        built = lm_eval_task(task, split, limit)
+        template = template_for(task, template, "the model")
+        built = lm_eval_task(task, split, limit, template)
         built.build_all_requests()
         start = time.perf_counter()
         with scoring_mode(models.model):
-            responses = self._responder.respond(models, tokenizer, built, batch_size)
+            responses = self._responder.respond(models, tokenizer, built, self._batch_size)
         seconds = time.perf_counter() - start
         departs = self._responder.departs(models, tokenizer, built)
-        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer), departs, models.held)
+        comparable = comparability(task, tokenizer, self._tokens.facts(tokenizer), departs, models.held, template)
         items = self._items_of(built)
         outcomes = [_outcome(built, items, task, (split, comparable), own) for own in responses]
         if built.OUTPUT_TYPE != "generate_until":
@@ -299,7 +307,12 @@ def _stderr(aggregate: Callable[[Sequence[object]], SupportsFloat], items: Seque
 
 
 def comparability(
-    task: Task, tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts, departs: bool = False, held: str = ""
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: TokenizerFacts,
+    departs: bool = False,
+    held: str = "",
+    template: ChatTemplate | None = None,
 ) -> str:
     """Hash of what must be equal for scores to be ranked: tokenizer, chat template, BOS policy, lm-eval, task, metric, drawing.
 
@@ -309,13 +322,15 @@ def comparability(
         facts: What decides its tokens, see `TokenCache.facts`.
         departs: Whether a request has other tokens than lm-eval gives it, which it had in earlier records.
         held: Type that the base is held in, where that is another than float32.
+        template: The chat template that prompts were rendered in; None for plain text.
     """
     from lm_eval import __version__
 
-    template = getattr(tokenizer, "chat_template", None)
+    # Plain scores of a tokenizer with a template have had the template there since before it was used.
+    has = getattr(tokenizer, "chat_template", None)
     identity = [
         facts,
-        template,
+        ["rendered in", template.identity] if template else has,
         bos_policy(tokenizer),
         __version__,
         task.ref.fingerprint,

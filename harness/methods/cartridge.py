@@ -44,7 +44,7 @@ class Cartridge(PrefixTuning):
         ids: list[int] = []
         for row in setup.rows():
             # Not every row is tokenised, only as many as are needed.
-            ids += encoder(setup).prompts([row.prompt + row.completion])[0] if len(ids) < tokens else ()
+            ids += encoder(setup).prompts([row.text])[0] if len(ids) < tokens else ()
         # There may be fewer tokens than virtual ones in all rows together, or none at all.
         ids = (ids or [0]) * (tokens // len(ids or [0]) + 1)
         with torch.no_grad():

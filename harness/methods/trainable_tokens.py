@@ -48,7 +48,7 @@ class TrainableTokens(PeftMethod):
         """The commonest tokens of prompts and completions, ties in the order of their ids."""
         from peft import TrainableTokensConfig
 
-        texts = [row.prompt + row.completion for row in setup.rows()]
+        texts = [row.text for row in setup.rows()]
         counts = Counter(token for ids in encoder(setup).prompts(texts) for token in ids)
         wanted = setup.params.integer("tokens")
         commonest = sorted(counts, key=lambda token: (-counts[token], token))[:wanted]

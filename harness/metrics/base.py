@@ -40,8 +40,10 @@ class Answered:
 
     doc: Mapping[str, object]
     answers: Sequence[Any]
-    """Of multiple choice a log-likelihood in nats for each choice; else the generated texts after the task's filter."""
+    """Of multiple choice a log-likelihood in nats for each choice, of a given answer its own; else the generated texts after
+    the task's filter."""
     choices: tuple[str, ...]
+    """An answer that is given counts as the only choice."""
     gold: int
     """The right choice; -1 where there are no choices."""
     settings: Settings

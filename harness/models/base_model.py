@@ -34,7 +34,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
 )
-NEEDED = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+NEEDED = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja"]
 REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
 """A commit, tag or branch; nothing that could lead out of the hub's cache."""
 BLOCK = 1 << 20

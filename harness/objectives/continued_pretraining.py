@@ -29,7 +29,7 @@ class ContinuedPretraining(Objective):
 
     def examples(self, rows: Sequence[Row], setup: StageSetup) -> list[Example]:
         """Blocks of one long stream of tokens."""
-        texts = [row.prompt + row.completion for row in rows]
+        texts = [row.text for row in rows]
         # Shuffled before they are joined: blocks keep their neighbours, and a file's order may group like texts.
         random.Random(setup.seed).shuffle(texts)
         stream = list(chain.from_iterable(documents(texts, setup)))

@@ -153,10 +153,10 @@ def recorded_base(paths: Paths, task: Task, base: BaseModel) -> float | None:
     with connect(paths) as connection:
         rows = connection.execute(
             "SELECT avg(s.value) FROM trials t JOIN scores s ON s.key = t.key AND s.is_target "
-            "WHERE t.steps = 0 AND t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? AND t.task = ? "
-            "AND t.task_fingerprint = ? AND s.metric = ? AND s.split = 'validation' "
+            "WHERE t.steps = 0 AND t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? "
+            "AND t.chat_template = ? AND t.task = ? AND t.task_fingerprint = ? AND s.metric = ? AND s.split = 'validation' "
             "GROUP BY s.comparability, s.n ORDER BY s.n DESC, s.comparability",
-            [base.ref.name, base.ref.revision, task.name, task.ref.fingerprint, task.metric],
+            [base.ref.name, base.ref.revision, base.ref.chat_template, task.name, task.ref.fingerprint, task.metric],
         ).fetchall()
     return float(rows[0][0]) if rows else None
 

@@ -81,6 +81,8 @@ class TrialRow(MemberRow):
     hardware: str | None
     python: str | None
     git_commit: str | None
+    chat_template: str | None
+    """Identity of the chat template of its prompts and answers; empty for plain text."""
     started_at: datetime | None
 
     @property
@@ -210,7 +212,7 @@ SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, m.
   c.total_s, c.train_s, c.solo_train_s, c.seconds AS seconds_json, c.cpu_s, c.gpu_s, c.trained_with, c.utilisation,
   c.peak_memory_bytes, c.energy_j, c.money, c.solo_money, c.total_params,
   p.alone, p.harness_version, p.versions AS versions_json, p.plugins AS plugins_json,
-  p.hardware, p.python, p.git_commit, p.started_at
+  p.hardware, p.python, p.git_commit, t.chat_template, p.started_at
 FROM members m LEFT JOIN trials t USING (key) LEFT JOIN costs c USING (key) LEFT JOIN provenance p USING (key)
 WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.repetition, m.key"""
 """`TrialRow`s of a study, one per member."""

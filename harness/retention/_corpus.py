@@ -25,7 +25,7 @@ def corpus_tokens(setup: StageSetup, count: int) -> list[Ids]:
     rows = setup.corpus()
     chosen = random.Random(setup.seed).sample(rows, min(count, len(rows)))
     limit = setup.params.integer("max_length")
-    cut = [ids[:limit] for ids in documents([row.prompt + row.completion for row in chosen], setup)]
+    cut = [ids[:limit] for ids in documents([row.text for row in chosen], setup)]
     texts = [ids for ids in cut if len(ids) > 1]  # the first token has nothing before it that could predict it
     if not texts:
         raise SpecError("this retention needs texts of what the base knows, but its corpus has none: name another")

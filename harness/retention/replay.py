@@ -95,6 +95,6 @@ def _fill(lengths: list[int], budget: float) -> tuple[list[int], int]:
 def _lengths(rows: list[Row], setup: StageSetup) -> list[int]:
     """Tokens of each row as it will be trained on, the end token included."""
     if setup.packed:
-        return [len(ids) for ids in documents([row.prompt + row.completion for row in rows], setup)]
+        return [len(ids) for ids in documents([row.text for row in rows], setup)]
     limit = setup.params.integer("max_length")
     return [min(len(sequence.input_ids), limit) for sequence in encoded(rows, encoder(setup), setup.generates)]

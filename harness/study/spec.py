@@ -65,6 +65,11 @@ class ModelSpec(Strict):
     corpus: str | None = Field(
         None, description="JSONL with `text` rows of what the model knows, for replay; a task name works too."
     )
+    chat_template: bool | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # studies from before this setting keep their fingerprint
+        description="Whether it is tuned and scored in its tokenizer's chat template; left out, it is where there is one.",
+    )
 
 
 class Budget(Strict):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
 from harness.metrics.base import Answered, Settings, measure, register, settings_of
+from harness.models.chat import ChatTemplate, Message
+from harness.tasks.chat_rows import Chats
 from harness.tasks.file import Keys
 from harness.tasks.labels import Labels, choices_of, gold_of, read_labels, whole_number
 from harness.tasks.splits import Doc, hash_order
@@ -31,13 +33,16 @@ def import_lm_eval() -> None:
 
 
 @lru_cache(maxsize=256)  # mmlu alone has 57 tasks
-def lm_eval_task(task: Task, split: str, limit: int | None = None) -> ConfigurableTask:
+def lm_eval_task(
+    task: Task, split: str, limit: int | None = None, template: ChatTemplate | None = None
+) -> ConfigurableTask:
     """The task as lm-eval's object, with one split as its test split; built once per process.
 
     Args:
         task: The task.
         split: `train`, `validation` or `test`.
         limit: Only this many rows, the first in the order of their hashes; None for all.
+        template: The chat template that prompts are rendered in (see `template_for`); None for plain text.
 
     Raises:
         SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
@@ -52,11 +57,17 @@ def lm_eval_task(task: Task, split: str, limit: int | None = None) -> Configurab
     config = dict(task.config) | {"test_split": "test", "custom_dataset": lambda: {"test": rows}}
     row = 1  # its constructor renders the first row
     try:
-        built = _task_class()(config=config) if task.built_in else _own_task_class()(config, task_labels(task))
+        if task.metadata.chat:
+            built = _task_class()(config=config | Chats(task, template).config(docs(rows)[0]))
+        elif task.built_in:
+            built = _task_class()(config=config)
+        else:
+            built = _own_task_class()(config, task_labels(task))
+        built.template = None if task.metadata.chat else template
         for row, doc in enumerate(docs(rows), 1):
             if task.output_type == "multiple_choice":
                 gold_index(built, doc, f"{where}, row {row}")
-            elif not task.built_in:
+            elif not task.built_in and not task.metadata.chat:
                 built.doc_to_target(doc)
     except IndexError as error:
         raise SpecError(
@@ -170,6 +181,9 @@ def _task_class() -> type[ConfigurableTask]:
     register()
 
     class RenderedTask(ConfigurableTask):  # type: ignore[misc]
+        template: ChatTemplate | None = None
+        """What lm-eval renders prompts in; a chat's own prompt has been rendered already."""
+
         def download(self, *args: Any, **kwargs: Any) -> None:
             # lm-eval would fetch the dataset itself, by name and without a commit.
             self.dataset = self.config.custom_dataset()
@@ -188,7 +202,7 @@ def _task_class() -> type[ConfigurableTask]:
 
         def build_all_requests(self, **options: Any) -> None:
             if getattr(self, "_instances", None) is None:
-                super().build_all_requests(**options)
+                super().build_all_requests(**in_template(self.template), **options)
             # The requests of the last model scored still hold its answers.
             for instance in self._instances:
                 instance.resps, instance.filtered_resps = [], {}
@@ -257,7 +271,8 @@ def border(built: ConfigurableTask, doc: Doc, answer: str) -> str:
 
     if prefix := built.doc_to_prefix(doc):
         return str(maybe_delimit(prefix, answer))[len(prefix) : -len(answer) or None]
-    return str(built.config.target_delimiter)
+    # A chat template itself writes what stands between a question and its answer.
+    return "" if built.template else str(built.config.target_delimiter)
 
 
 def _without(delimiter: str, result: Any) -> Any:
@@ -267,8 +282,27 @@ def _without(delimiter: str, result: Any) -> Any:
     return [_without(delimiter, one) for one in result] if isinstance(result, list | tuple) else result
 
 
+def in_template(template: ChatTemplate | None, asked: list[Message] | None = None) -> Keys:
+    """What lm-eval's functions take to render prompts in a chat template; nothing for plain text.
+
+    Args:
+        template: The template.
+        asked: Gets the messages of the last prompt, without the beginning of an answer.
+    """
+
+    def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        if asked is not None:
+            asked[:] = messages if add_generation_prompt else messages[:-1]
+        return template.render(messages, add_generation_prompt) if template else ""
+
+    return {"apply_chat_template": True, "chat_template": render} if template else {}
+
+
 def _answered(built: ConfigurableTask, doc: Doc, results: Sequence[Any], settings: Settings) -> Answered:
     """An item with its answers, for a metric of ours."""
+    if built.OUTPUT_TYPE == "loglikelihood":
+        nats = [float(value) for value, _ in results]
+        return Answered(doc=doc, answers=nats, choices=(str(built.doc_to_target(doc)),), gold=0, settings=settings)
     if built.OUTPUT_TYPE != "multiple_choice":
         return Answered(doc=doc, answers=results, choices=(), gold=-1, settings=settings)
     choices = tuple(map(str, built.doc_to_choice(doc)))

@@ -36,6 +36,14 @@ class Preference(_Exact):
     rejected: str
 
 
+class Chat(_Exact):
+    """Which columns hold a chat; its last answer is what is learned and scored, and its earlier ones are learned too."""
+
+    messages: str = Field("messages", description="Column of messages {role, content}, or {from, value}.")
+    tools: str | None = Field(None, description="Column of JSON schemas of the functions that may be called.")
+    plain: bool = Field(False, description="Whether models without a chat template read the chats as plain text.")
+
+
 class Pieces(_Exact):
     """Which column's texts are cut, and how long a piece is at most."""
 
@@ -80,6 +88,9 @@ class TaskMetadata(_Exact):
     )
     preference: Preference | None = Field(
         None, description="Columns of preferred and rejected answers, for preference objectives."
+    )
+    chat: Chat | None = Field(
+        None, description="Columns of chats, which the model's chat template renders; doc_to_text is left out then."
     )
     score: str | None = Field(None, description="Column with an answer's score in [0, 1], for objectives of scores.")
     reward: Annotated[Any, WithJsonSchema(REWARDS)] = Field(

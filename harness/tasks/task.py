@@ -23,6 +23,7 @@ from harness.files import expand
 from harness.records.codec import fingerprint
 from harness.records.scale import Scale
 from harness.records.trial import TaskRef
+from harness.tasks.chats import check_chat, with_answers
 from harness.tasks.data import Generated, NoRows, Source, locate
 from harness.tasks.definition import PLACES, Definition, lm_eval_config, metric_name, reading_notes
 from harness.tasks.file import (
@@ -107,6 +108,10 @@ class Task:
             SpecError: When a task has no such split, or its data cannot be read.
         """
         return sum(len(leaf.split(split)) for leaf in dict.fromkeys(self.leaves))
+
+    def left_out(self, name: str) -> int:
+        """How many rows of a split hold a chat without an answer, and are no rows of the task."""
+        return len(_all_rows(self, name)) - len(_rows(self, name))
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, `validation` or `test`, as lm-eval's templates see them; a group's tasks have their own.
@@ -214,6 +219,8 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     parts = split_parts(definition.training_split, definition.validation_split, definition.test_split, where)
     metadata, unread = _metadata(definition, built_in, where)
     check_declared(definition, metadata, where)
+    if metadata.chat:
+        check_chat(keys, definition.output_type, where)
     source = _source(definition, file.path.parent, where)
     config = lm_eval_config(keys, name, metadata, where)
     used = Definition.of(config)
@@ -335,6 +342,12 @@ def _fingerprint(keys: Keys, source: Source, built_in: bool) -> str:
 
 @lru_cache(maxsize=256)  # mmlu alone has 57 tasks
 def _rows(task: Task, name: str) -> Dataset:
+    rows = _all_rows(task, name)
+    return with_answers(rows, task.metadata, f"task {task.name}") if task.metadata.chat else rows
+
+
+@lru_cache(maxsize=64)
+def _all_rows(task: Task, name: str) -> Dataset:
     if name not in task.parts:
         raise SpecError(
             f"task {task.name} must have a {name} split to be used for this, but has {', '.join(task.parts)}: "

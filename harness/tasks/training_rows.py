@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
-from harness.tasks.lm_eval_task import answer_of, border, gold_index, lm_eval_task, task_labels
+from harness.models.chat import ChatTemplate, Message, Span
+from harness.tasks.chat_rows import Chats, template_for
+from harness.tasks.lm_eval_task import answer_of, border, gold_index, in_template, lm_eval_task, task_labels
 from harness.tasks.metadata import Preference
 from harness.tasks.overlap import task_overlap
 from harness.tasks.splits import Doc
@@ -29,38 +31,70 @@ class Row:
     """The answer that is liked less than the completion; None where the task has no preferences."""
     wrong: tuple[str, ...] | None = None
     """Choices other than the completion, which is the right one; None where the task is no multiple choice."""
+    end: str = ""
+    """What a chat template writes after any answer; it is learned with the completion."""
+    learned: tuple[Span, ...] = ()
+    """Earlier answers of a chat, which are learned too: where they stand in the prompt, in characters from its end."""
     doc: Doc = field(default_factory=dict)
     """The row of the task's data, column by column; empty for a row that no task's data have."""
 
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.prompt + self.completion + self.end
 
-def training_rows(task: Task) -> list[Row]:
+
+def training_rows(task: Task, template: ChatTemplate | None = None) -> list[Row]:
     """The training split as prompt and completion: exactly the strings that lm-eval would score.
 
     For multiple choice the completion is the right choice; for generation it is the target behind the target delimiter;
     plain text has an empty prompt. A task with `metadata.preference` gives the chosen column as completion and adds
     `rejected`; multiple choice adds `wrong`, the other choices after the same prompt. No examples are put before a prompt.
     A group's rows are those of its tasks, one task after the other.
+    In a chat template, prompts are a user's turn and completions the assistant's; a chat's last answer is its completion.
+
+    Args:
+        task: The task.
+        template: The chat template that prompts are rendered in (see `template_for`); None for plain text.
 
     Raises:
         SpecError: When there is no training split, it is empty, or a row does not fit the templates.
     """
-    return list(_training_rows(task))
+    return list(_training_rows(task, template))
 
 
 @lru_cache(maxsize=16)
-def _training_rows(task: Task) -> tuple[Row, ...]:
+def _training_rows(task: Task, template: ChatTemplate | None) -> tuple[Row, ...]:
     if task.group is not None:
-        return tuple(row for leaf in dict.fromkeys(task.leaves) for row in _training_rows(leaf))
-    built = lm_eval_task(task, "train")
+        leaves = dict.fromkeys(task.leaves)
+        return tuple(row for leaf in leaves for row in _training_rows(leaf, template_for(leaf, template, "the model")))
+    built = lm_eval_task(task, "train", template=template)
     preference = task.metadata.preference
-    return tuple(_row(built, doc, preference) for doc in docs(task.split("train")))
+    rows = docs(task.split("train"))
+    if task.metadata.chat:
+        chats = Chats(task, template)
+        return tuple(_chat_row(_row(built, doc, None), chats) for doc in rows)
+    return tuple(_row(built, doc, preference) for doc in rows)
+
+
+def _chat_row(row: Row, chats: Chats) -> Row:
+    """The row of a chat with all of its answers."""
+    chat, size = chats.answered(row.doc), len(row.prompt)
+    return replace(
+        row,
+        completion=chat.answer,
+        rejected=chats.rejected(row.doc),
+        end=chat.end,
+        learned=tuple((start - size, stop - size) for start, stop in chat.learned),
+    )
 
 
 def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Row:
     # What lm-eval would ask a model to score is taken from its own requests, so that training cannot differ from it.
-    prefix = built.doc_to_prefix(doc)
-    context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix)
-    requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1))
+    prefix, template, asked = built.doc_to_prefix(doc), built.template, list[Message]()
+    options = in_template(template, asked)
+    context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix, **options)
+    requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1), **options)
     if built.OUTPUT_TYPE == "loglikelihood_rolling":
         prompt, completion = "", requests.args[0]
     elif built.OUTPUT_TYPE == "loglikelihood":
@@ -69,7 +103,8 @@ def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Ro
         prompt, completion = requests[gold_index(built, doc)].args
     else:
         prompt, completion = context, _bordered(built, doc, answer_of(built, doc))
-    row = Row(prompt=prompt, completion=completion, doc=dict(doc))
+    end = template.end_after(asked, prefix or "") if template else ""
+    row = Row(prompt=prompt, completion=completion, end=end, doc=dict(doc))
     if built.OUTPUT_TYPE == "multiple_choice":
         # Where the choice comes before the text, each choice has a prompt of its own: none of them is wrong after this one.
         others = [request.args[1] for request in requests if request.args[0] == prompt]
@@ -91,6 +126,42 @@ def _cell(doc: Doc, key: str, column: str) -> str:
 
 
 @lru_cache(maxsize=64)
+def check_rendered(task: Task, template: ChatTemplate, limit: int | None = None) -> tuple[str, ...]:
+    """Render all of a task's prompts in a chat template, and collect what a reader of its scores must know.
+
+    Args:
+        task: The task.
+        template: The model's, see `template_for`.
+        limit: Render only this many items of each split, and no training rows; None for all.
+
+    Raises:
+        SpecError: When the template cannot render a prompt, or leaves something out.
+    """
+    if task.group is not None:
+        leaves = [(leaf, template_for(leaf, template, "the model")) for leaf in dict.fromkeys(task.leaves)]
+        return tuple(note for leaf, own in leaves if own for note in check_rendered(leaf, own, limit))
+    for split in SPLITS[limit is not None :]:
+        if split in task.parts:
+            lm_eval_task(task, split, limit, template).build_all_requests()
+    if limit is not None or "train" not in task.parts or task.metadata.chat is None:
+        return ()
+    chats, count = Chats(task, template), len(training_rows(task, template))
+    rendered = [chats.answered(doc) for doc in task.split("train")]
+    notes = []
+    if unlearned := sum(bool(chat.unlearned) for chat in rendered):
+        notes.append(
+            f"{unlearned} of {count} chats have earlier answers that the chat template writes otherwise than they were given "
+            "(without their reasoning, for example): these are not learned, the last answer is"
+        )
+    if left_out := next((chat.left_out for chat in rendered if chat.left_out), ""):
+        notes.append(
+            f"the chat template writes {left_out!r} before an answer that it is given, but does not when it asks for one: it "
+            "is not learned"
+        )
+    return tuple(notes)
+
+
+@lru_cache(maxsize=64)
 def check_task(task: Task) -> tuple[str, ...]:
     """Read all of a task's data, and collect what a reader of its scores must know.
 
@@ -106,7 +177,10 @@ def check_task(task: Task) -> tuple[str, ...]:
     for split in SPLITS:
         if split in task.parts:
             lm_eval_task(task, split)
-    notes += task_labels(task).notes
+            if count := task.left_out(split):
+                notes.append(f"{count} chats of its {split} split are left out: in them the assistant answers nothing")
+    if task.metadata.chat is None:
+        notes += task_labels(task).notes
     if "train" in task.parts:
         rows = training_rows(task)
         shared = task_overlap(task)

@@ -32,6 +32,12 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TUNED = "tuned.json"
 """What a method that cannot be merged needs to be put on its base again."""
 
+TEMPLATED = (
+    "It was tuned and scored in its tokenizer's chat template: ask it with `tokenizer.apply_chat_template(messages, "
+    "add_generation_prompt=True)`."
+)
+"""What the card of a model says that was tuned in a chat template."""
+
 
 def save_model(folder: Path, learner: Learner, base: BaseModel, keeps: Keeps = "merged") -> None:
     """Write a tuned model and its tokenizer.
@@ -150,6 +156,7 @@ def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Sc
         f"Tuned from `{base.name}` (revision {base.revision}) with harness {result.provenance.harness_version}; "
         f"record {config.key}, seed {config.seed}, {config.steps} steps"
         + (f", stopped at {config.fidelity:g} of them." if config.fidelity < 1 else "."),
+        *([TEMPLATED] if base.chat_template else []),
         "",
         *stages,
         "",

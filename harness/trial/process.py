@@ -12,6 +12,7 @@ import gc
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from harness.errors import SpecError
 from harness.evaluation.evaluate import Evaluator
 from harness.methods.base import Method, Options
 from harness.models.base_model import BaseModel, load_model, load_tokenizer, resolve_model
+from harness.models.chat import ChatTemplate, chat_template
 from harness.models.facts import model_facts
 from harness.models.tokens import TokenCache
 from harness.nn.determinism import random_state_kept
@@ -28,6 +30,7 @@ from harness.plugins import AXIS_FOLDER
 from harness.records.trial import ModelRef, TaskRef, TrialConfig
 from harness.space import Named, Params, Text
 from harness.study.family import stage_space
+from harness.tasks.chat_rows import template_for
 from harness.tasks.corpus import corpus_path, text_rows, with_corpus
 from harness.tasks.lm_eval_task import import_lm_eval
 from harness.tasks.task import Task, find_task
@@ -106,8 +109,7 @@ class WarmProcess:
         self.imports: Meter | None = None
         self.facts_of = lru_cache(maxsize=8)(model_facts)
         self.tokenizer_of = lru_cache(maxsize=2)(load_tokenizer)
-        self.rows_of = lru_cache(maxsize=8)(training_rows)
-        """A task's training rows; not to be changed."""
+        self._rows = lru_cache(maxsize=8)(training_rows)
         self._model = lru_cache(maxsize=8)(resolve_model)
         self._task = lru_cache(maxsize=32)(find_task)
         self._with_corpus = lru_cache(maxsize=8)(with_corpus)
@@ -144,6 +146,18 @@ class WarmProcess:
             )
         return model
 
+    def template_of(self, base: BaseModel) -> ChatTemplate | None:
+        """The chat template that a base is tuned and scored in; None where that is plain text."""
+        return chat_template(self.tokenizer_of(base), base.ref.name) if base.ref.chat_template else None
+
+    def rows_of(self, task: Task, base: BaseModel) -> list[Row]:
+        """A task's training rows as a base reads them; not to be changed.
+
+        Raises:
+            SpecError: When they are chats, and the base has no template for them.
+        """
+        return self._rows(task, template_for(task, self.template_of(base), base.ref.name))
+
     def planned_base(self, ref: ModelRef, workspace: Workspace) -> BaseModel:
         """A trial's base, with the corpus that its study gave; both must be what they were when the study was planned.
 
@@ -156,7 +170,7 @@ class WarmProcess:
                 f"the corpus of {ref.name!r} must be the one that was planned with ({ref.corpus}), but is now "
                 f"{corpus or 'none'}: restore it, or plan the study again"
             )
-        return base
+        return replace(base, ref=replace(base.ref, chat_template=ref.chat_template))
 
     def planned_task(self, ref: TaskRef, folders: tuple[Path, ...]) -> Task:
         """A task that must be what it was when the study was planned.
@@ -267,8 +281,7 @@ class WarmProcess:
             return self._sampled_from(base, load)
         if path := corpus_path(base.corpus):
             return text_rows(path)
-        rows = self.rows_of(self._task(base.corpus, folders))
-        return [Row(completion=row.prompt + row.completion) for row in rows]
+        return [Row(completion=row.text) for row in self.rows_of(self._task(base.corpus, folders), base)]
 
     def _sampled_from(self, base: BaseModel, load: Callable[[], PreTrainedModel]) -> list[Row]:
         """Texts sampled from the base, for replay without a corpus."""

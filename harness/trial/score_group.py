@@ -118,5 +118,6 @@ def score_live(trials: Sequence[Opened], model: PreTrainedModel, count: int, tas
     evaluation, models = run.config.evaluation, StackedModels(model, count, trials[0].base.ref.dtype)
     bfloat16 = resolve_precision("auto", device) == "bfloat16"
     with random_state_kept(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-        evaluator, tokenizer = run.process.evaluator, trials[0].tokenizer
-        return evaluator.evaluate(models, tokenizer, task, evaluation.split, evaluation.limit)
+        evaluator, opened = run.process.evaluator, trials[0]
+        template = run.process.template_of(opened.base)
+        return evaluator.evaluate(models, opened.tokenizer, task, evaluation.split, evaluation.limit, template=template)

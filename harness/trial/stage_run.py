@@ -24,6 +24,7 @@ from harness.plugins import overrides
 from harness.records.execution import Inherited
 from harness.records.trial import Ended, Stage, TaskRef, TrialConfig, derive_seed
 from harness.space import Params
+from harness.tasks.chat_rows import template_for
 from harness.tasks.facts import task_facts
 from harness.training import checkpoint
 from harness.training.choices import Choices, choices, refusal
@@ -153,6 +154,7 @@ def open_trial(run: Run) -> Opened:
         situation = Situation(device=run.meter.device, model=process.facts_of(base), task=task_facts(target))
         if reason := refusal(run.config.pipeline, situation):
             raise SpecError(f"this pipeline cannot run on {base.ref.name} here: {reason}")
+        template_for(target, process.template_of(base), base.ref.name)
         stages = stage_plans(run.config)
         process.check_named(run.config, folders)
     return Opened(run=run, base=base, tokenizer=tokenizer, target=target, stages=stages)
@@ -195,7 +197,7 @@ def prepare(start: Start) -> Prepared:
         share = reach(chosen.method, model, weights)
         tally = run.accounts.open_stage(model_size(model))
     with run.meter.phase("data"):
-        rows, sums = run.process.rows_of(task), run.process.reference_sums
+        rows, sums = run.process.rows_of(task, opened.base), run.process.reference_sums
         learner = make_learner(model, rows, chosen, setup, _watch(start, tally), sums)
         learner.settings = replace(learner.settings, reach=share)
     return Prepared(start=start, learner=learner, resumed_from=_resume(run, learner))
@@ -240,8 +242,8 @@ def _setup(start: Start, task: Task, model: PreTrainedModel) -> StageSetup:
         cache=run.workspace.paths.cache,
         tokens=process.tokens,
         note=run.notes.append,
-        rows=partial(process.rows_of, task),
-        rows_of=lambda named: process.rows_of(opened.task(TaskRef(named.name, named.tag))),
+        rows=partial(process.rows_of, task, opened.base),
+        rows_of=lambda named: process.rows_of(opened.task(TaskRef(named.name, named.tag)), opened.base),
         model_of=partial(process.named_model, device=device, machine=run.workspace.paths.machine),
         task_metadata=task.metadata,
         left=dict(start.left),

@@ -9,7 +9,7 @@ import pytest
 from harness.errors import SpecError
 from harness.tasks.built_in import Index
 from harness.tasks.facts import TaskFacts, task_facts
-from harness.tasks.metadata import Pieces, Preference, TaskMetadata
+from harness.tasks.metadata import Chat, Pieces, Preference, TaskMetadata
 from harness.tasks.schema import task_json_schema
 from harness.tasks.task import find_task, task_folders, task_names
 
@@ -26,6 +26,7 @@ GOOD = {
     "domain": "reviews",
     "metrics": {"acc": {"higher_is_better": True, "bounds": [0.0, 1.0]}},
     "preference": {"chosen": "good", "rejected": "bad"},
+    "chat": {"messages": "turns", "tools": "functions", "plain": True},
     "score": "stars",
     "reward": {"regex": "a"},
     "pieces": {"column": "text", "max_chars": 4},
@@ -43,6 +44,7 @@ WRONG = {
     "domain": (1, "metadata.domain: .*string, but got 1"),
     "metrics": ({"acc": {"bounds": [1, 0]}}, "bounds must be the lowest and the highest value, but are .*: swap them"),
     "preference": ({"chosen": "good"}, "metadata.preference.rejected is required: add it"),
+    "chat": ({"messages": 1}, "metadata.chat.messages: .*string, but got 1"),
     "score": (1, "metadata.score: .*string, but got 1"),
     "reward": (1, "metadata.reward must be a name, .*, but is 1: correct it"),
     "pieces": ({"column": "text", "max_chars": 0}, "metadata.pieces.max_chars: .*equal to 1, but got 0"),
@@ -64,10 +66,11 @@ def test_every_key_is_tried_here() -> None:
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
-    write_task(tmp_path, CHOICE | {"metadata": GOOD})
+    write_task(tmp_path, CHOICE | {"doc_to_text": None, "doc_to_target": None, "metadata": GOOD})
     read = find_task("mine", (tmp_path,)).metadata
-    assert (read.preference, read.pieces) == (
+    assert (read.preference, read.chat, read.pieces) == (
         Preference(chosen="good", rejected="bad"),
+        Chat(messages="turns", tools="functions", plain=True),
         Pieces(column="text", max_chars=4),
     )
     assert read.model_dump() == GOOD
@@ -76,7 +79,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", GOOD)
 def test_a_misspelt_key_is_refused_with_the_nearest(tmp_path: Path, key: str) -> None:
     misspelt = key[:-1] + "x" + key[-1]
-    assert f"did you mean '{key}'? valid: chance, citation, " in refusal(tmp_path, {misspelt: GOOD[key]})
+    assert f"did you mean '{key}'? valid: chance, chat, citation, " in refusal(tmp_path, {misspelt: GOOD[key]})
 
 
 @pytest.mark.parametrize("key", WRONG)

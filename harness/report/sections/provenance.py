@@ -87,10 +87,20 @@ def _facts(study: StudyData) -> Html:
         ("Optimiser steps of a full run", words.listed(steps) if steps else None),
         ("Source code commit", words.listed(commits) if commits else None),
     ]
+    rows += [(f"Prompts of {model}", words.listed(sorted(forms))) for model, forms in _forms(study.ran).items()]
     rows += [
         (name, words.listed(sorted(values)) if values else None) for name, values in _environment(study.ran).items()
     ]
     return table("How the trials were run", [Column("What"), Column("Value")], rows)
+
+
+def _forms(trials: Iterable[TrialRow]) -> dict[str, set[str]]:
+    """By base model: whether its prompts were plain texts or rendered in a chat template, and in which."""
+    forms: dict[str, set[str]] = {}
+    for trial in trials:
+        form = f"chat template {trial.chat_template[:8]}" if trial.chat_template else "plain text"
+        forms.setdefault(trial.base_model, set()).add(form)
+    return forms
 
 
 def _budget(study: StudyData) -> str | None:

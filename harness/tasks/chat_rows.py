@@ -1,0 +1,117 @@
+"""A chat task's rows as text: a prompt and the assistant's last answer, in a model's chat template or as plain text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from harness.errors import SpecError
+from harness.models.chat import ChatTemplate, Message, RenderedChat, Span, Tools
+from harness.tasks.chats import Conversation, conversation
+from harness.tasks.file import Keys
+from harness.tasks.splits import Doc
+from harness.tasks.task import Task
+
+OWN = ("doc_to_target", "filter_list")
+"""Keys by which a task of generated answers may say what of an answer counts."""
+PLAIN = "Assistant:"
+"""What asks for an answer where a chat is rendered without a template."""
+
+
+class Chats:
+    """A chat task's rows as text, for one template."""
+
+    def __init__(self, task: Task, template: ChatTemplate | None) -> None:
+        self.task, self.template = task, template
+        self._last: tuple[Doc, RenderedChat] | None = None
+
+    def answered(self, doc: Doc) -> RenderedChat:
+        """A row as prompt and answer."""
+        # lm-eval asks for each part of a row in turn.
+        if self._last is None or self._last[0] != doc:
+            chat = self._conversation(doc)
+            self._last = doc, self._rendered((*chat.asked, chat.answer), chat.tools)
+        return self._last[1]
+
+    def rejected(self, doc: Doc) -> str | None:
+        """A row's rejected answer as text."""
+        chat = self._conversation(doc)
+        return self._rendered((*chat.asked, chat.rejected), chat.tools).answer if chat.rejected else None
+
+    def config(self, first: Doc) -> Keys:
+        """What lm-eval's configuration of the task has in place of templates.
+
+        Args:
+            first: A row, which shows what comes between a prompt and an answer.
+        """
+        answer = self.answered(first).answer
+        between = answer[: len(answer) - len(answer.lstrip())]
+        keys: Keys = {"doc_to_text": lambda doc: self.answered(doc).prompt, "target_delimiter": between}
+        kind, own = self.task.output_type, self.task.config
+        if kind == "loglikelihood":
+            return keys | {"doc_to_target": lambda doc: self.answered(doc).answer}
+        keys |= {"doc_to_target": lambda doc: self.answered(doc).answer.strip()}
+        if kind == "generate_until":
+            # Tokenizers differ in the white space that an answer begins with.
+            stripped = {"name": "stripped", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}
+            keys |= {"filter_list": [stripped]}
+        elif not own.get("doc_to_choice"):
+            keys |= {"doc_to_choice": self._pair, "doc_to_target": lambda doc: 0}
+        return keys | {key: own[key] for key in OWN if own.get(key)}
+
+    def _pair(self, doc: Doc) -> list[str]:
+        """The preferred answer and the rejected one: which is likelier says whether a pair is ranked right."""
+        answers = (self.answered(doc).answer, self.rejected(doc))
+        if None in answers:
+            raise SpecError(
+                f"task {self.task.name}: a chat of multiple choice must have choices, but has none: add doc_to_choice, or "
+                "metadata.preference for pairs of answers"
+            )
+        return [str(answer).strip() for answer in answers]
+
+    def _conversation(self, doc: Doc) -> Conversation:
+        chat = conversation(doc, self.task.metadata, f"task {self.task.name}")
+        if chat is None or not chat.asked:
+            raise SpecError(f"task {self.task.name}: a chat must have an answer of the assistant, but one has none")
+        return chat
+
+    def _rendered(self, messages: Sequence[Message], tools: Tools) -> RenderedChat:
+        return self.template.answered(messages, tools) if self.template else _plain(messages)
+
+
+def _plain(messages: Sequence[Message]) -> RenderedChat:
+    """A chat without a template: each message after its role, with an empty line between two."""
+    text, learned = "", list[Span]()
+    for message in messages:
+        said = " ".join(filter(None, [message["content"], *map(json.dumps, message.get("tool_calls", ()))]))
+        role = f"{message['role'].capitalize()}:"
+        learned += [(len(text) + len(role), len(text) + len(role) + 1 + len(said))] * (role == PLAIN)
+        text += f"{role} {said}\n\n"
+    start, end = learned.pop()
+    return RenderedChat(prompt=text[:start], answer=text[start:end], end="", learned=tuple(learned))
+
+
+def template_for(task: Task, template: ChatTemplate | None, model: str) -> ChatTemplate | None:
+    """The template that a task's prompts are rendered in for a model; None for plain text.
+
+    Args:
+        task: What is trained for, or scored.
+        template: The model's; None where it is tuned and scored without.
+        model: Its name.
+
+    Raises:
+        SpecError: When the task's rows are chats, and nothing says how the model reads them.
+    """
+    if task.group is not None:
+        for leaf in dict.fromkeys(task.leaves):
+            template_for(leaf, template, model)
+        return template
+    chat = task.metadata.chat
+    if chat is not None and template is None and not chat.plain:
+        raise SpecError(
+            f"task {task.name} holds chats, so {model} must have a chat template, but it has none or the study says "
+            "chat_template: false: choose an instruct model, save a template as chat_template.jinja in the model's folder, "
+            "or say metadata.chat.plain: true in the task file for chats as plain text"
+        )
+    # Whole texts answer nobody.
+    return None if task.output_type == "loglikelihood_rolling" else template
