@@ -125,7 +125,7 @@ class Own:
         from harness.evaluation.responses import Responder
         from harness.tasks.lm_eval_task import lm_eval_task
 
-        built = lm_eval_task(self.task, "validation", None)
+        built = lm_eval_task(self.task, "validation", None, None)
         model = self.stack.model
         with scoring_mode(model):
             given = Responder().respond(StackedModels(model, self.stack.count), self.tokenizer, built)

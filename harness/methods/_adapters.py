@@ -149,7 +149,7 @@ def _gated(
     hidden = arguments[0] if arguments else options["hidden_states"]
     before = output[0] if isinstance(output, tuple) else output
     adapter = getattr(part, NAME)
-    return _with(output, adapter.gated(_like(adapter, hidden), _like(adapter, before))) if adapter.on else None
+    return _with(output, adapter.gated(_wide(hidden), _wide(before))) if adapter.on else None
 
 
 def _behind(
@@ -158,7 +158,7 @@ def _behind(
     """The part's output plus the module of that output."""
     hidden = output[0] if isinstance(output, tuple) else output
     adapter = getattr(part, NAME)
-    return _with(output, adapter(_like(adapter, hidden))) if getattr(adapter, "on", True) else None
+    return _with(output, adapter(_wide(hidden))) if getattr(adapter, "on", True) else None
 
 
 def _beside(
@@ -167,12 +167,13 @@ def _beside(
     """The part's output plus the module of the part's input."""
     hidden = arguments[0] if arguments else options["hidden_states"]
     adapter = getattr(part, NAME)
-    return _with(output, adapter(_like(adapter, hidden))) if getattr(adapter, "on", True) else None
+    return _with(output, adapter(_wide(hidden))) if getattr(adapter, "on", True) else None
 
 
-def _like(adapter: nn.Module, hidden: Tensor) -> Tensor:
-    """Hidden states in the type of the adapter's parameters, which is float32 also beside a base of 16 bits."""
-    return hidden.to(next(adapter.parameters()).dtype)
+def _wide(hidden: Tensor) -> Tensor:
+    """Hidden states in a type that adapters are held in: float32 or wider, also beside a base of 16 bits."""
+    # Not read off the adapter, whose parameters lie elsewhere while it trains together with others.
+    return hidden.to(torch.promote_types(hidden.dtype, torch.float32))
 
 
 def _with(output: Output, added: Tensor) -> Output:

@@ -10,13 +10,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
-from harness.tasks.table import docs
+from harness.tasks.table import docs, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from harness.tasks.metadata import Pieces
 
 Doc = Mapping[str, Any]
 """A row of a task's data, column by column; lm-eval calls it a document."""
@@ -88,6 +91,27 @@ def _boundary(order: Sequence[tuple[str, int]], share: float) -> int:
     while 0 < count < len(order) and order[count][0] == order[count - 1][0]:
         count += 1
     return min(count, len(order))
+
+
+def in_pieces(rows: Dataset, pieces: Pieces, name: str) -> Dataset:
+    """Rows with a column's long texts cut, a row for each piece.
+
+    Args:
+        rows: Of a task.
+        pieces: The column, and how long its texts may be.
+        name: The task's.
+
+    Raises:
+        SpecError: When there is no such column.
+    """
+    column, longest = pieces.column, pieces.max_chars
+    if column not in rows.column_names:
+        raise SpecError(
+            f"task {name}: metadata.pieces must be {{column, max_chars}} with one of the columns "
+            f"{', '.join(rows.column_names)}, but is {pieces.model_dump()!r}: correct it"
+        )
+    cut_up = [row | {column: piece} for row in docs(rows) for piece in cut(str(row[column] or ""), longest)]
+    return table([(Path(name), cut_up)])
 
 
 def cut(text: str, max_chars: int) -> list[str]:

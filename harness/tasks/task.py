@@ -38,10 +38,10 @@ from harness.tasks.file import (
 )
 from harness.tasks.group import Leaf, TaskGroup, combination_notes, find, outline
 from harness.tasks.labels import was_read_otherwise
-from harness.tasks.metadata import PROSE, Pieces, TaskMetadata, read_metadata
+from harness.tasks.metadata import PROSE, TaskMetadata, read_metadata
 from harness.tasks.scale import check_declared, declared_scale
-from harness.tasks.splits import Part, cut, split_parts
-from harness.tasks.table import docs, table
+from harness.tasks.splits import Part, in_pieces, split_parts
+from harness.tasks.table import docs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -358,7 +358,7 @@ def _all_rows(task: Task, name: str) -> Dataset:
     datasets.disable_progress_bars()
     rows = task.parts[name].take(task.source.load(task.parts[name].split))
     if pieces := task.metadata.pieces:
-        rows = _in_pieces(rows, pieces, task.name)
+        rows = in_pieces(rows, pieces, task.name)
     # Last, so that a task's own function sees the pieces as if the data had them as rows.
     try:
         return task.process(rows) if task.process else rows
@@ -366,17 +366,6 @@ def _all_rows(task: Task, name: str) -> Dataset:
         raise SpecError(
             f"task {task.name}: process_docs must take its {name} rows, but fails ({describe(error)})"
         ) from error
-
-
-def _in_pieces(rows: Dataset, pieces: Pieces, name: str) -> Dataset:
-    column, longest = pieces.column, pieces.max_chars
-    if column not in rows.column_names:
-        raise SpecError(
-            f"task {name}: metadata.pieces must be {{column, max_chars}} with one of the columns "
-            f"{', '.join(rows.column_names)}, but is {pieces.model_dump()!r}: correct it"
-        )
-    cut_up = [row | {column: piece} for row in docs(rows) for piece in cut(str(row[column] or ""), longest)]
-    return table([(Path(name), cut_up)])
 
 
 def _resolve(value: Yaml) -> Yaml:

@@ -37,7 +37,7 @@ def test_votes_on_school_mathematics(stories: Any) -> None:
     found = evaluate(*stories, task, "test", 2)
     assert found.score.value == 0.0
     assert {item.prediction for item in found.items} == {"[invalid]"}
-    built = lm_eval_task(task, "test", 2)
+    built = lm_eval_task(task, "test", 2, None)
     for doc in built.test_docs():
         assert built.process_results(doc, [doc["answer"]]) == {"exact_match": 1.0}
         assert built.process_results(doc, ["1" + doc["answer"]]) == {"exact_match": 0.0}
@@ -50,7 +50,7 @@ def test_programs_of_a_story_model_do_not_pass(stories: Any, monkeypatch: pytest
     task = find_task("humaneval_pass1", FOLDERS)
     found = evaluate(*stories, task, "test", 2)
     assert (found.score.value, found.score.n) == (0.0, 2)
-    built = lm_eval_task(task, "test", 2)
+    built = lm_eval_task(task, "test", 2, None)
     for doc in built.test_docs():
         samples = [doc["canonical_solution"]] * 2 + ["    return None\n"] * 3
         assert built.process_results(doc, [samples]) == {"pass_at_k": pytest.approx(2 / 5)}

@@ -44,7 +44,7 @@ def task(tmp_path: Path) -> Any:
 
 
 def given(model: Any, tokenizer: Any, one: Task, batch_size: int | None = None) -> list[list[str]]:
-    built = lm_eval_task(one, "test", None)
+    built = lm_eval_task(one, "test", None, None)
     built.build_all_requests()
     with scoring_mode(model):
         (found,) = Responder().respond(StackedModels(model), tokenizer, built, batch_size)
@@ -110,7 +110,7 @@ def test_a_text_is_what_its_logits_and_noise_say(task: Any, model: Any, tokenize
     from harness.records.trial import derive_seed
 
     one = task(repeats=2, generation_kwargs=DRAWN["generation_kwargs"] | {"until": []})
-    built = lm_eval_task(one, "test", None)
+    built = lm_eval_task(one, "test", None, None)
     built.build_all_requests()
     found = given(model, tokenizer, one)
     model.eval()
@@ -222,7 +222,7 @@ def test_a_recurrent_model_generates_as_alone(tmp_path: Path) -> None:
     model, tokenizer = load_model(base, {}, "cpu"), load_tokenizer(base)
     write_task(tmp_path, GENERATE | {"generation_kwargs": {"until": [], "max_gen_toks": 6}}, test=ASKED)
     one = find_task("mine", (tmp_path,))
-    built = lm_eval_task(one, "test", None)
+    built = lm_eval_task(one, "test", None, None)
     built.build_all_requests()
     for instance, (text,) in zip(built.instances, given(model, tokenizer, one), strict=True):
         ids = tokenizer(instance.args[0], return_tensors="pt")["input_ids"]

@@ -127,7 +127,7 @@ def assert_close(one: Evaluated, other: ScoreOutcome) -> None:
 def test_side_by_side_is_like_alone(task: Writer, tokenizer: Any, kind: str) -> None:
     models = [random_model(seed) for seed in range(3)]
     rows = [{"text": f"t{i}", "label": "abc"} for i in range(9)]
-    one = task(KINDS[kind], test=rows, doc_to_choice=["abc", "yes"] if kind == "choice" else None)
+    one = task(KINDS[kind], test=rows, doc_to_choice=["abc", "yes", "no"] if kind == "choice" else None)
     together = evaluate_together(side_by_side(models), 3, tokenizer, one, "test", None)
     alone = [evaluate(model, tokenizer, one, "test", None) for model in models]
     assert len({outcome.items for outcome in alone}) == 3 or kind == "likelihood"
@@ -139,13 +139,13 @@ def test_side_by_side_is_like_alone(task: Writer, tokenizer: Any, kind: str) -> 
 def test_a_stack_of_adapters_is_scored_like_each_alone(task: Writer, bos_tokenizer: Any, kind: str) -> None:
     models, stack = lora_stack(3)
     rows = [{"text": "x" * size, "label": "no"} for size in (1, 7, 90, 30)]
-    one = task(KINDS[kind], test=rows, doc_to_choice=["no way", "no", "yes, of course"] if kind == "choice" else None)
+    one = task(KINDS[kind], test=rows, doc_to_choice=["no way", "no", "yes, of course", "yes"] if kind == "choice" else None)
     for split, limit in (("test", None), ("test", 2)):
         together = evaluate_together(stack, 3, bos_tokenizer, one, split, limit)
         for model, found in zip(models, together, strict=True):
             assert_close(evaluate(model, bos_tokenizer, one, split, limit), found)
     if kind != "generate":
-        built = lm_eval_task(one, "test", None)
+        built = lm_eval_task(one, "test", None, None)
         with scoring_mode(stack):
             given = Responder().respond(StackedModels(stack, 3), bos_tokenizer, built)
             for model, found in zip(models, given, strict=True):
@@ -236,7 +236,7 @@ def lm_evals(model: Any, tokenizer: Any, one: Task) -> tuple[float, list[tuple[s
             add_bos_token=False if rolling else None,
             logits_cache=not rolling,
         )
-        built = lm_eval_task(one, "test", None)
+        built = lm_eval_task(one, "test", None, None)
         results = lm_eval.evaluate(peer, {"tasks": {one.name: built}}, bootstrap_iters=0, log_samples=True)
     samples = results["samples"][one.name]
     kept = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
