@@ -54,13 +54,13 @@ class Encoder:
         """What the tokenizer puts before any text by itself; nothing for many."""
         return affixes(self.tokenizer)[0]
 
-    @property
+    @cached_property
     def start(self) -> Ids:
         """lm-eval's `prefix_token_id`, before a text without context: BOS, else EOS; nothing where there is neither."""
         token = self.tokenizer.eos_token_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
         return () if token is None else (int(token),)
 
-    @property
+    @cached_property
     def end(self) -> Ids:
         """The end token; nothing where there is none."""
         return () if self.tokenizer.eos_token_id is None else (int(self.tokenizer.eos_token_id),)
@@ -165,13 +165,19 @@ def _moved(context: str, rest: str) -> tuple[str, str]:
 def affixes(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids]:
     """What a tokenizer puts before and after any text by itself."""
     # Tokenizers say this in many ways (post-processors, add_bos_token, templates), so a text is encoded to see.
-    for text in ("a", "0", " ", *sorted(tokenizer.get_vocab(), key=len)[:64]):
+    for text in _samples(tokenizer):
         plain = plain_ids(tokenizer, [text])[0]
         if plain:
             around = list(tokenizer(text)["input_ids"])
             start = next((i for i in range(len(around)) if around[i : i + len(plain)] == plain), 0)
             return tuple(around[:start]), tuple(around[start + len(plain) :])
     return (), ()
+
+
+def _samples(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Short texts, of which a tokenizer knows at least one."""
+    yield from ("a", "0", " ")
+    yield from sorted(tokenizer.get_vocab(), key=len)[:64]
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
