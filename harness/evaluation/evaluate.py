@@ -320,7 +320,7 @@ def comparability(
         task: What was scored.
         tokenizer: The model's.
         facts: What decides its tokens, see `TokenCache.facts`.
-        departs: Whether a request has other tokens than lm-eval gives it, which it had in earlier records.
+        departs: Whether the task's texts have other tokens than in records of before, see `Responder.departs`.
         held: Type that the base is held in, where that is another than float32.
         template: The chat template that prompts were rendered in; None for plain text.
     """

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ROLLING_WINDOW = 2048
 """Longest window in which whole texts are scored, whatever a model's context is."""
+LINE_BY_LINE = 10_000
+"""Characters above which training once took texts line by line."""
 _DEFAULT_HIDDEN_SIZE = 1024
 """Where a config names none."""
 
@@ -41,7 +43,7 @@ class _Layout:
     owners: tuple[int, ...]
     """The request that each part of a whole text belongs to."""
     departs: bool
-    """Whether a request has other tokens than lm-eval gives it."""
+    """See `_departs`."""
 
 
 class Responder:
@@ -90,16 +92,10 @@ class Responder:
         return responses
 
     def departs(self, models: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask) -> bool:
-        """Whether a request has other tokens than lm-eval gives it; arguments as of `respond`.
-
-        lm-eval ends prompts with the tokenizer's automatic end token, takes from an answer what a token shares with its
-        prompt, begins a text twice that writes the start token, and asks the first prompt of a batch whether all do.
-        """
+        """Whether a task's texts have other tokens than in records of before, see `_departs`; arguments as of `respond`."""
         if built.OUTPUT_TYPE != "generate_until":
             return self._layout(models, tokenizer, built).departs
-        before, after = affixes(tokenizer)
-        writes = {ids[:1] == [*before[:1]] for ids in encoder(tokenizer).encode([i.args[0] for i in built.instances])}
-        return bool(after) or (bool(before) and len(writes) == 2)
+        return _departs(encoder(tokenizer), built)
 
     def _layout(self, models: StackedModels, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask) -> _Layout:
         rolling = built.OUTPUT_TYPE == "loglikelihood_rolling"
@@ -117,11 +113,7 @@ class Responder:
             for request in requests:
                 _check(request, length, str(built.config.task))
             plan = RowPlan(requests, length, hidden_size or _DEFAULT_HIDDEN_SIZE, shares_rows=not rolling)
-            if rolling:
-                departs = any(ids[:1] == [*once.start] for ids in once.encode([text for (text,) in texts]))
-            else:
-                departs = bool(affixes(tokenizer)[1] or once.spanning(texts))
-            plans[key] = _Layout(plan, tuple(owner for owner, _ in owned), departs)
+            plans[key] = _Layout(plan, tuple(owner for owner, _ in owned), _departs(once, built))
         return plans[key]
 
     def _generated(
@@ -138,6 +130,27 @@ class Responder:
         finite = self._scorer.score(models, probe).finite.tolist()
         prompts_cut(encoder(tokenizer), built, length)  # raises where an answer leaves no room
         return list(generated_texts(models, tokenizer, built, length, finite, batch_size))
+
+
+def _departs(encoder: Encoder, built: ConfigurableTask) -> bool:
+    """Whether a task's texts have other tokens than in records of before, where these were not right.
+
+    There, a tokenizer's automatic end token ended prompts, a prompt that writes the begin token was trained after two, a text
+    that writes it was scored after two, an answer lacked what a token shares with its prompt, and training took long texts
+    line by line.
+    """
+    texts, (before, after) = [instance.args for instance in built.instances], affixes(encoder.tokenizer)
+    if built.OUTPUT_TYPE == "loglikelihood_rolling":
+        whole = [text for (text,) in texts]
+        return any(
+            ids[:1] == [*encoder.start]
+            or (len(text) > LINE_BY_LINE and [i for part in encoder.encode(text.splitlines(True)) for i in part] != ids)
+            for text, ids in zip(whole, encoder.encode(whole), strict=True)
+        )
+    begin = encoder.tokenizer.decode(before[:1])
+    if after or (begin and any(context.startswith(begin) for context, _ in texts)):
+        return True
+    return built.OUTPUT_TYPE != "generate_until" and encoder.spanning(texts) > 0
 
 
 def prompts_cut(encoder: Encoder, built: ConfigurableTask, length: int) -> int:

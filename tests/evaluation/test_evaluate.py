@@ -282,14 +282,15 @@ def test_comparability_follows_what_changes_scores(task: Any, tokenizer: Any, bo
     ("config", "rows", "differs"),
     [
         (CHOICE, [{"text": "a", "label": "no"}], False),
-        (CHOICE, [{"text": "<s>a", "label": "no"}], False),  # lm-eval begins it once as well
+        (CHOICE, [{"text": "<s>a", "label": "no"}], True),  # scored after one begin token, but trained after two
         (ROLLING, [{"text": "a", "label": "no"}], False),
+        (ROLLING, [{"text": "a\n" * 5_001, "label": "no"}], False),  # bytes are the same line by line
         (ROLLING, [{"text": "<s>a", "label": "no"}], True),
-        (GENERATE, [{"text": "<s>a", "label": "no"}] * 2, False),
+        (GENERATE, [{"text": "a", "label": "no"}], False),
         (GENERATE, [{"text": "<s>a", "label": "no"}, {"text": "a", "label": "no"}], True),
     ],
 )
-def test_scores_of_tokens_other_than_lm_evals_are_compared_with_none_of_before(
+def test_scores_of_other_tokens_are_compared_with_none_of_before(
     task: Any, model: Any, bos_tokenizer: Any, config: dict[str, Any], rows: Any, differs: bool
 ) -> None:
     one = task(config | {"doc_to_text": "{{text}}"} if config is not ROLLING else config, test=rows)
