@@ -37,6 +37,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
     from harness.tasks.corpus import corpus_notes, with_corpus
+    from harness.tasks.overlap import refuse_same_rows
     from harness.tasks.task import find_task
     from harness.tasks.training_rows import check_task
 
@@ -51,6 +52,8 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
         check_task(find_task(name, site.task_folders))
     # Tasks that are only evaluated need no training rows, so they are not checked for any.
     notes += [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
+    for leaf in dict.fromkeys(leaf for task in tasks for leaf in task.leaves):
+        refuse_same_rows(leaf)
     notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
     notes += [f"{task.name}: {note}" for task in off_target if task.group for note in task.notes]
     notes += [note for model in models for note in _rendered(model, tasks, off_target)]

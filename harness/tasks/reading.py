@@ -204,7 +204,7 @@ def _arrow_table(path: Path, kind: str) -> pa.Table:
     try:
         if kind == "parquet":
             # `Dataset.from_parquet` would write a copy into the user's cache.
-            return pa.parquet.read_table(pa.BufferReader(raw))
+            return pa.parquet.ParquetFile(pa.BufferReader(raw)).read()
         is_file = raw.startswith(b"ARROW1")
         return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.BufferReader(raw)).read_all()
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -225,12 +225,15 @@ def _arrow_table(path: Path, kind: str) -> pa.Table:
 def _joined(tables: Sequence[tuple[Path, pa.Table]]) -> Dataset:
     from datasets import Dataset, concatenate_datasets
 
+    for path, found in tables:
+        if twice := sorted({name for name in found.column_names if found.column_names.count(name) > 1}):
+            raise SpecError(f"{path} must name each column once, but names {twice[0]!r} more often: rename one")
     try:
-        return concatenate_datasets([Dataset(_plain(table)) for _, table in tables])
+        return concatenate_datasets([Dataset(_plain(found)) for _, found in tables])
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:  # pyarrow's errors are ValueErrors
         names = ", ".join(path.name for path, _ in tables)
         raise SpecError(
-            f"{names} must hold columns of one kind, but do not ({str(error)[:120]}): convert them"
+            f"{names} must hold columns of one kind, but do not ({' '.join(str(error).split())[:120]}): convert them"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from harness.models.chat import ChatTemplate, Message, Span
 from harness.tasks.chat_rows import Chats, template_for
 from harness.tasks.lm_eval_task import answer_of, border, gold_index, in_template, lm_eval_task, task_labels
 from harness.tasks.metadata import Preference
-from harness.tasks.overlap import task_overlap
+from harness.tasks.overlap import overlap_notes, size_notes
 from harness.tasks.splits import Doc
 from harness.tasks.table import docs
 from harness.tasks.task import SPLITS, Task
@@ -166,7 +167,7 @@ def check_task(task: Task) -> tuple[str, ...]:
     """Read all of a task's data, and collect what a reader of its scores must know.
 
     Returns:
-        Notes: splits made by hash, overlap of training and test rows.
+        Notes: splits made by hash, rows that two splits share, splits that are small or have one answer.
 
     Raises:
         SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
@@ -183,12 +184,24 @@ def check_task(task: Task) -> tuple[str, ...]:
         notes += task_labels(task).notes
     if "train" in task.parts:
         rows = training_rows(task)
-        shared = task_overlap(task)
-        if shared.exact or shared.ngram:
-            notes.append(f"overlap: {shared}")
         if any(row.prompt != row.prompt.rstrip() for row in rows):
             notes.append("prompts end in white space, which lm-eval scores as the beginning of the answer")
-    return tuple(notes)
+    return (*notes, *overlap_notes(task), *size_notes(task, _answers(task)))
+
+
+def _answers(task: Task) -> dict[str, Iterator[str]]:
+    """The right answers of splits, in the order of their rows: those that are trained on, and choices that are scored."""
+    answers: dict[str, Iterator[str]] = {}
+    if "train" in task.parts and task.output_type != "loglikelihood_rolling":
+        answers["train"] = (row.completion for row in training_rows(task))
+    if task.output_type == "multiple_choice":
+        built = {split: lm_eval_task(task, split) for split in ("validation", "test") if split in task.parts}
+        answers |= {split: _right_choices(of, docs(task.split(split))) for split, of in built.items()}
+    return answers
+
+
+def _right_choices(built: ConfigurableTask, rows: Iterable[Doc]) -> Iterator[str]:
+    return (str(built.doc_to_choice(doc)[gold_index(built, doc)]) for doc in rows)
 
 
 def _notes_of_tasks(group: Task) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training rows are what lm-eval scores; overlap counts by hand."""
+"""Training rows are what lm-eval scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness.errors import SpecError
-from harness.tasks.overlap import Overlap, overlap, task_overlap
 from harness.tasks.task import find_task
 from harness.tasks.training_rows import check_task, training_rows
 
@@ -142,39 +139,6 @@ def test_callers_get_lists_of_their_own(tmp_path: Path) -> None:
     task = find_task("mine", (tmp_path,))
     training_rows(task).clear()
     assert len(training_rows(task)) == 27
-
-
-def test_overlap_by_hand() -> None:
-    thirteen = "one two three four five six seven eight nine ten eleven twelve thirteen"
-    train = ["A  short Text", f"before {thirteen} after", "unrelated"]
-    test = [
-        "a short text",  # exact: case and white space do not count
-        f"Something else, then: {thirteen.title()}!",  # 13 words in a row: punctuation does not count
-        thirteen.removesuffix(" thirteen"),  # 12 words: neither
-        f"before {thirteen} after",  # both
-    ]
-    assert overlap(train, test) == Overlap(exact=2, ngram=2, train=3, test=4)
-    assert overlap([], test) == Overlap(0, 0, 0, 4)
-
-
-@given(st.lists(st.text(alphabet="ab ", max_size=60), max_size=8))
-def test_everything_overlaps_with_itself(texts: list[str]) -> None:
-    found = overlap(texts, texts)
-    assert found.exact == len(texts)
-    assert found.ngram == sum(len(text.split()) >= 13 for text in texts)
-
-
-def test_an_instruction_in_every_row_is_no_overlap(tmp_path: Path) -> None:
-    instruction = "please read the following text with care and then say what you think of it all"
-    rows = [row | {"instruction": instruction} for row in ROWS]
-    write_task(tmp_path, CHOICE, train=rows[:30], test=[*rows[30:], rows[0]])
-    task = find_task("mine", (tmp_path,))
-    assert task_overlap(task).ngram == 0
-    assert task_overlap(task).exact <= 1
-    texts = {row.doc["text"] for row in training_rows(task)}
-    expected = int(rows[0]["text"] in texts)
-    notes = [note for note in check_task(task) if note.startswith("overlap")]
-    assert len(notes) == expected == task_overlap(task).exact
 
 
 def test_prompts_that_end_in_white_space_are_noted(tmp_path: Path) -> None:

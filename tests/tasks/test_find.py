@@ -180,7 +180,7 @@ def test_a_task_that_is_only_evaluated_has_no_training_rows(tmp_path: Path) -> N
     task = find_task("mine", (tmp_path,))
     with pytest.raises(SpecError, match="must have a train split"):
         training_rows(task)
-    assert check_task(task) == task.notes
+    assert check_task(task)[: len(task.notes)] == task.notes
 
 
 @pytest.mark.parametrize("name", ["../tasks/mine", "/etc/passwd", "a/b", "", "mine\0", "x" * 300, "\ud800"])

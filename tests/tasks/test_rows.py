@@ -192,5 +192,5 @@ def test_a_built_in_task_works_as_it_is(hub: Path, tmp_path: Path) -> None:
     task = find_task("arc_easy", ())
     rows = training_rows(task)
     assert (rows[1].prompt, rows[1].completion) == ("Question: train 1?\nAnswer:", " moon")
-    assert check_task(task) == ("of several metrics, the first counts: acc",)
+    assert check_task(task)[:1] == ("of several metrics, the first counts: acc",)
     assert len(lm_eval_task(task, "validation").test_docs()) == 4
