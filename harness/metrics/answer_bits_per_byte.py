@@ -14,6 +14,7 @@ class AnswerBitsPerByte(Measure):
     """
 
     summary = "bits that the right answer takes, per byte of it"
+    paper = "after Gao et al. 2020, arXiv 2101.00027"
     output_types = ("loglikelihood",)
     higher_is_better = False
 

@@ -151,8 +151,8 @@ def test_one_that_diverges_has_a_record_of_that_and_the_others_are_complete(worl
 def test_one_whose_score_is_not_finite_ends_there(world, workspace, monkeypatch):
     usual = Evaluator.evaluate
 
-    def evaluate(self, *arguments):
-        outcomes = usual(self, *arguments)
+    def evaluate(self, *arguments, **options):
+        outcomes = usual(self, *arguments, **options)
         if len(outcomes) == 4:  # nothing has ended yet
             outcomes[2] = Ended(TrialStatus.DIVERGED, "no")
         return outcomes
@@ -341,7 +341,7 @@ def test_scoring_that_fails_together_is_tried_one_by_one(world, workspace, monke
 
 @pytest.mark.usefixtures("engine")
 def test_scoring_that_fails_on_the_way_is_a_crash_that_keeps_its_cost(world, workspace, monkeypatch):
-    def evaluate(*arguments):
+    def evaluate(*arguments, **options):
         raise ValueError("no answer")
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
@@ -355,7 +355,7 @@ def test_scoring_that_fails_on_the_way_is_a_crash_that_keeps_its_cost(world, wor
 
 @pytest.mark.usefixtures("engine")
 def test_a_score_that_is_not_finite_ends_a_trial_alone_there(world, workspace, monkeypatch):
-    monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments: [Ended(TrialStatus.DIVERGED, "no score")])
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments, **options: [Ended(TrialStatus.DIVERGED, "no score")])
     result = run_trial(four(world, steps=6)[0], workspace)
     assert (result.status, result.reason) == ("diverged", "no score")
     assert result.provenance.effective.stages[0].steps == 3
