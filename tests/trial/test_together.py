@@ -328,10 +328,10 @@ def test_quantised_trials_share_one_quantised_base(world, workspace, apart):
 def test_scoring_that_fails_together_is_tried_one_by_one(world, workspace, monkeypatch):
     usual = Evaluator.evaluate
 
-    def evaluate(self, models, *arguments):
+    def evaluate(self, models, *arguments, **options):
         if models.count > 1:
             raise ValueError("too wide")
-        return usual(self, models, *arguments)
+        return usual(self, models, *arguments, **options)
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     results = run_pack(four(world)[:2], workspace)
