@@ -12,7 +12,8 @@ def test_stages_of_a_trial_are_counted_each_with_its_own_size():
     before = Progress(key="k", step=3, curve=(), losses=(0.0, 0), train_seconds=2.0, tokens=7, total_s=9.0)
     accounts = Accounts(meter=Meter("cpu"), inherited=before)
     for trained, tokens in ((10, 3), (100, 5)):
-        accounts.open_stage(Size(total_params=100, trainable_params=trained, matmul_params=100)).tokens = tokens
+        size = Size(total_params=100, trainable_params=trained, gradient_params=trained, matmul_params=100)
+        accounts.open_stage(size).tokens = tokens
     assert accounts.flops == 3 * (400 + 20) + 5 * (400 + 200)
     assert accounts.tokens == 3 + 5 + 7
     assert (accounts.train_seconds, accounts.total_s) == (2.0, 9.0)
