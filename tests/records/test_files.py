@@ -5,7 +5,8 @@ import stat
 
 import pytest
 
-from harness.files import append_line, write_atomically, write_once
+from harness.errors import StorageError
+from harness.files import append_line, read_lines, write_atomically, write_once
 
 
 @pytest.fixture
@@ -56,3 +57,22 @@ def test_who_writes_once_leaves_what_is_there(tmp_path):
     write_once(path, "second")
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["measured.json"]
+
+
+@pytest.mark.parametrize("kept", range(len('{"number":2}\n') + 1))
+def test_what_a_killed_writer_left_of_a_line_is_no_line_and_spoils_none(tmp_path, kept):
+    path, torn = tmp_path / "members.jsonl", b'{"number":2}\n'
+    path.write_bytes(b'{"number":1}\n' + torn[:kept])
+    whole = [{"number": 1}] + ([{"number": 2}] if kept == len(torn) else [])
+    assert read_lines(path) == whole
+    append_line(path, {"number": 3})
+    assert read_lines(path) == [*whole, {"number": 3}]
+    assert path.read_bytes().endswith(b'}\n{"number": 3}\n')
+
+
+def test_a_file_of_lines_that_is_not_there_has_none_and_one_of_something_else_is_named(tmp_path):
+    path = tmp_path / "members.jsonl"
+    assert read_lines(path) == []
+    path.write_text("[1,\n{}\n")
+    with pytest.raises(StorageError, match=r"members\.jsonl holds a line that is not JSON"):
+        read_lines(path)
