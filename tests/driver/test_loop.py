@@ -175,6 +175,17 @@ def test_a_trial_that_ends_its_workers_alone_is_charged_for_each_of_them_once(tm
     assert driver.tally.failed == 1
 
 
+def test_what_an_earlier_driver_left_in_the_queue_is_waited_for_and_not_run_again(tmp_path):
+    site = standin.site(tmp_path)
+    experiment = standin.experiment(question(trials=4, families=standin.TOGETHER), site)
+    asked = SearchSource(search_cells(experiment, {})).next(3)
+    runner = Fragile(site.paths, bearable=8, seconds=9.0, before=0, kind="worker")
+    runner.submit([proposal.config for proposal in asked])
+    driver = Driver(experiment, runner, [])
+    driver.run(SearchSource(search_cells(experiment, {})), [], Display("test", False))
+    assert (driver.tally.ran, driver.tally.statuses.total()) == (8 - len(asked), 8)
+
+
 def test_packs_become_smaller_after_the_second_that_was_lost(tmp_path):
     _, runner, _ = driven(tmp_path, trials=40, bearable=4)
     # Five packs of eight are cut from what is left; two are lost, and the trials of each run one by one.
