@@ -127,13 +127,14 @@ class Fragile(Runner):
     def submit(self, configs):
         self.packs.append(len(configs))
         fine = len(configs) <= self.bearable
-        for config in configs if fine else configs[: self.before]:
-            write_result(self.paths, scored(config, 0.5))
         loss = None if fine else Loss(self.kind, TrialStatus.OUT_OF_MEMORY, "as the test asked", self.seconds)
         self._ended.append(Ended(tuple(configs), loss))
 
     def poll(self):
         ended, self._ended = self._ended, []
+        for pack in ended:
+            for config in pack.configs[: self.before] if pack.loss else pack.configs:
+                write_result(self.paths, scored(config, 0.5))
         return ended
 
     def under_way(self):
