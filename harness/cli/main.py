@@ -163,7 +163,9 @@ def backtest(root: Path, as_json: bool) -> None:
 @click.option("--model", default=None, help="Base model; the one with the most evidence if left out.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many pipelines to rank.")
 @click.option(
-    "--max-forgetting", type=float, help="Largest acceptable loss on any off-target task, in its metric's units."
+    "--max-forgetting",
+    type=float,
+    help="Largest acceptable loss on any off-target task, as a share: .05 is five points, or a 20th of a token's probability.",
 )
 @click.option("--max-seconds", type=float, help="Longest acceptable trial: loading, training and scoring.")
 @click.option(

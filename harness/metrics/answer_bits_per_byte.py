@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from harness.metrics.base import Answered, Measure
+from harness.metrics.base import Answered, Measure, Surprise
 
 
 class AnswerBitsPerByte(Measure):
@@ -17,6 +17,7 @@ class AnswerBitsPerByte(Measure):
     paper = "after Gao et al. 2020, arXiv 2101.00027"
     output_types = ("loglikelihood",)
     higher_is_better = False
+    surprise = Surprise.BITS
 
     def item(self, answered: Answered) -> float:
         """Of one answer; white space around it does not count as length."""

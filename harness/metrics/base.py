@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from typing import Any, ClassVar
 
@@ -32,6 +33,22 @@ LM_EVAL_SCALES: Mapping[str, Scale] = {
 }
 """What the functions of lm-eval's registry return, which itself says directions only (`lm_eval/api/metrics.py`). A task that
 computes a metric of such a name by code of its own is another matter: see `tasks.scale`."""
+
+
+class Surprise(StrEnum):
+    """In which unit a metric says how unlikely a model finds texts that are given; the probability of each token follows."""
+
+    PERPLEXITY = "perplexity"
+    """One over the geometric mean of the probabilities: among how many equally likely ones the model wavers."""
+    BITS = "bits"
+    """Minus the mean of their logarithms to base 2."""
+
+
+LM_EVAL_SURPRISES: Mapping[str, Surprise] = {
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), Surprise.PERPLEXITY),
+    "bits_per_byte": Surprise.BITS,
+}
+"""Which of lm-eval's metrics are such (`lm_eval/api/metrics.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +79,8 @@ class Measure(ABC):
     higher_is_better: ClassVar[bool] = True
     scale: ClassVar[Scale] = Scale()
     """Between which values its totals lie."""
+    surprise: ClassVar[Surprise | None] = None
+    """Of a metric that says how unlikely given texts are, its unit."""
     every_sample: ClassVar[bool] = False
     """Whether it wants all of an item's `repeats`, where the task names no filter."""
     runs_code: ClassVar[bool] = False
@@ -103,6 +122,13 @@ def measure(name: str) -> Measure | None:
         return None
     instance: Measure = load("metrics", name)()
     return instance
+
+
+@cache
+def surprises() -> Mapping[str, Surprise]:
+    """Metrics that say how unlikely a model finds given texts, lm-eval's and ours, by name."""
+    own = {name: kind.surprise for name, kind in load_all("metrics").items()}
+    return {**LM_EVAL_SURPRISES, **{name: surprise for name, surprise in own.items() if surprise}}
 
 
 def settings_of(entry: Settings, where: str) -> Settings:

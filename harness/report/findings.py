@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
 
+from harness.analysis import forgetting
 from harness.analysis.statistics import Interval, holm, mean_interval, paired_t_test
 from harness.database.rows import grouped
 from harness.records.trial import Stage
@@ -25,11 +26,22 @@ class Forgetting:
     skill: str
     unit: words.Unit
     estimate: Interval
+    size: forgetting.Size
+    """As a share, mean over seeds; by it skills of unlike units are compared."""
+    base: float
+    """The base's score."""
+    tuned: float
+    """Mean over seeds."""
 
     @property
-    def size(self) -> float:
-        """How much was lost, as a share of the metric's scale where both its ends are known."""
-        return self.estimate.mean / (self.unit.scale.width or 1.0)
+    def metric(self) -> str:
+        """The skill's metric."""
+        return self.unit.metric
+
+    @property
+    def in_words(self) -> str | None:
+        """What was lost, in its own unit and as what that means."""
+        return self.unit.surprised(self.base, self.tuned) or self.unit.lost(self.estimate.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +79,8 @@ class Contender:
 
     @property
     def worst(self) -> Forgetting | None:
-        """The skill that lost most; units do not mix.
-
-        Skills whose metrics have a scale with two ends count, by shares of it; where there are none, those of one metric.
-        """
-        bounded = [lost for lost in self.lost if lost.unit.scale.width]
-        alike = [lost for lost in self.lost if lost.unit.metric == self.lost[0].unit.metric]
-        return max(bounded or alike, key=lambda lost: lost.size, default=None)
+        """The skill that lost most, see `analysis.forgetting.worst`."""
+        return forgetting.worst(self.lost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +170,23 @@ def _confirm_runs(study: StudyData, like: ScoreRow) -> list[TrialRow]:
 
 def _forgotten(confirmed: Sequence[ScoreRow], keys: Collection[str]) -> tuple[Forgetting, ...]:
     """What trials lost of each off-target skill with a comparable base score, in the order of their scores."""
-    values: dict[tuple[str, words.Unit], dict[str, float]] = {}
+    scores: dict[tuple[str, words.Unit], dict[str, ScoreRow]] = {}
     for score in confirmed:
         if score.key in keys and not score.is_target and score.gain is not None:
-            values.setdefault((score.scored, score.unit), {}).setdefault(score.key, -score.gain)
-    return tuple(
-        Forgetting(skill=skill, unit=unit, estimate=_interval(list(by_key.values())))
-        for (skill, unit), by_key in values.items()
+            scores.setdefault((score.scored, score.unit), {}).setdefault(score.key, score)
+    return tuple(_lost(skill, unit, list(by_key.values())) for (skill, unit), by_key in scores.items())
+
+
+def _lost(skill: str, unit: words.Unit, scores: Sequence[ScoreRow]) -> Forgetting:
+    pairs = [(score.base_value, score.value) for score in scores if score.base_value is not None]
+    sizes = (forgetting.size_lost(*pair, unit.metric, unit.higher_is_better, unit.scale) for pair in pairs)
+    return Forgetting(
+        skill=skill,
+        unit=unit,
+        estimate=_interval([scores[0].sign * (base - tuned) for base, tuned in pairs]),
+        size=forgetting.mean_size(sizes),
+        base=fmean(base for base, _ in pairs),
+        tuned=fmean(tuned for _, tuned in pairs),
     )
 
 

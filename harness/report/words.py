@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from harness.analysis.forgetting import nats_lost
 from harness.records.scale import Scale
 
 MINUS = "\u2212"
 """As wide as a plus and on its height; a hyphen is neither."""
+
+NOISE = math.log(100)
+"""Nats by which a token got more unlikely, from which on no text of a model is to be trusted: a hundredth of its probability."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,23 @@ class Unit:
         text = (self.digits(abs(value)) or "").lstrip(MINUS)
         return f"{text} {self.difference_name} {'gained' if value < 0 and float(text) else 'lost'}"
 
+    def surprised(self, base: float, tuned: float) -> str | None:
+        """How much less likely a model finds given texts, in the metric's unit and in words; None for other metrics.
+
+        Args:
+            base: The base's score.
+            tuned: The tuned model's.
+        """
+        nats = None if self.scale.width else nats_lost(base, tuned, self.metric, self.higher_is_better)
+        if nats is None:
+            return None
+        times, more = math.exp(abs(nats)), "more" if nats > 0 else "less"
+        how = f"{100 * (times - 1):.1f} % {more} perplexed"
+        if times >= 2:
+            how = f"{number(times)} times {'as' if nats > 0 else 'less'} perplexed"
+        noise = ": its answers are noise" if nats > NOISE else ""
+        return f"{self.name} {number(base)} to {number(tuned)}, {how}{noise}"
+
     def span(self, low: float | None, high: float | None) -> str | None:
         """An interval of differences, without unit.
 
@@ -133,7 +154,7 @@ def number(value: float | None, digits: int = 3) -> str | None:
     if float(value).is_integer() and abs(value) < 1e15:
         return minus(f"{value:,.0f}")
     # Significant digits rather than decimals: 0.000123 must not read as 0.000.
-    return minus(f"{value:.{digits}g}")
+    return minus(f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.{digits}g}")
 
 
 def money(value: float | None, currency: str) -> str | None:

@@ -89,11 +89,12 @@ def test_what_was_lost_adds_up_as_shares_of_the_scale(paths: Paths) -> None:
     (comparison,) = compare(load_study_data(paths, "made_up"))
     worst = comparison.best.worst
     assert worst is not None
-    assert (worst.skill, round(worst.size, 6)) == ("facts", 0.2)
+    assert (worst.skill, round(worst.size.value, 6)) == ("facts", 0.2)
 
 
 def test_without_scales_only_one_metric_counts(paths: Paths) -> None:
     """Ten nats and two points of something do not add up."""
     rescored(paths, "facts", metric="elo", scale={"low": None, "high": None})
+    rescored(paths, "stories_perplexity", metric="nats", scale={"low": None, "high": None})
     found = rows(paths, "SELECT DISTINCT worst_task, is_share FROM worst_forgetting")
     assert found == [("facts", False)]

@@ -43,7 +43,7 @@ def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
                 best.label if _helps(best) else "the base model as it is",
                 comparison.unit.level(best.level.mean),
                 comparison.unit.difference(best.gain.mean) if best.gain else None,
-                f"{best.worst.skill}, {best.worst.unit.lost(best.worst.estimate.mean)}" if best.worst else None,
+                f"{best.worst.skill}, {best.worst.in_words}" if best.worst else None,
                 words.seconds(best.train_s),
             )
         )
@@ -132,7 +132,7 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
             ),
             (
                 f"Worst forgetting: {worst.skill}" if worst else "Worst forgetting",
-                worst.unit.lost(worst.estimate.mean) if worst else None,
+                worst.in_words if worst else None,
                 _interval(worst.unit, worst.estimate) + " (positive is lost)"
                 if worst
                 else "no off-target skill was scored",
@@ -189,7 +189,7 @@ def _less(value: float | None, other: float | None) -> bool:
 
 
 def _lost(contender: Contender) -> float | None:
-    return contender.worst.size if contender.worst else None
+    return contender.worst.size.value if contender.worst else None
 
 
 def _spend(study: StudyData) -> Html:

@@ -53,7 +53,7 @@ class Tradeoff(Section):
 
 def _points(comparison: Comparison) -> list[_Point]:
     raw = [
-        (c, c.gain.mean, c.worst.size if c.worst else None, c.train_s)
+        (c, c.gain.mean, c.worst.size.value if c.worst else None, c.train_s)
         for c in comparison.contenders
         if c.gain is not None
     ]
@@ -95,7 +95,7 @@ def _paint(fig: Figure, comparison: Comparison, points: list[_Point]) -> None:
     left, right = fig.subplots(1, 2, sharey=True)
     looks = palette([point.contender.label for point in points])
     worst = next((point.contender.worst for point in points if point.contender.worst), None)
-    bounded = worst is not None and worst.unit.scale.width is not None
+    bounded = worst is not None and worst.size.is_share
     lost, frontier = 100.0 if bounded else 1.0, [point for point in points if point.best]
     for point in points:
         _mark(left, point, point.lost, lost, comparison.unit, looks)
@@ -174,7 +174,7 @@ def _table(comparison: Comparison, points: list[_Point]) -> Html:
                 contender.label,
                 comparison.unit.signed(point.gain),
                 comparison.unit.span(gain.low, gain.high) if gain else None,
-                f"{worst.skill}, {worst.unit.lost(worst.estimate.mean)}" if worst else None,
+                f"{worst.skill}, {worst.in_words}" if worst else None,
                 words.seconds(point.seconds),
                 words.size(contender.peak_memory_bytes),
                 "yes" if point.best else "no",
