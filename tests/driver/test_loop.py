@@ -141,19 +141,54 @@ class Fragile(Runner):
         return [[config.key for config in pack.configs] for pack in self._ended]
 
 
-def driven(tmp_path, trials, bearable, seconds=9.0, before=1, kind="worker"):
-    """A search driven on a fragile runner; returns driver, runner and site."""
-    site = standin.site(tmp_path)
+class Seen(Display):
+    """Keeps what it would show."""
+
+    def __init__(self):
+        super().__init__("test", False)
+        self.snapshots = []
+
+    def show(self, look, last=False):
+        self.snapshots.append(look())
+
+
+def driven(tmp_path, trials, bearable, seconds=9.0, before=1, kind="worker", runner=Fragile, **changes):
+    """A search driven on a fragile runner; returns driver, runner, site and what was to be seen."""
+    site, display = standin.site(tmp_path, **changes), Seen()
     experiment = standin.experiment(question(trials), site)
     source = SearchSource(search_cells(experiment, {}))
-    runner = Fragile(site.paths, bearable, seconds, before, kind)
+    runner = runner(site.paths, bearable, seconds, before, kind)
     driver = Driver(experiment, runner, [])
-    driver.run(source, [], Display("test", False))
-    return driver, runner, site
+    driver.run(source, [], display)
+    return driver, runner, site, display.snapshots
+
+
+class Slow(Fragile):
+    """Has nothing to tell when it is asked for the first time."""
+
+    asked = False
+
+    def poll(self):
+        if not self.asked:
+            self.asked = True
+            return []
+        return super().poll()
+
+
+def test_what_is_shown_tells_trials_that_run_from_those_that_ran(tmp_path):
+    _, _, _, (first, *_, last) = driven(tmp_path, trials=5, bearable=8, runner=Slow)
+    assert (first.running, first.ran, first.done, first.planned, first.seconds) == (5, 0, 0, 5, 0.0)
+    assert (last.running, last.ran, last.done, last.planned, last.seconds) == (0, 5, 5, 5, 5.0)
+
+
+def test_a_gpu_that_a_lost_worker_held_is_in_the_record_of_its_trial(tmp_path):
+    _, _, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, kind="error", device="cuda")
+    [line] = read_lines(site.paths.study("standin").jobs)
+    assert find_result(site.paths, line["key"]).cost.gpu_s == 9.0
 
 
 def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tmp_path):
-    driver, runner, site = driven(tmp_path, trials=5, bearable=4)
+    driver, runner, site, _ = driven(tmp_path, trials=5, bearable=4)
     assert runner.packs == [5, 1, 1, 1, 1]
     lines = read_lines(site.paths.study("standin").jobs)
     # The pack held its worker for 9 s, of which the first trial's record has 1; four shared the others.
@@ -165,7 +200,7 @@ def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tm
 
 @pytest.mark.parametrize(("kind", "runs"), [("worker", 2), ("error", 1)])
 def test_a_trial_that_ends_its_workers_alone_is_charged_for_each_of_them_once(tmp_path, kind, runs):
-    driver, runner, site = driven(tmp_path, trials=1, bearable=0, before=0, kind=kind)
+    driver, runner, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, kind=kind)
     assert runner.packs == [1] * runs
     lines = read_lines(site.paths.study("standin").jobs)
     # The last loss stands in the trial's own record, so its line has no seconds.
@@ -188,7 +223,7 @@ def test_what_an_earlier_driver_left_in_the_queue_is_waited_for_and_not_run_agai
 
 
 def test_packs_become_smaller_after_the_second_that_was_lost(tmp_path):
-    _, runner, _ = driven(tmp_path, trials=40, bearable=4)
+    _, runner, *_ = driven(tmp_path, trials=40, bearable=4)
     # Five packs of eight are cut from what is left; two are lost, and the trials of each run one by one.
     assert runner.packs[:16] == [8, *[1] * 7, 8, *[1] * 7]
     assert max(runner.packs[16:]) == 4

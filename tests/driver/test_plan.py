@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.driver.experiment import ModelInfo
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.plan import plan_study
 from harness.driver.trials import base_proposals
@@ -15,6 +16,7 @@ from harness.records.scale import Scale
 from harness.records.trial import (
     CostRecord,
     Evaluation,
+    ModelRef,
     Pipeline,
     Score,
     Stage,
@@ -83,6 +85,32 @@ def test_a_family_with_one_point_is_planned_with_one_trial(tmp_path):
     spec = standin.study(families=families, tasks=["one"])
     plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
     assert plan.phases[1].trials == 1
+    assert plan.phases[1].seconds == pytest.approx(plan.families["fixed"].seconds)
+
+
+def test_of_base_scores_only_those_without_a_record_take_time(tmp_path):
+    from harness.records.results import write_result
+
+    experiment = standin.experiment(standin.study(), standin.site(tmp_path))
+    recorded = next(base_proposals(experiment)).config
+    cost = CostRecord(seconds={"evaluate": 5.0})
+    write_result(experiment.paths, TrialResult(config=recorded, status=TrialStatus.COMPLETE, cost=cost))
+    base = plan_study(experiment).phases[0]
+    assert (base.trials, base.recorded) == (4, 1)
+    assert base.seconds == pytest.approx(3 * 5.0 * 10)  # ten items each; one without scores counts as of one item
+
+
+def test_a_family_needs_the_memory_of_its_largest_base_model(tmp_path):
+    spec = standin.study(base_models=["small", "large"])
+    models = tuple(
+        ModelInfo(ModelRef(name, "r"), ModelFacts(parameters=count))
+        for name, count in (("small", 1000), ("large", 9000))
+    )
+    both, large = (
+        plan_study(standin.experiment(spec, standin.site(tmp_path), models=taken)).families["a"]
+        for taken in (models, models[1:])
+    )
+    assert both.peak_memory_bytes == large.peak_memory_bytes
 
 
 def test_the_smallest_detectable_difference_is_that_of_a_paired_t_test(tmp_path):

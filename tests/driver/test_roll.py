@@ -30,6 +30,15 @@ def test_a_trial_that_two_families_share_is_counted_for_both_and_paid_for_once(t
     assert [member.family for member in read_members(roll.paths, "standin")] == ["a", "b"]
 
 
+def test_the_costs_of_trials_add_up_and_an_unknown_price_adds_nothing(tmp_path):
+    roll = Roll(standin.site(tmp_path).paths, "standin", [])
+    asked = list(base_proposals(standin.experiment(standin.study(), standin.site(tmp_path))))
+    for one, money in zip(asked, (0.25, None, 0.5, 1.0), strict=True):
+        roll.enter(one.member, recorded=False)
+        roll.count(one.member, result(one.config, money=money))
+    assert (roll.tally.seconds, roll.tally.money) == (20.0, 1.75)
+
+
 def test_a_trial_with_a_record_of_another_study_is_reused_and_costs_nothing(tmp_path):
     one = proposal(tmp_path)
     roll = Roll(standin.site(tmp_path).paths, "standin", [])

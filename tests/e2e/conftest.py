@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.e2e import preloaded
 from tests.patience import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,19 +31,33 @@ class Project:
 
     def run(self, *command: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess:
         """Run a command as a user would and check its exit code."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+        return _checked(
+            subprocess.run(
+                command,
+                cwd=self.folder,
+                env=_environment(variables),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+            ),
+            code,
         )
-        assert done.returncode == code, (
-            f"{command} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-        )
-        return done
 
     def harness(self, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess:
-        """Run `harness` with these arguments."""
-        return self.run("harness", *arguments, code=code, **variables)
+        """Run `harness` with these arguments, by a process that has its libraries already."""
+        with tempfile.TemporaryDirectory() as output:
+            return _checked(preloaded.run(arguments, self.folder, _environment(variables), Path(output)), code)
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
+
+
+def _checked(done: subprocess.CompletedProcess, code: int) -> subprocess.CompletedProcess:
+    said = f"{done.args} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    assert done.returncode == code, said
+    return done
 
 
 def lay_out(folder: Path, **changes: object) -> Project:

@@ -1,0 +1,60 @@
+"""`harness` commands in processes of their own that need not import torch again: forks of one that has.
+
+Importing the libraries takes a command seconds, and tests run a hundred commands. What else a fresh process has is
+there: its own environment, folder, output and exit code. Snakemake and the documents' commands start from nothing.
+"""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from tests.patience import PATIENCE_S
+
+LIBRARIES = ["harness.cli.main", "lm_eval.tasks", "peft", "torch", "transformers", "trl", "duckdb", "optuna"]
+
+
+@cache
+def _server():
+    server = get_context("forkserver")
+    server.set_forkserver_preload(LIBRARIES)
+    return server
+
+
+def run(
+    arguments: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path
+) -> subprocess.CompletedProcess:
+    """Run `harness` with these arguments.
+
+    Args:
+        arguments: What stands behind `harness` on the command line.
+        folder: Where it runs.
+        environment: Its environment variables, all of them.
+        output: A folder for what it prints.
+    """
+    streams = output / "stdout", output / "stderr"
+    process = _server().Process(target=_command, args=(arguments, folder, environment, streams))
+    process.start()
+    process.join(PATIENCE_S)
+    if process.is_alive():
+        process.kill()
+        raise subprocess.TimeoutExpired(arguments, PATIENCE_S)
+    printed = [path.read_text() for path in streams]
+    return subprocess.CompletedProcess(["harness", *arguments], process.exitcode, *printed)
+
+
+def _command(arguments, folder, environment, streams):
+    for path, stream in zip(streams, (sys.stdout, sys.stderr), strict=True):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["harness", *arguments]
+    from harness.cli.main import main
+
+    main()
