@@ -17,6 +17,7 @@ from harness.models.base_model import BaseModel, load_tokenizer, open_model, qui
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+_OTHER_SENSES = re.compile(r"vision|audio|image|video|speech")
 SHOWN = 3
 """Names of weights in a message."""
 
@@ -46,10 +47,31 @@ def check_model(base: BaseModel) -> list[str]:
         base, "weights that its config.json describes", "download or save it again, config and weights together"
     ):
         model, info = open_model(base, {"device_map": "meta"})
+    if reason := _no_writer(model):
+        raise SpecError(f"base model {base.ref.name!r} must be a causal language model, but {reason}")
     notes = _weights_fit(base, model, info)
     with _said(base, "a readable tokenizer", "download it again, or save it with save_pretrained"):
         tokenizer = load_tokenizer(base)
     return notes + _vocabulary_fits(base, model, tokenizer)
+
+
+def _no_writer(model: PreTrainedModel) -> str | None:
+    """Why a model that transformers loads as a causal one is none, or is more than one; the rest of a sentence."""
+    kind = model.config.model_type
+    senses = sorted(filter(_OTHER_SENSES.search, model.config.sub_configs))
+    if senses:
+        return (
+            f"a {kind} has more than text ({', '.join(senses)}), which nothing here would train on: save its language model "
+            "by itself, or name another"
+        )
+    # The modules are asked: the config of a GPT-NeoX says `is_decoder: false`, of a decoder.
+    said = [getattr(part, name, None) for part in model.modules() for name in ("is_decoder", "causal")]
+    if False in said or getattr(model.config, "attn_type", None) == "bi":
+        return (
+            f"a {kind} sees the tokens that come after, and so what it is to predict: name another (see 'harness list "
+            "left_out')"
+        )
+    return None
 
 
 def _no_code(base: BaseModel) -> None:

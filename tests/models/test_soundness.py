@@ -14,7 +14,7 @@ from harness.errors import SpecError
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.models.convert import convert
 from harness.models.soundness import check_model
-from tests.tiny import save_gpt2, save_llama
+from tests.tiny import kind_config, save_gpt2, save_kind, save_llama
 
 CODE = "open({mark!r}, 'w').write('ran')\nfrom transformers import LlamaConfig, LlamaForCausalLM\n"
 
@@ -216,3 +216,26 @@ def test_a_base_is_held_in_the_type_of_its_checkpoint(dtype, stated, held, folde
     assert (base.ref.dtype, plain.ref.dtype) == (held, "")
     assert load_model(base, {}, "cpu").dtype == getattr(torch, held or "float32")
     assert load_tokenizer(base).pad_token == "<pad>"
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "rembert", "xlm"])
+def test_a_model_that_sees_what_comes_after_is_refused(kind, tmp_path):
+    """transformers has causal classes of these, which attend to all tokens unless their configs say otherwise."""
+    with pytest.raises(SpecError, match=f"a {kind} sees the tokens that come after, and so what it is to predict"):
+        check_model(resolve_model(str(save_kind(tmp_path / kind, kind))))
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("gpt_neox", {}), ("bert", {"is_decoder": True})])
+def test_a_decoder_passes_whatever_its_kind(kind, settings, tmp_path):
+    """The config of a GPT-NeoX says `is_decoder: false`, of a decoder."""
+    assert check_model(resolve_model(str(save_kind(tmp_path / kind, kind, **settings)))) == []
+
+
+def test_a_model_that_sees_pictures_is_refused_and_its_text_part_is_not(tmp_path):
+    text = json.loads(kind_config("gemma3_text").to_json_string())
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8}
+    whole = save_kind(tmp_path / "whole", "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    with pytest.raises(SpecError, match=r"a gemma3 has more than text \(vision_config\)"):
+        check_model(resolve_model(str(whole)))
+    assert check_model(resolve_model(str(save_kind(tmp_path / "text", "gemma3_text")))) == []
