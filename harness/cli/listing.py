@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import SpecError, StorageError, UsageError, one_of
 from harness.files import read_yaml, write_atomically
+from harness.models.parts import PARTS, Part
 from harness.plugins import FOLDERS, load, names
 from harness.records.paths import Paths
 from harness.records.results import find_result, iterate_results
 from harness.space import Choice, Distribution, Float, Integer, Text
 from harness.study.recipes import recipes
 
+WEIGHTS: Mapping[Part, str] = {
+    "tables": "embeddings",
+    "attention": "linear layers",
+    "mlp": "linear layers",
+    "experts": "experts of mixtures",
+    "norms": "norms",
+    "biases": "biases",
+}
 BEFORE = {"measures": "metrics"}
 """Names of kinds that `harness list` took before, and still takes."""
 
@@ -35,6 +44,8 @@ class Entry:
     """What it needs beyond a base model and rows."""
     limits: str = ""
     """What a method was measured not to reach."""
+    covers: str = ""
+    """Which weights of a base a method can change."""
 
 
 def inventory(root: Path, kind: str | None) -> dict[str, list[Entry]]:
@@ -80,7 +91,22 @@ def _plugin_entry(folder: str, name: str) -> Entry:
     needs += ["preference rows"] if "rejected" in getattr(plugin, "needs", ()) else []
     needs += ["the base as a reference"] if getattr(plugin, "needs_reference", False) else []
     limits = plugin.limits if folder == "methods" else ""
-    return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)), limits)
+    covers = _weights(plugin.covers) if folder == "methods" else ""
+    return Entry(name, plugin.summary, plugin.paper, space, merges, ", ".join(filter(None, needs)), limits, covers)
+
+
+def _weights(covers: Sequence[Part] | None) -> str:
+    """The parts of a base that a method can change, in words; whether it reaches the experts of mixtures is said."""
+    match covers:
+        case None:
+            return "which weights it changes is not known before it runs"
+        case ():
+            return "changes no weight of the base"
+    named = [WEIGHTS[part] for part in covers if part in WEIGHTS]
+    if set(covers) == set(PARTS):
+        return "changes weights of every kind, experts of mixtures too"
+    linear = "" if "experts" in covers or "attention" not in covers else ", no experts of mixtures"
+    return f"changes {' and '.join(dict.fromkeys(named))}{linear}"
 
 
 def _in_words(distribution: Distribution) -> str:
@@ -140,6 +166,7 @@ def inventory_text(kinds: Mapping[str, list[Entry]]) -> str:
             lines.append(f"  {entry.name:<24} {entry.summary}" + (f" [{entry.paper}]" if entry.paper else ""))
             facts = [] if entry.merges is None else ["merges" if entry.merges else "does not merge"]
             facts += [f"needs {entry.requires}"] if entry.requires else []
+            facts += [entry.covers] if entry.covers else []
             if len(kinds) == 1:
                 lines += [f"      {', '.join(facts)}"] if facts else []
                 lines += [f"      {entry.limits}"] if entry.limits else []

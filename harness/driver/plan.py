@@ -9,6 +9,7 @@ from statistics import stdev
 
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.driver.forecast import Occasion, forecast, read_past
+from harness.driver.reach import Reach, reaches
 from harness.driver.trials import base_proposals, confirm_evaluation, search_cells
 from harness.errors import PartialFailure, SpecError
 from harness.files import duration
@@ -78,6 +79,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     """Base models that are left out, each with the reason."""
+    reach: tuple[Reach, ...] = ()
+    """Share of the base's weights that methods reach, by family and base model."""
 
     @property
     def trials(self) -> int:
@@ -99,6 +102,8 @@ class Plan:
             lines.append(f"money: {self.money:.2f} {self.currency}")
         lines.append("one full search trial:")
         lines += [f"  {name:<24} {duration(f.seconds):>9}  (from {f.basis})" for name, f in self.families.items()]
+        lines += ["weights of the base that move, or in whose place stands what moves:"] if self.reach else []
+        lines += [f"  {one.text()}" for one in self.reach]
         lines.append("the confirm phase can tell two families apart if they differ by:")
         lines += [f"  {one.task:<24} {one.text()}" for one in self.detectable]
         left_out = [f"left out: {reason}" for reason in self.refused.values()]
@@ -130,6 +135,7 @@ def plan_study(experiment: Experiment) -> Plan:
         money=outlook.money(seconds),
         currency=experiment.spec.prices.currency,
         detectable=_detectable(experiment),
+        reach=reaches(experiment),
         notes=(*experiment.notes, *outlook.notes()),
         refused=experiment.refused,
     )

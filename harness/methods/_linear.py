@@ -74,10 +74,15 @@ def _is_in(name: str, target: str) -> bool:
 
 
 def _gives_rows(layer: Module) -> bool:
-    """Whether a layer maps rows to rows; a router may be a linear layer by its class and answer with chosen experts."""
+    """Whether a layer maps rows to rows; a router may be a linear layer by its class and answer with chosen experts.
+
+    A gate that gives a single number, as that of Qwen2's shared expert, is no matrix with directions to choose from.
+    """
     import torch
     from torch.nn import Linear
 
+    if min(shape(layer)) == 1:
+        return False
     quantised = isinstance(layer, Linear) and not layer.weight.is_floating_point()
     if type(layer).__module__.startswith(("torch.", "transformers.pytorch_utils")) or quantised:
         return True

@@ -80,7 +80,8 @@ def _components(
             mask = batch["attention_mask"].bool()
             for name, inputs in inputs_of.items():
                 # In double precision: the covariance is a difference of large sums. Padding is left out.
-                x = inputs[mask].double()
+                # The experts that all tokens share are given them without the rows that they stand in.
+                x = inputs.flatten(0, -2)[mask.flatten()].double()
                 ones = x.new_ones(1, len(x))
                 parts = [x.T @ x, (ones @ x)[0], ones.sum()]
                 sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts

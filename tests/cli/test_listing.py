@@ -68,7 +68,10 @@ def test_a_kind_goes_by_its_name_of_before_too():
 def test_what_holds_a_method_back_is_shown(monkeypatch):
     monkeypatch.setattr(load("methods", "ia3"), "limits", "Learns little of this.")
     text = inventory_text(inventory(ROOT, "methods"))
-    assert "\n      merges\n      Learns little of this.\n      learning_rate " in text
+    assert (
+        "\n      merges, which weights it changes is not known before it runs\n      Learns little of this.\n      learning_rate "
+        in text
+    )
 
 
 def test_a_method_that_stayed_below_half_of_full_tunings_gain_says_why():
@@ -92,3 +95,18 @@ def test_a_method_that_stayed_below_half_of_full_tunings_gain_says_why():
 )
 def test_a_range_is_told_in_words(name, text):
     assert entry("methods", "lora").space[name] == text
+
+
+@pytest.mark.parametrize(
+    ("method", "covers"),
+    [
+        ("full", "changes weights of every kind, experts of mixtures too"),
+        ("lora", "changes linear layers and experts of mixtures"),
+        ("dora", "changes linear layers, no experts of mixtures"),
+        ("bitfit", "changes biases"),
+        ("prompt_tuning", "changes no weight of the base"),
+    ],
+)
+def test_which_weights_a_method_changes_is_told(method, covers, tmp_path):
+    entry = next(entry for entry in inventory(tmp_path, "methods")["methods"] if entry.name == method)
+    assert entry.covers == covers

@@ -32,6 +32,7 @@ KINDS = {
     "mamba": {"state_size": 8},
     "rwkv": {"attention_hidden_size": 64},
     "mixtral": {},
+    "qwen2_moe": {},
     "qwen3_moe": {},
     "olmoe": {},
     "gpt_oss": {},

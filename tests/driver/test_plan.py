@@ -9,6 +9,7 @@ import pytest
 from harness.driver.experiment import ModelInfo
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.plan import plan_study
+from harness.driver.reach import reaches
 from harness.driver.trials import base_proposals
 from harness.errors import SpecError
 from harness.models.facts import ModelFacts
@@ -359,3 +360,21 @@ def test_a_past_trial_of_a_pack_foretells_its_share_or_what_it_would_take_alone(
 def test_steps_come_from_steps_examples_or_epochs(budget, params, expected):
     spec = standin.study(budget={"trials": 1} | budget, families={"a": {"method": "none", "params": params}})
     assert full_steps(spec.budget, resolved_families(spec)["a"], 90, {}) == expected
+
+
+def test_a_plan_says_which_weights_methods_reach(tmp_path):
+    """Of 100 numbers 10 are embeddings, 20 linear layers and 70 experts, which DoRA does not reach."""
+    facts = ModelFacts(parts={"tables": 10, "attention": 12, "mlp": 8, "experts": 70}, parameters=100)
+    families = {name: {"method": name} for name in ("full", "lora", "dora", "prompt_tuning", "ia3")}
+    experiment = standin.experiment(standin.study(families=families), standin.site(tmp_path))
+    mixture = replace(experiment.models[0], facts=facts)
+    found = {one.family: one for one in reaches(replace(experiment, models=(mixture,)))}
+    assert {name: one.shares for name, one in found.items()} == {
+        "full": (1.0,), "lora": (0.9,), "dora": (0.2,), "prompt_tuning": (0.0,), "ia3": (None,),
+    }  # fmt: skip
+    named = mixture.ref.name
+    assert found["dora"].text() == f"dora on {named}: about 20%; experts are no linear layers, and 70% stay"
+    assert found["lora"].text() == f"lora on {named}: about 90%"
+    assert found["prompt_tuning"].text() == f"prompt_tuning on {named}: none, what it trains is beside them"
+    assert found["ia3"].text() == f"ia3 on {named}: unknown before it runs"
+    assert "about 90%" not in plan_study(experiment).text()  # of a base without such headers nothing is claimed

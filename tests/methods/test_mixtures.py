@@ -106,6 +106,14 @@ def test_a_token_passes_some_of_the_experts(mixtral):
     assert lora.gradient_params == lora.trainable_params + EXPERTS // 2
 
 
+@pytest.mark.parametrize("method", ["eva", "kasa", "road", "shira"])
+def test_shared_experts_and_their_gates_break_no_method(method, tmp_path):
+    """A Qwen2 has a gate of one output in each layer, and shared experts that see tokens without their rows."""
+    folder = save_kind(tmp_path / "qwen", "qwen2_moe")
+    losses = train(attached(folder, stage(method))[0])[0]
+    assert all(0 < loss < 20 for loss in losses)
+
+
 def test_every_method_says_what_it_covers():
     silent = [name for name in names("methods") if load("methods", name).covers is None]
     assert silent == ["ia3"]  # PEFT says where, by architecture
