@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from harness.axes.contract import StageSetup
+from harness.axes.contract import Situation, StageSetup
 from harness.methods._peft import TARGET, LayerMethod
 from harness.methods._stacking import ADAPTER
 from harness.methods.base import Options
@@ -39,6 +39,12 @@ class Poly(LayerMethod):
         "skills": Integer(2, 64, default=8, log=True),
         "target": TARGET,
     }
+
+    def skip(self, situation: Situation) -> str | None:
+        """PEFT mixes skills for each row, and experts that all tokens share see tokens without their rows."""
+        if "experts" in situation.model.parts and situation.params.text("target", "all") != "attention":
+            return "PEFT's Poly takes rows of tokens, which layers beside experts do not get: set target to attention"
+        return super().skip(situation)
 
     def options(self, model: PreTrainedModel, setup: StageSetup) -> Options:
         """One task; factors of one piece."""

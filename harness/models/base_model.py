@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
 from harness.files import expand
-from harness.models.headers import held_type
+from harness.models.headers import headers, held_type
 from harness.models.hub import commit_of
+from harness.models.parts import part_of
 from harness.records.trial import ModelRef
 
 if TYPE_CHECKING:
@@ -102,13 +103,14 @@ def resolve_model(name: str, revision: str | None = None, corpus: str | None = N
 
 
 def _typed(base: BaseModel) -> BaseModel:
-    """The same with the type that its weights are held in, which a trial's key tells apart where it is not float32.
+    """The same with what a trial's key tells apart: the type of its weights, if not float32, and whether it has experts.
 
     Raises:
         SpecError: When its files cannot be had, or its weights cannot be read.
     """
     try:
         held = held_type(base.folder)
+        mixture = any(part_of(header.name, header.shape) == "experts" for header in headers(base.folder))
     except ValueError as error:
         raise SpecError(
             f"base model {base.ref.name!r} must have whole safetensors files, but has not ({error}): download or save it "
@@ -116,7 +118,7 @@ def _typed(base: BaseModel) -> BaseModel:
         ) from error
     except OSError as error:  # of the file system, of the network, or that of a hub which refuses
         raise SpecError(_unreachable(base.ref.name, error)) from error
-    return base if held == "float32" else replace(base, ref=replace(base.ref, dtype=held))
+    return replace(base, ref=replace(base.ref, dtype="" if held == "float32" else held, mixture=mixture))
 
 
 def _pinned(name: str, folder: Path) -> ModelRef:

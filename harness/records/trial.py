@@ -85,6 +85,8 @@ class ModelRef(Record):
     """Fingerprint of what the study gives as the model's corpus; empty where it gives none."""
     dtype: str = added("")
     """Type that its weights are held in, where that is another than float32."""
+    mixture: bool = added(False)
+    """Whether it has experts; before methods reached these, the same choices trained less of it."""
     chat_template: str = added("")
     """Identity of the chat template that it is tuned and scored in; empty where prompts are plain text."""
 

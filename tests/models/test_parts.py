@@ -47,6 +47,9 @@ def test_experts_of_a_checkpoint_are_those_of_the_model(tmp_path):
     assert facts.parts["experts"] == experts
     assert sum(facts.parts.values()) == facts.parameters
     assert facts.active_parameters == facts.parameters - experts / 2
+    key = resolve_model(str(tmp_path / "mixtral")).ref
+    assert key.mixture  # its key is not that of trials from before experts were reached
+    assert not resolve_model("tiny-1m").ref.mixture
     dense = model_facts(resolve_model("tiny-1m"))
     assert "experts" not in dense.parts
     assert dense.active_parameters == dense.parameters
