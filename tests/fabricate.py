@@ -224,9 +224,9 @@ class _Maker:
         result = self._result(config, family, values, together)
         path = self.paths.record(config.key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(result_text(result))
         if self.items and split == "test" and result.scores:
-            _write_items(self.paths.items(config.key), result, self.items)
+            result = _write_items(self.paths.items(config.key), result, self.items)
+        path.write_text(result_text(result))
         self.results.append(result)
         self.members.append(
             {"key": config.key, "role": role, "family": family, "task": task,
@@ -363,20 +363,24 @@ def _cost(truth: Truth, is_base: bool, together: int) -> CostRecord:
     )
 
 
-def _write_items(path: Path, result: TrialResult, count: int) -> None:
-    """Item outcomes that agree with each score in expectation; an item's difficulty is the same in every trial."""
+def _write_items(path: Path, result: TrialResult, count: int) -> TrialResult:
+    """Item outcomes whose mean is the score, which is rounded for that; items have one difficulty for all trials."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, list[object]] = {
         name: [] for name in ("task", "split", "metric", "doc_hash", "value", "prediction")
     }
+    scores = []
     for score in result.scores:
-        for item in range(count):
-            difficulty = int(hashlib.sha256(f"{score.task}{item}".encode()).hexdigest()[:8], 16) / 2**32
-            value = float(difficulty < score.value) if score.higher_is_better else score.value
+        right = round(score.value * count)
+        order = sorted(range(count), key=lambda item: hashlib.sha256(f"{score.task}{item}".encode()).hexdigest())
+        scores.append(replace(score, value=right / count) if score.higher_is_better else score)
+        for rank, item in enumerate(order):
+            value = float(rank < right) if score.higher_is_better else score.value
             row = (score.task, score.split, score.metric, fingerprint([score.task, item]), value, None)
             for name, cell in zip(columns, row, strict=True):
                 columns[name].append(cell)
     types = pa.schema([(name, pa.float64() if name == "value" else pa.string()) for name in columns])
     pq.write_table(pa.table(columns, schema=types), path)
+    return replace(result, scores=tuple(scores))

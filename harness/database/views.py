@@ -40,6 +40,18 @@ VIEWS = (
            FROM parts JOIN trials USING (key) WHERE steps = 0 AND status = 'complete' GROUP BY ALL""",
     ),
     View(
+        "base_items",
+        "The base models' own outcomes on items, each item once however often the base was scored: one row per base model, "
+        "task, split, metric, comparability and item. Joining items to it counts each once.",
+        """WITH scored AS (SELECT key, task, split, metric, comparability FROM scores
+             UNION SELECT key, task, split, metric, comparability FROM parts WHERE NOT is_group)
+           SELECT base_model, base_revision, i.task, i.split, i.metric, comparability, doc_hash, avg(i.value) AS value,
+             min(prediction) AS prediction
+           FROM items i JOIN trials t USING (key) JOIN scored s
+             ON s.key = i.key AND s.task = i.task AND s.split = i.split AND s.metric = i.metric
+           WHERE t.steps = 0 AND t.status = 'complete' GROUP BY ALL""",
+    ),
+    View(
         "forgetting",
         "Base score minus tuned score per trial and off-target task, positive = lost, losses sign-corrected; only where "
         "split and comparability agree. Of several base scores the one on as many items counts. size is what was lost as a "

@@ -1,0 +1,132 @@
+"""Item outcomes of a study's confirmed runs as arrays, beside what the base model made of the same items.
+
+    with connect(paths) as connection:
+        outcomes = load_outcomes(connection, "my_study")
+    own = outcomes.matrix(keys, "newfacts")      # (runs, items) of the trials of one family, in the order of `keys`
+    base = outcomes.base(keys[0], "newfacts")    # (items,), the same items in the same order, or None
+
+Values are the metric's own, so that less is better for a loss. They are there only where their mean is the score: perplexity,
+BLEU or an F1 over all answers belong to all items at once, and no item has a part of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from numpy.typing import NDArray
+
+MISSING = "no outcomes of single items were kept"
+DIFFERENT = "its runs were scored on different items"
+WHOLE = "its metric is computed over all items at once"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemScores:
+    """What one trial, and the base model, made of the items of one task."""
+
+    identity: str
+    """Equal where the items are the same ones."""
+    values: NDArray[np.float64]
+    """Shape (items,), in an order that depends on nothing but the items."""
+    base: NDArray[np.float64] | None
+    """Of the same items in the same order; None where the base model's score may not be compared or lacks one of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Item outcomes of confirmed runs, by trial and scored task (a task, or a group of tasks)."""
+
+    scores: Mapping[tuple[str, str], ItemScores] = field(default_factory=dict)
+    """By the trial's key and the scored task."""
+    whole: Collection[tuple[str, str]] = ()
+    """Where there are items whose mean is not the score."""
+
+    def matrix(self, keys: Sequence[str], scored: str) -> NDArray[np.float64] | None:
+        """Outcomes of several trials on one task, shape (runs, items); None where `gap` says why."""
+        own = [self.scores.get((key, scored)) for key in keys]
+        found = [one for one in own if one is not None]
+        if not found or len(found) < len(own) or len({one.identity for one in found}) > 1:
+            return None
+        return np.array([one.values for one in found])
+
+    def base(self, key: str, scored: str) -> NDArray[np.float64] | None:
+        """The base model's outcomes, shape (items,), on the items of a trial, where its score may be compared."""
+        own = self.scores.get((key, scored))
+        return None if own is None else own.base
+
+    def gap(self, keys: Sequence[str], scored: str) -> str | None:
+        """Why there is no `matrix`, as half a sentence; None where there is one."""
+        if any((key, scored) in self.whole for key in keys):
+            return WHOLE
+        own = [self.scores.get((key, scored)) for key in keys]
+        if not own or None in own:
+            return MISSING
+        return DIFFERENT if len({one.identity for one in own if one is not None}) > 1 else None
+
+
+_ITEMS = """
+WITH runs AS (SELECT DISTINCT m.key FROM members m JOIN trials t USING (key)
+    WHERE m.study = ? AND m.role = 'confirm' AND t.status = 'complete' AND t.split = 'test'),
+  leaves AS (
+    SELECT s.key, s.task AS scored, s.task, s.split, s.metric, s.comparability, s.value FROM scores s JOIN runs USING (key)
+    WHERE NOT EXISTS (SELECT 1 FROM parts p WHERE p.key = s.key AND p.whole = s.task)
+    UNION
+    SELECT p.key, p.whole, p.task, p.split, p.metric, p.comparability, s.value FROM parts p JOIN runs USING (key)
+      JOIN scores s ON s.key = p.key AND s.task = p.whole
+    WHERE p.counts AND NOT p.is_group)
+SELECT l.key, l.scored, l.task, any_value(l.value) AS value,
+  md5(string_agg(i.doc_hash, ',' ORDER BY i.doc_hash)) AS identity,
+  list(i.value ORDER BY i.doc_hash, i.value) AS own,
+  CASE WHEN count(b.value) = count(*) THEN list(b.value ORDER BY i.doc_hash, i.value) END AS base
+FROM leaves l JOIN trials t USING (key) JOIN items i ON i.key = l.key AND i.task = l.task AND i.split = l.split
+    AND i.metric = l.metric
+  LEFT JOIN base_items b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = l.task
+    AND b.split = l.split AND b.metric = l.metric AND b.comparability = l.comparability AND b.doc_hash = i.doc_hash
+GROUP BY l.key, l.scored, l.task
+HAVING count(i.value) = count(*) ORDER BY l.key, l.scored, l.task"""
+"""One row per confirmed trial and task, or task of a group: its items in order, and the base model's."""
+
+
+def load_outcomes(connection: DuckDBPyConnection, study: str) -> Outcomes:
+    """The item outcomes of a study's confirmed runs, off-target tasks included.
+
+    Args:
+        connection: To the database.
+        study: Its name.
+    """
+    parts: dict[tuple[str, str], list[ItemScores]] = {}
+    scores: dict[tuple[str, str], float] = {}
+    for key, scored, task, value, identity, own, base in connection.execute(_ITEMS, [study]).fetchall():
+        values = np.array(own, dtype=float)
+        of_base = None if base is None else np.array(base, dtype=float)
+        parts.setdefault((key, scored), []).append(
+            ItemScores(identity=f"{task}:{identity}", values=values, base=of_base)
+        )
+        scores[key, scored] = value
+    found = {place: _joined(own, scores[place]) for place, own in parts.items()}
+    return Outcomes(
+        {place: one for place, one in found.items() if one is not None},
+        frozenset(place for place, one in found.items() if one is None),
+    )
+
+
+def _joined(parts: Sequence[ItemScores], score: float) -> ItemScores | None:
+    """The items of a task, or of a group's tasks, weighted so that their mean is the score; None where none is."""
+    total = sum(len(part.values) for part in parts)
+    # A group's score is the mean of all items, or that of its tasks' means, in which items of a small task weigh more.
+    for weights in ([1.0] * len(parts), [total / len(parts) / len(part.values) for part in parts]):
+        values = np.concatenate([part.values * weight for part, weight in zip(parts, weights, strict=True)])
+        if abs(values.mean() - score) <= 1e-6 * max(1.0, abs(score)):
+            bases = [part.base * weight for part, weight in zip(parts, weights, strict=True) if part.base is not None]
+            return ItemScores(
+                identity=" ".join([*(part.identity for part in parts), f"{weights}"]),
+                values=values,
+                base=np.concatenate(bases) if len(bases) == len(parts) else None,
+            )
+    return None
