@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from harness.runners.base import backend, parse_options
+from harness.runners.base import WorkerJob, backend, parse_options
 from harness.trial.workspace import Workspace
 from harness.workers.worker import Duty
 
@@ -52,4 +52,18 @@ def test_a_job_keeps_what_site_and_user_want_and_loses_what_the_callers_job_has(
     assert {name: os.environ[name] for name in stays | callers | said} == stays | callers | said  # the caller's own
     script = next((tmp_path / "jobs").glob("*.sh")).read_text()
     assert "#SBATCH --cpus-per-task=4" in script
+    assert "#SBATCH --mem=2048MB" in script
     assert " --cpus-per-task=4 " in next(line for line in script.splitlines() if line.startswith("srun "))
+
+
+def test_a_job_is_gone_when_slurm_has_not_known_it_for_half_a_minute_in_a_row(tmp_path, monkeypatch):
+    runner = backend("slurm")(tmp_path / "jobs", parse_options("slurm", {}))
+    clock, known = [0.0], {}
+    monkeypatch.setattr("harness.runners.slurm.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("harness.runners.slurm.slurm_states", lambda jobs: known)
+    gone = []
+    for clock[0], state in ((0, None), (20, None), (25, "RUNNING"), (40, None), (60, None), (71, None)):
+        known.clear()
+        known.update({"7": state} if state else {})
+        gone.append(list(runner.dead([WorkerJob(job="7")])))
+    assert gone == [[], [], [], [], [], ["7"]]  # unknown from 40 s on, which is 31 s ago at 71 s
