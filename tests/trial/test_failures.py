@@ -90,15 +90,15 @@ import json, torch, trl, peft, lm_eval, harness.evaluation.evaluate, datasets
 
 config = decode(TrialConfig, json.loads(Path(sys.argv[1]).read_text()))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28),) * 2)
 result = run_trial(config, Workspace(Paths(Path(sys.argv[2])), (Path(sys.argv[3]),), device="cpu"))
 print(result.status, result.reason, sep="|")
 """
 
 
 def test_running_out_of_memory_is_told_apart(world, workspace, tmp_path):
-    """A real one: a process that may use 1 GiB more, and a batch of long rows that needs several."""
-    rows = [{"word": "red " * 2000, "number": i, "answer": 0, "text": ""} for i in range(64)]
+    """A real one: a process that may use 256 MiB more, and a batch of long rows that needs several."""
+    rows = [{"word": "red " * 2000, "number": i, "answer": 0, "text": ""} for i in range(16)]
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     for split in ("train", "validation", "test"):
@@ -108,7 +108,7 @@ def test_running_out_of_memory_is_told_apart(world, workspace, tmp_path):
     settings = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 8192}
     (folder / "config.json").write_text(json.dumps(settings))
     trial = config(
-        dataclasses.replace(world, tasks=tasks), stage("full", batch_size=64, max_length=8192), model=folder, steps=2
+        dataclasses.replace(world, tasks=tasks), stage("full", batch_size=16, max_length=8192), model=folder, steps=2
     )
     (tmp_path / "config.json").write_text(json.dumps(to_json(trial)))
     command = [sys.executable, "-c", OOM, tmp_path / "config.json", tmp_path / "results", tasks]

@@ -49,8 +49,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return load_model(resolve_model("tiny-0.3m"), {}, "cpu")
+def model(world: Any) -> Any:
+    return load_model(resolve_model(str(world.llama)), {}, "cpu")
 
 
 def test_the_best_time_counts() -> None:
