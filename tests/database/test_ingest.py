@@ -133,6 +133,15 @@ def test_damaged_items_and_member_lines_are_named_too(paths: Paths, made: Fabric
     assert rows(paths, "SELECT count(DISTINCT key) > 5 FROM items") == [(True,)]
 
 
+def test_a_trial_that_stands_twice_for_one_reason_counts_once_and_for_two_reasons_twice(made, paths):
+    members = paths.study("made_up").members
+    line = members.read_text().splitlines()[-1]
+    for changes in ({}, {"number": 77}, {"family": "other"}):
+        with members.open("a") as file:
+            file.write(json.dumps(json.loads(line) | changes) + "\n")
+    assert ingest(paths).members == 60 + 2
+
+
 def test_a_trial_still_running_is_not_damage(paths: Paths, made: Fabricated) -> None:
     (paths.trials / "ab" / ("ab" * 10) / "checkpoint").mkdir(parents=True)
     assert ingest(paths).damaged == ()

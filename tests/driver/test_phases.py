@@ -385,6 +385,16 @@ def test_a_pack_whose_worker_died_unseen_is_charged_until_its_last_sign_of_life(
     assert ended.loss.seconds == pytest.approx(40)
 
 
+@pytest.mark.parametrize(("workers", "packs"), [("1", 2), ("4", 5), ("8", 10)])
+def test_a_quarter_more_packs_than_workers_are_under_way_so_that_none_waits_for_the_driver(tmp_path, workers, packs):
+    from harness.runners.base import make_runner, parse_options
+
+    spec, site = standin.study(), standin.site(tmp_path, "local")
+    options = parse_options("local", {"workers": workers})
+    runner = make_runner("local", options, site.paths.study(spec.name), duty(spec, site))
+    assert (runner.workers, runner.slots) == (int(workers), packs)
+
+
 def test_a_process_id_that_comes_back_is_another_worker(tmp_path):
     from harness.runners.base import recorded_jobs
 
