@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from harness.errors import EXIT_INTERRUPTED, HarnessError, UsageError, describe, one_line
+from harness.errors import EXIT_INTERRUPTED, HarnessError, StorageError, UsageError, describe, one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger(__name__)
@@ -38,7 +38,15 @@ class Commands(click.Group):
             sys.stderr.close()
         except Exception as error:
             log.debug("the command ended with", exc_info=True)
-            _fail(f"{describe(error)}, which nobody foresaw: --verbose shows where", HarnessError.exit_code)
+            _fail(*_unforeseen(error))
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """What is said of an error that nothing closer to it caught, and the exit code."""
+    if isinstance(error, OSError) and error.filename:  # a folder that is a file, or may not be written, is met anywhere
+        problem = f"{error.filename} must be readable and writable, but is not ({error.strerror})"
+        return f"{problem}: free space, fix permissions, or name another folder", StorageError.exit_code
+    return f"{describe(error)}, which nobody foresaw: --verbose shows where", HarnessError.exit_code
 
 
 def _fail(message: str, code: int) -> None:

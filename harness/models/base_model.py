@@ -289,6 +289,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
 
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base), trust_remote_code=False)
+    tokenizer("a")  # so that what its settings break is found here
     rows = embedded_tokens(base)
     for name in ("bos_token", "eos_token"):
         token = getattr(tokenizer, f"{name}_id")

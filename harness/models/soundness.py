@@ -80,7 +80,7 @@ def _no_code(base: BaseModel) -> None:
         path = base.folder / name
         try:
             content = json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue  # said of it below
         brings = content.get("auto_map") if isinstance(content, dict) else None
         if brings and not _known(base, name):

@@ -73,7 +73,7 @@ def lm_eval_task(
         raise SpecError(
             f"{where}, row 1: the label must be one of the choices, but that of {str(rows[0])[:120]} is not: correct the data"
         ) from error
-    except _template_errors() as error:
+    except template_errors() as error:
         raise SpecError(
             f"{where}, row {row}, must fit the task file's templates, but does not ({error}): correct one"
         ) from error
@@ -96,7 +96,7 @@ def task_labels(task: Task) -> Labels:
         rows += [(f"{where}, row {index}", doc) for index, doc in enumerate(docs(task.split(split)), 1)]
     try:
         return read_labels(task.config, rows)
-    except _template_errors() as error:
+    except template_errors() as error:
         raise SpecError(f"task {task.name} must fit its own templates, but does not ({error}): correct one") from error
 
 
@@ -166,7 +166,8 @@ def _columns(template: str, known: Iterable[str]) -> set[str]:
 
 
 @cache
-def _template_errors() -> tuple[type[Exception], ...]:
+def template_errors() -> tuple[type[Exception], ...]:
+    """What rendering a row may raise."""
     from jinja2 import TemplateError
 
     return (TemplateError, ValueError, TypeError, SyntaxError, LookupError, AttributeError, AssertionError)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError, one_of
 from harness.models.chat import ChatTemplate, Message, Span
 from harness.tasks.chat_rows import Chats, template_for
-from harness.tasks.lm_eval_task import answer_of, border, gold_index, in_template, lm_eval_task, task_labels
+from harness.tasks.lm_eval_task import (
+    answer_of,
+    border,
+    gold_index,
+    in_template,
+    lm_eval_task,
+    task_labels,
+    template_errors,
+)
 from harness.tasks.metadata import Preference
 from harness.tasks.overlap import overlap_notes, size_notes
 from harness.tasks.splits import Doc
@@ -72,10 +80,15 @@ def _training_rows(task: Task, template: ChatTemplate | None) -> tuple[Row, ...]
     built = lm_eval_task(task, "train", template=template)
     preference = task.metadata.preference
     rows = docs(task.split("train"))
-    if task.metadata.chat:
-        chats = Chats(task, template)
-        return tuple(_chat_row(_row(built, doc, None), chats) for doc in rows)
-    return tuple(_row(built, doc, preference) for doc in rows)
+    try:
+        if task.metadata.chat:
+            chats = Chats(task, template)
+            return tuple(_chat_row(_row(built, doc, None), chats) for doc in rows)
+        return tuple(_row(built, doc, preference) for doc in rows)
+    except template_errors() as error:
+        raise SpecError(
+            f"task {task.name}: its training rows must fit the task file's templates, but do not ({error}): correct one"
+        ) from error
 
 
 def _chat_row(row: Row, chats: Chats) -> Row:
