@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -131,6 +132,16 @@ def test_damaged_items_and_member_lines_are_named_too(paths: Paths, made: Fabric
     assert {d.path.name for d in summary.damaged} == {"items.parquet", "members.jsonl"}
     assert rows(paths, f"SELECT count(*) FROM items WHERE key = '{victim.config.key}'") == [(0,)]
     assert rows(paths, "SELECT count(DISTINCT key) > 5 FROM items") == [(True,)]
+
+
+def test_a_build_that_fails_leaves_the_old_database_and_no_half_of_a_new_one(paths, made, monkeypatch) -> None:
+    ingest(paths)
+    before = paths.database.read_bytes()
+    monkeypatch.setattr("harness.database.ingest.VIEWS", [SimpleNamespace(name="x", sql="no SQL", meaning="")])
+    with pytest.raises(Exception, match="syntax"):
+        ingest(paths)
+    assert paths.database.read_bytes() == before
+    assert [path for path in paths.results.iterdir() if ".new" in path.name] == []
 
 
 def test_a_trial_that_stands_twice_for_one_reason_counts_once_and_for_two_reasons_twice(made, paths):
