@@ -78,16 +78,26 @@ def size_sql(lost: str, base: str, tuned: str) -> str:
         base: That of the base's score.
         tuned: That of the tuned model's.
     """
-    kinds = {kind: ", ".join(f"'{m}'" for m, own in sorted(surprises().items()) if own is kind) for kind in Surprise}
-    nats = (
-        f"CASE WHEN higher_is_better THEN NULL WHEN metric IN ({kinds[Surprise.BITS]}) THEN ({tuned} - {base}) * ln(2) "
-        f"WHEN metric IN ({kinds[Surprise.PERPLEXITY]}) AND {base} > 0 AND {tuned} > 0 THEN ln({tuned}) - ln({base}) END"
-    )
+    nats = f"CASE WHEN NOT higher_is_better THEN {nats_sql('metric', tuned)} - {nats_sql('metric', base)} END"
     probability = f"sign({nats}) * (1 - exp(-abs({nats})))"
     return (
         f"CASE WHEN high - low > 0 THEN {{'value': {lost} / (high - low), 'is_share': true}} "
         f"WHEN {nats} IS NOT NULL THEN {{'value': {probability}, 'is_share': true}} "
         f"ELSE {{'value': {lost}, 'is_share': false}} END"
+    )
+
+
+def nats_sql(metric: str, value: str) -> str:
+    """How unlikely a token (byte) is, in nats, as SQL: null where the metric does not say that.
+
+    Args:
+        metric: The expression of the metric's name.
+        value: That of its value.
+    """
+    kinds = {kind: ", ".join(f"'{m}'" for m, own in sorted(surprises().items()) if own is kind) for kind in Surprise}
+    return (
+        f"CASE WHEN {metric} IN ({kinds[Surprise.BITS]}) THEN {value} * ln(2) "
+        f"WHEN {metric} IN ({kinds[Surprise.PERPLEXITY]}) AND {value} > 0 THEN ln({value}) END"
     )
 
 

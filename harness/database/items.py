@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.analysis.forgetting import nats_sql
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from numpy.typing import NDArray
@@ -70,7 +72,14 @@ class Outcomes:
         return DIFFERENT if len({one.identity for one in own if one is not None}) > 1 else None
 
 
-_ITEMS = """
+def _items(own: str, base: str) -> str:
+    """One row per confirmed trial and task, or task of a group: its items in order, and the base model's.
+
+    Args:
+        own: What is wanted of an item `i` of a trial's, whose metric is `l.metric`.
+        base: The same of an item `b` of the base's.
+    """
+    return f"""
 WITH runs AS (SELECT DISTINCT m.key FROM members m JOIN trials t USING (key)
     WHERE m.study = ? AND m.role = 'confirm' AND t.status = 'complete' AND t.split = 'test'),
   leaves AS (
@@ -82,15 +91,14 @@ WITH runs AS (SELECT DISTINCT m.key FROM members m JOIN trials t USING (key)
     WHERE p.counts AND NOT p.is_group)
 SELECT l.key, l.scored, l.task, any_value(l.value) AS value,
   md5(string_agg(i.doc_hash, ',' ORDER BY i.doc_hash)) AS identity,
-  list(i.value ORDER BY i.doc_hash, i.value) AS own,
-  CASE WHEN count(b.value) = count(*) THEN list(b.value ORDER BY i.doc_hash, i.value) END AS base
+  list({own} ORDER BY i.doc_hash, i.value) AS own,
+  CASE WHEN count({base}) = count(*) THEN list({base} ORDER BY i.doc_hash, i.value) END AS base
 FROM leaves l JOIN trials t USING (key) JOIN items i ON i.key = l.key AND i.task = l.task AND i.split = l.split
     AND i.metric = l.metric
   LEFT JOIN base_items b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = l.task
     AND b.split = l.split AND b.metric = l.metric AND b.comparability = l.comparability AND b.doc_hash = i.doc_hash
 GROUP BY l.key, l.scored, l.task
-HAVING count(i.value) = count(*) ORDER BY l.key, l.scored, l.task"""
-"""One row per confirmed trial and task, or task of a group: its items in order, and the base model's."""
+HAVING count({own}) = count(*) ORDER BY l.key, l.scored, l.task"""
 
 
 def load_outcomes(connection: DuckDBPyConnection, study: str) -> Outcomes:
@@ -100,29 +108,54 @@ def load_outcomes(connection: DuckDBPyConnection, study: str) -> Outcomes:
         connection: To the database.
         study: Its name.
     """
+    return _loaded(connection, study, ("i.value", "b.value"), are_scores=True)
+
+
+def load_likelihoods(connection: DuckDBPyConnection, study: str) -> Outcomes:
+    """How unlikely the right answers of items are, in nats per byte; more is worse.
+
+    Perplexities and bits per byte say it themselves, in nats per whatever they count; for other metrics it stands beside
+    each item that was scored by likelihood.
+
+    Args:
+        connection: To the database.
+        study: The study's name.
+    """
+    return _loaded(connection, study, (_nats("i"), _nats("b")), are_scores=False)
+
+
+def _nats(item: str) -> str:
+    own = nats_sql("l.metric", f"{item}.value")
+    return f"CASE WHEN isfinite({own}) THEN {own} WHEN {own} IS NULL THEN {item}.answer_bits * ln(2) END"
+
+
+def _loaded(connection: DuckDBPyConnection, study: str, wanted: tuple[str, str], are_scores: bool) -> Outcomes:
     parts: dict[tuple[str, str], list[ItemScores]] = {}
     scores: dict[tuple[str, str], float] = {}
-    for key, scored, task, value, identity, own, base in connection.execute(_ITEMS, [study]).fetchall():
+    for key, scored, task, value, identity, own, base in connection.execute(_items(*wanted), [study]).fetchall():
         values = np.array(own, dtype=float)
         of_base = None if base is None else np.array(base, dtype=float)
         parts.setdefault((key, scored), []).append(
             ItemScores(identity=f"{task}:{identity}", values=values, base=of_base)
         )
         scores[key, scored] = value
-    found = {place: _joined(own, scores[place]) for place, own in parts.items()}
+    found = {place: _joined(own, scores[place] if are_scores else None) for place, own in parts.items()}
     return Outcomes(
         {place: one for place, one in found.items() if one is not None},
         frozenset(place for place, one in found.items() if one is None),
     )
 
 
-def _joined(parts: Sequence[ItemScores], score: float) -> ItemScores | None:
-    """The items of a task, or of a group's tasks, weighted so that their mean is the score; None where none is."""
+def _joined(parts: Sequence[ItemScores], score: float | None) -> ItemScores | None:
+    """The items of a task, or of a group's tasks, weighted so that their mean is the score; None where none is.
+
+    Where they make no score, each counts once.
+    """
     total = sum(len(part.values) for part in parts)
     # A group's score is the mean of all items, or that of its tasks' means, in which items of a small task weigh more.
     for weights in ([1.0] * len(parts), [total / len(parts) / len(part.values) for part in parts]):
         values = np.concatenate([part.values * weight for part, weight in zip(parts, weights, strict=True)])
-        if abs(values.mean() - score) <= 1e-6 * max(1.0, abs(score)):
+        if score is None or abs(values.mean() - score) <= 1e-6 * max(1.0, abs(score)):
             bases = [part.base * weight for part, weight in zip(parts, weights, strict=True) if part.base is not None]
             return ItemScores(
                 identity=" ".join([*(part.identity for part in parts), f"{weights}"]),

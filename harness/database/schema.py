@@ -291,6 +291,7 @@ TABLES = (
             doc_hash VARCHAR | The item; equal for the same item in every trial.
             value DOUBLE | Its score.
             prediction VARCHAR | What the model said, where that was kept.
+            answer_bits DOUBLE | Bits per byte of the right answer or text, where its likelihood was asked for; null in old records.
             """,
             "",
         ),

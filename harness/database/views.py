@@ -46,7 +46,7 @@ VIEWS = (
         """WITH scored AS (SELECT key, task, split, metric, comparability FROM scores
              UNION SELECT key, task, split, metric, comparability FROM parts WHERE NOT is_group)
            SELECT base_model, base_revision, i.task, i.split, i.metric, comparability, doc_hash, avg(i.value) AS value,
-             min(prediction) AS prediction
+             min(prediction) AS prediction, avg(answer_bits) AS answer_bits
            FROM items i JOIN trials t USING (key) JOIN scored s
              ON s.key = i.key AND s.task = i.task AND s.split = i.split AND s.metric = i.metric
            WHERE t.steps = 0 AND t.status = 'complete' GROUP BY ALL""",

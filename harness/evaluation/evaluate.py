@@ -32,7 +32,7 @@ from harness.models.tokens import TokenCache, TokenizerFacts, affixes
 from harness.records.codec import fingerprint
 from harness.records.trial import Ended, PartScore, Score, TrialStatus
 from harness.tasks.chat_rows import template_for
-from harness.tasks.lm_eval_task import lm_eval_task
+from harness.tasks.lm_eval_task import gold_index, lm_eval_task
 from harness.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class ItemOutcome:
     """The metric of this item alone; NaN where it has none (an F1 score, for example)."""
     prediction: str | None
     """The choice or text that the model gave; None where it only scored a text."""
+    answer_bits: float | None = field(default=None, compare=False)
+    """Bits per byte of the right answer, or of the text that is scored; None where the model only generated."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class _Item:
     """Its requests, one for each choice."""
     choices: tuple[str, ...]
     """Of multiple choice; else empty."""
+    gold: int
+    """Which of the requests has the right answer; 0 where there is one."""
 
 
 class Evaluator:
@@ -176,6 +180,7 @@ def _items(built: ConfigurableTask) -> list[_Item]:
             doc_hash=hash_string(json.dumps(own[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)),
             instances=tuple(sorted(own, key=lambda instance: instance.idx)),
             choices=tuple(map(str, built.doc_to_choice(doc))) if built.OUTPUT_TYPE == "multiple_choice" else (),
+            gold=gold_index(built, doc) if built.OUTPUT_TYPE == "multiple_choice" else 0,
         )
         for number, doc in built.doc_iterator()
         if (own := instances[number])
@@ -234,7 +239,12 @@ def _outcome(
             f"{float(value):.6g}: correct metadata.metrics.{metric}.bounds in the task file"
         )
     outcomes = tuple(
-        ItemOutcome(item.doc_hash, _item_value(metric, aggregate, result[metric]), _prediction(built, item, own))
+        ItemOutcome(
+            item.doc_hash,
+            _item_value(metric, aggregate, result[metric]),
+            _prediction(built, item, own),
+            _answer_bits(built, item, own),
+        )
         for item, result, own in zip(items, results, filtered, strict=True)
     )
     score = Score(
@@ -296,6 +306,18 @@ def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Respons
     return str(filtered[0]) if built.OUTPUT_TYPE == "generate_until" else None
 
 
+def _answer_bits(built: ConfigurableTask, item: _Item, filtered: Sequence[Response | str]) -> float | None:
+    """How unlikely the right answer is, whatever its length; white space around it does not count as length.
+
+    An accuracy that stands at chance cannot fall, while this can rise: it costs nothing, since the model was asked already.
+    """
+    if built.OUTPUT_TYPE == "generate_until":
+        return None
+    response, text = cast("Response", filtered[item.gold]), str(item.instances[item.gold].args[-1]).strip()
+    nats = cast("float", response[0] if isinstance(response, tuple) else response)
+    return -nats / math.log(2) / max(1, len(text.encode()))
+
+
 def _stderr(aggregate: Callable[[Sequence[object]], SupportsFloat], items: Sequence[ItemOutcome]) -> float | None:
     """Sample standard deviation / sqrt(n) of a metric that is the mean of its items; None for others."""
     from lm_eval.api.metrics import mean
@@ -351,7 +373,7 @@ def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
-    """Write item-level outcomes as Parquet, whole or not at all: task, split, metric, doc_hash, value, prediction.
+    """Write item-level outcomes as Parquet, whole or not at all: task, split, metric, doc_hash, value, prediction, answer_bits.
 
     Raises:
         StorageError: When the file system refuses.
@@ -362,23 +384,14 @@ def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
     # Groups may share a task, whose items are then the same.
     tasks = {(one.score.task, one.score.comparability): one for whole in outcomes for one in whole.tasks or (whole,)}
     rows = [
-        {
-            "task": outcome.score.task,
-            "split": outcome.score.split,
-            "metric": outcome.score.metric,
-            "doc_hash": item.doc_hash,
-            "value": None if math.isnan(item.value) else item.value,
-            "prediction": item.prediction,
-        }
+        {name: getattr(outcome.score, name) for name in ("task", "split", "metric")}
+        | {name: getattr(item, name) for name in ("doc_hash", "prediction", "answer_bits")}
+        | {"value": None if math.isnan(item.value) else item.value}
         for outcome in tasks.values()
         for item in outcome.items
     ]
-    kinds = {name: pa.string() for name in ("task", "split", "metric", "doc_hash", "prediction")} | {
-        "value": pa.float64()
-    }
-    columns = ("task", "split", "metric", "doc_hash", "value", "prediction")
+    columns = ("task", "split", "metric", "doc_hash", "value", "prediction", "answer_bits")
+    kinds = {name: pa.float64() if name in ("value", "answer_bits") else pa.string() for name in columns}
     buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(
-        pa.Table.from_pylist(rows, schema=pa.schema([(name, kinds[name]) for name in columns])), buffer
-    )
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items()))), buffer)
     write_atomically(path, buffer.getvalue().to_pybytes())

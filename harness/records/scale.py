@@ -28,6 +28,10 @@ class Scale(Record):
         """The end towards better."""
         return self.high if higher_is_better else self.low
 
+    def worst(self, higher_is_better: bool) -> float | None:
+        """The end towards worse."""
+        return self.low if higher_is_better else self.high
+
     def holds(self, value: float) -> bool:
         """Whether a value lies on the scale, apart from rounding."""
         slack = 1e-6 * (self.width or 1.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.database.ingest import connect
+from harness.database.items import Outcomes, load_likelihoods, load_outcomes
 from harness.database.rows import read_rows
 from harness.errors import SpecError, StorageError, one_of
 from harness.recommend.backtest import Backtest, backtest_of
@@ -54,6 +55,10 @@ class StudyData:
     """One row per member, place between base and tuned weights, and task; only where retention scored such places."""
     parts: Sequence[PartRow] = ()
     """One row per confirmed member and part of a group that was scored; only where there are groups."""
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    """What confirmed runs and the base made of single items."""
+    likelihoods: Outcomes = field(default_factory=Outcomes)
+    """How unlikely each item's right answer is, in nats, where that was asked for."""
     stops: Sequence[Stop] = ()
     """Families that gave up before their budget was used."""
     lost: Mapping[str, float] = field(default_factory=dict)
@@ -102,6 +107,8 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
             curves=read_rows(connection, CURVES, [study], CurveRow),
             paths=read_rows(connection, PATHS, [study], PathRow),
             parts=read_rows(connection, PARTS, [study], PartRow),
+            outcomes=load_outcomes(connection, study),
+            likelihoods=load_likelihoods(connection, study),
             stops=read_stops(paths, study),
             lost=lost_seconds(paths, study),
         )

@@ -5,7 +5,7 @@ One `Comparison` per base model, task and comparability key: scores that may not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
@@ -16,32 +16,8 @@ from harness.database.rows import grouped
 from harness.records.trial import Stage
 from harness.report import words
 from harness.report.data import StudyData
+from harness.report.forgotten import Forgetting, forgotten, with_statuses
 from harness.report.rows import ScoreRow, TrialRow, each_once
-
-
-@dataclass(frozen=True)
-class Forgetting:
-    """What a pipeline forgot of one skill; positive = lost."""
-
-    skill: str
-    unit: words.Unit
-    estimate: Interval
-    size: forgetting.Size
-    """As a share, mean over seeds; by it skills of unlike units are compared."""
-    base: float
-    """The base's score."""
-    tuned: float
-    """Mean over seeds."""
-
-    @property
-    def metric(self) -> str:
-        """The skill's metric."""
-        return self.unit.metric
-
-    @property
-    def in_words(self) -> str | None:
-        """What was lost, in its own unit and as what that means."""
-        return self.unit.surprised(self.base, self.tuned) or self.unit.lost(self.estimate.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +90,21 @@ def compare(study: StudyData) -> tuple[Comparison, ...]:
     ]
     targets = (score for score in confirmed if score.is_target)
     groups = grouped(targets, lambda score: (score.base_model, score.task, score.metric, score.comparability))
-    comparisons = [_comparison(study, scores, confirmed) for scores in groups.values()]
+    comparisons = _with_statuses(study, [_comparison(study, scores, confirmed) for scores in groups.values()])
     order = places(study)
     return tuple(sorted(comparisons, key=lambda c: (order.get((c.base_model, c.task), len(order)), -len(c.contenders))))
+
+
+def _with_statuses(study: StudyData, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same, with what became of every skill: all are asked about together."""
+    suites = [contender.lost for comparison in comparisons for contender in comparison.contenders]
+    judged = iter(with_statuses(study, suites))
+    return [
+        replace(
+            comparison, contenders=tuple(replace(contender, lost=next(judged)) for contender in comparison.contenders)
+        )
+        for comparison in comparisons
+    ]
 
 
 def places(study: StudyData) -> dict[tuple[str, str], int]:
@@ -154,7 +142,7 @@ def _contender(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequenc
         scores={score.repetition: score.value for score in targets},
         level=_interval([score.value for score in targets]),
         gain=mean_interval([score.gain for score in targets if score.gain is not None]),
-        lost=_forgotten(confirmed, keys),
+        lost=forgotten(confirmed, keys),
         train_s=_mean(trial.solo_train_s for trial in trials),
         peak_memory_bytes=max(memory, default=None),
         money=_mean(trial.solo_money for trial in trials),
@@ -166,28 +154,6 @@ def _confirm_runs(study: StudyData, like: ScoreRow) -> list[TrialRow]:
     """All confirm runs of a score's family on its base model and task."""
     place = ("confirm", like.family, like.task, like.base_model)
     return [trial for trial in study.trials if (trial.role, trial.family, trial.task, trial.base_model) == place]
-
-
-def _forgotten(confirmed: Sequence[ScoreRow], keys: Collection[str]) -> tuple[Forgetting, ...]:
-    """What trials lost of each off-target skill with a comparable base score, in the order of their scores."""
-    scores: dict[tuple[str, words.Unit], dict[str, ScoreRow]] = {}
-    for score in confirmed:
-        if score.key in keys and not score.is_target and score.gain is not None:
-            scores.setdefault((score.scored, score.unit), {}).setdefault(score.key, score)
-    return tuple(_lost(skill, unit, list(by_key.values())) for (skill, unit), by_key in scores.items())
-
-
-def _lost(skill: str, unit: words.Unit, scores: Sequence[ScoreRow]) -> Forgetting:
-    pairs = [(score.base_value, score.value) for score in scores if score.base_value is not None]
-    sizes = (forgetting.size_lost(*pair, unit.metric, unit.higher_is_better, unit.scale) for pair in pairs)
-    return Forgetting(
-        skill=skill,
-        unit=unit,
-        estimate=_interval([scores[0].sign * (base - tuned) for base, tuned in pairs]),
-        size=forgetting.mean_size(sizes),
-        base=fmean(base for base, _ in pairs),
-        tuned=fmean(tuned for _, tuned in pairs),
-    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.analysis.retained import SMALLEST
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
@@ -29,6 +31,11 @@ class StudyFile:
     """What a family may use on each task and base model, by unit."""
     refused: Mapping[str, str]
     """Base models that were left out, each with the reason."""
+
+    @property
+    def smallest(self) -> float:
+        """The smallest loss that matters, as a share."""
+        return SMALLEST
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> StudyFile:

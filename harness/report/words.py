@@ -86,12 +86,7 @@ class Unit:
         nats = None if self.scale.width else nats_lost(base, tuned, self.metric, self.higher_is_better)
         if nats is None:
             return None
-        times, more = math.exp(abs(nats)), "more" if nats > 0 else "less"
-        how = f"{100 * (times - 1):.1f} % {more} perplexed"
-        if times >= 2:
-            how = f"{number(times)} times {'as' if nats > 0 else 'less'} perplexed"
-        noise = ": its answers are noise" if nats > NOISE else ""
-        return f"{self.name} {number(base)} to {number(tuned)}, {how}{noise}"
+        return f"{self.name} {number(base)} to {number(tuned)}, {perplexed(nats)}"
 
     def span(self, low: float | None, high: float | None) -> str | None:
         """An interval of differences, without unit.
@@ -107,6 +102,19 @@ class Unit:
     @property
     def _decimals(self) -> int:
         return 1 if self.percent else 3
+
+
+def perplexed(nats: float) -> str:
+    """What it means that a token (byte) got more unlikely: `29.2 % more perplexed`, `1,000 times as perplexed: ...`.
+
+    Args:
+        nats: By how much; negative where it got likelier.
+    """
+    times, more = math.exp(abs(nats)), "more" if nats > 0 else "less"
+    if times < 2:
+        return f"{100 * (times - 1):.1f} % {more} perplexed"
+    noise = ": its answers are noise" if nats > NOISE else ""
+    return f"{number(times)} times {'as' if nats > 0 else 'less'} perplexed{noise}"
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -154,7 +162,7 @@ def number(value: float | None, digits: int = 3) -> str | None:
     if float(value).is_integer() and abs(value) < 1e15:
         return minus(f"{value:,.0f}")
     # Significant digits rather than decimals: 0.000123 must not read as 0.000.
-    return minus(f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.{digits}g}")
+    return minus(f"{value:,.0f}" if 999.5 <= abs(value) < 1e15 else f"{value:.{digits}g}")
 
 
 def money(value: float | None, currency: str) -> str | None:

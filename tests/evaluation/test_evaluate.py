@@ -312,9 +312,13 @@ def test_items_as_parquet(task: Any, uniform: Any, tokenizer: Any, tmp_path: Pat
     outcomes.append(evaluate(uniform, tokenizer, task(CHOICE, test=rows, metric_list=f1), "test", None))
     write_items(tmp_path / "deep" / "items.parquet", outcomes)
     table = pq.read_table(tmp_path / "deep" / "items.parquet")
-    assert table.column_names == ["task", "split", "metric", "doc_hash", "value", "prediction"]
+    assert table.column_names == ["task", "split", "metric", "doc_hash", "value", "prediction", "answer_bits"]
     assert table["value"].to_pylist() == [item.value for item in outcomes[0].items] + [None] * 6
     assert set(table["metric"].to_pylist()) == {"acc", "f1"}
+    # Each byte is a token of log2(259) bits, the blank before the answer too: " no" takes 3 for its 2 bytes, " yes" 4 for 3.
+    per_byte = {"no": 3 / 2 * math.log2(259), "yes": 4 / 3 * math.log2(259)}
+    expected = [per_byte[row["label"]] for row in ROWS[30:]] + [per_byte[("no", "yes")[row["label"]]] for row in rows]
+    assert table["answer_bits"].to_pylist() == pytest.approx(expected, rel=1e-5)
     write_items(tmp_path / "none.parquet", [])
     assert pq.read_table(tmp_path / "none.parquet").schema == table.schema
 

@@ -8,6 +8,7 @@ from harness.analysis.statistics import Interval
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.findings import Comparison, Contender, compare, places
+from harness.report.forgotten import how_sure, in_short
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
 from harness.report.recipe import in_words, settings, to_yaml
 from harness.report.rows import known_total, total
@@ -43,12 +44,12 @@ def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
                 best.label if _helps(best) else "the base model as it is",
                 comparison.unit.level(best.level.mean),
                 comparison.unit.difference(best.gain.mean) if best.gain else None,
-                f"{best.worst.skill}, {best.worst.in_words}" if best.worst else None,
+                in_short(best.lost),
                 words.seconds(best.train_s),
             )
         )
     columns = [Column("Task"), Column("Base model"), Column("Use"), Column("Test score", number=True)]
-    columns += [Column("Gain", number=True), Column("Worst forgetting"), Column("Training", number=True)]
+    columns += [Column("Gain", number=True), Column("Skills"), Column("Training", number=True)]
     return table("What to use for each task", columns, rows)
 
 
@@ -117,7 +118,7 @@ def _doubt(best: Contender) -> Html:
 
 def _facts(study: StudyData, comparison: Comparison) -> Html:
     best, unit = comparison.best, comparison.unit
-    worst, gain = best.worst, best.gain
+    gain = best.gain
     levels = [f"test score {unit.level(best.level.mean)}"]
     levels += [f"base {unit.level(comparison.base)}"] if comparison.base is not None else []
     levels += [f"chance {unit.level(comparison.chance)}"] if comparison.chance is not None else []
@@ -131,11 +132,9 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
                 (_interval(unit, gain) if gain else "no comparable base score") + "; " + ", ".join(levels),
             ),
             (
-                f"Worst forgetting: {worst.skill}" if worst else "Worst forgetting",
-                worst.in_words if worst else None,
-                _interval(worst.unit, worst.estimate) + " (positive is lost)"
-                if worst
-                else "no off-target skill was scored",
+                "What was forgotten",
+                in_short(best.lost),
+                how_sure(best.lost) if best.lost else "no off-target skill was scored",
             ),
             ("Training time of one run alone", words.seconds(best.train_s), ", ".join(costs)),
             (

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.analysis.retained import Status
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import SURFACE, WIDTH_IN, draw, figure, short
-from harness.report.findings import Forgetting, compare
+from harness.report.findings import compare
+from harness.report.forgotten import Forgetting, interval_in_words
 from harness.report.markup import Column, Html, join, paragraph, table
 from harness.report.parts import opened
 from harness.report.sections.base import Section
@@ -53,7 +55,43 @@ class ForgettingBySkill(Section):
             "The base model's test score minus the tuned model's, mean over seeds: positive is lost, negative is gained. "
             "For losses and perplexities the sign is turned round, so that positive is lost there too."
         )
-        return note + join(_map(model, own) for model, own in rows.items()) + join(_groups(study))
+        statuses = paragraph(
+            "A skill is lost where the loss is beyond the noise of seeds and items, corrected over all skills and pipelines of "
+            f"the study; kept only where a loss of {words.number(100 * study.file.smallest)} points (or of that share of a "
+            "token's probability) would have been seen. A score that stands at chance or at the floor of its scale cannot fall: "
+            "there the skill is judged by how unlikely the right answers have become, and has no headroom where that is unknown."
+        )
+        maps = join(_map(model, own) for model, own in rows.items())
+        return (
+            note
+            + statuses
+            + join(_counts(model, own) for model, own in rows.items())
+            + maps
+            + _limits()
+            + join(_groups(study))
+        )
+
+
+def _limits() -> Html:
+    return paragraph(
+        "Items that changed sides are to be held against 0: scored again, the base answers every item as before, since nothing is "
+        "drawn by chance (rounding on other hardware aside). Off-target skills are scored when training has ended, so at which "
+        "step a skill was lost is not measured, nor what a later stage gave back."
+    )
+
+
+def _counts(model: str, rows: list[_Row]) -> Html:
+    """How many skills became what, by pipeline."""
+    columns = [
+        Column("Pipeline"),
+        Column("Tuned for"),
+        *(Column(status.capitalize(), number=True) for status in Status),
+    ]
+    cells = (
+        (row.label, row.task, *(str(sum(lost.status is status for lost in row.lost.values())) for status in Status))
+        for row in rows
+    )
+    return table(f"What became of the skills of {model}", columns, cells)
 
 
 def _groups(study: StudyData) -> Iterator[Html]:
@@ -81,7 +119,7 @@ def _map(model: str, rows: list[_Row]) -> Html:
     row, most = max(candidates, key=lambda pair: pair[1].estimate.mean)
     text = f"Most was lost of {most.skill} by {row.label} on {row.task}: {most.unit.difference(most.estimate.mean)}."
     width = min(WIDTH_IN, 2.8 + 1.15 * sum(map(len, scales.values())))
-    size = (width, 1.1 + 0.3 * len(rows))
+    size = (width, 1.1 + 0.45 * len(rows))
     svg = draw(f"forgetting {model}", title, text, size, lambda fig: _paint(fig, rows, scales))
     return figure(svg, title, text, _table(title, rows, scales))
 
@@ -119,12 +157,20 @@ def _value(lost: Forgetting | None) -> float:
 
 
 def _text(lost: Forgetting | None) -> str:
-    return lost.unit.signed(lost.estimate.mean) or "" if lost else ""
+    return f"{lost.unit.signed(lost.estimate.mean)}\n{lost.status}" if lost else ""
 
 
 def _table(caption: str, rows: list[_Row], scales: dict[str, list[str]]) -> Html:
-    columns = [Column("Pipeline"), Column("Tuned for"), Column("Skill"), Column("Metric")]
-    columns += [Column("Forgetting", number=True), Column("95% interval", number=True), Column("Seeds", number=True)]
+    columns = [
+        Column("Pipeline"),
+        Column("Tuned for"),
+        Column("Skill"),
+        Column("Metric"),
+        Column("Status"),
+        Column("Why"),
+    ]
+    columns += [Column(name, number=True) for name in ("Base", "Tuned", "Forgetting", "95% interval")]
+    columns += [Column(name, number=True) for name in ("Right to wrong", "Wrong to right", "Items", "Seeds")]
     skills = [skill for own in scales.values() for skill in own]
     return table(caption, columns, (_cells(row, skill) for row in rows for skill in skills))
 
@@ -132,7 +178,16 @@ def _table(caption: str, rows: list[_Row], scales: dict[str, list[str]]) -> Html
 def _cells(row: _Row, skill: str) -> tuple[str | None, ...]:
     lost = row.lost.get(skill)
     if lost is None:
-        return (row.label, row.task, skill, None, None, None, None)
-    estimate, unit = lost.estimate, lost.unit
-    shown = (unit.difference(estimate.mean), unit.span(estimate.low, estimate.high), words.number(estimate.n))
-    return (row.label, row.task, skill, unit.metric.replace("_", " "), *shown)
+        return (row.label, row.task, skill, *(None,) * 11)
+    unit, judged, flips = lost.unit, lost.judged, lost.flips
+    noise = judged.measure.noise if judged else None
+    said = (lost.status, judged.reason if judged else None)
+    scores = (
+        unit.level(lost.base),
+        unit.level(lost.tuned),
+        unit.difference(lost.estimate.mean),
+        interval_in_words(lost),
+    )
+    changed = (words.number(flips.lost), words.number(flips.gained)) if flips else (None, None)
+    counts = (words.number(noise.count) if noise else None, words.number(lost.estimate.n))
+    return (row.label, row.task, skill, unit.metric.replace("_", " "), *said, *scores, *changed, *counts)

@@ -1,0 +1,124 @@
+"""What the page says became of each skill, from records and items whose numbers are set by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness.analysis.retained import Status
+from harness.records.codec import decode
+from harness.records.paths import Paths
+from harness.records.trial import TrialConfig
+from harness.report.data import load_study_data
+from harness.report.findings import compare
+from harness.report.forgotten import how_sure, in_short, interval_in_words
+from harness.report.page import render_report
+from tests.fabricate import fabricate, study_spec
+from tests.report.studies import change_records
+
+ITEMS = 200
+Skill = Mapping[str, Any]
+"""Of base and tuned: the share of right answers or the perplexity, and the bits per byte of the right answers."""
+
+
+def with_skills(folder: Path, skills: Mapping[str, Skill]) -> Paths:
+    """A study with one task and two finalists of three seeds, whose off-target skills are these, for all finalists alike."""
+    paths = Paths(folder / "results", folder / "reports")
+    spec = study_spec(tasks=1, trials=2, seeds=3)
+    fabricate(paths, type(spec).model_validate(spec.model_dump(mode="json") | {"off_target": list(skills)}))
+    rng = np.random.default_rng(0)
+
+    def change(record: dict[str, Any]) -> None:
+        tuned, rows = int(record["config"]["steps"] > 0), []
+        for score in record["scores"][1:]:
+            skill = skills[score["task"]]
+            score |= {"value": skill["scores"][tuned], "chance": skill.get("chance"), "n": ITEMS}
+            if skill.get("perplexity"):
+                score |= {"metric": "perplexity", "higher_is_better": False}
+            noise = rng.normal(0, 0.2, ITEMS)
+            for item in range(ITEMS):
+                right, bits = float(item < round(score["value"] * ITEMS)), skill.get("bits")
+                value = score["value"] * np.exp(noise[item] * tuned) if skill.get("perplexity") else right
+                rows.append(
+                    {"task": score["task"], "split": score["split"], "metric": score["metric"], "doc_hash": f"{item:03}",
+                     "value": value, "prediction": None, "answer_bits": bits and bits[tuned] + tuned * noise[item]}
+                )  # fmt: skip
+        if rows and record["config"]["evaluation"]["split"] == "test":
+            path = paths.items(decode(TrialConfig, record["config"]).key)
+            kinds = dict.fromkeys(("task", "split", "metric", "doc_hash", "prediction"), pa.string())
+            kinds |= {"value": pa.float64(), "answer_bits": pa.float64()}
+            pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items()))), path)
+
+    change_records(paths, change)
+    return paths
+
+
+SKILLS: Mapping[str, Skill] = {
+    "arc": {"scores": (0.25, 0.25), "chance": 0.25, "bits": (1.82, 2.19)},
+    "facts": {"scores": (0.715, 0.245)},
+    "copying": {"scores": (0.0, 0.0)},
+    "addition": {"scores": (0.6, 0.6)},
+    "stories": {"scores": (5.0, 5000.0), "perplexity": True},
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    return with_skills(tmp_path_factory.mktemp("skills"), SKILLS)
+
+
+def test_every_skill_has_a_status(paths: Paths) -> None:
+    for contender in compare(load_study_data(paths, "made_up"))[0].contenders:
+        lost = {own.skill: own for own in contender.lost}
+        assert {skill: own.status for skill, own in lost.items()} == {
+            "arc": Status.LOST,
+            "facts": Status.LOST,
+            "copying": Status.NO_HEADROOM,
+            "addition": Status.KEPT,
+            "stories": Status.LOST,
+        }
+        assert "29." in str(lost["arc"].in_words)  # 2^.37 = 1.292
+        assert "more perplexed by each byte of the right answers" in str(lost["arc"].in_words)
+        assert lost["facts"].in_words == "47.0 points lost"
+        assert lost["stories"].in_words == "perplexity 5 to 5,000, 1,000 times as perplexed: its answers are noise"
+        assert (lost["facts"].flips.lost, lost["facts"].flips.gained) == (94, 0)  # 143 right before, 49 of these after
+        assert lost["stories"].flips is None
+        assert how_sure(contender.lost) == "200 items a skill, 3 seeds"
+        said = in_short(contender.lost)
+        assert said is not None
+        assert said.startswith("lost: 3 of 5 skills (worst: stories, perplexity 5 to 5,000")
+        assert said.endswith("; kept: 1; no headroom: 1")
+
+
+def test_intervals_hold_possible_values_only(paths: Paths) -> None:
+    """Where all answers were right and no item changed sides, nothing can have been gained."""
+    lost = {own.skill: own for own in compare(load_study_data(paths, "made_up"))[0].best.lost}
+    ends = [
+        float(end.replace("\u2212", "-"))
+        for end in re.findall(r"[+\u2212]?\d+\.\d", interval_in_words(lost["copying"]))
+    ]
+    assert ends[1] == 0.0  # of a score of 0 nothing can be lost
+    low, high = (float(e) for e in re.findall(r"[\d.]+", interval_in_words(lost["facts"]))[:2])
+    assert 0 < low < 47 < high < 71.5
+
+
+def test_the_page_counts_statuses(paths: Paths) -> None:
+    page = render_report(load_study_data(paths, "made_up"))
+    assert "lost: 3 of 5 skills (worst: stories" in page
+    assert "200 items a skill, 3 seeds" in page
+    assert "What became of the skills of tiny-1m" in page
+    assert "0.0 points lost" not in page.split("What was forgotten, skill by skill")[0]
+
+
+def test_without_items_nothing_is_kept_and_the_page_says_so(small: Paths) -> None:
+    for contender in compare(load_study_data(small, "made_up"))[0].contenders:
+        assert {own.status for own in contender.lost} == {Status.CANNOT_TELL}
+        assert "cannot tell: 2" in str(in_short(contender.lost))
+        assert "no single items" in how_sure(contender.lost)
