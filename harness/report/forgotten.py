@@ -194,7 +194,7 @@ def in_short(suite: Sequence[Forgetting]) -> str | None:
         return None
     by_status = {status: [own for own in suite if own.status is status] for status in Status}
     lost = by_status.pop(Status.LOST)
-    most = max(lost, key=_share, default=None)
+    most = max(lost, key=share_lost, default=None)
     head = f"lost: {len(lost) or 'none'} of {words.count(len(suite), 'skill')}"
     if most is not None:
         head += f" (worst: {most.skill}, {most.in_words})"
@@ -220,8 +220,14 @@ def interval_in_words(lost: Forgetting) -> str | None:
     return unit.span(low * width, high * width)
 
 
-def _share(lost: Forgetting) -> float:
-    return lost.judged.measure.share(lost.judged.measure.loss) if lost.judged else lost.size.value
+def share_lost(lost: Forgetting) -> float:
+    """How much was lost, as a share; by the measure that shows it, where the skill's own cannot fall.
+
+    Args:
+        lost: Of one skill.
+    """
+    by_answers = lost.judged is not None and lost.judged.measure.name == ANSWERS and lost.status is Status.LOST
+    return lost.judged.measure.share(lost.judged.measure.loss) if lost.judged and by_answers else lost.size.value
 
 
 def how_sure(suite: Sequence[Forgetting]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.retained import SMALLEST
+from harness.study.accept import Limits, read_limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,15 @@ class StudyFile:
     """What a family may use on each task and base model, by unit."""
     refused: Mapping[str, str]
     """Base models that were left out, each with the reason."""
+
+    @property
+    def limits(self) -> Limits:
+        """What the study accepts; none where that cannot be read, as in a study of another version."""
+        accept = self.content.get("accept")
+        try:
+            return read_limits(accept) if isinstance(accept, Mapping) else Limits()
+        except ValueError:
+            return Limits()
 
     @property
     def smallest(self) -> float:

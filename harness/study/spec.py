@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from harness.errors import one_line, one_of
 from harness.records.codec import fingerprint
+from harness.study.accept import read_limits
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -161,6 +162,21 @@ class Prices(Strict):
     )
 
 
+class Accept(Strict):
+    """What the answer may cost; it changes what is advised, never what is run."""
+
+    forgetting: str | None = Field(None, description="Largest loss of any off-target skill, for example `5 points`.")
+    hours: float | None = Field(None, description="Longest training of one run alone, in hours.")
+    memory: str | None = Field(None, description="Largest peak memory of one run, for example `16 GB`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_read(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            read_limits(data)
+        return data
+
+
 def _listed(value: Any) -> Any:
     return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
 
@@ -180,6 +196,11 @@ class StudySpec(Strict):
     search: Search = Search()
     confirm: Confirm = Confirm()
     prices: Prices = Prices()
+    accept: Accept | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="What the answer may forget and cost; the report then names the best within it, and what that costs.",
+    )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("name")
@@ -208,8 +229,8 @@ class StudySpec(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the whole study; another hash under the same name is another study."""
-        return fingerprint(self.model_dump(mode="json"))
+        """Hash of what the study runs; another hash under the same name is another study."""
+        return fingerprint(self.model_dump(mode="json", exclude={"accept"}))
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> str:

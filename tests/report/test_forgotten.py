@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from harness.analysis.retained import Status
 from harness.records.codec import decode
 from harness.records.paths import Paths
 from harness.records.trial import TrialConfig
+from harness.report.accepting import limits_in_words
 from harness.report.data import load_study_data
 from harness.report.findings import compare
-from harness.report.forgotten import how_sure, in_short, interval_in_words
+from harness.report.forgotten import how_sure, in_short, interval_in_words, share_lost
 from harness.report.page import render_report
+from harness.study.accept import Limits
 from tests.fabricate import fabricate, study_spec
 from tests.report.studies import change_records
 
@@ -122,3 +125,31 @@ def test_without_items_nothing_is_kept_and_the_page_says_so(small: Paths) -> Non
         assert {own.status for own in contender.lost} == {Status.CANNOT_TELL}
         assert "cannot tell: 2" in str(in_short(contender.lost))
         assert "no single items" in how_sure(contender.lost)
+
+
+def test_what_the_study_accepts_stands_beside_what_it_costs(paths: Paths) -> None:
+    study = load_study_data(paths, "made_up")
+    (found,) = compare(study)
+    best, other = found.contenders
+    limits = Limits(forgetting=0.05)
+    assert limits_in_words(found, limits).startswith(
+        "This study accepts at most 5 points lost of any skill. No pipeline within"
+    )
+    kept = replace(other, lost=tuple(own for own in other.lost if own.skill == "addition"))
+    text = limits_in_words(replace(found, contenders=(best, kept)), limits)
+    cost = found.unit.difference(best.gain.mean - other.gain.mean)
+    assert f"Within that, {other.label} has the highest mean gain, {found.unit.difference(other.gain.mean)}" in text
+    assert (
+        f"without these limits {best.label} has {cost} more. Refused: {best.label} forgets more than is accepted."
+        in text
+    )
+    content = {**study.file.content, "accept": {"forgetting": "5 points"}}
+    limited = replace(study, file=replace(study.file, content=content))
+    assert "This study accepts at most 5 points" in render_report(limited)
+    assert "This study accepts" not in render_report(study)
+
+
+def test_a_loss_that_only_the_answers_show_counts_against_what_is_accepted(paths: Paths) -> None:
+    lost = next(own for own in compare(load_study_data(paths, "made_up"))[0].best.lost if own.skill == "arc")
+    assert lost.size.value == 0.0
+    assert share_lost(lost) == pytest.approx(1 - 2**-0.37, abs=0.02)

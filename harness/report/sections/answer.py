@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from harness.analysis.statistics import Interval
 from harness.report import words
+from harness.report.accepting import limits_in_words
 from harness.report.data import StudyData
 from harness.report.findings import Comparison, Contender, compare, places
 from harness.report.forgotten import how_sure, in_short
@@ -99,6 +100,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
         _doubt(best),
         _facts(study, comparison),
         _verdict(comparison),
+        _accepted(study, comparison),
         paste,
     )
     return tag("article", *content, class_="card")
@@ -180,6 +182,12 @@ def _verdict(comparison: Comparison) -> Html:
     ]
     hint = f" {second.label} {words.listed(cheaper)}: it may be the wiser choice." if cheaper else ""
     return paragraph(f"{ahead}, but these seeds cannot tell the two apart ({test}).{hint}")
+
+
+def _accepted(study: StudyData, comparison: Comparison) -> Html:
+    """The best within what the study accepts, next to what it costs to ask for that."""
+    limits = study.file.limits
+    return Html("") if limits.is_none else paragraph(limits_in_words(comparison, limits))
 
 
 def _less(value: float | None, other: float | None) -> bool:
