@@ -87,6 +87,39 @@ def size_sql(lost: str, base: str, tuned: str) -> str:
     )
 
 
+NO_HEADROOM = 0.05
+"""A score that can fall by less than this share of its scale is taken not to be able to fall."""
+
+
+def size_seen(own: Size, headroom: float | None, nats: float | None) -> Size:
+    """What was lost of a skill, by how unlikely the right answers are where its own score cannot fall.
+
+    Args:
+        own: What was lost by the skill's own metric.
+        headroom: What could be lost by it, as a share: from the base's score to chance, or to the floor; None if unknown.
+        nats: How much more unlikely each byte of the right answers is; None where that was not kept.
+    """
+    if nats is None or headroom is None or headroom >= NO_HEADROOM:
+        return own
+    return Size(max(own.value, probability_lost(nats)), True)
+
+
+def size_seen_sql(own: str) -> str:
+    """`size_seen` as SQL over `base_value`, `chance`, the scale, `answer_bits` and `base_answer_bits`.
+
+    Args:
+        own: The expression of what `size_sql` gives.
+    """
+    floor = "coalesce(chance, CASE WHEN higher_is_better THEN low ELSE high END)"
+    headroom = f"CASE WHEN higher_is_better THEN base_value - {floor} ELSE {floor} - base_value END / (high - low)"
+    nats = "(answer_bits - base_answer_bits) * ln(2)"
+    answers = f"sign({nats}) * (1 - exp(-abs({nats})))"
+    return (
+        f"CASE WHEN high - low > 0 AND {headroom} < {NO_HEADROOM} AND {answers} > {own}.value "
+        f"THEN {{'value': {answers}, 'is_share': true}} ELSE {own} END"
+    )
+
+
 def nats_sql(metric: str, value: str) -> str:
     """How unlikely a token (byte) is, in nats, as SQL: null where the metric does not say that.
 

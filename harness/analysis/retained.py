@@ -21,10 +21,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.forgetting import probability_lost
+from harness.analysis.forgetting import NO_HEADROOM, probability_lost
 from harness.analysis.statistics import holm
 
-SMALLEST = 0.05
+SMALLEST = NO_HEADROOM
 """The smallest loss that matters, where the study says nothing: 5 points, or a 20th of a token's probability."""
 ALPHA = 0.05
 _FOUND = 1.96 + 0.84

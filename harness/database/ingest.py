@@ -160,6 +160,11 @@ def _build(connection: DuckDBPyConnection, paths: Paths) -> tuple[Damaged, ...]:
         if table.source:
             _fill(connection, table, table.source)
     damaged += _fill_items(connection, paths)
+    connection.execute(
+        """UPDATE scores SET answer_bits = mean FROM (SELECT key, task, split, metric, avg(answer_bits) AS mean FROM items
+        WHERE answer_bits IS NOT NULL GROUP BY ALL) a
+        WHERE (scores.key, scores.task, scores.split, scores.metric) = (a.key, a.task, a.split, a.metric)"""
+    )
     texts = [[_printable(str(file.path)) for file in damaged], [_printable(file.reason) for file in damaged]]
     connection.execute("INSERT INTO damaged SELECT unnest(?), unnest(?)", texts)
     for view in VIEWS:

@@ -158,6 +158,7 @@ TABLES = (
             higher_is_better BOOLEAN | False for losses and perplexities.{_SCALE_COLUMNS}
             comparability VARCHAR | Scores with different keys are never ranked against each other.
             chance DOUBLE | Score of guessing, where the task states it.
+            answer_bits DOUBLE | Mean bits per byte of the right answers, of test items that have them. | NULL
             """,
             "s.",
         ),

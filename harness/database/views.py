@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.analysis.forgetting import size_sql
+from harness.analysis.forgetting import size_seen_sql, size_sql
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ VIEWS = (
         "base_scores",
         "The base models' own scores (trials of zero steps), one per base model, task, split, comparability and n.",
         """SELECT base_model, base_revision, scores.task, scores.split, metric, comparability, n,
-             higher_is_better, avg(value) AS value
+             higher_is_better, avg(value) AS value, avg(answer_bits) AS answer_bits
            FROM scores JOIN trials USING (key) WHERE steps = 0 AND status = 'complete' GROUP BY ALL""",
     ),
     View(
@@ -56,17 +56,21 @@ VIEWS = (
         "Base score minus tuned score per trial and off-target task, positive = lost, losses sign-corrected; only where "
         "split and comparability agree. Of several base scores the one on as many items counts. size is what was lost as a "
         "share: of the distance between the metric's declared ends, or of the probability of a token (byte) where the metric is "
-        "a perplexity or counts bits; it is in the metric's unit where that has neither (is_share is false).",
-        f"""SELECT * EXCLUDE (sized), sized.value AS size, sized.is_share AS is_share FROM (
-             SELECT *, {size_sql("forgetting", "base_value", "tuned_value")} AS sized FROM (
+        "a perplexity or counts bits; it is in the metric's unit where that has neither (is_share is false). Where the score cannot "
+        "fall, because the base stands at chance or at the floor of the scale, it is the share of the probability of each byte of "
+        "the right answers, if these lost more.",
+        f"""SELECT * EXCLUDE (own, seen, chance), seen.value AS size, seen.is_share AS is_share FROM (
+             SELECT *, {size_seen_sql("own")} AS seen FROM (
+             SELECT *, {size_sql("forgetting", "base_value", "tuned_value")} AS own FROM (
                SELECT s.key, s.task, s.split, s.metric, s.comparability, b.value AS base_value, s.value AS tuned_value,
                  CASE WHEN s.higher_is_better THEN b.value - s.value ELSE s.value - b.value END AS forgetting,
-                 s.higher_is_better, s.low, s.high, s.position, b.n AS base_n, s.n AS tuned_n
+                 s.higher_is_better, s.low, s.high, s.position, b.n AS base_n, s.n AS tuned_n,
+                 s.chance, s.answer_bits, b.answer_bits AS base_answer_bits
                FROM scores s JOIN trials t ON t.key = s.key
                JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
                  AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability
                WHERE NOT s.is_target AND t.steps > 0
-               QUALIFY row_number() OVER (PARTITION BY s.key, s.task, s.metric ORDER BY (b.n = s.n) DESC, b.n DESC) = 1))""",
+               QUALIFY row_number() OVER (PARTITION BY s.key, s.task, s.metric ORDER BY (b.n = s.n) DESC, b.n DESC) = 1)))""",
     ),
     View(
         "worst_forgetting",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from harness.analysis.accepted import Accepted, Needs, accepted, best_within
 from harness.report import words
 from harness.report.findings import Comparison, Contender
-from harness.report.forgotten import share_lost
 from harness.study.accept import Limits
 
 
@@ -21,7 +20,7 @@ def within_limits(comparison: Comparison, limits: Limits) -> Accepted:
 
 def _needs(contender: Contender) -> Needs:
     return Needs(
-        forgetting=max(map(share_lost, contender.lost), default=None),
+        forgetting=contender.worst.size.value if contender.worst else None,
         seconds=contender.train_s,
         memory_bytes=contender.peak_memory_bytes,
     )

@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.forgetting import Size, mean_size, nats_lost, size_lost
+from harness.analysis.forgetting import Size, mean_size, nats_lost, size_lost, size_seen
 from harness.analysis.retained import Flips, Judged, Measure, Status, flips, judge, noise_of
 from harness.analysis.statistics import Interval, mean_interval
 from harness.database.items import Outcomes
@@ -94,10 +94,20 @@ def _forgetting(skill: str, unit: words.Unit, scores: Sequence[ScoreRow]) -> For
         skill=skill,
         unit=unit,
         estimate=mean_interval(lost) or Interval(mean=lost[0], low=None, high=None, n=1),
-        size=mean_size(_size(unit, base, tuned) for _, base, tuned in runs),
+        size=mean_size(map(_seen, scores)),
         runs=runs,
         chance=scores[0].chance,
     )
+
+
+def _seen(score: ScoreRow) -> Size:
+    """What one run lost, by the answers where its score cannot fall."""
+    base = score.value if score.base_value is None else score.base_value
+    floor = score.unit.scale.worst(score.higher_is_better) if score.chance is None else score.chance
+    bits = (score.base_answer_bits, score.answer_bits)
+    nats = None if bits[0] is None or bits[1] is None else math.log(2) * (bits[1] - bits[0])
+    headroom = _size(score.unit, base, floor).value if floor is not None and score.unit.scale.width else None
+    return size_seen(_size(score.unit, base, score.value), headroom, nats)
 
 
 def _size(unit: words.Unit, base: float, tuned: float) -> Size:
@@ -194,7 +204,7 @@ def in_short(suite: Sequence[Forgetting]) -> str | None:
         return None
     by_status = {status: [own for own in suite if own.status is status] for status in Status}
     lost = by_status.pop(Status.LOST)
-    most = max(lost, key=share_lost, default=None)
+    most = max(lost, key=lambda own: own.size.value, default=None)
     head = f"lost: {len(lost) or 'none'} of {words.count(len(suite), 'skill')}"
     if most is not None:
         head += f" (worst: {most.skill}, {most.in_words})"
@@ -218,16 +228,6 @@ def interval_in_words(lost: Forgetting) -> str | None:
     ends = [_size(unit, lost.base, end).value for end in (unit.scale.low, unit.scale.high) if end is not None]
     low, high = (min(max(end, min(ends)), max(ends)) for end in (judged.low, judged.high))  # no score beyond its scale
     return unit.span(low * width, high * width)
-
-
-def share_lost(lost: Forgetting) -> float:
-    """How much was lost, as a share; by the measure that shows it, where the skill's own cannot fall.
-
-    Args:
-        lost: Of one skill.
-    """
-    by_answers = lost.judged is not None and lost.judged.measure.name == ANSWERS and lost.status is Status.LOST
-    return lost.judged.measure.share(lost.judged.measure.loss) if lost.judged and by_answers else lost.size.value
 
 
 def how_sure(suite: Sequence[Forgetting]) -> str:

@@ -155,6 +155,9 @@ class ScoreRow(_Scored):
     split: str
     chance: float | None
     base_value: float | None
+    answer_bits: float | None
+    """Bits per byte of the right answers, where items have them."""
+    base_answer_bits: float | None
 
     @property
     def gain(self) -> float | None:
@@ -220,7 +223,7 @@ WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.r
 SCORES = """
 SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.pipeline, t.fidelity, t.status,
   s.is_target, s.task AS scored, s.split, s.metric, s.value, s.higher_is_better, s.low, s.high,
-  s.comparability, s.chance, b.value AS base_value
+  s.comparability, s.chance, b.value AS base_value, s.answer_bits, b.answer_bits AS base_answer_bits
 FROM members m JOIN trials t USING (key) JOIN scores s USING (key)
   LEFT JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
     AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability

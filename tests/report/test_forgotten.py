@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.analysis.retained import Status
+from harness.database.ingest import connect
 from harness.records.codec import decode
 from harness.records.paths import Paths
 from harness.records.trial import TrialConfig
 from harness.report.accepting import limits_in_words
 from harness.report.data import load_study_data
 from harness.report.findings import compare
-from harness.report.forgotten import how_sure, in_short, interval_in_words, share_lost
+from harness.report.forgotten import how_sure, in_short, interval_in_words
 from harness.report.page import render_report
 from harness.study.accept import Limits
 from tests.fabricate import fabricate, study_spec
@@ -149,7 +150,14 @@ def test_what_the_study_accepts_stands_beside_what_it_costs(paths: Paths) -> Non
     assert "This study accepts" not in render_report(study)
 
 
-def test_a_loss_that_only_the_answers_show_counts_against_what_is_accepted(paths: Paths) -> None:
-    lost = next(own for own in compare(load_study_data(paths, "made_up"))[0].best.lost if own.skill == "arc")
-    assert lost.size.value == 0.0
-    assert share_lost(lost) == pytest.approx(1 - 2**-0.37, abs=0.02)
+def test_database_and_page_agree_on_what_only_the_answers_show(paths: Paths) -> None:
+    (found,) = compare(load_study_data(paths, "made_up"))
+    with connect(paths) as connection:
+        rows = connection.execute("SELECT family, skill, size FROM skill_forgetting").fetchall()
+        board = dict(connection.execute("SELECT family, (worst_skill, forgetting) FROM leaderboard").fetchall())
+    sizes = {(family, skill): size for family, skill, size in rows}
+    for contender in found.contenders:
+        lost = {own.skill: own.size.value for own in contender.lost}
+        assert lost == {skill: pytest.approx(sizes[contender.family, skill]) for skill in SKILLS}
+        assert lost["arc"] == pytest.approx(1 - 2**-0.37, abs=0.02)
+        assert board[contender.family] == ("stories", pytest.approx(0.999))
