@@ -1,23 +1,41 @@
 """What the confirmed results say: who leads, by how much, how sure, and what was forgotten.
 
-One `Comparison` per base model, task and comparability key: scores that may not be ranked together never are.
+One `Comparison` per base model, task and comparability key: scores that may not be ranked together never are. All of them
+are judged together (`analysis.verdict`), and whoever says what to use reads `Comparison.advice`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from statistics import fmean
 
 from harness.analysis import forgetting
-from harness.analysis.statistics import Interval, holm, mean_interval, paired_t_test
+from harness.analysis.comparison import Question
+from harness.analysis.statistics import Interval
+from harness.analysis.verdict import Across, Contrast, Verdict, Word, across, judge, untestable
 from harness.database.rows import grouped
+from harness.records.scale import Scale
 from harness.records.trial import Stage
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.forgotten import Forgetting, forgotten, with_statuses
 from harness.report.rows import ScoreRow, TrialRow, each_once
+
+BASE = "the base model as it is"
+"""The base's name among those that are compared; no family has one with spaces."""
+
+
+class Advice(StrEnum):
+    """What follows from a verdict."""
+
+    BEST = "shown to be best"
+    EQUAL = "one of several that beat the base and cannot be told apart"
+    KEEP = "nothing was shown to beat the base"
+    OPEN = "nothing can be said"
+    """There is no base to compare with, or no test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +50,8 @@ class Contender:
     stages: tuple[Stage, ...]
     scores: Mapping[int, float]
     """Test score by repetition."""
+    runs: tuple[str, ...]
+    """Keys of its trials with a score, by repetition."""
     level: Interval
     gain: Interval | None
     """Towards better, over the base; None without a comparable base score."""
@@ -43,15 +63,10 @@ class Contender:
     """Of one run alone."""
     failures: int
     """Confirm runs of the family on this base model and task that ended without a score."""
-    behind: Interval | None = None
-    """How far behind the leader, over shared seeds; None for the leader."""
-    p: float | None = None
-    """Paired test against the leader, Holm-corrected within the comparison; None for the leader or untestable."""
-
-    @property
-    def undetermined(self) -> bool:
-        """Whether the difference to the leader is the same in every shared seed, so that no test can judge it."""
-        return self.p is None and self.behind is not None and self.behind.n > 1
+    contrast: Contrast | None = None
+    """The leader against it, the base included; None for the leader, and where nothing could be tested."""
+    over_base: Contrast | None = None
+    """It against the base; None where that could not be tested."""
 
     @property
     def worst(self) -> Forgetting | None:
@@ -70,11 +85,35 @@ class Comparison:
     base: float | None
     chance: float | None
     contenders: tuple[Contender, ...]
+    verdict: Verdict
+    items: int | None
+    """Test items that the verdict is from; None where there is none."""
 
     @property
     def best(self) -> Contender:
-        """The leader."""
+        """The pipeline with the highest mean, whatever that is worth."""
         return self.contenders[0]
+
+    @property
+    def advice(self) -> tuple[Advice, Contender | None]:
+        """What to do, and the pipeline to use where that is one.
+
+        Among pipelines that beat the base and cannot be told apart, it is the one that forgets least, then costs least.
+        """
+        if self.verdict.word is Word.UNTESTABLE or not self.has_base:
+            return Advice.OPEN, None
+        if self.verdict.use not in (None, BASE):
+            return Advice.BEST, self.best
+        equals = [c for c in self.contenders if c.label in self.verdict.equals]
+        winners = [c for c in equals if c.over_base is not None and c.over_base.word is Word.BETTER]
+        if not winners:
+            return Advice.KEEP, None
+        return Advice.EQUAL, min(winners, key=lambda c: (c.worst.size.value if c.worst else 0.0, c.train_s or 0.0))
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base's answers to the same items are known."""
+        return self.verdict.leader == BASE or BASE in self.verdict.against
 
     @property
     def name(self) -> str:
@@ -90,7 +129,8 @@ def compare(study: StudyData) -> tuple[Comparison, ...]:
     ]
     targets = (score for score in confirmed if score.is_target)
     groups = grouped(targets, lambda score: (score.base_model, score.task, score.metric, score.comparability))
-    comparisons = _with_statuses(study, [_comparison(study, scores, confirmed) for scores in groups.values()])
+    judged = _judged(study, [_comparison(study, scores, confirmed) for scores in groups.values()])
+    comparisons = _with_statuses(study, judged)
     order = places(study)
     return tuple(sorted(comparisons, key=lambda c: (order.get((c.base_model, c.task), len(order)), -len(c.contenders))))
 
@@ -125,7 +165,9 @@ def _comparison(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequen
         unit=first.unit,
         base=first.base_value,
         chance=first.chance,
-        contenders=_tested(_numbered(contenders), first.sign),
+        contenders=tuple(_numbered(contenders)),
+        verdict=untestable("it was not judged"),
+        items=None,
     )
 
 
@@ -140,8 +182,9 @@ def _contender(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequenc
         keys=frozenset(keys),
         stages=trials[0].stages,
         scores={score.repetition: score.value for score in targets},
-        level=_interval([score.value for score in targets]),
-        gain=mean_interval([score.gain for score in targets if score.gain is not None]),
+        runs=tuple({score.repetition: score.key for score in targets}.values()),
+        level=_mean_only([score.value for score in targets]),
+        gain=_mean_only(gains) if (gains := [score.gain for score in targets if score.gain is not None]) else None,
         lost=forgotten(confirmed, keys),
         train_s=_mean(trial.solo_train_s for trial in trials),
         peak_memory_bytes=max(memory, default=None),
@@ -162,11 +205,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(numbers) if numbers else None
 
 
-def _interval(values: list[float]) -> Interval:
-    """Mean and 95% interval over seeds of at least one value."""
-    return mean_interval(values) or Interval(mean=values[0], low=None, high=None, n=1)
-
-
 def _numbered(contenders: list[Contender]) -> list[Contender]:
     """Tell pipelines of one family apart by a number."""
     seen: dict[str, int] = {}
@@ -178,21 +216,79 @@ def _numbered(contenders: list[Contender]) -> list[Contender]:
     return result
 
 
-def _tested(contenders: list[Contender], sign: int) -> tuple[Contender, ...]:
-    """Compare each contender with the leader over shared seeds; Holm-correct within the comparison."""
-    leader, *others = contenders
-    tested: list[Contender] = []
-    p_values: dict[str, float] = {}
-    # Only comparisons that could be tested count for the correction: one that was not asked corrects nothing.
-    for other in others:
-        # Runs of one repetition share their seed, and with it data order and initialisation: they are a pair.
-        shared = sorted(set(leader.scores) & set(other.scores))
-        test = paired_t_test(
-            [sign * leader.scores[rep] for rep in shared], [sign * other.scores[rep] for rep in shared]
+def _mean_only(values: Sequence[float]) -> Interval:
+    """Without an interval, which only a verdict can give: seeds alone do not say what other items would do."""
+    return Interval(mean=fmean(values), low=None, high=None, n=len(values))
+
+
+def _judged(study: StudyData, comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons with their verdicts, which share one correction."""
+    questions = [_question(study, comparison) for comparison in comparisons]
+    verdicts = iter(judge([question for question in questions if isinstance(question, Question)]))
+    return [
+        replace(comparison, verdict=question)
+        if isinstance(question, Verdict)
+        else _with_verdict(comparison, question, next(verdicts))
+        for comparison, question in zip(comparisons, questions, strict=True)
+    ]
+
+
+def _question(study: StudyData, comparison: Comparison) -> Question | Verdict:
+    """Who is best? The verdict that it cannot be tested where there are no item outcomes."""
+    keys = {contender.label: contender.runs for contender in comparison.contenders}
+    gaps = (f"{label}: {gap}" for label, own in keys.items() if (gap := study.outcomes.gap(own, comparison.task)))
+    if gap := next(gaps, None):
+        return untestable(gap, comparison.best.label)
+    unit = comparison.unit
+    sign = 1 if unit.higher_is_better else -1
+    found = {label: study.outcomes.matrix(own, comparison.task) for label, own in keys.items()}
+    scores = {label: sign * matrix for label, matrix in found.items() if matrix is not None}
+    base = study.outcomes.base(next(iter(keys.values()))[0], comparison.task)
+    if base is not None:
+        scores[BASE] = sign * base[None, :]
+    return Question(
+        scores=scores,
+        base=None if base is None else BASE,
+        scale=unit.scale if sign > 0 else _turned(unit.scale),
+        smallest=unit.scale.width and unit.scale.width * study.file.smallest_difference / 100,
+    )
+
+
+def _turned(scale: Scale) -> Scale:
+    return Scale(low=None if scale.high is None else -scale.high, high=None if scale.low is None else -scale.low)
+
+
+def _with_verdict(comparison: Comparison, question: Question, verdict: Verdict) -> Comparison:
+    turned = not comparison.unit.higher_is_better
+    contenders = [
+        replace(
+            contender,
+            level=_level(verdict.levels.get(contender.label, contender.level), turned),
+            gain=verdict.gains.get(contender.label, contender.gain),
+            contrast=verdict.against.get(contender.label),
+            over_base=verdict.over_base.get(contender.label),
         )
-        if test and test.p_value is not None:
-            p_values[other.label] = test.p_value
-        behind = Interval(mean=test.difference, low=test.low, high=test.high, n=test.n) if test else None
-        tested.append(replace(other, behind=behind))
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return (leader, *(replace(other, p=corrected.get(other.label)) for other in tested))
+        for contender in comparison.contenders
+    ]
+    items = next(iter(question.scores.values())).shape[1]
+    return replace(comparison, contenders=tuple(contenders), verdict=verdict, items=items)
+
+
+def _level(level: Interval, turned: bool) -> Interval:
+    """A level in the metric's own direction."""
+    if not turned or level.low is None or level.high is None:
+        return level
+    return replace(level, mean=-level.mean, low=-level.high, high=-level.low)
+
+
+@lru_cache(maxsize=1)
+def overall(study: StudyData) -> Mapping[str, Across]:
+    """By base model: who is best on average over the tasks; only where several tasks can be asked together."""
+    found: dict[str, Across] = {}
+    comparisons = grouped(compare(study), lambda comparison: comparison.base_model)
+    for model, own in comparisons.items():
+        questions = (_question(study, comparison) for comparison in own)
+        joint = across([q for q in questions if isinstance(q, Question)], 0.05 / len(comparisons))
+        if joint is not None:
+            found[model] = joint
+    return found

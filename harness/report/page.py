@@ -112,7 +112,7 @@ def _footer() -> Html:
         "footer",
         paragraph(
             "Confirmed results come from fresh seeds, scored once on the test split; the search saw the validation split "
-            "only. Intervals are 95% over seeds. Forgetting is the base model's score minus the tuned model's on a skill "
-            "that was not trained for: positive is lost. Absent means that it was not measured."
+            "only. Intervals are 95% and allow for other seeds and other test items. Forgetting is the base model's score minus "
+            "the tuned model's on a skill that was not trained for: positive is lost. Absent means that it was not measured."
         ),
     )

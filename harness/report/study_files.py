@@ -30,6 +30,8 @@ class StudyFile:
     scheduler: str | None
     budget: Mapping[str, float]
     """What a family may use on each task and base model, by unit."""
+    smallest_difference: float
+    """That matters, in points: hundredths of a metric's scale."""
     refused: Mapping[str, str]
     """Base models that were left out, each with the reason."""
 
@@ -62,6 +64,7 @@ class StudyFile:
             sampler=search.get("sampler"),
             scheduler=search.get("scheduler"),
             budget={unit: amount for unit, amount in content.get("budget", {}).items() if amount is not None},
+            smallest_difference=float(content.get("smallest_difference", 2.0)),
             refused=recorded.get("refused", {}),
         )
 

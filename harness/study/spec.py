@@ -201,6 +201,14 @@ class StudySpec(Strict):
         exclude_if=lambda value: value is None,
         description="What the answer may forget and cost; the report then names the best within it, and what that costs.",
     )
+    smallest_difference: float = Field(
+        2.0,
+        gt=0,
+        le=100,
+        exclude_if=lambda value: value == 2.0,
+        description="Smallest difference that matters to you, in points: hundredths of the way from a metric's lowest to its "
+        "highest value. What surely differs by less is called equivalent.",
+    )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("name")
@@ -230,7 +238,7 @@ class StudySpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Hash of what the study runs; another hash under the same name is another study."""
-        return fingerprint(self.model_dump(mode="json", exclude={"accept"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"accept", "smallest_difference"}))
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.database.ingest import ingest
+from harness.database.items import ItemScores, Outcomes
 from harness.records.codec import decode
 from harness.records.paths import Paths
 from harness.records.trial import TrialConfig
+from harness.report.data import StudyData
 from harness.space import Float
 from harness.study.family import Family, FamilyStage
 from harness.study.spec import StageSpec, StudySpec
 from tests.fabricate import FAMILIES, LEARNING_RATE, World, fabricate, study_spec, write_signed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Answers = NDArray[np.float64]
 
 METHODS = ("full", "lora", "dora", "ia3", "prefix_tuning", "qlora")
 RETENTION = ("none", "replay")
@@ -66,7 +75,7 @@ def write_large(folder: Path, spec: StudySpec) -> Paths:
 def write_small(folder: Path, world: World | None = None) -> Paths:
     """Two tasks, three families, five seeds: the study `made_up`."""
     paths = paths_in(folder)
-    fabricate(paths, study_spec(tasks=2, trials=4, seeds=5), world=world)
+    fabricate(paths, study_spec(tasks=2, trials=4, seeds=5), world=world, items=40)
     ingest(paths)
     return paths
 
@@ -113,3 +122,27 @@ def change_records(paths: Paths, change: Callable[[dict[str, Any]], None]) -> No
         renamed = [member | {"key": keys.get(member["key"], member["key"])} for member in members]
         study.members.write_text("".join(json.dumps(member) + "\n" for member in renamed))
     ingest(paths)
+
+
+def with_answers(
+    study: StudyData, answers: Mapping[str, Answers], base: Answers | None, task: str = "task_0"
+) -> StudyData:
+    """A study of one task whose confirmed runs answered the test items as given.
+
+    Args:
+        study: With finalists of the names in `answers`.
+        answers: By family, shape (runs, items): runs beyond those that the study has are ignored.
+        base: The base's answers, shape (items,).
+        task: The task that is kept.
+    """
+    scores, outcomes = [], {}
+    for row in (row for row in study.scores if row.task == task and row.role == "confirm"):
+        if row.is_target and row.family in answers and row.repetition < len(answers[row.family]):
+            values = answers[row.family][row.repetition]
+            of_base = None if base is None else float(base.mean())
+            scores.append(replace(row, value=float(values.mean()), base_value=of_base))
+            outcomes[row.key, task] = ItemScores(identity="the same", values=values, base=base)
+        elif not row.is_target and row.family in answers:
+            scores.append(row)
+    file = replace(study.file, tasks=[task])
+    return replace(study, scores=scores, outcomes=Outcomes(outcomes), file=file)

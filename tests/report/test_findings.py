@@ -1,35 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from harness.analysis.comparison import Question
+from harness.analysis.verdict import ONE_SEED, Word, judge
+from harness.database.items import MISSING, Outcomes
 from harness.plugins import load
 from harness.records.paths import Paths
+from harness.records.scale import Scale
 from harness.report.data import StudyData, load_study_data
-from harness.report.findings import Comparison, compare
-from tests.report.studies import change_records, keep_members, write_small
-
-
-def set_scores(paths: Paths, task: str, values: dict[str, list[float]], base: float) -> None:
-    """Give the confirmed runs of a task known test scores, by family in the order of repetitions."""
-    members = [json.loads(line) for line in paths.study("made_up").members.read_text().splitlines()]
-    wanted = {
-        member["key"]: values[member["family"]][member["repetition"]]
-        for member in members
-        if member["role"] == "confirm" and member["task"] == task
-    }
-    wanted |= {member["key"]: base for member in members if member["role"] == "base" and member["task"] == task}
-    keys = iter(path.parent.name for path in sorted(paths.trials.glob("*/*/record.json")))
-
-    def change(record: dict[str, Any]) -> None:
-        key = next(keys)
-        if key in wanted:
-            record["scores"][0]["value"] = wanted[key]
-
-    change_records(paths, change)
+from harness.report.findings import BASE, Advice, Comparison, compare, overall
+from tests.report.studies import change_records, keep_members, with_answers, write_small
 
 
 def confirmed_families(paths: Paths, task: str) -> list[str]:
@@ -41,44 +28,58 @@ def comparison(study: StudyData, task: str) -> Comparison:
     return next(found for found in compare(study) if found.task == task)
 
 
-@pytest.fixture
-def known(tmp_path: Path) -> tuple[Comparison, list[str]]:
-    """Two finalists on task_0 with scores from which everything follows by hand."""
-    paths = write_small(tmp_path)
-    families = confirmed_families(paths, "task_0")
-    scores = {families[0]: [0.50, 0.52, 0.54, 0.56, 0.58], families[1]: [0.60, 0.63, 0.64, 0.67, 0.66]}
-    set_scores(paths, "task_0", scores, base=0.25)
-    return comparison(load_study_data(paths, "made_up"), "task_0"), families
+def answered(*right: int, items: int = 80) -> np.ndarray:
+    """Runs that answer so many of the items, always the easiest, and one hard item each."""
+    answers = np.array([[float(item < count) for item in range(items)] for count in right])
+    for run in range(len(right)):
+        answers[run, -1 - run] = 1.0
+    return answers
 
 
-def test_the_ranking_follows_the_mean_and_intervals_are_students(known: tuple[Comparison, list[str]]) -> None:
-    found, families = known
-    assert [contender.family for contender in found.contenders] == [families[1], families[0]]
-    second = found.contenders[1]
-    # 0.50 .. 0.58 by 0.02: mean 0.54, sd = 0.02 * sqrt(2.5) = 0.0316228, error = sd / sqrt(5) = 0.0141421,
-    # t(0.975; 4) = 2.776445 -> half width 0.0392649
-    assert second.level.mean == pytest.approx(0.54)
-    assert second.level.low == pytest.approx(0.54 - 0.0392649, abs=1e-6)
-    assert second.level.high == pytest.approx(0.54 + 0.0392649, abs=1e-6)
+@pytest.fixture(scope="module")
+def study(small: Paths) -> StudyData:
+    return load_study_data(small, "made_up")
 
 
-def test_the_gain_is_over_the_base_and_as_wide_as_the_scores(known: tuple[Comparison, list[str]]) -> None:
-    found, _ = known
-    gain = found.contenders[1].gain
-    assert found.base == pytest.approx(0.25)
-    assert gain is not None
-    assert gain.mean == pytest.approx(0.29)
-    assert gain.high - gain.low == pytest.approx(2 * 0.0392649, abs=1e-6)
+@pytest.fixture(scope="module")
+def families(study: StudyData) -> list[str]:
+    """The two finalists of task_0."""
+    return sorted({c.family for found in compare(study) if found.task == "task_0" for c in found.contenders})
 
 
-def test_the_runner_up_is_tested_pairwise_over_seeds(known: tuple[Comparison, list[str]]) -> None:
-    found, _ = known
-    leader, second = found.contenders
-    assert (leader.behind, leader.p) == (None, None)
-    # differences 0.10, 0.11, 0.10, 0.11, 0.08: mean 0.1, sd 0.0122474, error 0.0054772, t = 18.2574, df 4;
-    # two-sided p = 0.0000529 (tables: t(0.9999; 4) = 13.03, t(0.99999; 4) = 23.33). One test: Holm changes nothing.
-    assert second.behind.mean == pytest.approx(0.10)
-    assert second.p == pytest.approx(5.29e-5, rel=0.01)
+def judged(study: StudyData, first: np.ndarray, second: np.ndarray, base: np.ndarray | None) -> StudyData:
+    names = sorted({row.family for row in study.scores if row.role == "confirm" and row.task == "task_0"})
+    return with_answers(study, dict(zip(names, (first, second), strict=True)), base)
+
+
+BASE_ANSWERS = answered(20)[0]
+GOOD, FAIR, POOR = (answered(*(n + i % 3 for i in range(5))) for n in (60, 40, 18))
+
+
+def test_a_comparison_carries_the_verdict_on_its_items(study: StudyData, families: list[str]) -> None:
+    [found] = compare(judged(study, FAIR, GOOD, BASE_ANSWERS))
+    scores = {families[1]: GOOD, families[0]: FAIR, BASE: BASE_ANSWERS[None]}
+    [expected] = judge([Question(scores=scores, base=BASE, scale=Scale(low=0, high=1), smallest=0.02)])
+    assert found.verdict == expected
+    assert (found.verdict.use, found.items) == (families[1], 80)
+    best, second = found.contenders
+    assert (best.family, second.family) == (families[1], families[0])
+    assert best.level == expected.levels[best.label]
+    assert best.gain == expected.gain
+    assert (best.contrast, second.contrast) == (None, expected.against[second.label])
+    assert second.over_base.word is Word.BETTER
+
+
+def test_less_of_a_loss_is_better_and_levels_stay_as_they_are(study: StudyData, families: list[str]) -> None:
+    losses = judged(study, FAIR, GOOD, BASE_ANSWERS)
+    turned = replace(losses, scores=[replace(row, higher_is_better=False) for row in losses.scores])
+    [found] = compare(turned)
+    assert found.verdict.leader == BASE  # it has the least
+    assert [contender.family for contender in found.contenders] == families
+    level = found.best.level
+    assert level.mean == pytest.approx(FAIR.mean())
+    assert 0 <= level.low < level.mean < level.high <= 1
+    assert found.best.gain.mean == pytest.approx(BASE_ANSWERS.mean() - FAIR.mean())
 
 
 def test_what_a_loss_gains_on_a_skill_counts_as_lost(small: Paths) -> None:
@@ -123,62 +124,49 @@ def test_without_base_scores_gain_and_forgetting_are_absent(tmp_path: Path) -> N
         assert all((c.gain, c.lost, c.worst) == (None, (), None) for c in found.contenders)
 
 
-def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
-    paths = write_small(tmp_path)
-    keep_members(paths, "made_up", lambda member: member["role"] != "confirm" or member["repetition"] == 0)
-    for found in compare(load_study_data(paths, "made_up")):
-        assert all((c.level.low, c.level.high, c.level.n) == (None, None, 1) for c in found.contenders)
-        assert found.contenders[1].p is None
+def test_one_seed_has_no_interval_and_no_test(study: StudyData) -> None:
+    [found] = compare(judged(study, FAIR[:1], GOOD[:1], BASE_ANSWERS))
+    assert all((c.level.low, c.level.high, c.level.n) == (None, None, 1) for c in found.contenders)
+    assert found.verdict.reason == ONE_SEED
+    assert found.advice == (Advice.OPEN, None)
+
+
+def test_without_item_outcomes_nothing_is_tested(study: StudyData) -> None:
+    for found in compare(replace(study, outcomes=Outcomes())):
+        assert MISSING in found.verdict.reason
+        assert found.advice == (Advice.OPEN, None)
+        assert all(c.level.low is None for c in found.contenders)
 
 
 @pytest.mark.parametrize(
-    ("best", "says", "never"),
+    ("first", "second", "base", "advice", "says"),
     [
-        ([0.60, 0.63, 0.64, 0.67, 0.66], "For task_0 on tiny-1m, use <em>", "do not show that it beats"),
-        # mean 0.26 over a base of 0.25, sd 0.0474, half width 0.0589: the interval of the gain is -0.049 to 0.069
-        (
-            [0.20, 0.32, 0.22, 0.30, 0.26],
-            "these seeds do not show that it beats the base model",
-            "keep the base",
-        ),
-        (
-            [0.20, 0.21, 0.22, 0.20, 0.21],
-            "For task_0 on tiny-1m, keep the base model as it is",
-            "do not show that it beats",
-        ),
+        (FAIR, GOOD, BASE_ANSWERS, Advice.BEST, "and better than every other: from 5 seeds and 80 test items"),
+        (GOOD[::-1], GOOD, BASE_ANSWERS, Advice.EQUAL, "Of those that beat the base, the one that forgets"),
+        (POOR, POOR[::-1], BASE_ANSWERS, Advice.KEEP, "keep the base model as it is"),
+        (FAIR, GOOD, answered(79)[0], Advice.KEEP, "keep the base model as it is"),
+        (FAIR, GOOD, None, Advice.OPEN, "whether tuning pays is not known"),
+        (np.ones((5, 80)), np.ones((5, 80)), np.ones(80), Advice.OPEN, "they gave the same answer to every item"),
     ],
 )
-def test_the_answer_says_when_tuning_does_not_help(tmp_path: Path, best: list[float], says: str, never: str) -> None:
-    paths = write_small(tmp_path)
-    keep_members(paths, "made_up", lambda member: member["task"] == "task_0")
-    families = confirmed_families(paths, "task_0")
-    set_scores(paths, "task_0", {families[0]: [0.1, 0.1, 0.1, 0.1, 0.1], families[1]: best}, base=0.25)
-    text = load("report/sections", "answer")().render(load_study_data(paths, "made_up"))
+def test_what_to_use_follows_from_the_verdict(
+    study: StudyData, first: np.ndarray, second: np.ndarray, base: np.ndarray | None, advice: Advice, says: str
+) -> None:
+    changed = judged(study, first, second, base)
+    [found] = compare(changed)
+    assert found.advice[0] is advice
+    text = str(load("report/sections", "answer")().render(changed))
     assert says in text
-    assert never not in text
+    assert (", use <em>" in text) == (found.advice[1] is not None)
+    assert load("report/sections", "method_comparison")().render(changed)
 
 
-def test_a_runner_up_that_cannot_be_told_apart_is_named_with_what_speaks_for_it(tmp_path: Path) -> None:
-    paths = write_small(tmp_path)
-    families = confirmed_families(paths, "task_0")
-    # differences -0.02, 0.04, -0.01, 0.03, 0.01: mean 0.01, sd 0.02550, t = 0.877, df 4, p about 0.43
-    scores = {families[0]: [0.50, 0.56, 0.51, 0.55, 0.53], families[1]: [0.52, 0.52, 0.52, 0.52, 0.52]}
-    set_scores(paths, "task_0", scores, base=0.25)
-    text = load("report/sections", "answer")().render(load_study_data(paths, "made_up"))
-    assert f"ahead of the runner-up, {families[1]}, by +1.0 points, but these seeds cannot tell the two apart" in text
-    assert "p = 0.430 after Holm" in text
-
-
-def test_a_lead_without_any_spread_cannot_be_judged(tmp_path: Path) -> None:
-    paths = write_small(tmp_path)
-    families = confirmed_families(paths, "task_0")
-    set_scores(paths, "task_0", {families[0]: [0.6, 0.7, 0.8, 0.9, 1.0], families[1]: [0.5, 0.6, 0.7, 0.8, 0.9]}, 0.25)
-    study = load_study_data(paths, "made_up")
-    assert comparison(study, "task_0").contenders[1].p is None
-    for section in ("answer", "method_comparison"):
-        text = str(load("report/sections", section)().render(study))
-        assert "cannot be judged" in text
-        assert "p = 0" not in text
+def test_the_question_over_all_tasks_stands_first(study: StudyData) -> None:
+    [joint] = overall(study).values()
+    assert joint.tasks == 2
+    assert f"On average over 2 tasks on tiny-1m, {joint.leader} leads" in str(
+        load("report/sections", "answer")().render(study)
+    )
 
 
 def test_failed_confirm_runs_are_counted(tmp_path: Path) -> None:

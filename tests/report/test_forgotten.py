@@ -15,6 +15,7 @@ import pytest
 
 from harness.analysis.retained import Status
 from harness.database.ingest import connect
+from harness.database.items import Outcomes
 from harness.records.codec import decode
 from harness.records.paths import Paths
 from harness.records.trial import TrialConfig
@@ -122,7 +123,8 @@ def test_the_page_counts_statuses(paths: Paths) -> None:
 
 
 def test_without_items_nothing_is_kept_and_the_page_says_so(small: Paths) -> None:
-    for contender in compare(load_study_data(small, "made_up"))[0].contenders:
+    study = replace(load_study_data(small, "made_up"), outcomes=Outcomes())
+    for contender in compare(study)[0].contenders:
         assert {own.status for own in contender.lost} == {Status.CANNOT_TELL}
         assert "cannot tell: 2" in str(in_short(contender.lost))
         assert "no single items" in how_sure(contender.lost)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.analysis.statistics import Interval
+from harness.analysis.verdict import Word
+from harness.records.scale import Scale
 from harness.report import words
 from harness.report.accepting import limits_in_words
 from harness.report.data import StudyData
-from harness.report.findings import Comparison, Contender, compare, places
+from harness.report.findings import BASE, Advice, Comparison, Contender, compare, overall, places
 from harness.report.forgotten import how_sure, in_short
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
 from harness.report.recipe import in_words, settings, to_yaml
 from harness.report.rows import known_total, total
 from harness.report.sections.base import Section
+
+_POINTS = words.Unit("share of the scale", scale=Scale(low=0.0, high=1.0))
 
 
 class Answer(Section):
@@ -30,19 +34,36 @@ class Answer(Section):
             return None
         found = compare(study)
         cards = join(_card(study, comparison) for comparison in found)
-        summary = _summary(study, found) if len(found) > 1 else Html("")
+        summary = _across(study) + _summary(study, found) if len(found) > 1 else Html("")
         return summary + _open_questions(study) + cards + _spend(study)
+
+
+def _across(study: StudyData) -> Html:
+    """Who is best on average over the tasks: the question that a study has most power for."""
+    parts = []
+    for model, joint in overall(study).items():
+        lead = _POINTS.difference(joint.lead.mean) if joint.lead else None
+        start = f"On average over {words.count(joint.tasks, 'task')} on {model}, {joint.leader} leads by {lead}"
+        sure = (
+            "and is better than every other"
+            if joint.word is Word.BETTER
+            else "but these seeds and items do not show that it is better than every other"
+        )
+        p = "" if joint.p is None else f" (p {'' if joint.p < 0.001 else '= '}{words.p_value(joint.p)})"
+        parts.append(paragraph(f"{start}, {sure}{p}.", kind="lead"))
+    return join(parts)
 
 
 def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
     rows = []
     for comparison in found:
-        best = comparison.best
+        advice, chosen = comparison.advice
+        best = chosen or comparison.best
         rows.append(
             (
                 comparison.task,
                 comparison.base_model,
-                best.label if _helps(best) else "the base model as it is",
+                _use(advice, chosen),
                 comparison.unit.level(best.level.mean),
                 comparison.unit.difference(best.gain.mean) if best.gain else None,
                 in_short(best.lost),
@@ -52,6 +73,12 @@ def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
     columns = [Column("Task"), Column("Base model"), Column("Use"), Column("Test score", number=True)]
     columns += [Column("Gain", number=True), Column("Skills"), Column("Training", number=True)]
     return table("What to use for each task", columns, rows)
+
+
+def _use(advice: Advice, chosen: Contender | None) -> str:
+    if chosen is not None:
+        return chosen.label
+    return BASE if advice is Advice.KEEP else "cannot be said"
 
 
 def _open_questions(study: StudyData) -> Html:
@@ -78,18 +105,20 @@ def _open_questions(study: StudyData) -> Html:
     return join(parts)
 
 
-def _helps(best: Contender) -> bool:
-    return best.gain is None or best.gain.mean > 0
-
-
 def _card(study: StudyData, comparison: Comparison) -> Html:
-    best = comparison.best
-    if _helps(best):
-        heading = tag("h3", f"For {comparison.name}, use ", tag("em", best.label))
-        lead = f"{in_words(best.stages)}: {settings(best.stages)}."
-    else:
+    advice, chosen = comparison.advice
+    best = chosen or comparison.best
+    if chosen is not None:
+        heading = tag("h3", f"For {comparison.name}, use ", tag("em", chosen.label))
+        lead = f"{in_words(chosen.stages)}: {settings(chosen.stages)}."
+    elif advice is Advice.KEEP:
         heading = tag("h3", f"For {comparison.name}, keep the base model as it is")
-        lead = f"No confirmed pipeline beats it; the closest is {best.label}."
+        lead = f"No confirmed pipeline was shown to beat it; the closest is {best.label}."
+    else:
+        heading = tag("h3", f"For {comparison.name}, nothing can be said yet")
+        lead = f"The highest mean is that of {best.label}."
+        if not comparison.has_base:
+            lead += " The base model has no score to compare with, so whether tuning pays is not known."
     paste = details(
         "The pipeline as YAML, to paste into a study file",
         tag("pre", tag("code", to_yaml(best, comparison.base_model))),
@@ -97,29 +126,16 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
     content = (
         heading,
         paragraph(lead, kind="lead"),
-        _doubt(best),
-        _facts(study, comparison),
-        _verdict(comparison),
+        _facts(study, comparison, best),
+        paragraph(_verdict(study, comparison)),
         _accepted(study, comparison),
         paste,
     )
     return tag("article", *content, class_="card")
 
 
-def _doubt(best: Contender) -> Html:
-    """A warning where the interval of the gain reaches zero."""
-    gain = best.gain
-    # Where the mean itself is not positive the card says "keep the base model" already.
-    if gain is None or gain.low is None or gain.high is None or gain.low > 0 or gain.mean <= 0:
-        return Html("")
-    return paragraph(
-        "the interval of the gain includes zero, so these seeds do not show that it beats the base model.",
-        kind="warning",
-    )
-
-
-def _facts(study: StudyData, comparison: Comparison) -> Html:
-    best, unit = comparison.best, comparison.unit
+def _facts(study: StudyData, comparison: Comparison, best: Contender) -> Html:
+    unit = comparison.unit
     gain = best.gain
     levels = [f"test score {unit.level(best.level.mean)}"]
     levels += [f"base {unit.level(comparison.base)}"] if comparison.base is not None else []
@@ -150,38 +166,32 @@ def _facts(study: StudyData, comparison: Comparison) -> Html:
 
 def _interval(unit: words.Unit, estimate: Interval) -> str:
     span = unit.span(estimate.low, estimate.high)
-    return f"95% interval {span}" if span else "no interval from one seed"
+    return f"95% interval {span}" if span else "no interval"
 
 
-def _verdict(comparison: Comparison) -> Html:
-    """Whether the leader is really ahead of the runner-up, in plain words."""
-    if len(comparison.contenders) < 2:
-        return paragraph("It was the only pipeline confirmed, so there is no runner-up to tell it from.")
-    best, second = comparison.best, comparison.contenders[1]
-    if second.behind is not None and second.undetermined:
-        lead = f"by the same {comparison.unit.difference(second.behind.mean)}"
-        return paragraph(
-            f"It is ahead of the runner-up, {second.label}, {lead} in each of {words.count(second.behind.n, 'seed')}. "
-            "Differences that do not vary between seeds cannot be judged: a test needs their spread."
-        )
-    if second.behind is None or second.p is None:
-        return paragraph(f"The runner-up, {second.label}, shares too few seeds with it for a test.")
-    ahead = f"It is ahead of the runner-up, {second.label}, by {comparison.unit.difference(second.behind.mean)}"
-    test = (
-        f"paired test over {words.count(second.behind.n, 'seed')}, p = {words.p_value(second.p)} after Holm's correction"
-    ).replace("= <", "<")
-    if second.p < 0.05:
-        return paragraph(f"{ahead}, and that difference is significant ({test}).")
-    cheaper = [
-        text
-        for text, better in (
-            ("trains faster", _less(second.train_s, best.train_s)),
-            ("forgets less", _less(_lost(second), _lost(best))),
-        )
-        if better
-    ]
-    hint = f" {second.label} {words.listed(cheaper)}: it may be the wiser choice." if cheaper else ""
-    return paragraph(f"{ahead}, but these seeds cannot tell the two apart ({test}).{hint}")
+def _verdict(study: StudyData, comparison: Comparison) -> str:
+    """How sure the answer is, in plain words."""
+    verdict, names = comparison.verdict, {c.label: c for c in comparison.contenders}
+    if verdict.word is Word.UNTESTABLE:
+        return f"That cannot be tested: {verdict.reason}."
+    leader = verdict.leader or ""
+    second, contrast = next(iter(verdict.against.items()))
+    lead = comparison.unit.difference(contrast.difference.mean)
+    span = comparison.unit.span(contrast.difference.low, contrast.difference.high)
+    runs = words.count(names[leader].level.n if leader in names else comparison.best.level.n, "seed")
+    basis = f"from {runs} and {words.count(comparison.items or 0, 'test item')}, corrected over the whole study"
+    ahead = f"{_capital(leader)} is ahead of {second} by {lead}" + (f" (95% interval {span})" if span else "")
+    if verdict.use:
+        return f"{ahead}, and better than every other: {basis}."
+    equals = [name for name in verdict.equals if name != leader]
+    if verdict.word is Word.EQUIVALENT:
+        limit = f"{study.file.smallest_difference:g} points, the smallest difference that matters to this study"
+        text = f"{ahead}, but surely it differs from {words.listed(equals)} by less than {limit}: {basis}."
+    else:
+        text = f"{ahead}, but it was not shown to be better than {words.listed(equals)}: {basis}."
+    if comparison.advice[0] is Advice.EQUAL:
+        text += " Of those that beat the base, the one that forgets and then costs least is named."
+    return text
 
 
 def _accepted(study: StudyData, comparison: Comparison) -> Html:
@@ -190,13 +200,8 @@ def _accepted(study: StudyData, comparison: Comparison) -> Html:
     return Html("") if limits.is_none else paragraph(limits_in_words(comparison, limits))
 
 
-def _less(value: float | None, other: float | None) -> bool:
-    # A few per cent less is no reason to prefer one.
-    return value is not None and other is not None and value < 0.95 * other
-
-
-def _lost(contender: Contender) -> float | None:
-    return contender.worst.size.value if contender.worst else None
+def _capital(text: str) -> str:
+    return "The base model" if text == BASE else text
 
 
 def _spend(study: StudyData) -> Html:

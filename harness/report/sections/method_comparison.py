@@ -1,9 +1,10 @@
-"""The confirmed ranking: every finalist with its interval, and the paired tests against the leader."""
+"""The confirmed ranking: every finalist with its interval and its verdict against the leader."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.analysis.verdict import Word
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, draw, rows_axis
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class MethodComparison(Section):
     """Confirmed results only, one ranking for each set of scores that may be compared."""
 
-    summary = "The confirmed ranking, with intervals and paired tests."
+    summary = "The confirmed ranking, with intervals and verdicts."
     title: ClassVar[str] = "How the methods compare"
     order: ClassVar[int] = 10
     nothing: ClassVar[str] = "No result was confirmed on the test split yet: run harness confirm on this study."
@@ -30,8 +31,8 @@ class MethodComparison(Section):
             return None
         note = paragraph(
             "Families are tuned with equal budgets on the validation split; the finalists below were run again with fresh "
-            "seeds and scored once on the test split. p-values are paired over seeds, against the leader, and corrected "
-            "with Holm's method within each table."
+            "seeds and scored once on the test split. Intervals and verdicts allow for other seeds and other test items; all "
+            "verdicts of the study together are wrong in at most one of twenty studies in which nothing differs."
         )
         return note + _power(study) + join(_ranking(study, comparison) for comparison in compare(study))
 
@@ -76,16 +77,14 @@ def _finding(comparison: Comparison) -> str:
     best, others = comparison.best, comparison.contenders[1:]
     if not others:
         return f"On {comparison.name}, only {best.label} was confirmed"
-    second = others[0]
-    if second.undetermined:
-        return (
-            f"On {comparison.name}, {best.label} leads, but whether by chance cannot be judged: every seed shows the same "
-            f"difference to {second.label}"
-        )
-    if second.p is None or second.p >= 0.05:
-        return f"On {comparison.name}, {best.label} leads, but not distinguishably from {second.label}"
-    lead = comparison.unit.digits(second.behind.mean) if second.behind else None
-    return f"On {comparison.name}, {best.label} leads by {lead} {comparison.unit.difference_name}"
+    verdict = comparison.verdict
+    if verdict.word is Word.UNTESTABLE:
+        return f"On {comparison.name}, {best.label} leads, but whether by chance cannot be judged: {verdict.reason}"
+    if verdict.use is None:
+        equals = [name for name in verdict.equals if name != verdict.leader]
+        return f"On {comparison.name}, {verdict.leader} leads, but not distinguishably from {words.listed(equals)}"
+    lead = comparison.unit.digits(next(iter(verdict.against.values())).difference.mean)
+    return f"On {comparison.name}, {verdict.leader} leads by {lead} {comparison.unit.difference_name}"
 
 
 def _described(comparison: Comparison) -> str:
@@ -120,7 +119,7 @@ def _table(comparison: Comparison) -> Html:
     columns = [Column("Pipeline"), Column("Rank", number=True), Column(f"Score ({comparison.unit.name})", number=True)]
     columns += [Column("95% interval", number=True), Column(f"Gain ({comparison.unit.difference_name})", number=True)]
     columns += [Column(f"Behind ({comparison.unit.difference_name})", number=True)]
-    columns += [Column("p (Holm)", number=True), Column("Seeds", number=True), Column("Failed runs", number=True)]
+    columns += [Column("Verdict"), Column("Seeds", number=True), Column("Failed runs", number=True)]
     rows = [_row(rank, contender, comparison.unit) for rank, contender in enumerate(comparison.contenders, 1)]
     return table(f"Confirmed ranking on {comparison.name}", columns, rows)
 
@@ -128,15 +127,15 @@ def _table(comparison: Comparison) -> Html:
 def _row(rank: int, contender: Contender, unit: words.Unit) -> tuple[str | None, ...]:
     level = contender.level
     interval = None if level.low is None else f"{unit.digits(level.low)} to {unit.digits(level.high)}"
-    leads, behind = rank == 1, unit.digits(contender.behind.mean) if contender.behind else None
+    contrast = contender.contrast
     return (
         contender.label,
         str(rank),
         unit.digits(level.mean),
         interval,
         unit.signed(contender.gain.mean) if contender.gain else None,
-        "leads" if leads else behind,
-        "leads" if leads else "cannot be judged" if contender.undetermined else words.p_value(contender.p),
+        unit.digits(contrast.difference.mean) if contrast else "leads" if rank == 1 else None,
+        contrast.word if contrast else "leads" if rank == 1 else None,
         str(level.n),
         str(contender.failures),
     )
