@@ -123,7 +123,7 @@ def test_the_page_counts_statuses(paths: Paths) -> None:
 
 
 def test_without_items_nothing_is_kept_and_the_page_says_so(small: Paths) -> None:
-    study = replace(load_study_data(small, "made_up"), outcomes=Outcomes())
+    study = replace(load_study_data(small, "made_up"), outcomes=Outcomes(), likelihoods=Outcomes())
     for contender in compare(study)[0].contenders:
         assert {own.status for own in contender.lost} == {Status.CANNOT_TELL}
         assert "cannot tell: 2" in str(in_short(contender.lost))
