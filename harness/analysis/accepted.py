@@ -1,4 +1,4 @@
-"""The best pipeline within what a study accepts, and what it costs to ask for that."""
+"""Which pipelines keep within what a study accepts, and why the others do not."""
 
 from __future__ import annotations
 
@@ -61,19 +61,3 @@ def _broken(needs: Needs, limits: Limits) -> tuple[str, ...]:
         if limit is not None and (own is None or own > limit):
             found.append(UNKNOWN[name] if own is None else beyond)
     return tuple(found)
-
-
-def best_within(gains: Mapping[str, float], found: Accepted) -> tuple[str | None, float]:
-    """The pipeline within the limits that gained most, and what the limits cost.
-
-    Args:
-        gains: Over the base, by pipeline, towards better; the base gains 0, forgets nothing and is always within.
-        found: Who is within.
-
-    Returns:
-        The pipeline, None for the base as it is; and how much more the best of all gained, at least 0.
-    """
-    own = {name: gains[name] for name in found.within if name in gains}
-    best = max(own, key=lambda name: own[name], default=None)
-    gained = max(own[best], 0.0) if best is not None else 0.0
-    return (best if gained > 0 else None), max([*gains.values(), 0.0]) - gained

@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from harness.analysis.forgetting import NO_HEADROOM, probability_lost
 from harness.analysis.statistics import holm
 
-SMALLEST = NO_HEADROOM
-"""The smallest loss that matters, where the study says nothing: 5 points, or a 20th of a token's probability."""
 ALPHA = 0.05
 _FOUND = 1.96 + 0.84
 """Errors that a difference must be away for a test at `ALPHA` to find it in 80 of 100 studies."""
@@ -110,8 +108,8 @@ class Measure:
     """Why there is no noise, as half a sentence."""
 
     def can_show(self, smallest: float) -> bool:
-        """Whether it can fall as far as what matters, as far as is known."""
-        return self.headroom is None or self.headroom >= self.margin(smallest)
+        """Whether it can fall far enough to show a loss that matters, as far as is known."""
+        return self.headroom is None or self.headroom >= self.margin(max(smallest, NO_HEADROOM))
 
     def margin(self, smallest: float) -> float:
         """A share that matters, in the unit of the loss."""
@@ -157,7 +155,7 @@ class Judged:
     """How many would have told, where more items would."""
 
 
-def judge(skills: Sequence[Sequence[Measure]], smallest: float = SMALLEST, single_models: bool = False) -> list[Judged]:
+def judge(skills: Sequence[Sequence[Measure]], smallest: float, single_models: bool = False) -> list[Judged]:
     """What became of skills, all claims together at `ALPHA`.
 
     Args:

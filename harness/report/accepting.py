@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-from harness.analysis.accepted import Accepted, Needs, accepted, best_within
+from dataclasses import replace
+
 from harness.report import words
 from harness.report.findings import Comparison, Contender
 from harness.study.accept import Limits
 
 
-def within_limits(comparison: Comparison, limits: Limits) -> Accepted:
-    """Which contenders of a comparison keep the limits.
+def limits_in_words(comparison: Comparison) -> str:
+    """The best within what the study accepts, next to what that costs; one paragraph.
 
     Args:
         comparison: Confirmed pipelines.
-        limits: What the study accepts.
     """
-    return accepted({contender.label: _needs(contender) for contender in comparison.contenders}, limits)
+    (_, chosen), (_, freely) = comparison.advice, replace(comparison, limits=Limits()).advice
+    within = "nothing was shown to beat the base" if chosen is None else f"the answer is {chosen.label}"
+    refused = "; ".join(f"{name} {words.listed(list(why))}" for name, why in comparison.accepted.refused.items())
+    text = f"This study accepts {_limits(comparison.limits)}. Within that, {within}; {_without(comparison, chosen, freely)}."
+    return text + (f" Refused: {refused}." if refused else "")
 
 
-def _needs(contender: Contender) -> Needs:
-    return Needs(
-        forgetting=contender.worst.size.value if contender.worst else None,
-        seconds=contender.train_s,
-        memory_bytes=contender.peak_memory_bytes,
-    )
-
-
-def limits_in_words(comparison: Comparison, limits: Limits) -> str:
-    """The best within what is accepted, next to what that costs; one paragraph.
-
-    Args:
-        comparison: Confirmed pipelines.
-        limits: What the study accepts.
-    """
-    found = within_limits(comparison, limits)
-    gains = {c.label: c.gain.mean for c in comparison.contenders if c.gain is not None}
-    best, cost = best_within(gains, found)
-    head = f"This study accepts {_limits(limits)}. "
-    if not gains:
-        return head + "No pipeline has a comparable base score, so that what that costs is not known."
-    if best is None:
-        head += "No pipeline within that has a higher mean than the base, which forgets nothing"
-    else:
-        head += f"Within that, {best} has the highest mean gain, {comparison.unit.difference(gains[best])}"
-    tail = "; without these limits no mean is higher." if cost <= 0 else ""
-    if cost > 0:
-        tail = f"; without these limits {max(gains, key=lambda name: gains[name])} has {comparison.unit.difference(cost)} more."
-    refused = "; ".join(f"{name} {words.listed(list(reasons))}" for name, reasons in found.refused.items())
-    return head + tail + (f" Refused: {refused}." if refused else "")
+def _without(comparison: Comparison, chosen: Contender | None, freely: Contender | None) -> str:
+    """What the answer would be without limits."""
+    if freely is chosen or freely is None:
+        return "without these limits that would be the same"
+    more = (freely.gain.mean if freely.gain else 0.0) - (chosen.gain.mean if chosen and chosen.gain else 0.0)
+    return f"without these limits it would be {freely.label}, {comparison.unit.difference(more)}"
 
 
 def _limits(limits: Limits) -> str:

@@ -7,12 +7,13 @@ are judged together (`analysis.verdict`), and whoever says what to use reads `Co
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from statistics import fmean
 
 from harness.analysis import forgetting
+from harness.analysis.accepted import Accepted, Needs, accepted
 from harness.analysis.comparison import Question
 from harness.analysis.statistics import Interval
 from harness.analysis.verdict import Across, Contrast, Verdict, Word, across, judge, untestable
@@ -23,6 +24,7 @@ from harness.report import words
 from harness.report.data import StudyData
 from harness.report.forgotten import Forgetting, forgotten, with_statuses
 from harness.report.rows import ScoreRow, TrialRow, each_once
+from harness.study.accept import Limits
 
 BASE = "the base model as it is"
 """The base's name among those that are compared; no family has one with spaces."""
@@ -33,6 +35,7 @@ class Advice(StrEnum):
 
     BEST = "shown to be best"
     EQUAL = "one of several that beat the base and cannot be told apart"
+    WITHIN = "the best of those that beat the base within what the study accepts"
     KEEP = "nothing was shown to beat the base"
     OPEN = "nothing can be said"
     """There is no base to compare with, or no test."""
@@ -73,6 +76,12 @@ class Contender:
         """The skill that lost most, see `analysis.forgetting.worst`."""
         return forgetting.worst(self.lost)
 
+    @property
+    def needs(self) -> Needs:
+        """What it forgets and costs."""
+        lost = self.worst.size.value if self.worst else None
+        return Needs(forgetting=lost, seconds=self.train_s, memory_bytes=self.peak_memory_bytes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -88,6 +97,13 @@ class Comparison:
     verdict: Verdict
     items: int | None
     """Test items that the verdict is from; None where there is none."""
+    limits: Limits = field(default_factory=Limits)
+    """What the study accepts."""
+
+    @property
+    def accepted(self) -> Accepted:
+        """Which contenders the study accepts."""
+        return accepted({contender.label: contender.needs for contender in self.contenders}, self.limits)
 
     @property
     def best(self) -> Contender:
@@ -98,17 +114,19 @@ class Comparison:
     def advice(self) -> tuple[Advice, Contender | None]:
         """What to do, and the pipeline to use where that is one.
 
-        Among pipelines that beat the base and cannot be told apart, it is the one that forgets least, then costs least.
+        Only what the study accepts is named. Among pipelines that beat the base and cannot be told apart, it is the one that
+        forgets least, then costs least.
         """
         if self.verdict.word is Word.UNTESTABLE or not self.has_base:
             return Advice.OPEN, None
-        if self.verdict.use not in (None, BASE):
+        within = [c for c in self.contenders if c.label in self.accepted.within]
+        if self.verdict.use not in (None, BASE) and self.best in within:
             return Advice.BEST, self.best
-        equals = [c for c in self.contenders if c.label in self.verdict.equals]
-        winners = [c for c in equals if c.over_base is not None and c.over_base.word is Word.BETTER]
-        if not winners:
-            return Advice.KEEP, None
-        return Advice.EQUAL, min(winners, key=lambda c: (c.worst.size.value if c.worst else 0.0, c.train_s or 0.0))
+        winners = [c for c in within if c.over_base is not None and c.over_base.word is Word.BETTER]
+        equals = [c for c in winners if c.label in self.verdict.equals]
+        if equals:
+            return Advice.EQUAL, min(equals, key=lambda c: (c.worst.size.value if c.worst else 0.0, c.train_s or 0.0))
+        return (Advice.WITHIN, winners[0]) if winners else (Advice.KEEP, None)
 
     @property
     def has_base(self) -> bool:
@@ -168,6 +186,7 @@ def _comparison(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequen
         contenders=tuple(_numbered(contenders)),
         verdict=untestable("it was not judged"),
         items=None,
+        limits=study.file.limits,
     )
 
 

@@ -122,7 +122,7 @@ def with_statuses(study: StudyData, suites: Sequence[Sequence[Forgetting]]) -> l
         suites: What each pipeline forgot.
     """
     flat = [lost for suite in suites for lost in suite]
-    judged = iter(judge([_measures(study, lost) for lost in flat], study.file.smallest))
+    judged = iter(judge([_measures(study, lost) for lost in flat], study.file.smallest_difference / 100))
     return [
         tuple(replace(lost, judged=next(judged), flips=_flips(study.outcomes, lost)) for lost in suite)
         for suite in suites

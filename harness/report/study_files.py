@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.retained import SMALLEST
 from harness.study.accept import Limits, read_limits
 
 
@@ -43,11 +42,6 @@ class StudyFile:
             return read_limits(accept) if isinstance(accept, Mapping) else Limits()
         except ValueError:
             return Limits()
-
-    @property
-    def smallest(self) -> float:
-        """The smallest loss that matters, as a share."""
-        return SMALLEST
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> StudyFile:

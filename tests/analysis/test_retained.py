@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from harness.analysis.retained import Measure, Status, combined, flips, judge, noise_of
+from harness.analysis import retained
+from harness.analysis.retained import Measure, Status, combined, flips, noise_of
+
+judge = partial(retained.judge, smallest=0.05)
 
 
 def accuracy(base: np.ndarray, runs: np.ndarray, chance: float = 0.0) -> Measure:

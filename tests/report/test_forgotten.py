@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.analysis.retained import Status
+from harness.analysis.statistics import Interval
+from harness.analysis.verdict import Contrast, Verdict, Word
 from harness.database.ingest import connect
 from harness.database.items import Outcomes
 from harness.records.codec import decode
@@ -21,7 +23,7 @@ from harness.records.paths import Paths
 from harness.records.trial import TrialConfig
 from harness.report.accepting import limits_in_words
 from harness.report.data import load_study_data
-from harness.report.findings import compare
+from harness.report.findings import BASE, Advice, compare
 from harness.report.forgotten import how_sure, in_short, interval_in_words
 from harness.report.page import render_report
 from harness.study.accept import Limits
@@ -122,33 +124,50 @@ def test_the_page_counts_statuses(paths: Paths) -> None:
     assert "0.0 points lost" not in page.split("What was forgotten, skill by skill")[0]
 
 
-def test_without_items_nothing_is_kept_and_the_page_says_so(small: Paths) -> None:
-    study = replace(load_study_data(small, "made_up"), outcomes=Outcomes(), likelihoods=Outcomes())
+def test_without_items_nothing_is_kept_and_the_page_says_so(paths: Paths) -> None:
+    study = replace(load_study_data(paths, "made_up"), outcomes=Outcomes(), likelihoods=Outcomes())
     for contender in compare(study)[0].contenders:
-        assert {own.status for own in contender.lost} == {Status.CANNOT_TELL}
-        assert "cannot tell: 2" in str(in_short(contender.lost))
+        assert {own.status for own in contender.lost} == {Status.CANNOT_TELL, Status.NO_HEADROOM}
+        assert "cannot tell: 3" in str(in_short(contender.lost))
         assert "no single items" in how_sure(contender.lost)
 
 
 def test_what_the_study_accepts_stands_beside_what_it_costs(paths: Paths) -> None:
+    """Both pipelines beat the base; the better one lost 99.9% of a skill, the other nothing."""
     study = load_study_data(paths, "made_up")
     (found,) = compare(study)
-    best, other = found.contenders
-    limits = Limits(forgetting=0.05)
-    assert limits_in_words(found, limits).startswith(
-        "This study accepts at most 5 points lost of any skill. No pipeline within"
+    gains = [Interval(mean=gain, low=None, high=None, n=3) for gain in (0.3, 0.2)]
+    best, other = (
+        replace(contender, gain=gain, over_base=Contrast(word=Word.BETTER, difference=gain))
+        for contender, gain in zip(found.contenders, gains, strict=True)
     )
-    kept = replace(other, lost=tuple(own for own in other.lost if own.skill == "addition"))
-    text = limits_in_words(replace(found, contenders=(best, kept)), limits)
-    cost = found.unit.difference(best.gain.mean - other.gain.mean)
-    assert f"Within that, {other.label} has the highest mean gain, {found.unit.difference(other.gain.mean)}" in text
-    assert (
-        f"without these limits {best.label} has {cost} more. Refused: {best.label} forgets more than is accepted."
-        in text
+    other = replace(other, lost=tuple(own for own in other.lost if own.skill == "addition"))
+    against = {
+        other.label: Contrast(word=Word.WORSE, difference=gains[1]),
+        BASE: Contrast(word=Word.WORSE, difference=gains[0]),
+    }
+    verdict = Verdict(leader=best.label, word=Word.BETTER, against=against)
+    free = replace(found, contenders=(best, other), verdict=verdict)
+    assert free.advice == (Advice.BEST, best)
+    limited = replace(free, limits=Limits(forgetting=0.05))
+    assert limited.advice == (Advice.WITHIN, other)
+    assert limits_in_words(limited) == (
+        f"This study accepts at most 5 points lost of any skill. Within that, the answer is {other.label}; without these limits it "
+        f"would be {best.label}, +10.0 points. Refused: {best.label} forgets more than is accepted."
     )
+    strict = replace(free, limits=Limits(forgetting=0.05, seconds=1e-9))
+    assert strict.advice == (Advice.KEEP, None)
+    assert "Within that, nothing was shown to beat the base" in limits_in_words(strict)
+    wide = replace(free, limits=Limits(forgetting=1.0))
+    assert "the answer is " + best.label + "; without these limits that would be the same." in limits_in_words(wide)
+
+
+def test_limits_of_the_study_file_reach_the_page(paths: Paths) -> None:
+    study = load_study_data(paths, "made_up")
     content = {**study.file.content, "accept": {"forgetting": "5 points"}}
-    limited = replace(study, file=replace(study.file, content=content))
-    assert "This study accepts at most 5 points" in render_report(limited)
+    assert "This study accepts at most 5 points" in render_report(
+        replace(study, file=replace(study.file, content=content))
+    )
     assert "This study accepts" not in render_report(study)
 
 

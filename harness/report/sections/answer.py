@@ -128,7 +128,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
         paragraph(lead, kind="lead"),
         _facts(study, comparison, best),
         paragraph(_verdict(study, comparison)),
-        _accepted(study, comparison),
+        _accepted(comparison),
         paste,
     )
     return tag("article", *content, class_="card")
@@ -194,10 +194,9 @@ def _verdict(study: StudyData, comparison: Comparison) -> str:
     return text
 
 
-def _accepted(study: StudyData, comparison: Comparison) -> Html:
+def _accepted(comparison: Comparison) -> Html:
     """The best within what the study accepts, next to what it costs to ask for that."""
-    limits = study.file.limits
-    return Html("") if limits.is_none else paragraph(limits_in_words(comparison, limits))
+    return Html("") if comparison.limits.is_none else paragraph(limits_in_words(comparison))
 
 
 def _capital(text: str) -> str:

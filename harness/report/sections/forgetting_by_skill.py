@@ -57,7 +57,7 @@ class ForgettingBySkill(Section):
         )
         statuses = paragraph(
             "A skill is lost where the loss is beyond the noise of seeds and items, corrected over all skills and pipelines of "
-            f"the study; kept only where a loss of {words.number(100 * study.file.smallest)} points (or of that share of a "
+            f"the study; kept only where a loss of {words.number(study.file.smallest_difference)} points (or of that share of a "
             "token's probability) would have been seen. A score that stands at chance or at the floor of its scale cannot fall: "
             "there the skill is judged by how unlikely the right answers have become, and has no headroom where that is unknown."
         )
