@@ -17,6 +17,10 @@ import os
 from typing import ClassVar
 
 EXIT_INTERRUPTED = 130
+EXIT_LOST = 6
+"""`harness compare` found that a skill was lost."""
+EXIT_CANNOT_TELL = 7
+"""`harness compare` cannot tell whether a skill was lost."""
 
 
 class HarnessError(Exception):

@@ -1,7 +1,8 @@
 """The command line: verbs, exit codes, and one clear sentence for every mistake.
 
 Results go to stdout (`--json` for programs), progress and logs to stderr. Exit codes: 0 done, 2 usage, 3 bad study or
-task file, 4 partly failed, 5 storage, 130 interrupted. Everything heavy is imported inside the verb that needs it.
+task file, 4 partly failed, 5 storage, 6 lost and 7 cannot tell (both of `compare`), 130 interrupted. Everything heavy is
+imported inside the verb that needs it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import click
 
 from harness import __version__
+from harness.cli.comparing import compare
 from harness.cli.site import pair, site_options
 from harness.cli.terminal import Commands, json_option, listen, show
 from harness.errors import SpecError, UsageError
@@ -230,6 +232,9 @@ def train(
     show(trained, as_json, lambda trained: trained.text())
     if trained.exit_code:
         sys.exit(trained.exit_code)
+
+
+main.add_command(compare)
 
 
 @main.command()

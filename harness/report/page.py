@@ -82,6 +82,23 @@ def _within_limit(parts: list[Part]) -> list[Part]:
 def _page(study: StudyData, parts: list[Part]) -> str:
     question = study.file.question
     title = f"{study.name}: {'study report' if question is None else question}"
+    header = tag(
+        "header", paragraph(f"Fine-tuning study · {study.name}", kind="kicker"), tag("h1", question or study.name)
+    )
+    answer, *others = parts
+    contents = tag("nav", listing(tag("a", p.title, href=f"#{p.anchor}") for p in others), aria_label="Sections")
+    main = tag("main", _part(answer), contents, join(_part(part) for part in others))
+    skip = tag("a", "Skip to the answer", href=f"#{answer.anchor}", class_="skip")
+    return document(title, tag("body", skip, header, main, _footer()))
+
+
+def document(title: str, body: Html) -> str:
+    """A page that needs nothing else, and may load nothing.
+
+    Args:
+        title: Of the browser's window.
+        body: The element.
+    """
     style = files("harness.report").joinpath("style.css").read_text(encoding="utf-8")
     head = join(
         (
@@ -93,13 +110,6 @@ def _page(study: StudyData, parts: list[Part]) -> str:
             tag("style", Html(style)),
         )
     )
-    header = tag(
-        "header", paragraph(f"Fine-tuning study · {study.name}", kind="kicker"), tag("h1", question or study.name)
-    )
-    answer, *others = parts
-    contents = tag("nav", listing(tag("a", p.title, href=f"#{p.anchor}") for p in others), aria_label="Sections")
-    main = tag("main", _part(answer), contents, join(_part(part) for part in others))
-    body = tag("body", tag("a", "Skip to the answer", href=f"#{answer.anchor}", class_="skip"), header, main, _footer())
     return f'<!DOCTYPE html>\n<html lang="en">{tag("head", head)}{body}</html>\n'
 
 

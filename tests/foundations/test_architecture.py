@@ -20,7 +20,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 ORDER = (
     "errors files space plugins records study models metrics tasks nn analysis axes "
     "methods objectives retention curation cost training evaluation trial workers runners search driver "
-    "database recommend report testbed cli"
+    "database recommend report testbed compare cli"
 ).split()
 OWNERS = {
     "duckdb": {"database"},
