@@ -45,8 +45,8 @@ class Tradeoff(Section):
             return None
         note = paragraph(
             "Higher means more learned. A filled mark is on the frontier: no other confirmed pipeline gains at least as much while "
-            "forgetting no more and training no longer. Forgetting is shown for the skill that lost most. Training time is what one run "
-            "takes alone, even if several runs were trained together."
+            "forgetting no more and training no longer. Forgetting is shown for the skill that lost most, in points of its scale "
+            "or of a token's probability. Training time is what one run takes alone, even if several runs were trained together."
         )
         return note + join(parts)
 
