@@ -344,7 +344,7 @@ def _contrast(table: Table, claims: _Claims, pair: tuple[int, int], shown: Word 
     word = Word.EQUIVALENT if pair in claims.equivalent else Word.NOISE
     return Contrast(
         word=Word.UNTESTABLE if reason else shown or word,
-        difference=table.difference(i, j),
+        difference=table.difference(i, j, table.candidates if i == table.top else 1),
         p=None if reason else table.p(i, j),
         reason=reason,
     )

@@ -18,7 +18,7 @@ from harness.records.results import find_result
 from harness.records.study_trials import Role, read_members
 from harness.records.trial import Forecast, TrialConfig
 from harness.search.cell import Cell
-from harness.study.spec import Confirm
+from harness.study.spec import StudySpec
 
 DEFAULT_SEED_SD = 0.02
 """Standard deviation of a score over seeds, where no confirmed trials are on record: typical of accuracies on
@@ -281,30 +281,36 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
 
 
 def _detectable(experiment: Experiment) -> tuple[Detectable, ...]:
-    """By task, what the paired test over seeds finds, and what that was assumed from."""
+    """By task, what the verdict would find, and what that was assumed from."""
     measured = _seed_sds(experiment.paths, experiment.spec.tasks)
-    confirm = experiment.spec.confirm
-    return tuple(_detectable_on(task, confirm, measured.get(task.ref.name, [])) for task in experiment.tasks)
+    return tuple(_detectable_on(task, experiment.spec, measured.get(task.ref.name, [])) for task in experiment.tasks)
 
 
-def _detectable_on(task: TaskInfo, confirm: Confirm, measured: Sequence[float]) -> Detectable:
+def _detectable_on(task: TaskInfo, spec: StudySpec, measured: Sequence[float]) -> Detectable:
     """A metric on a scale scatters with its items; of another one nothing is known before its spread was measured."""
-    from harness.analysis.statistics import minimal_detectable_difference
+    from harness.analysis.power import detectable
 
-    name, width, seeds = task.ref.name, task.scale.width, confirm.seeds
-    if seeds < 2:
-        return Detectable(name, None, width, "unknown with fewer than two seeds")
+    name, width, seeds = task.ref.name, task.scale.width, spec.confirm.seeds
     if not measured and not width:
         return Detectable(name, None, width, "unknown before seed spread was measured")
     # Variances average, standard deviations do not.
     unit = width or 1.0
     sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD * unit
-    items = (task.scored("test", confirm.limit) or None) if width else None
+    items = (task.scored("test", spec.confirm.limit) or None) if width else None
     basis = f"{seeds} seeds, " + (f"{items or 'all'} test items, " if width else "") + f"standard deviation {sd:.3f}"
     families = "family" if len(measured) == 1 else "families"
     basis += f" over seeds of {len(measured)} confirmed {families}" if measured else " over seeds assumed"
-    # The worst case of a proportion, scored on so many items, is that of any metric with two ends in units of its width.
-    difference = minimal_detectable_difference(seeds, sd / unit, items)
+    asked = len(spec.tasks) * len(spec.base_models)
+
+    def found(runs: int, size: int | None) -> float | None:
+        compared = max(spec.confirm.finalists, 2)
+        return detectable(families=compared, runs=runs, items=size, seed_sd=sd / unit, tasks=min(asked, 6))
+
+    difference = found(seeds, items)
+    seeds_more, items_more = (found(2 * seeds, items), found(seeds, 2 * items)) if items else (None, None)
+    if seeds_more is not None and items_more is not None:
+        ways = sorted([(seeds_more * unit, "seeds"), (items_more * unit, "items")])
+        basis += "; " + ", ".join(f"with twice the {what} {size:.3f}" for size, what in ways)
     return Detectable(name, None if difference is None else difference * unit, width, basis)
 
 

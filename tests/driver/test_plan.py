@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.analysis.power import detectable
 from harness.driver.experiment import ModelInfo
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.plan import plan_study
@@ -114,14 +115,14 @@ def test_a_family_needs_the_memory_of_its_largest_base_model(tmp_path):
     assert both.peak_memory_bytes == large.peak_memory_bytes
 
 
-def test_the_smallest_detectable_difference_is_that_of_a_paired_t_test(tmp_path):
+def test_the_smallest_detectable_difference_is_that_of_the_verdict(tmp_path):
     spec = standin.study(confirm={"finalists": 1, "seeds": 5})
     plan = plan_study(standin.experiment(spec, standin.site(tmp_path)))
-    # Five pairs at 80% power and level .05 need a noncentrality of about 3.7 (tables of the noncentral t, 4 degrees);
-    # the error is sqrt(2 * .02^2 / 5 + .5 / 10 items).
+    asked = len(spec.tasks) * len(spec.base_models)
     for one in plan.detectable:
-        assert one.difference == pytest.approx(3.74 * math.sqrt(2 * 0.02**2 / 5 + 0.5 / 10), rel=0.05)
+        assert one.difference == detectable(families=2, runs=5, items=10, seed_sd=0.02, tasks=asked)
         assert "assumed" in one.basis
+        assert "with twice the items" in one.basis
 
 
 def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path):
@@ -142,9 +143,11 @@ def test_what_can_be_detected_is_said_for_every_task_in_its_own_metric(tmp_path)
     folder.mkdir(parents=True)
     (folder / "members.jsonl").write_text("".join(json.dumps(member) + "\n" for member in members))
     again = plan_study(experiment)
-    # sd .1414 and no term for items: sqrt(2 x .02 / 2) = .1414 times the same noncentrality as for task one
-    ratio = plan.detectable[0].difference / math.sqrt(2 * 0.02**2 / 2 + 0.5 / 10)
-    assert again.detectable[1].difference == pytest.approx(ratio * math.sqrt(0.02))
+    asked = len(spec.tasks) * len(spec.base_models)
+    sd = math.sqrt(0.02)  # of 3.0 and 3.2
+    assert again.detectable[1].difference == pytest.approx(
+        detectable(families=2, runs=2, items=None, seed_sd=sd, tasks=asked)
+    )
     assert again.detectable[0] == plan.detectable[0]
 
 
