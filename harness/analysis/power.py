@@ -8,11 +8,15 @@ import numpy as np
 
 from harness.analysis.comparison import quantile
 from harness.analysis.noise import Sample, errors_of, seed_noise
+from harness.analysis.verdict import ALPHA
 
 INTERACTION = 0.01
 """Variance, over items, of the difference of what two families make of an item; of a share, as the testbed's tasks have it."""
 REST = 0.15
 """Variance of single answers that neither item nor run explains; likewise."""
+
+STUDIES = 150
+"""That are simulated."""
 
 
 @lru_cache(maxsize=256)  # a plan asks the same of every task that looks alike
@@ -24,8 +28,6 @@ def detectable(
     seed_sd: float,
     tasks: int = 1,
     power: float = 0.8,
-    studies: int = 150,
-    alpha: float = 0.05,
 ) -> float | None:
     """Smallest lead of one family over equally good others for which `verdict.judge` says "use it" so often.
 
@@ -36,8 +38,6 @@ def detectable(
         seed_sd: Standard deviation of a run's mean over seeds, in units of the score, with any number of items.
         tasks: Of the study, which share one correction.
         power: How often, in (0, 1).
-        studies: That are simulated.
-        alpha: Level of the study's claims.
 
     Returns:
         In units of the score; None with fewer than two runs.
@@ -46,7 +46,7 @@ def detectable(
         return None
     rng = np.random.default_rng(0)
     leads = []
-    for _ in range(studies):
+    for _ in range(STUDIES):
         samples = [_drawn(rng, families, runs, items, seed_sd) for _ in range(tasks)]
         noise = seed_noise(samples)[0]
         if noise is None:
@@ -55,7 +55,7 @@ def detectable(
         means = samples[0].means
         # the lead that the first family would have needed in this study
         needed = [
-            quantile(alpha / 2 / tasks, errors.pair_degrees[0, j]) * errors.pairs[0, j] ** 0.5 + means[j] - means[0]
+            quantile(ALPHA / 2 / tasks, errors.pair_degrees[0, j]) * errors.pairs[0, j] ** 0.5 + means[j] - means[0]
             for j in range(1, families)
         ]
         leads.append(max(needed))
