@@ -7,7 +7,7 @@ from harness.compare.answers import Answer
 from harness.compare.judgement import Compared, Comparison, Verdict
 from harness.compare.said import COLUMNS, LONGEST, WORST, cells, headline
 from harness.report import words
-from harness.report.markup import Column, Html, details, join, listing, paragraph, slug, table, tag
+from harness.report.markup import Column, Html, details, join, listing, paragraph, table, tag
 from harness.report.page import document
 
 
@@ -24,18 +24,23 @@ def render(comparison: Comparison) -> str:
         for model in comparison.models
     )
     notes = listing(comparison.notes) if comparison.notes else Html("")
-    main = tag("main", answers, notes, join(_model(comparison, model) for model in comparison.models))
+    main = tag(
+        "main",
+        answers,
+        notes,
+        join(_model(comparison, number, model) for number, model in enumerate(comparison.models, 1)),
+    )
     return document(title, tag("body", header, main, _footer(comparison)))
 
 
-def _model(comparison: Comparison, model: Compared) -> Html:
+def _model(comparison: Comparison, number: int, model: Compared) -> Html:
     columns = [
         Column(name.capitalize(), number=name in ("base", "tuned", "items", "bits per byte")) for name in COLUMNS
     ]
     caption = f"Skills of {comparison.base}, and what {model.name} made of them"
     summary = table(caption, columns, ((skill.pair.name, *cells(skill)) for skill in model.skills))
     worst = join(_worst(model, skill) for skill in model.skills)
-    return tag("section", tag("h2", model.name), summary, worst, id=slug("model", model.name))
+    return tag("section", tag("h2", model.name), summary, worst, id=f"model-{number}")
 
 
 def _worst(model: Compared, skill: Verdict) -> Html:
@@ -54,7 +59,9 @@ def _item(model: Compared, number: int, base: Answer, tuned: Answer) -> Html:
     return join(
         (
             tag("h3", f"Item {number}"),
-            tag("pre", _cut(base.prompt)) if base.prompt else Html(""),
+            tag("pre", _cut(base.prompt), tabindex="0", role="region", aria_label=f"Prompt of item {number}")
+            if base.prompt
+            else Html(""),
             paragraph("Right: ", tag("code", _cut(base.right))),
             table(f"Answers to item {number}", columns, rows),
         )

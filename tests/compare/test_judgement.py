@@ -128,3 +128,10 @@ def test_the_worst_items_come_first():
     base, tuned = skill([1, 1, 0, 0], bits), skill([0, 1, 1, 0], bits + np.array([0.1, 0.4, 0, -1]))
     (found,) = compare(model("b", one=base), [model("t", one=tuned)], 0.05).models[0].skills
     assert [own.item for own, _ in found.worst(5)] == ["item 0", "item 1"]
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_few_items_that_do_not_move_say_nothing_of_others(count):
+    """That none of 30 items lost anything is likely (.54) where one in 50 loses all."""
+    text = skill(np.linspace(1, 2, count), **BITS)
+    assert statuses(compare(model("b", text=text), [model("t", text=text)], 0.05)) == {"text": Status.TOO_FEW}
