@@ -18,7 +18,7 @@ from harness.training.alone import Alone
 from harness.training.choices import choices
 from harness.training.learner import Watch
 from harness.training.prepare import make_learner
-from harness.training.reach import reach
+from harness.training.reach import Weights, reach
 from harness.training.together import Together
 from harness.training.trl import run_trainer
 
@@ -259,13 +259,13 @@ def attached(
     from transformers import set_seed
 
     set_seed(seed)
-    weights = tuple(model.parameters())
+    weights = Weights.of(model)
     model = chosen.method.attach(model, setup)
-    share = reach(chosen.method, model, weights)
+    share, of_experts = reach(chosen.method, model, weights)
     model = model if dtype is None else model.to(dtype)
     watch = Watch(stop_at=steps, score_at=frozenset(), meter=Meter("cpu"), tally=Tally())
     learner = make_learner(model, list(rows), chosen, setup, watch, {})
-    learner.settings = replace(learner.settings, reach=share)
+    learner.settings = replace(learner.settings, reach=share, reach_experts=of_experts)
     return learner, notes
 
 

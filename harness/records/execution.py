@@ -37,6 +37,8 @@ class StageSettings(Record):
     reach: float | None = added(None)
     """Share of the base's weights that the method moves, or in whose place it stands; 0 where what it trains is beside
     the base. None in records from before this was noted."""
+    reach_experts: float | None = added(None)
+    """The same share of the weights of a mixture's experts; None where there are none."""
     adapter: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """PEFT's configuration of each adapter, without settings that are empty."""
     observed: Mapping[str, Any] | None = added(None)

@@ -64,6 +64,10 @@ class Contender:
     peak_memory_bytes: float | None
     money: float | None
     """Of one run alone."""
+    reach: tuple[float, ...] = ()
+    """By stage, share of the base's weights that was reached; empty where that is not known."""
+    leaves_experts: bool = False
+    """Whether its base is a mixture of experts, of which no stage reached any."""
     failures: int
     """Confirm runs of the family on this base model and task that ended without a score."""
     contrast: Contrast | None = None
@@ -208,6 +212,8 @@ def _contender(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequenc
         train_s=_mean(trial.solo_train_s for trial in trials),
         peak_memory_bytes=max(memory, default=None),
         money=_mean(trial.solo_money for trial in trials),
+        reach=trials[0].reach,
+        leaves_experts=trials[0].leaves_experts,
         failures=sum(trial.failed for trial in _confirm_runs(study, first)),
     )
 

@@ -73,6 +73,10 @@ class TrialRow(MemberRow):
     money: float | None
     solo_money: float | None
     total_params: int | None
+    reach_json: str | None
+    """By stage: share of the base's weights that its method reached, as JSON; null where that is not known."""
+    reach_experts_json: str | None
+    """The same of a mixture's experts; null where there are none."""
     alone: str | None
     """Why it could not train together with others."""
     harness_version: str | None
@@ -100,6 +104,18 @@ class TrialRow(MemberRow):
         """Its pipeline."""
         # Parsed when asked for: a report shows the stages of a few trials of thousands.
         return stages_of(self.stages_json or "[]")
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """By stage that trained, the share of the base's weights that was reached; empty where one is not known."""
+        shares = json.loads(self.reach_json or "[]")
+        return () if None in shares else tuple(shares)
+
+    @property
+    def leaves_experts(self) -> bool:
+        """Whether its base has experts, of which no stage reached any."""
+        shares = json.loads(self.reach_experts_json or "[]")
+        return bool(shares) and not any(shares) and None not in shares
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -214,6 +230,8 @@ SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, m.
   t.status, t.reason, t.stages AS stages_json, t.steps, t.fidelity, t.seed, t.split, t.notes,
   c.total_s, c.train_s, c.solo_train_s, c.seconds AS seconds_json, c.cpu_s, c.gpu_s, c.trained_with, c.utilisation,
   c.peak_memory_bytes, c.energy_j, c.money, c.solo_money, c.total_params,
+  to_json(p.effective->'$.stages[*].reach') AS reach_json,
+  to_json(p.effective->'$.stages[*].reach_experts') AS reach_experts_json,
   p.alone, p.harness_version, p.versions AS versions_json, p.plugins AS plugins_json,
   p.hardware, p.python, p.git_commit, t.chat_template, p.started_at
 FROM members m LEFT JOIN trials t USING (key) LEFT JOIN costs c USING (key) LEFT JOIN provenance p USING (key)

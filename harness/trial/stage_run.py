@@ -30,7 +30,7 @@ from harness.training import checkpoint
 from harness.training.choices import Choices, choices, refusal
 from harness.training.learner import Learner, Watch
 from harness.training.prepare import make_learner
-from harness.training.reach import reach
+from harness.training.reach import Weights, reach
 from harness.trial.failures import finite
 from harness.trial.model_folder import save_model, save_untouched
 from harness.trial.process import ready_process
@@ -192,14 +192,14 @@ def prepare(start: Start) -> Prepared:
         model = run.process.model_for(start.base, chosen.method, chosen.params, run.meter.device, held)
         setup = _setup(start, task, model)
         seed_everything(derive_seed(run.config.seed, "stage", start.next.index, "adapter"))
-        weights = tuple(model.parameters())
+        weights = Weights.of(model)
         model = chosen.method.attach(model, setup)
-        share = reach(chosen.method, model, weights)
+        share, of_experts = reach(chosen.method, model, weights)
         tally = run.accounts.open_stage(model_size(model))
     with run.meter.phase("data"):
         rows, sums = run.process.rows_of(task, opened.base), run.process.reference_sums
         learner = make_learner(model, rows, chosen, setup, _watch(start, tally), sums)
-        learner.settings = replace(learner.settings, reach=share)
+        learner.settings = replace(learner.settings, reach=share, reach_experts=of_experts)
     return Prepared(start=start, learner=learner, resumed_from=_resume(run, learner))
 
 

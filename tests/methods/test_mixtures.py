@@ -55,7 +55,9 @@ def test_lora_trains_experts(mixtral):
 def test_the_share_that_a_method_reaches_is_stated(mixtral, situation, method, params, reached):
     """Exactly when it is attached, and within a router's size when it is planned."""
     one = stage(method, **params)
-    assert attached(mixtral, one)[0].settings.reach == pytest.approx(reached / TOTAL)
+    settings = attached(mixtral, one)[0].settings
+    assert settings.reach == pytest.approx(reached / TOTAL)
+    assert bool(settings.reach_experts) == (reached > LINEAR)
     assert load("methods", method)().reach(situation.model, Params(one.params)) == pytest.approx(
         reached / TOTAL, abs=0.005
     )

@@ -17,7 +17,16 @@ from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html
 from harness.report.page import FOLDER
 from harness.report.study_files import Forecasts
-from tests.report.studies import failing_world, keep_members, large_spec, write_large, write_small, write_walked
+from tests.fabricate import fabricate, study_spec
+from tests.report.studies import (
+    failing_world,
+    keep_members,
+    large_spec,
+    paths_in,
+    write_large,
+    write_small,
+    write_walked,
+)
 
 SECTIONS = names(FOLDER)
 
@@ -242,3 +251,27 @@ def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData])
     text = section().render(replace(study, paths=[row for row in study.paths if row.scored != "facts"])) or ""
     assert "Forgetting is measured on stories_perplexity." in text
     assert "mean forgetting (perplexity)" in text
+
+
+def test_pipelines_that_leave_much_of_the_base_are_named(tmp_path: Path) -> None:
+    """One family left the experts of a mixture, the others nothing; what an old record does not say is not said."""
+    from tests.report.studies import change_records
+
+    def reached(reach: float | None, experts: float | None) -> str:
+        def change(record: dict[str, Any]) -> None:
+            (stage,) = record["config"]["pipeline"]["stages"] or [{"retention": "none"}]
+            left = {"reach": reach, "reach_experts": experts}
+            stages = [left if stage["retention"] == "replay" else {"reach": 1.0, "reach_experts": 1.0}]
+            record["provenance"]["effective"]["stages"] = stages
+
+        change_records(paths, change)
+        return shown("answer", load_study_data(paths, "made_up"))
+
+    paths = paths_in(tmp_path)
+    fabricate(paths, study_spec(tasks=1, trials=2, seeds=2))
+    text = reached(0.31, 0.0)
+    assert "<p>full_replay reached 31% of the base&#x27;s weights (experts were left as they are).</p>" in text
+    assert "full_replay reached 31% of the base&#x27;s weights.</p>" in reached(0.31, None)
+    assert "full_replay reached none, with what trains beside them, of the base" in reached(0.0, None)
+    assert "reached" not in reached(0.95, None)
+    assert "reached" not in reached(None, None)

@@ -18,6 +18,8 @@ from harness.report.rows import known_total, total
 from harness.report.sections.base import Section
 
 _POINTS = words.Unit("share of the scale", scale=Scale(low=0.0, high=1.0))
+NEARLY_ALL = 0.9
+"""Share of a base's weights from which on nothing is said: adapters on all linear layers leave out embeddings and norms."""
 
 
 class Answer(Section):
@@ -129,6 +131,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
         _facts(study, comparison, best),
         paragraph(_verdict(study, comparison)),
         _accepted(comparison),
+        _reach(comparison),
         paste,
     )
     return tag("article", *content, class_="card")
@@ -201,6 +204,21 @@ def _accepted(comparison: Comparison) -> Html:
 
 def _capital(text: str) -> str:
     return "The base model" if text == BASE else text
+
+
+def _reach(comparison: Comparison) -> Html:
+    """What pipelines could not change of the base, in one sentence; nothing where all reached nearly everything."""
+    parts = [
+        f"{contender.label} reached {words.listed([_share(share) for share in contender.reach])} of the base's weights"
+        + (" (experts were left as they are)" if contender.leaves_experts else "")
+        for contender in comparison.contenders
+        if contender.reach and max(contender.reach) < NEARLY_ALL
+    ]
+    return paragraph(f"{'; '.join(parts)}.") if parts else Html("")
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "less than 1%" if share else "none, with what trains beside them,"
 
 
 def _spend(study: StudyData) -> Html:
