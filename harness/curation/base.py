@@ -9,6 +9,8 @@ from abc import ABC
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Plugin, StageSetup
+from harness.models.tokens import Encoder
+from harness.space import Params
 from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
@@ -20,6 +22,19 @@ class Curation(Plugin, ABC):
 
     gives: ClassVar[tuple[str, ...]] = ()
     """Columns of the rows that it makes, which the task's own rows need not have (`rejected`)."""
+
+    def check(self, encoder: Encoder, params: Params, generates: bool) -> None:
+        """Refuse, before anything is spent, rows of its own making that a stage cannot take.
+
+        Args:
+            encoder: Of the base's tokenizer.
+            params: The stage's; `max_length` is cut to the model's context.
+            generates: Whether the task is scored on generated text.
+
+        Raises:
+            SpecError: When they do not fit.
+        """
+        return
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The rows to train on; must not change those it was given."""

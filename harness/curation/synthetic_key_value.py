@@ -9,7 +9,8 @@ from harness.axes.encoding import encoded, encoder
 from harness.curation._refusals import unmet
 from harness.curation.base import Curation
 from harness.errors import SpecError
-from harness.space import Choice, Integer
+from harness.models.tokens import Encoder
+from harness.space import Choice, Integer, Params
 from harness.tasks.training_rows import Row
 
 
@@ -34,6 +35,18 @@ class SyntheticKeyValue(Curation):
         """Its rows have prompts and answers, and nothing else."""
         return unmet(situation)
 
+    def check(self, encoder: Encoder, params: Params, generates: bool) -> None:
+        """There must be enough different numbers, and rows of two dictionaries must fit.
+
+        Raises:
+            SpecError: When there are not, or these do not.
+        """
+        count, keys, digits = (params.integer(name) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
+        if 2 * count * keys > 9 * 10 ** (digits - 1):
+            raise SpecError(f"kv_digits must give {2 * count * keys} different numbers, but {digits} do not: raise it")
+        if not _fit([_row(random.Random(0), min(2, count), keys, digits)], encoder, params, generates):
+            raise SpecError(_too_long(params))
+
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
         """The made-up rows, after the task's own where those stay.
 
@@ -42,18 +55,15 @@ class SyntheticKeyValue(Curation):
         """
         params = setup.params
         count, keys, digits = (params.integer(name) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
-        if 2 * count * keys > 9 * 10 ** (digits - 1):
-            raise SpecError(f"kv_digits must give {2 * count * keys} different numbers, but {digits} do not: raise it")
+        encode = encoder(setup)
+        self.check(encode, params, setup.generates)
         rng, fits = random.Random(setup.seed), count
         retrievals = [_row(rng, count, keys, digits) for _ in range(params.integer("kv_rows"))]
-        while not _fit(retrievals, setup):
+        while not _fit(retrievals, encode, params, setup.generates):
             # In steps of an eighth: tokens per number differ between tokenizers, so the count is found by trying.
             fits -= max(1, fits // 8)
             if fits < 2:
-                raise SpecError(
-                    f"synthetic_key_value must fit max_length ({params.integer('max_length')} tokens), but two dictionaries do "
-                    "not: lower kv_keys or kv_digits, or take a base with a longer context"
-                )
+                raise SpecError(_too_long(params))
             retrievals = [_row(rng, fits, keys, digits) for _ in retrievals]
         setup.note(f"{len(retrievals)} synthetic rows of {fits} dictionaries")
         return [*rows, *retrievals] if params.flag("kv_beside") else retrievals
@@ -72,7 +82,14 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
     return Row(prompt=prompt, completion=f" {value} in [{asked // keys + 1}]")
 
 
-def _fit(rows: list[Row], setup: StageSetup) -> bool:
+def _too_long(params: Params) -> str:
+    return (
+        f"synthetic_key_value must fit max_length ({params.integer('max_length')} tokens), but two dictionaries do not: lower "
+        "kv_keys or kv_digits, or take a base with a longer context"
+    )
+
+
+def _fit(rows: list[Row], encode: Encoder, params: Params, generates: bool) -> bool:
     """Whether every row and its end token are within `max_length`."""
-    longest = max(len(sequence.input_ids) for sequence in encoded(rows, encoder(setup), setup.generates))
-    return longest <= setup.params.integer("max_length")
+    longest = max(len(sequence.input_ids) for sequence in encoded(rows, encode, generates))
+    return longest <= params.integer("max_length")

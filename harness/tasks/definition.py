@@ -143,11 +143,25 @@ def lm_eval_config(keys: Keys, name: str, metadata: TaskMetadata, where: str) ->
     config |= {"task": name, "output_type": definition.output_type, "metric_list": [metric]}
     if definition.output_type == "generate_until":
         repeats, ours = definition.answers_per_item(where), measure(metric_name(metric))
-        config |= {"generation_kwargs": definition.generation_settings, "repeats": repeats}
+        config |= {"generation_kwargs": _generation(definition, where), "repeats": repeats}
         if ours and ours.every_sample and not definition.filter_list:
             # lm-eval's default filter keeps the first answer only.
             config["filter_list"] = [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}]
     return config
+
+
+def _generation(definition: Definition, where: str) -> Keys:
+    """The settings for `generate`, which lm-eval must be able to read."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    try:
+        settings = definition.generation_settings
+        normalize_gen_kwargs(settings)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SpecError(
+            f"{where}: generation_kwargs must be settings of generation, but are not ({error}): correct them"
+        ) from error
+    return settings
 
 
 def _metric(definition: Definition, keys: Keys, metadata: TaskMetadata, where: str) -> Keys:

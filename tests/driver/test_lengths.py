@@ -150,3 +150,25 @@ def test_a_token_that_spans_prompt_and_answer_is_told(planned, tmp_path):
         "colour on M: a token would span prompt and answer in 12 of 24 training rows: they are encoded apart there, in "
         "training as in scoring"
     ]
+
+
+def test_made_up_rows_that_do_not_fit_are_refused(planned):
+    """Two dictionaries of 16 keys of 8 digits are above 500 letters, each of which is a token."""
+    long = {
+        "method": "full",
+        "curation": "synthetic_key_value",
+        "params": {"max_length": 64, "kv_keys": 16, "kv_digits": 8},
+    }
+    with pytest.raises(
+        SpecError, match=r"synthetic_key_value must fit max_length \(64 tokens\), but two dictionaries do not"
+    ):
+        planned("colour", made_up=long)
+    few = {"method": "full", "curation": "synthetic_key_value", "params": {"kv_digits": 2, "kv_dictionaries": 16}}
+    with pytest.raises(SpecError, match="kv_digits must give 96 different numbers, but 2 do not: raise it"):
+        planned("colour", made_up=few)
+
+
+def test_generation_settings_that_are_none_are_refused(planned, tmp_path):
+    rewrite(tmp_path / "tasks", "echo", generation_kwargs={"max_gen_toks": "Infinity"})
+    with pytest.raises(SpecError, match="generation_kwargs must be settings of generation, but are not"):
+        planned("echo")

@@ -338,3 +338,26 @@ def test_replay_of_plain_texts_is_refused_where_prompts_are_answered(name):
     beside = {"objective": load("objectives", name)}
     assert "plain texts" in replay.skip(Situation(beside=beside, params=Params({"replay_from": ""})))
     assert replay.skip(Situation(beside=beside, params=Params({"replay_from": "low"}))) is None
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("axis", "choice", "named"), [("curation", "mixing", "pools"), ("retention", "replay", "replay_from")]
+)
+def test_plain_texts_beside_prompts_are_refused(objective, axis, choice, named):
+    """A text without a prompt asks for no answer; of a task with prompts nothing is said."""
+    kinds = {"tales": "loglikelihood_rolling", "sums": "generate_until"}
+    known = TaskFacts(output_type="generate_until", metadata=TaskMetadata(reward="exact_match"))
+
+    def skip(task):
+        beside = {axis: load(axis, choice)}
+        situation = Situation(
+            task=known,
+            beside=beside,
+            params=Params({named: task}),
+            facts_of=lambda name: TaskFacts(output_type=kinds[name]),
+        )
+        return load("objectives", objective)().skip(situation)
+
+    assert skip("tales") == "its objective answers prompts, but the rows of tales are plain texts"
+    assert skip("sums") is None
