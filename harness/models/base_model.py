@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import SpecError, one_of
+from harness.errors import SpecError, one_line, one_of
 from harness.files import expand
 from harness.models.headers import headers, held_type
 from harness.models.hub import commit_of
@@ -283,13 +283,20 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
     A tokenizer without any special token stays without padding: batches are then filled up with token 0.
 
     Raises:
-        SpecError: When it begins or ends texts with a token that the model does not have.
+        SpecError: When it cannot be read, or begins or ends texts with a token that the model does not have.
     """
     from transformers import AutoTokenizer
 
     quiet()
-    tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base), trust_remote_code=False)
-    tokenizer("a")  # so that what its settings break is found here
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.source, **_revision(base), trust_remote_code=False)
+        tokenizer("a")  # so that what its settings break is found here
+    except Exception as error:  # a damaged file makes libraries raise anything, some of their errors only `Exception`
+        cause = one_line(str(error), 200)
+        raise SpecError(
+            f"base model {base.ref.name!r} must have a readable tokenizer, but it has not ({type(error).__name__}: {cause}): "
+            "download it again, or save it with save_pretrained"
+        ) from error
     rows = embedded_tokens(base)
     for name in ("bos_token", "eos_token"):
         token = getattr(tokenizer, f"{name}_id")

@@ -42,20 +42,27 @@ def headers(folder: Path) -> Iterator[Header]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if 8 + length > size:
                 raise ValueError(f"{path.name} is cut off")
-            header = json.loads(file.read(length))
+            header = _table(file.read(length), path)
         if not isinstance(header, dict):
             raise ValueError(f"{path.name} has no table of tensors")
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
             try:
-                shape, form, end = entry["shape"], str(entry["dtype"]), entry["data_offsets"][1]
+                shape, form, end = entry["shape"], str(entry["dtype"]), int(entry["data_offsets"][1])
                 found = Header(name, [int(width) for width in shape], form)
-            except (TypeError, KeyError, IndexError) as error:
+            except (TypeError, ValueError, OverflowError, LookupError) as error:
                 raise ValueError(f"{path.name} does not say what {name!r} is") from error
             if 8 + length + end > size:
                 raise ValueError(f"{path.name} is cut off")
             yield found
+
+
+def _table(raw: bytes, path: Path) -> object:
+    try:
+        return json.loads(raw)
+    except RecursionError as error:
+        raise ValueError(f"the header of {path.name} is nested too deeply") from error
 
 
 def held_type(folder: Path) -> str:
@@ -80,5 +87,5 @@ def _stated(folder: Path) -> str | None:
         config = json.loads((folder / "config.json").read_text())
         places = (config, config.get("text_config") or {})
         return next((str(kind) for place in places if (kind := place.get("dtype") or place.get("torch_dtype"))), None)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None

@@ -50,9 +50,7 @@ def check_model(base: BaseModel) -> list[str]:
     if reason := _no_writer(model):
         raise SpecError(f"base model {base.ref.name!r} must be a causal language model, but {reason}")
     notes = _weights_fit(base, model, info)
-    with _said(base, "a readable tokenizer", "download it again, or save it with save_pretrained"):
-        tokenizer = load_tokenizer(base)
-    return notes + _vocabulary_fits(base, model, tokenizer)
+    return notes + _vocabulary_fits(base, model, load_tokenizer(base))
 
 
 def _no_writer(model: PreTrainedModel) -> str | None:

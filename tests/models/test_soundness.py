@@ -239,3 +239,39 @@ def test_a_model_that_sees_pictures_is_refused_and_its_text_part_is_not(tmp_path
     with pytest.raises(SpecError, match=r"a gemma3 has more than text \(vision_config\)"):
         check_model(resolve_model(str(whole)))
     assert check_model(resolve_model(str(save_kind(tmp_path / "text", "gemma3_text")))) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data_offsets", ["a", "b"]),
+        ("data_offsets", [0, None]),
+        ("data_offsets", [0, 1e400]),
+        ("shape", [1e400]),
+        ("shape", 5),
+    ],
+)
+def test_a_header_with_values_of_other_types_is_refused(key, value, folder):
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    table = json.loads(raw[8 : 8 + length])
+    table["model.norm.weight"][key] = value
+    header = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + raw[8 + length :])
+    with pytest.raises(SpecError, match=r"model.safetensors does not say what 'model.norm.weight' is"):
+        resolve_model(str(folder))
+
+
+def test_a_header_that_is_nested_too_deeply_is_refused(folder):
+    header = b'{"a":' * 20_000
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(SpecError, match=r"the header of model.safetensors is nested too deeply"):
+        resolve_model(str(folder))
+
+
+@pytest.mark.parametrize("settings", [{"model_max_length": {"value": 64}}, {"chat_template": [5]}])
+def test_a_tokenizer_whose_settings_break_it_is_refused(settings, folder):
+    changed(folder / "tokenizer_config.json", **settings)
+    with pytest.raises(SpecError, match="must have a readable tokenizer"):
+        check_model(resolve_model(str(folder)))
