@@ -156,7 +156,7 @@ def save_tasks(folder):
             "output_type": "generate_until",
             "doc_to_text": "Say {{word}}:",
             "doc_to_target": "{{word}}",
-            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
             "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         },
         "text": {

@@ -1,6 +1,7 @@
 """A study's texts in tokens, under each of its base models: what will be cut, and what cannot be trained or scored.
 
-Rows and requests are encoded as trials will encode them (`models/tokens`), so that what is said here is what happens.
+Rows and requests are encoded as trials will encode them (`models/tokens`), so that what is said here is what happens. Each
+task proves itself under each model (`evaluation/proof`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
         tasks: Every task that it names or evaluates, by name.
 
     Raises:
-        SpecError: When a text has a token that a model does not have, or does not fit a model's context.
+        SpecError: When a text has a token that a model does not have, or does not fit a model's context, or when what a task
+            teaches is not what it scores as right.
     """
     path = experiment.paths.cache / f"{_key(experiment, tasks)}.lengths.json"
     try:
@@ -71,6 +73,7 @@ def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping
         for task in experiment.tasks:
             tokens[task.ref.name][model.ref.name] = texts.mean_tokens(task.ref.name)
             notes += texts.training_notes(task.ref.name)
+            notes += texts.proof_notes(task.ref.name)
         for info in (*experiment.tasks, *experiment.off_target):
             notes += texts.scoring_notes(info)
     return {"tokens": tokens, "notes": list(dict.fromkeys(notes))}
@@ -115,8 +118,16 @@ class _Texts:
                 "they are encoded apart there, in training as in scoring"
             )
 
+    def proof_notes(self, task: str) -> Iterator[str]:
+        """What a task's training rows teach that is not scored as right; refuses where nothing is."""
+        from harness.evaluation.proof import prove_answers
+
+        for leaf in dict.fromkeys(self.tasks[task].leaves):
+            yield from prove_answers(leaf, self._template(leaf), self.encoder, self.name)
+
     def scoring_notes(self, info: TaskInfo) -> Iterator[str]:
         """What will be cut of prompts that are scored, and answers that nothing ends."""
+        from harness.evaluation.proof import prove_choices
         from harness.evaluation.responses import prompts_cut, scored_length
         from harness.tasks.lm_eval_task import lm_eval_task
 
@@ -126,6 +137,7 @@ class _Texts:
             for leaf in dict.fromkeys(task.leaves):
                 built = lm_eval_task(leaf, split, limit, self._template(leaf))
                 built.build_all_requests()
+                yield from prove_choices(leaf, split, built, self.encoder, self.name)
                 if cut := prompts_cut(self.encoder, built, length):
                     yield (
                         f"{leaf.name} on {self.name}: of {len(built.instances)} prompts of {split}, {cut} lose their "

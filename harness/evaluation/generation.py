@@ -58,7 +58,7 @@ def generated_texts(
     lent = tokenizer if tokenizer.pad_token_id is not None else deepcopy(tokenizer)
     generator = _generator_class()(pretrained=models.model, tokenizer=lent, batch_size=size, max_length=length)
     generator.continuations, generator.encoder = _Continuations(models, tokenizer), encoder(tokenizer)
-    generator.padding, generator.known = padding_id(tokenizer), {}
+    generator.padding, generator.known, generator.keeps_space = padding_id(tokenizer), {}, built.exact
     for model, is_finite in enumerate(finite):
         yield _texts_of(generator, model, built.instances, int(built.config.repeats or 1)) if is_finite else None
 
@@ -164,6 +164,7 @@ def _generator_class() -> type[HFLM]:
         continuations: _Continuations
         encoder: Encoder
         padding: int
+        keeps_space: bool
         known: dict[str, list[int]]
 
         def tok_encode(self, string: str, *arguments: object, **options: object) -> list[int]:
@@ -182,6 +183,8 @@ def _generator_class() -> type[HFLM]:
             return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
 
         def tok_decode(self, tokens: Sequence[int] | int | None, **options: object) -> str | None:
+            if self.keeps_space and isinstance(tokens, list) and not options:
+                return self.encoder.said([tuple(tokens)])[0]
             # A tokenizer without an end token has none that could stop a text.
             return None if tokens is None else str(super().tok_decode(tokens, **options))
 

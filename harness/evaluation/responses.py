@@ -136,8 +136,8 @@ def _departs(encoder: Encoder, built: ConfigurableTask) -> bool:
     """Whether a task's texts have other tokens than in records of before, where these were not right.
 
     There, a tokenizer's automatic end token ended prompts, a prompt that writes the begin token was trained after two, a text
-    that writes it was scored after two, an answer lacked what a token shares with its prompt, and training took long texts
-    line by line.
+    that writes it was scored after two, an answer lacked what a token shares with its prompt, training took long texts line
+    by line, and generated answers lacked the space before their first word where a tokenizer drops it.
     """
     texts, (before, after) = [instance.args for instance in built.instances], affixes(encoder.tokenizer)
     if built.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -150,7 +150,9 @@ def _departs(encoder: Encoder, built: ConfigurableTask) -> bool:
     begin = encoder.tokenizer.decode(before[:1])
     if after or (begin and any(context.startswith(begin) for context, _ in texts)):
         return True
-    return built.OUTPUT_TYPE != "generate_until" and encoder.spanning(texts) > 0
+    if built.OUTPUT_TYPE == "generate_until":
+        return built.exact and encoder.drops_space
+    return encoder.spanning(texts) > 0
 
 
 def prompts_cut(encoder: Encoder, built: ConfigurableTask, length: int) -> int:

@@ -140,6 +140,29 @@ class Encoder:
                 return tuple(both[len(alone) :])
         return tuple(plain_ids(self.tokenizer, [text])[0])
 
+    def said(self, answers: Sequence[Ids]) -> list[str]:
+        """Texts of ids that follow a prompt, without special tokens.
+
+        Decoded as texts of their own they would lose the space before their first word with some tokenizers.
+        """
+        anchor = plain_ids(self.tokenizer, ["a"])[0]
+        before, *texts = self.tokenizer.batch_decode(
+            [anchor, *([*anchor, *ids] for ids in answers)], skip_special_tokens=True
+        )
+        # A decoder may join the two texts: then the answer's own has to do.
+        return [
+            text[len(before) :]
+            if text.startswith(before)
+            else str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+            for text, ids in zip(texts, answers, strict=True)
+        ]
+
+    @cached_property
+    def drops_space(self) -> bool:
+        """Whether a text decoded by itself may lose the space before its first word."""
+        ids = self.following(" a")
+        return self.said([ids]) != list(self.tokenizer.batch_decode([list(ids)], skip_special_tokens=True))
+
     def _apart(self, parts: Sequence[str]) -> list[Ids]:
         """`parts` of a text that follows another one."""
         ids, before = list[Ids](), Ids()

@@ -162,10 +162,10 @@ def was_read_otherwise(config: Mapping[str, Any], rows: Callable[[], Sequence[Do
         rows: Gives the rows of all splits.
     """
     entry, choices = config.get("doc_to_target"), config.get("doc_to_choice")
-    if config["output_type"] == "generate_until":
-        white = isinstance(entry, str) and entry != entry.lstrip()
-        if white or config.get("gen_prefix") or config.get("target_delimiter", " "):
-            return True
+    if is_delimited(config) or (config["output_type"] == "generate_until" and config.get("gen_prefix")):
+        return True
+    if config["output_type"] == "generate_until" and isinstance(entry, str) and entry != entry.lstrip():
+        return True
     if choices is None:
         template = isinstance(entry, str) and entry.startswith(("{", "["))
         return template and any(re.fullmatch(r"\[.*\]", str(shown(entry, doc)), re.DOTALL) for doc in rows())
@@ -176,6 +176,11 @@ def was_read_otherwise(config: Mapping[str, Any], rows: Callable[[], Sequence[Do
         return False
     labels = [_Label(said, choices_of(config, doc), "") for doc in rows() for said in several(value_of(entry, doc))]
     return any(isinstance(one.said, bool) or (one.named is not None and one.named != one.place) for one in labels)
+
+
+def is_delimited(config: Mapping[str, Any]) -> bool:
+    """Whether something stands between a task's prompts and the answers that are generated after them."""
+    return config["output_type"] == "generate_until" and bool(config.get("target_delimiter", " "))
 
 
 def named_choice(label: object, choices: Sequence[str]) -> int | None:

@@ -184,6 +184,8 @@ def _task_class() -> type[ConfigurableTask]:
     class RenderedTask(ConfigurableTask):  # type: ignore[misc]
         template: ChatTemplate | None = None
         """What lm-eval renders prompts in; a chat's own prompt has been rendered already."""
+        exact = False
+        """Whether texts are scored as they stand; lm-eval's own tasks are scored as lm-eval reads them."""
 
         def download(self, *args: Any, **kwargs: Any) -> None:
             # lm-eval would fetch the dataset itself, by name and without a commit.
@@ -216,6 +218,8 @@ def _own_task_class() -> type[ConfigurableTask]:
     """The class of tasks that users write: what stands in a row is what is trained and what is scored."""
 
     class OwnTask(_task_class()):  # type: ignore[misc]
+        exact = True
+
         def __init__(self, config: Keys, labels: Labels) -> None:
             self.labels = labels
             super().__init__(config=config | _border_apart(config))

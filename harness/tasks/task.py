@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +38,7 @@ from harness.tasks.file import (
     task_keys,
 )
 from harness.tasks.group import Leaf, TaskGroup, combination_notes, find, outline
-from harness.tasks.labels import was_read_otherwise
+from harness.tasks.labels import is_delimited, was_read_otherwise
 from harness.tasks.metadata import PROSE, TaskMetadata, read_metadata
 from harness.tasks.scale import check_declared, declared_scale
 from harness.tasks.splits import Part, in_pieces, split_parts
@@ -247,12 +248,12 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
 def _fingerprint_of_reading(task: Task) -> str:
     """The task's fingerprint; another one where its rows were once read otherwise, so that no old record stands for it."""
     known = task.ref.fingerprint
-    try:
-        otherwise = not task.built_in and was_read_otherwise(
-            task.config, lambda: [doc for split in task.parts for doc in docs(task.split(split))]
-        )
-    except Exception:
-        return known
+    otherwise = task.built_in and "train" in task.parts and is_delimited(task.config)  # trained only where it is scored
+    with suppress(Exception):
+        if not task.built_in:
+            otherwise = was_read_otherwise(
+                task.config, lambda: [d for part in task.parts for d in docs(task.split(part))]
+            )
     return fingerprint([known, "texts as they stand"]) if otherwise else known
 
 

@@ -21,12 +21,17 @@ from harness.tasks.lm_eval_task import (
 )
 from harness.tasks.metadata import Preference
 from harness.tasks.overlap import overlap_notes, size_notes
+from harness.tasks.own_answers import takes_delimiter
 from harness.tasks.splits import Doc
 from harness.tasks.table import docs
 from harness.tasks.task import SPLITS, Task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
+
+
+_TRIED = 200
+"""Rows that tell whether lm-eval scores answers with the delimiter before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +84,11 @@ def _training_rows(task: Task, template: ChatTemplate | None) -> tuple[Row, ...]
         return tuple(row for leaf in leaves for row in _training_rows(leaf, template_for(leaf, template, "the model")))
     built = lm_eval_task(task, "train", template=template)
     preference = task.metadata.preference
-    rows = docs(task.split("train"))
+    rows = list(docs(task.split("train")))
     try:
+        if task.built_in and task.output_type == "generate_until" and not takes_delimiter(built, rows[:_TRIED]):
+            # lm-eval's score of its own task stays as it is: what is trained must be what it takes for right.
+            built.config.target_delimiter = ""
         if task.metadata.chat:
             chats = Chats(task, template)
             return tuple(_chat_row(_row(built, doc, None), chats) for doc in rows)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +15,7 @@ from harness.tasks.lm_eval_task import gold_index, lm_eval_task
 from harness.tasks.task import find_task
 from harness.tasks.training_rows import check_task, training_rows
 
-from .writing import CHOICE, GENERATE, write_rows, write_task
+from .writing import CHOICE, GENERATE, write_splits
 
 any_text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 odd_text = st.one_of(
@@ -32,12 +31,7 @@ SLOW = settings(max_examples=20, deadline=None, suppress_health_check=list(Healt
 
 
 def made(folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
-    """A task whose splits are these rows, the scored ones with other texts."""
-    write_task(folder, config, train=rows, test=[row | {"text": f"{row.get('text')} again"} for row in rows])
-    write_rows(folder / "more.jsonl", [row | {"text": f"{row.get('text')} once more"} for row in rows])
-    files = {"data_files": {"train": "train.jsonl", "more": "more.jsonl", "test": "test.jsonl"}}
-    write_text = config | {"dataset_kwargs": files, "validation_split": "more"}
-    (folder / "mine.yaml").write_text(yaml.safe_dump({k: v for k, v in write_text.items() if v is not None}))
+    write_splits(folder, config, rows)
     return find_task("mine", (folder,))
 
 

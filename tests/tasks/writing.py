@@ -52,3 +52,14 @@ def write_task(
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
     return path
+
+
+def write_splits(folder: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+    """A task `mine` with these rows in each of its splits, the scored ones with other texts."""
+    rows = [{"text": f"row {i}"} | row for i, row in enumerate(rows)]
+    path = write_task(folder, config, train=rows, test=[row | {"text": f"{row['text']} again"} for row in rows])
+    write_rows(folder / "more.jsonl", [row | {"text": f"{row['text']} once more"} for row in rows])
+    files = {"data_files": {"train": "train.jsonl", "more": "more.jsonl", "test": "test.jsonl"}}
+    keys = config | {"dataset_kwargs": files, "validation_split": "more"}
+    path.write_text(yaml.safe_dump({key: value for key, value in keys.items() if value is not None}))
+    return path

@@ -1,0 +1,91 @@
+"""What a task's own answers score: texts go through the task's filter and metric as a model's answers do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+from harness.tasks.lm_eval_task import answer_of, border, gold_index
+from harness.tasks.splits import Doc
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
+
+_SURE = 1000.0
+"""Nats between the right choice and any other: so many that its probability is 1."""
+
+
+def text_scores(built: ConfigurableTask, docs: Sequence[Doc], texts: Sequence[str]) -> list[Any]:
+    """What each row's metric makes of a generated text.
+
+    Args:
+        built: A task of generated answers.
+        docs: The rows.
+        texts: What a model says for each row, however often it is asked.
+    """
+    from lm_eval.api.instance import Instance
+
+    repeats = int(built.config.repeats or 1)
+    said = [
+        Instance(request_type="generate_until", doc=dict(doc), arguments=("", {}), idx=0, resps=[text] * repeats)
+        for doc, text in zip(docs, texts, strict=True)
+    ]
+    first = built._filters[0]  # of several filters, the first counts
+    first.apply(said)
+    return [_value(built, one.doc, [one.filtered_resps[first.name]]) for one in said]
+
+
+def answer_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
+    """What each row's metric makes of the right answer itself, as if a filter had found it in a text."""
+    return [_value(built, doc, [answer_of(built, doc)]) for doc in docs]
+
+
+def choice_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
+    """What each row's metric makes of a model that is sure of the choice that is trained."""
+    scores = []
+    for doc in docs:
+        gold, choices = gold_index(built, doc), len(built.doc_to_choice(doc))
+        answers = [(0.0 if place == gold else -_SURE, place == gold) for place in range(choices)]
+        if "acc_mutual_info" in built.aggregation():
+            answers += [(-_SURE, False)] * choices
+        scores.append(_value(built, doc, answers))
+    return scores
+
+
+def aggregated(built: ConfigurableTask, values: Sequence[Any]) -> float:
+    """The task's metric of what `text_scores` and its like give."""
+    from lm_eval.api.metrics import mean
+
+    aggregation = next(iter(built.aggregation().values()), mean)
+    value: SupportsFloat = aggregation(list(values))
+    return float(value)
+
+
+def takes_delimiter(built: ConfigurableTask, docs: Sequence[Doc]) -> bool:
+    """Whether answers are better scored with the delimiter that examples show before them than without.
+
+    lm-eval's own exact matches count it as part of an answer, unless a filter takes it away.
+
+    Args:
+        built: One of lm-eval's own tasks, of generated answers.
+        docs: Some of its rows.
+    """
+    if built.template or built.config.gen_prefix or not built.config.target_delimiter:
+        return True
+    answers = [(border(built, doc, answer), answer) for doc in docs for answer in [answer_of(built, doc)]]
+    try:
+        with_it, without = (
+            aggregated(built, text_scores(built, docs, texts))
+            for texts in ([before + answer for before, answer in answers], [answer for _, answer in answers])
+        )
+    except Exception:
+        return True  # what is wrong with a metric is said where the task is proven
+    better = without > with_it if next(iter(built.higher_is_better().values()), True) else without < with_it
+    return not better
+
+
+def _value(built: ConfigurableTask, doc: Doc, results: Sequence[Any]) -> Any:
+    """Of the metric that counts: the first, or the first that the task's own function returns."""
+    scores = built.process_results(dict(doc), list(results))
+    wanted = next(iter(built.aggregation()), None)
+    return scores[wanted] if wanted in scores else next(iter(scores.values()))
