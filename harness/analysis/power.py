@@ -11,9 +11,9 @@ from harness.analysis.noise import Sample, errors_of, seed_noise
 from harness.analysis.verdict import ALPHA
 
 INTERACTION = 0.01
-"""Variance, over items, of the difference of what two families make of an item; of a share, as the testbed's tasks have it."""
+"""Variance, over items, of the difference of what two families make of an item; an assumption, in squares of the scale."""
 REST = 0.15
-"""Variance of single answers that neither item nor run explains; likewise."""
+"""Variance of single answers that neither item nor run explains: likewise, of at most 0.25 where answers are right or wrong."""
 
 STUDIES = 150
 """That are simulated."""
