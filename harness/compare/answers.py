@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from harness.metrics.base import SHARE, guessing
 from harness.records.scale import Scale
-
-SHARE = Scale(low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,9 @@ class Skill:
     @property
     def guessing(self) -> float | None:
         """The score of guessing: as declared, else what it gives among the items' choices where each is right or wrong."""
-        if self.chance is None and self.is_right_or_wrong and all(answer.choices for answer in self.answers):
-            return fmean(1 / answer.choices for answer in self.answers)
-        return self.chance
+        if self.chance is not None:
+            return self.chance
+        return guessing([answer.value for answer in self.answers], [answer.choices for answer in self.answers])
 
     @property
     def is_mean(self) -> bool:

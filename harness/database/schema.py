@@ -157,7 +157,7 @@ TABLES = (
             n BIGINT | Items scored.
             higher_is_better BOOLEAN | False for losses and perplexities.{_SCALE_COLUMNS}
             comparability VARCHAR | Scores with different keys are never ranked against each other.
-            chance DOUBLE | Score of guessing, where the task states it.
+            chance DOUBLE | Score of guessing: as the task states it, or what it gives where each item is a right or a wrong choice.
             answer_bits DOUBLE | Mean bits per byte of the right answers, of test items that have them. | NULL
             """,
             "s.",

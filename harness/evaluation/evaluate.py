@@ -26,7 +26,7 @@ from harness.evaluation.groups import group_score, part_scores
 from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.responses import Responder, Response
 from harness.files import write_atomically
-from harness.metrics.base import measure
+from harness.metrics.base import guessing, measure
 from harness.models.chat import ChatTemplate
 from harness.models.tokens import TokenCache, TokenizerFacts, affixes
 from harness.records.codec import fingerprint
@@ -238,14 +238,10 @@ def _outcome(
             f"task {task.name}: {metric} must lie within its declared bounds [{task.scale.low}, {task.scale.high}], but is "
             f"{float(value):.6g}: correct metadata.metrics.{metric}.bounds in the task file"
         )
+    values = [_item_value(metric, aggregate, result[metric]) for result in results]
     outcomes = tuple(
-        ItemOutcome(
-            item.doc_hash,
-            _item_value(metric, aggregate, result[metric]),
-            _prediction(built, item, own),
-            _answer_bits(built, item, own),
-        )
-        for item, result, own in zip(items, results, filtered, strict=True)
+        ItemOutcome(item.doc_hash, value, _prediction(built, item, own), _answer_bits(built, item, own))
+        for item, value, own in zip(items, values, filtered, strict=True)
     )
     score = Score(
         task=task.name,
@@ -256,7 +252,7 @@ def _outcome(
         n=len(outcomes),
         higher_is_better=task.higher_is_better,
         comparability=labels[1],
-        chance=task.chance,
+        chance=guessing(values, [len(item.choices) for item in items]) if task.chance is None else task.chance,
         scale=task.scale,
     )
     return Evaluated(score, outcomes)

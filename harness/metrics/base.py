@@ -131,6 +131,21 @@ def surprises() -> Mapping[str, Surprise]:
     return {**LM_EVAL_SURPRISES, **{name: surprise for name, surprise in own.items() if surprise}}
 
 
+def guessing(values: Sequence[float], choices: Sequence[int]) -> float | None:
+    """The mean score of guessing among items' choices.
+
+    Args:
+        values: Of each item.
+        choices: How many each has.
+
+    Returns:
+        None where an item has no choices, or is something else than right or wrong.
+    """
+    if not values or not all(choices) or not set(values) <= {0.0, 1.0}:
+        return None
+    return math.fsum(1 / count for count in choices) / len(choices)
+
+
 def settings_of(entry: Settings, where: str) -> Settings:
     """The settings of a metric of ours, with defaults for what its entry leaves out.
 

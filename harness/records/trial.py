@@ -178,7 +178,7 @@ class Score(Record):
     comparability: str
     """Scores with different keys are never ranked against each other."""
     chance: float | None = None
-    """Score of guessing, where the task states it."""
+    """Score of guessing: as the task states it, or what it gives where each item is a right or a wrong choice."""
     scale: Scale | None = added(None)  # noqa: RUF009  it makes a field
     """What was declared of the metric's values; None in records of before it was asked for."""
 

@@ -97,6 +97,22 @@ def test_choices_of_a_uniform_model_by_hand(task: Any, uniform: Any, tokenizer: 
     assert (found.score.metric, found.score.chance, found.score.split) == ("acc", 0.5, "test")
 
 
+@pytest.mark.parametrize(
+    ("changes", "chance"),
+    [
+        ({}, 1 / 2),
+        ({"doc_to_choice": ["yes", "no", "perhaps", "never"]}, 1 / 4),
+        ({"metadata": {"chance": 0.0}}, 0.0),
+        ({"metric_list": [{"metric": "f1"}]}, None),
+    ],
+)
+def test_chance_is_what_the_task_says_or_one_of_the_choices(
+    task: Any, uniform: Any, tokenizer: Any, changes: dict[str, Any], chance: float | None
+) -> None:
+    """An F1 belongs to all items together: what guessing gives there is not one over their choices."""
+    assert evaluate(uniform, tokenizer, task(CHOICE | changes), "test", None).score.chance == chance
+
+
 def test_generation_by_hand(task: Any, token_after: Any, tokenizer: Any) -> None:
     """After ':' come ' ', 'o', 'k' and a line's end: exactly the target of every row but one."""
     space, o, k, end, colon = tokenizer.encode(" ok\n:")
