@@ -5,8 +5,9 @@ what judges instead is how unlikely the right answers have become: an accuracy t
 
 Loss is the base's score less the tuned model's, as a share of the scale or in nats (`analysis.forgetting`). Its squared error
 over fresh seeds and fresh items is v/S + w/I, with v the variance of the S runs' losses and w that of the I items' losses, each
-the mean of the runs on that item; t with the degrees of freedom of Satterthwaite 1946 (Biometrics Bulletin 2:110-114). Scores
-of 0 and 1 get two pseudo-items, in each of which one run answers differently, so that no change in few items is no certainty.
+the mean of the runs on that item; t with the degrees of freedom of Satterthwaite 1946 (Biometrics Bulletin 2:110-114). To the
+items come two pseudo-items, in which one run loses and gains the whole scale (or a nat), so that no change in few items is no
+certainty: where one item in fifty loses everything, 30 items hold no such item with probability .55.
 `lost` is a two-sided test of no loss, corrected over all skills that are asked about together (Holm 1979); `kept` is the
 one-sided test against a loss of the smallest difference that matters (Schuirmann 1987, J. Pharmacokin. Biopharm. 15:657-680).
 """
@@ -58,13 +59,12 @@ class Noise:
         return math.sqrt(self.seeds + self.items)
 
 
-def noise_of(runs: Sequence[float], items: NDArray[np.float64], binary: bool) -> Noise | None:
+def noise_of(runs: Sequence[float], items: NDArray[np.float64]) -> Noise | None:
     """The noise of a mean loss.
 
     Args:
         runs: Loss of each run, over all items.
         items: Loss on each item, mean over runs, shape (items,).
-        binary: Whether each item is right or wrong.
 
     Returns:
         None for fewer than two items, of which nothing is known.
@@ -72,9 +72,7 @@ def noise_of(runs: Sequence[float], items: NDArray[np.float64], binary: bool) ->
     count, own = len(items), len(runs)
     if count < 2:
         return None
-    variance = float(np.var(items, ddof=1))
-    if binary:
-        variance = (variance * (count - 1) + 2 / own**2) / (count + 1)
+    variance = (float(np.var(items, ddof=1)) * (count - 1) + 2 / own**2) / (count + 1)
     spread = float(np.var(runs, ddof=1)) / own if own > 1 else 0.0
     return combined(spread, variance / count, own, count)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.forgetting import nats_lost, size_lost
-from harness.analysis.retained import Flips, Judged, Measure, Noise, Status, flips, judge, noise_of
+from harness.analysis.retained import Flips, Judged, Measure, Status, flips, judge, noise_of
 from harness.compare.answers import Answer, Model, Skill
 from harness.errors import EXIT_CANNOT_TELL, EXIT_LOST, SpecError
 
@@ -221,7 +221,11 @@ def _measures(pair: Pair) -> list[Measure]:
         values = pair.values()
         losses = pair.sign * (values[0] - values[1]) / (base.span.width or 1.0)
         own = Measure(
-            name=base.metric, loss=float(losses.mean()), noise=_noise(losses), headroom=headroom, gap=ONE_ITEM
+            name=base.metric,
+            loss=float(losses.mean()),
+            noise=noise_of([float(losses.mean())], losses),
+            headroom=headroom,
+            gap=ONE_ITEM,
         )
     bits = pair.bits()
     return [own] if bits is None else [own, _measure(ANSWERS, (bits[1] - bits[0]) * math.log(2), math.inf)]
@@ -232,16 +236,8 @@ ONE_ITEM = "one item says nothing of others"
 
 def _measure(name: str, nats: Numbers, headroom: float) -> Measure:
     """Of nats by which items got more unlikely."""
-    noise = _noise(nats)
+    noise = noise_of([float(nats.mean())], nats)
     return Measure(name=name, loss=float(nats.mean()), noise=noise, headroom=headroom, in_nats=True, gap=ONE_ITEM)
-
-
-def _noise(losses: Numbers) -> Noise | None:
-    """Over fresh items, with two pseudo-items that lose and gain the whole scale, or a nat.
-
-    Few real-valued items that hardly move say as little of rare large losses as few right and wrong ones do.
-    """
-    return noise_of([float(losses.mean())], losses, binary=True)
 
 
 def _in_nats(pair: Pair) -> Numbers | None:

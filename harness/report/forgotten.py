@@ -142,8 +142,7 @@ def _measures(study: StudyData, lost: Forgetting) -> list[Measure]:
     noise = None
     if pairs is not None:
         width = 1.0 if in_nats else lost.unit.scale.width or 1.0
-        is_binary = not in_nats and _are_binary(*pairs)
-        noise = noise_of(losses, sign * (pairs[1].mean(0) - pairs[0]) / width, is_binary)
+        noise = noise_of(losses, sign * (pairs[1].mean(0) - pairs[0]) / width)
     own = Measure(
         name=lost.metric,
         loss=fmean(losses),
@@ -159,7 +158,7 @@ def _answers(likelihoods: Outcomes, lost: Forgetting) -> list[Measure]:
     if (pairs := _pairs(likelihoods, lost)) is None:
         return []
     rise = pairs[1] - pairs[0]
-    noise = noise_of(list(map(float, rise.mean(1))), rise.mean(0), binary=False)
+    noise = noise_of(list(map(float, rise.mean(1))), rise.mean(0))
     return [Measure(name=ANSWERS, loss=float(rise.mean()), noise=noise, headroom=math.inf, in_nats=True)]
 
 
@@ -172,10 +171,6 @@ def _pairs(outcomes: Outcomes, lost: Forgetting) -> tuple[NDArray[np.float64], N
 def _flips(outcomes: Outcomes, lost: Forgetting) -> Flips | None:
     pairs = _pairs(outcomes, lost)
     return flips(*pairs) if pairs else None
-
-
-def _are_binary(*values: NDArray[np.float64]) -> bool:
-    return all(bool(np.isin(own, (0, 1)).all()) for own in values)
 
 
 def _nats(unit: words.Unit, base: float, tuned: float) -> float | None:

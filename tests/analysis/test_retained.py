@@ -18,14 +18,14 @@ judge = partial(retained.judge, smallest=0.05)
 def accuracy(base: np.ndarray, runs: np.ndarray, chance: float = 0.0) -> Measure:
     """Of items that are right or wrong: shapes (items,) and (runs, items)."""
     lost = base - runs
-    noise = noise_of(list(lost.mean(1)), lost.mean(0), binary=True)
+    noise = noise_of(list(lost.mean(1)), lost.mean(0))
     return Measure(name="acc", loss=float(lost.mean()), noise=noise, headroom=float(base.mean()) - chance)
 
 
 def unlikelier(bits: np.ndarray) -> Measure:
     """Of bits per byte that items got more unlikely by, shape (runs, items)."""
     nats = bits * math.log(2)
-    noise = noise_of(list(nats.mean(1)), nats.mean(0), binary=False)
+    noise = noise_of(list(nats.mean(1)), nats.mean(0))
     return Measure(name="bits", loss=float(nats.mean()), noise=noise, headroom=math.inf, in_nats=True)
 
 
@@ -84,7 +84,7 @@ def test_what_does_not_matter_is_kept_even_where_it_is_beyond_noise():
 
 def test_seeds_that_scatter_leave_it_open_however_many_items_there_are():
     items = np.zeros(2000)
-    noise = noise_of([0.10, -0.08, 0.03], items + 0.0166, binary=True)
+    noise = noise_of([0.10, -0.08, 0.03], items + 0.0166)
     (judged,) = judge([[Measure(name="acc", loss=0.0166, noise=noise, headroom=0.5)]])
     assert (judged.status, judged.items_needed) == (Status.CANNOT_TELL, None)
     assert "scatter" in judged.reason
@@ -98,18 +98,21 @@ def test_one_seed_is_never_kept_but_one_model_may_be():
 
 def test_without_items_or_a_scale_nothing_is_kept():
     blind = Measure(name="acc", loss=0.0, noise=None, headroom=0.5)
-    unscaled = Measure(name="elo", loss=1.0, noise=noise_of([1.0, 1.1], np.arange(9.0) - 3, False), headroom=None)
+    unscaled = Measure(name="elo", loss=1.0, noise=noise_of([1.0, 1.1], np.arange(9.0) - 3), headroom=None)
     assert [one.status for one in judge([[blind], [unscaled]])] == [Status.CANNOT_TELL, Status.CANNOT_TELL]
-    assert noise_of([0.1, 0.2], np.array([0.1]), binary=False) is None
+    assert noise_of([0.1, 0.2], np.array([0.1])) is None
 
 
-def test_one_run_of_real_values_is_students_test_of_its_items():
+def test_one_run_of_real_values_is_students_test_of_its_items_and_two_more():
+    """The two stand one unit beside the mean on either side, and count in the variance alone."""
     lost = np.random.default_rng(2).normal(0.1, 1.0, 50)
-    noise = noise_of([float(lost.mean())], lost, binary=False)
+    noise = noise_of([float(lost.mean())], lost)
     measure = Measure(name="bits", loss=float(lost.mean()), noise=noise, headroom=math.inf)
-    expected = stats.ttest_1samp(lost, 0)
-    assert measure.p == pytest.approx(expected.pvalue)
-    assert measure.bounds(0.95) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    variance = (((lost - lost.mean()) ** 2).sum() + 2) / 51
+    assert measure.p == pytest.approx(2 * stats.t.sf(lost.mean() / math.sqrt(variance / 50), 49))
+    plain = stats.ttest_1samp(lost, 0)
+    assert measure.p == pytest.approx(plain.pvalue, abs=1e-3)
+    assert measure.bounds(0.95) == pytest.approx(tuple(plain.confidence_interval(0.95)), abs=1e-3)
 
 
 def test_degrees_of_freedom_by_hand():
