@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.files import write_atomically
 from harness.plugins import load_all
 from harness.records.paths import Paths
+from harness.report.conclusion import in_lines
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html, join, listing, paragraph, slug, tag
 
@@ -37,7 +38,7 @@ class Part:
 
 
 def write_report(paths: Paths, study: str) -> Path:
-    """Write a study's report and return its path.
+    """Write a study's report and return its path; what the page says first is logged, for the terminal's last lines.
 
     Args:
         paths: Of the results and reports folders.
@@ -48,7 +49,10 @@ def write_report(paths: Paths, study: str) -> Path:
         StorageError: When the database is missing or the disk refuses.
     """
     path = paths.report(study)
-    write_atomically(path, render_report(load_study_data(paths, study)))
+    data = load_study_data(paths, study)
+    write_atomically(path, render_report(data))
+    for line in in_lines(data):
+        log.info("%s", line)
     return path
 
 

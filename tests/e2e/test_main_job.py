@@ -72,6 +72,14 @@ def test_the_report_is_one_small_file_without_requests(project):
     assert "<script" not in html
 
 
+def test_the_terminal_ends_with_what_page_one_says(project):
+    said = project.main_job.stderr
+    for task in ("tb_sentiment", "tb_newfacts"):
+        [line] = [line for line in said.splitlines() if line.startswith(f"For {task} on tiny-1m, ")]
+        page = re.sub(r"<[^>]*>", "", (project.folder / "reports/quickstart.html").read_text())
+        assert line.split(":")[0].split(". ")[0] in page
+
+
 def test_running_again_runs_nothing(project):
     records = sorted((project.folder / "results/trials").glob("*/*/record.json"))
     times = [path.stat().st_mtime_ns for path in records]

@@ -9,6 +9,7 @@ from harness.analysis.verdict import Word
 from harness.records.scale import Scale
 from harness.report import words
 from harness.report.accepting import limits_in_words
+from harness.report.conclusion import conclusion, how_sure_it_is
 from harness.report.data import StudyData
 from harness.report.findings import BASE, Advice, Comparison, Contender, compare, overall, places
 from harness.report.forgotten import how_sure, in_short
@@ -110,14 +111,13 @@ def _open_questions(study: StudyData) -> Html:
 def _card(study: StudyData, comparison: Comparison) -> Html:
     advice, chosen = comparison.advice
     best = chosen or comparison.best
+    start, label = conclusion(comparison)
+    heading = tag("h3", start, tag("em", label)) if label else tag("h3", start)
     if chosen is not None:
-        heading = tag("h3", f"For {comparison.name}, use ", tag("em", chosen.label))
         lead = f"{in_words(chosen.stages)}: {settings(chosen.stages)}."
     elif advice is Advice.KEEP:
-        heading = tag("h3", f"For {comparison.name}, keep the base model as it is")
         lead = f"No confirmed pipeline was shown to beat it; the closest is {best.label}."
     else:
-        heading = tag("h3", f"For {comparison.name}, nothing can be said yet")
         lead = f"The highest mean is that of {best.label}."
         if not comparison.has_base:
             lead += " The base model has no score to compare with, so whether tuning pays is not known."
@@ -129,7 +129,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
         heading,
         paragraph(lead, kind="lead"),
         _facts(study, comparison, best),
-        paragraph(_verdict(study, comparison)),
+        paragraph(how_sure_it_is(study, comparison)),
         _accepted(comparison),
         _reach(comparison),
         paste,
@@ -172,38 +172,9 @@ def _interval(unit: words.Unit, estimate: Interval) -> str:
     return f"95% interval {span}" if span else "no interval"
 
 
-def _verdict(study: StudyData, comparison: Comparison) -> str:
-    """How sure the answer is, in plain words."""
-    verdict, names = comparison.verdict, {c.label: c for c in comparison.contenders}
-    if verdict.word is Word.UNTESTABLE:
-        return f"That cannot be tested: {verdict.reason}."
-    leader = verdict.leader or ""
-    second, contrast = next(iter(verdict.against.items()))
-    lead = comparison.unit.difference(contrast.difference.mean)
-    span = comparison.unit.span(contrast.difference.low, contrast.difference.high)
-    runs = words.count(names[leader].level.n if leader in names else comparison.best.level.n, "seed")
-    basis = f"from {runs} and {words.count(comparison.items or 0, 'test item')}, corrected over the whole study"
-    ahead = f"{_capital(leader)} is ahead of {second} by {lead}" + (f" (95% interval {span})" if span else "")
-    if verdict.use:
-        return f"{ahead}, and better than every other: {basis}."
-    equals = [name for name in verdict.equals if name != leader]
-    if verdict.word is Word.EQUIVALENT:
-        limit = f"{study.file.smallest_difference:g} points, the smallest difference that matters to this study"
-        text = f"{ahead}, but surely it differs from {words.listed(equals)} by less than {limit}: {basis}."
-    else:
-        text = f"{ahead}, but it was not shown to be better than {words.listed(equals)}: {basis}."
-    if comparison.advice[0] is Advice.EQUAL:
-        text += " Of those that beat the base, the one that forgets and then costs least is named."
-    return text
-
-
 def _accepted(comparison: Comparison) -> Html:
     """The best within what the study accepts, next to what it costs to ask for that."""
     return Html("") if comparison.limits.is_none else paragraph(limits_in_words(comparison))
-
-
-def _capital(text: str) -> str:
-    return "The base model" if text == BASE else text
 
 
 def _reach(comparison: Comparison) -> Html:
