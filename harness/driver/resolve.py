@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from harness.models.base_model import BaseModel
     from harness.tasks.task import Task
 
-SHOWN = 100
-"""Items of an off-target task that are rendered in a chat template to see whether it can."""
-
 
 def resolve(study: StudySpec, site: Site) -> Experiment:
     """Resolve a study's names and check that every family can work on every model and task.
@@ -102,22 +99,22 @@ def _models(study: StudySpec) -> tuple[list[BaseModel], dict[str, str], list[str
 
 
 def _rendered(model: BaseModel, tasks: Sequence[Task], off_target: Sequence[Task]) -> Iterator[str]:
-    """Render a study's tasks as a model will read them; what a reader must know.
+    """What a reader must know of how a model reads a study's tasks.
 
     Raises:
-        SpecError: When a chat has no template, or a template cannot render a task.
+        SpecError: When a task holds chats, and the model has no template for them.
     """
     from harness.models.chat import template_of
-    from harness.tasks.chat_rows import template_for
-    from harness.tasks.training_rows import check_rendered
+    from harness.tasks.chat_rows import chat_notes, template_for
 
     name, template = model.ref.name, template_of(model)
     if template is not None:
         yield f"{name}: tuned and scored in its chat template ({template.identity[:8]})"
-    for task, limit in [*((task, None) for task in tasks), *((task, SHOWN) for task in off_target)]:
-        if (own := template_for(task, template, name)) is not None:
-            for note in check_rendered(task, own, limit):
-                yield f"{task.name} in the chat template of {name}: {note}"
+    for task in (*tasks, *off_target):
+        template_for(task, template, name)
+    for leaf in dict.fromkeys(leaf for task in tasks for leaf in task.leaves):
+        for note in chat_notes(leaf, template):
+            yield f"{leaf.name} in the chat template of {name}: {note}"
 
 
 def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:

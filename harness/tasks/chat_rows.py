@@ -10,6 +10,7 @@ from harness.models.chat import ChatTemplate, Message, RenderedChat, Span, Tools
 from harness.tasks.chats import Conversation, conversation
 from harness.tasks.file import Keys
 from harness.tasks.splits import Doc
+from harness.tasks.table import docs
 from harness.tasks.task import Task
 
 OWN = ("doc_to_target", "filter_list")
@@ -115,3 +116,30 @@ def template_for(task: Task, template: ChatTemplate | None, model: str) -> ChatT
         )
     # Whole texts answer nobody.
     return None if task.output_type == "loglikelihood_rolling" else template
+
+
+def chat_notes(task: Task, template: ChatTemplate | None) -> list[str]:
+    """What a reader must know of how a template renders a task's training chats.
+
+    Args:
+        task: What is trained for; nothing is said of tasks that hold no chats.
+        template: The model's; None for plain text.
+
+    Raises:
+        SpecError: When the template cannot render a chat, or leaves something of it out.
+    """
+    if task.metadata.chat is None or template is None:
+        return []
+    chats = Chats(task, template)
+    rendered, notes = [chats.answered(doc) for doc in docs(task.split("train"))], []
+    if unlearned := sum(bool(chat.unlearned) for chat in rendered):
+        notes.append(
+            f"{unlearned} of {len(rendered)} chats have earlier answers that the chat template writes otherwise than they were "
+            "given (without their reasoning, for example): these are not learned, the last answer is"
+        )
+    if left_out := next((chat.left_out for chat in rendered if chat.left_out), ""):
+        notes.append(
+            f"the chat template writes {left_out!r} before an answer that it is given, but does not when it asks for one: it "
+            "is not learned"
+        )
+    return notes

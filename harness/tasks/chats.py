@@ -12,6 +12,7 @@ from harness.models.chat import Message, Tools
 from harness.tasks.file import Keys
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.splits import Doc
+from harness.tasks.table import docs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -180,6 +181,6 @@ def with_answers(rows: Dataset, metadata: TaskMetadata, where: str) -> Dataset:
         metadata: The task's.
         where: The task, for messages.
     """
-    chats = [conversation(doc, metadata, f"{where}: row {number}") for number, doc in enumerate(rows, 1)]
+    chats = [conversation(doc, metadata, f"{where}: row {number}") for number, doc in enumerate(docs(rows), 1)]
     kept = [index for index, chat in enumerate(chats) if chat and chat.asked]
     return rows if len(kept) == len(rows) else rows.select(kept)

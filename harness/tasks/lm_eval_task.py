@@ -32,7 +32,6 @@ def import_lm_eval() -> None:
     import lm_eval.api.task  # noqa: F401
 
 
-@lru_cache(maxsize=256)  # mmlu alone has 57 tasks
 def lm_eval_task(
     task: Task, split: str, limit: int | None = None, template: ChatTemplate | None = None
 ) -> ConfigurableTask:
@@ -47,6 +46,11 @@ def lm_eval_task(
     Raises:
         SpecError: For an empty split, a missing column or value, or a label that is not among the choices.
     """
+    return _built(task, split, limit, template)
+
+
+@lru_cache(maxsize=256)  # mmlu alone has 57 tasks
+def _built(task: Task, split: str, limit: int | None, template: ChatTemplate | None) -> ConfigurableTask:
     rows = task.split(split)
     where = f"task {task.name}: its {split} split"
     if not len(rows):
@@ -58,7 +62,7 @@ def lm_eval_task(
     row = 1  # its constructor renders the first row
     try:
         if task.metadata.chat:
-            built = _task_class()(config=config | Chats(task, template).config(docs(rows)[0]))
+            built = _task_class()(config=config | Chats(task, template).config(docs(rows.select([0]))[0]))
         elif task.built_in:
             built = _task_class()(config=config)
         else:

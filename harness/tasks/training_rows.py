@@ -148,42 +148,6 @@ def _cell(doc: Doc, key: str, column: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def check_rendered(task: Task, template: ChatTemplate, limit: int | None = None) -> tuple[str, ...]:
-    """Render all of a task's prompts in a chat template, and collect what a reader of its scores must know.
-
-    Args:
-        task: The task.
-        template: The model's, see `template_for`.
-        limit: Render only this many items of each split, and no training rows; None for all.
-
-    Raises:
-        SpecError: When the template cannot render a prompt, or leaves something out.
-    """
-    if task.group is not None:
-        leaves = [(leaf, template_for(leaf, template, "the model")) for leaf in dict.fromkeys(task.leaves)]
-        return tuple(note for leaf, own in leaves if own for note in check_rendered(leaf, own, limit))
-    for split in SPLITS[limit is not None :]:
-        if split in task.parts:
-            lm_eval_task(task, split, limit, template).build_all_requests()
-    if limit is not None or "train" not in task.parts or task.metadata.chat is None:
-        return ()
-    chats, count = Chats(task, template), len(training_rows(task, template))
-    rendered = [chats.answered(doc) for doc in task.split("train")]
-    notes = []
-    if unlearned := sum(bool(chat.unlearned) for chat in rendered):
-        notes.append(
-            f"{unlearned} of {count} chats have earlier answers that the chat template writes otherwise than they were given "
-            "(without their reasoning, for example): these are not learned, the last answer is"
-        )
-    if left_out := next((chat.left_out for chat in rendered if chat.left_out), ""):
-        notes.append(
-            f"the chat template writes {left_out!r} before an answer that it is given, but does not when it asks for one: it "
-            "is not learned"
-        )
-    return tuple(notes)
-
-
-@lru_cache(maxsize=64)
 def check_task(task: Task) -> tuple[str, ...]:
     """Read all of a task's data, and collect what a reader of its scores must know.
 

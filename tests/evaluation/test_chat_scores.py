@@ -13,7 +13,7 @@ from harness.evaluation.loglikelihood import StackedModels
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.models.chat import ChatTemplate, in_template, template_of
 from harness.models.tokens import TokenCache, encoder
-from harness.tasks.lm_eval_task import lm_eval_task
+from harness.tasks.lm_eval_task import _built, lm_eval_task
 from harness.tasks.task import Task, find_task
 from harness.tasks.training_rows import training_rows
 from tests.templates import TEMPLATES, save_instruct
@@ -51,7 +51,7 @@ def lm_evals(model: Model, task: Task) -> tuple[float, list[Any]]:
     live, tokenizer, _ = model
     with scoring_mode(live):
         peer = HFLM(pretrained=live, tokenizer=tokenizer, batch_size=1, softmax_dtype=torch.float32)
-        built = lm_eval_task.__wrapped__(task, "test")
+        built = _built.__wrapped__(task, "test", None, None)
         results = lm_eval.evaluate(
             peer,
             {"tasks": {task.name: built}},

@@ -10,10 +10,10 @@ import pytest
 
 from harness.errors import SpecError
 from harness.models.chat import ChatTemplate, chat_template
-from harness.tasks.chat_rows import template_for
+from harness.tasks.chat_rows import chat_notes, template_for
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task
-from harness.tasks.training_rows import check_rendered, check_task, training_rows
+from harness.tasks.training_rows import check_task, training_rows
 from tests.templates import TOOLS, save_chat_tokenizer
 
 from .writing import GENERATE, write_rows, write_task
@@ -87,6 +87,9 @@ def test_other_forms_of_the_same_chat_are_the_same_row(tmp_path: Path, chatml: C
 def test_rows_without_an_answer_are_told_and_left_out(tmp_path: Path, chatml: ChatTemplate) -> None:
     rows = [turns(1), turns(2)[:1], [turns(3)[1]], turns(4)]
     task = written(tmp_path, [{"messages": messages} for messages in rows])
+    for name, number in (("validation", 5), ("test", 6)):
+        write_rows(tmp_path / f"{name}.jsonl", [{"messages": turns(number)}])
+    task = find_task(task.name, (tmp_path,))
     assert [row.completion for row in training_rows(task, chatml)] == ["Second 1", "Second 4"]
     assert "2 chats of its train split are left out: in them the assistant answers nothing" in check_task(task)
     task = written(tmp_path, [{"messages": turns(2)[:1]}])
@@ -206,4 +209,4 @@ def test_a_user_may_say_what_of_an_answer_counts(tmp_path: Path, chatml: ChatTem
     built = lm_eval_task(task, "test", template=chatml)
     assert built.doc_to_target(rows[0]) == "1"
     assert training_rows(task, chatml)[0].completion == "Second 1"
-    assert check_rendered(task, chatml) == ()
+    assert chat_notes(task, chatml) == []
