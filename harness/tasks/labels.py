@@ -131,6 +131,10 @@ def gold_of(config: Mapping[str, Any], labels: Labels, doc: Doc, where: str = ""
     return golds if isinstance(said, list | tuple) else golds[0]
 
 
+_SHOWS = r"\s*\{\{\s*((\w+).*?)\s*\}\}\s*"
+"""A template that shows an expression which begins with a column."""
+
+
 def choices_of(config: Mapping[str, Any], doc: Doc, where: str = "") -> list[str]:
     """A row's choices as texts.
 
@@ -142,13 +146,22 @@ def choices_of(config: Mapping[str, Any], doc: Doc, where: str = "") -> list[str
     Raises:
         SpecError: When they are no list, or one of them is no text.
     """
-    choices = list_of(config.get("doc_to_choice"), doc)
+    entry = config.get("doc_to_choice")
+    choices = list_of(entry, doc)
     if not choices:
         raise SpecError(f"{where}: doc_to_choice must give a list of choices, but gives {choices!r}: correct it")
     for choice in choices:
         # YAML reads an unquoted yes as a truth value; as a text it would be "True".
         if isinstance(choice, bool) or not isinstance(choice, str | int | float):
             raise SpecError(f"{where}: a choice must be a text, but is {choice!r}: put it into quotes")
+    # lm-eval renders a template that shows a list, and takes the texts of a list as they stand.
+    templates = [] if isinstance(entry, str) else [re.fullmatch(_SHOWS, str(choice)) for choice in choices]
+    if any(match and match[2] in doc for match in templates):
+        shows = ", ".join(match[1] if match else repr(choice) for match, choice in zip(templates, choices, strict=True))
+        raise SpecError(
+            f"{where}: the choices of a list must be texts, but {choices!r} are templates: write one that shows the list, "
+            f'"{{{{[{shows}]}}}}"'
+        )
     return [str(choice) for choice in choices]
 
 

@@ -171,7 +171,22 @@ def check_task(task: Task) -> tuple[str, ...]:
         rows = training_rows(task)
         if any(row.prompt != row.prompt.rstrip() for row in rows):
             notes.append("prompts end in white space, which lm-eval scores as the beginning of the answer")
-    return (*notes, *overlap_notes(task), *size_notes(task, _answers(task)))
+    return (*notes, *_pair_notes(task), *overlap_notes(task), *size_notes(task, _answers(task)))
+
+
+def _pair_notes(task: Task) -> list[str]:
+    """What to write where pairs are trained on and something else is scored, which may not move when they are learned."""
+    preference, config = task.metadata.preference, task.config
+    if preference is None or (task.metadata.chat and config["output_type"] == "multiple_choice"):
+        return []
+    columns = (preference.chosen, preference.rejected)
+    if all(column in str(config.get("doc_to_choice")) for column in columns):
+        return []
+    choices = "{{[" + ", ".join(columns) + "]}}"
+    return [
+        f"pairs of answers are trained on, but {task.metric} of something else is scored: for the share of pairs ranked right write "
+        f'output_type: multiple_choice, doc_to_choice: "{choices}", doc_to_target: 0 and metric acc'
+    ]
 
 
 def _answers(task: Task) -> dict[str, Iterator[str]]:

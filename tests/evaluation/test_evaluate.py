@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness.errors import SpecError
 from harness.evaluation.evaluate import bos_policy, comparability, write_items
 from harness.records.trial import Ended
 from harness.tasks.task import Task, find_task
+from harness.tasks.training_rows import check_task
 from tests.scoring import comparable, evaluate, evaluate_together
 
 from ..tasks.writing import CHOICE, GENERATE, ROLLING, ROWS, write_task
@@ -95,6 +98,26 @@ def test_choices_of_a_uniform_model_by_hand(task: Any, uniform: Any, tokenizer: 
     assert found.score.value == 0.5
     assert found.score.stderr == pytest.approx(statistics.stdev(outcomes) / math.sqrt(10))
     assert (found.score.metric, found.score.chance, found.score.split) == ("acc", 0.5, "test")
+
+
+def test_the_share_of_pairs_ranked_right_is_offered_and_is_what_the_offer_says(
+    tmp_path: Path, uniform: Any, tokenizer: Any
+) -> None:
+    """To a uniform model the shorter answer is likelier: it ranks two pairs of three right."""
+    pairs = [("a", "aaa"), ("b", "bbb"), ("ccc", "c")]
+    rows = [{"text": f"t{n}", "label": "yes", "good": good, "bad": bad} for n, (good, bad) in enumerate(pairs)]
+    asked = {"metadata": {"preference": {"chosen": "good", "rejected": "bad"}}}
+    write_task(tmp_path, CHOICE | asked, train=rows, test=rows[::-1])
+    [offer] = [note for note in check_task(find_task("mine", (tmp_path,))) if "pairs" in note]
+    written = re.search(r"write (output_type: .*), (doc_to_choice: .*), (doc_to_target: 0) and metric acc", offer)
+    assert written
+    changes = {key: value for line in written.groups() for key, value in yaml.safe_load(line).items()}
+    write_task(tmp_path, CHOICE | asked | changes, train=rows, test=rows[::-1], name="mine")
+    task = find_task("mine", (tmp_path,))
+    assert not [note for note in check_task(task) if "pairs" in note]
+    found = evaluate(uniform, tokenizer, task, "test", None)
+    assert sorted(item.value for item in found.items) == [0.0, 1.0, 1.0]
+    assert found.score.value == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
