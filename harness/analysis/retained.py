@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from harness.analysis.forgetting import NO_HEADROOM, probability_lost
 from harness.analysis.statistics import holm
 
+ANSWERS = "answer_bits_per_byte"
+"""The measure of a skill whose own metric has no headroom: how unlikely the right answers are."""
 ALPHA = 0.05
 _FOUND = 1.96 + 0.84
 """Errors that a difference must be away for a test at `ALPHA` to find it in 80 of 100 studies."""

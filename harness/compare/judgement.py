@@ -16,12 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.forgetting import nats_lost, size_lost
-from harness.analysis.retained import Flips, Judged, Measure, Status, flips, judge, noise_of
+from harness.analysis.retained import ANSWERS, Flips, Judged, Measure, Status, flips, judge, noise_of
 from harness.compare.answers import Answer, Model, Skill
 from harness.errors import EXIT_CANNOT_TELL, EXIT_LOST, SpecError
-
-ANSWERS = "answer_bits_per_byte"
-"""Measure of a skill whose own metric has no headroom: how unlikely the right answers are."""
 
 Numbers = NDArray[np.float64]
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.retained import Status
+from harness.analysis.retained import ANSWERS, Status
 from harness.compare.answers import Answer
-from harness.compare.judgement import ANSWERS, Compared, Comparison, Verdict
+from harness.compare.judgement import Compared, Comparison, Verdict
 from harness.report import words
 
 COLUMNS = ("skill", "status", "metric", "base", "tuned", "lost (95% interval)", "items", "bits per byte", "why")

@@ -304,7 +304,7 @@ def _detectable_on(task: TaskInfo, spec: StudySpec, measured: Sequence[float]) -
 
     def found(runs: int, size: int | None) -> float | None:
         compared = max(spec.confirm.finalists, 2)
-        return detectable(families=compared, runs=runs, items=size, seed_sd=sd / unit, tasks=min(asked, 6))
+        return detectable(families=compared, runs=runs, items=size, seed_sd=sd / unit, tasks=asked)
 
     difference = found(seeds, items)
     seeds_more, items_more = (found(2 * seeds, items), found(seeds, 2 * items)) if items else (None, None)

@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.forgetting import Size, mean_size, nats_lost, size_lost, size_seen
-from harness.analysis.retained import Flips, Judged, Measure, Status, flips, judge, noise_of
+from harness.analysis.retained import ANSWERS, Flips, Judged, Measure, Status, flips, judge, noise_of
 from harness.analysis.statistics import Interval, mean_interval
 from harness.database.items import Outcomes
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.rows import ScoreRow
-
-ANSWERS = "answer_bits_per_byte"
-"""The measure of a skill whose own metric has no headroom: how unlikely the right answers are."""
 
 
 @dataclass(frozen=True, kw_only=True)

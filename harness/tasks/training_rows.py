@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -88,7 +90,7 @@ def _training_rows(task: Task, template: ChatTemplate | None) -> tuple[Row, ...]
     try:
         if task.built_in and task.output_type == "generate_until" and not takes_delimiter(built, rows[:_TRIED]):
             # lm-eval's score of its own task stays as it is: what is trained must be what it takes for right.
-            built.config.target_delimiter = ""
+            built = _undelimited(built)
         if task.metadata.chat:
             chats = Chats(task, template)
             return tuple(_chat_row(_row(built, doc, None), chats) for doc in rows)
@@ -97,6 +99,14 @@ def _training_rows(task: Task, template: ChatTemplate | None) -> tuple[Row, ...]
         raise SpecError(
             f"task {task.name}: its training rows must fit the task file's templates, but do not ({error}): correct one"
         ) from error
+
+
+def _undelimited(built: ConfigurableTask) -> ConfigurableTask:
+    """The same without a delimiter before answers; the task itself, which others have too, stays as it is."""
+    other, config = copy(built), copy(built.config)
+    config.target_delimiter = ""
+    other._config = config
+    return other
 
 
 def _chat_row(row: Row, chats: Chats) -> Row:
@@ -176,16 +186,21 @@ def check_task(task: Task) -> tuple[str, ...]:
 
 def _pair_notes(task: Task) -> list[str]:
     """What to write where pairs are trained on and something else is scored, which may not move when they are learned."""
-    preference, config = task.metadata.preference, task.config
-    if preference is None or (task.metadata.chat and config["output_type"] == "multiple_choice"):
+    preference, choices = task.metadata.preference, task.config.get("doc_to_choice")
+    if preference is None:
         return []
-    columns = (preference.chosen, preference.rejected)
-    if all(column in str(config.get("doc_to_choice")) for column in columns):
+    ranked = task.output_type == "multiple_choice"
+    if task.metadata.chat:
+        keys = "output_type: multiple_choice"  # the pair itself is then what it chooses from
+    else:
+        columns = (preference.chosen, preference.rejected)
+        ranked = ranked and all(re.search(rf"\b{re.escape(column)}\b", str(choices)) for column in columns)
+        keys = f'output_type: multiple_choice, doc_to_choice: "{{{{[{", ".join(columns)}]}}}}", doc_to_target: 0'
+    if ranked:
         return []
-    choices = "{{[" + ", ".join(columns) + "]}}"
     return [
         f"pairs of answers are trained on, but {task.metric} of something else is scored: for the share of pairs ranked right write "
-        f'output_type: multiple_choice, doc_to_choice: "{choices}", doc_to_target: 0 and metric acc'
+        f"{keys} and metric acc"
     ]
 
 

@@ -31,4 +31,8 @@ def test_more_seeds_or_items_find_less_and_more_tasks_ask_for_more() -> None:
     assert detectable(families=3, runs=6, items=200, seed_sd=0.02) < few
     assert detectable(families=3, runs=3, items=800, seed_sd=0.02) < few
     assert detectable(families=3, runs=3, items=200, seed_sd=0.02, tasks=4) > few
+    # a task more asks for a stricter test, however many there are
+    assert detectable(families=3, runs=3, items=200, seed_sd=0.02, tasks=40) > detectable(
+        families=3, runs=3, items=200, seed_sd=0.02, tasks=10
+    )
     assert detectable(families=3, runs=1, items=200, seed_sd=0.02) is None

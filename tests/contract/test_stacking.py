@@ -65,7 +65,7 @@ def test_together_is_alone(method, world):
     able = [folder for folder in (world.llama, world.gpt2) if not refusal(method, folder)]
     turn = TOGETHER.index(method) % len(able)
     for folder in able if THOROUGH else [able[turn]]:
-        train_together_and_alone(method, folder)
+        assert_together_is_alone(method, folder)
 
 
 def refusal(method, folder):
@@ -73,7 +73,7 @@ def refusal(method, folder):
     return load("methods", method)().skip(Situation(device="cpu", model=facts))
 
 
-def train_together_and_alone(method, folder):
+def assert_together_is_alone(method, folder):
     stages = [stage(method, batch_size=2, **own) for own in differing(method)]
 
     def learners():

@@ -107,7 +107,9 @@ def test_the_share_of_pairs_ranked_right_is_offered_and_is_what_the_offer_says(
     pairs = [("a", "aaa"), ("b", "bbb"), ("ccc", "c")]
     rows = [{"text": f"t{n}", "label": "yes", "good": good, "bad": bad} for n, (good, bad) in enumerate(pairs)]
     asked = {"metadata": {"preference": {"chosen": "good", "rejected": "bad"}}}
-    write_task(tmp_path, CHOICE | asked, train=rows, test=rows[::-1])
+    # columns of like names are no pair of answers
+    rows = [row | {"goods": "x", "badly": "y"} for row in rows]
+    write_task(tmp_path, CHOICE | asked | {"doc_to_choice": "{{['yes', goods, badly]}}"}, train=rows, test=rows[::-1])
     [offer] = [note for note in check_task(find_task("mine", (tmp_path,))) if "pairs" in note]
     written = re.search(r"write (output_type: .*), (doc_to_choice: .*), (doc_to_target: 0) and metric acc", offer)
     assert written

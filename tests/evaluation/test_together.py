@@ -169,7 +169,7 @@ def test_every_method_that_stacks_is_scored_like_alone(world: World, method: str
     """
     able = [folder for folder in (world.llama, world.gpt2) if not refusal(method, folder)]
     for folder in able if THOROUGH else [able[STACKABLE.index(method) % len(able)]]:
-        score_together_and_alone(method, folder, world.tasks)
+        assert_scored_like_alone(method, folder, world.tasks)
 
 
 def refusal(method: str, folder: Path) -> str | None:
@@ -178,7 +178,7 @@ def refusal(method: str, folder: Path) -> str | None:
     return plugin.skip(Situation(device="cpu", model=model_facts(resolve_model(str(folder)))))
 
 
-def score_together_and_alone(method: str, folder: Path, tasks: Path) -> None:
+def assert_scored_like_alone(method: str, folder: Path, tasks: Path) -> None:
     """Score three adapters of a method in one pass and one by one, and compare."""
     import torch
 

@@ -153,6 +153,14 @@ def test_pairs_follow_the_same_chat(tmp_path: Path, chatml: ChatTemplate, form: 
     assert [instance.args for instance in built.instances] == [(row.prompt, "Second 1"), (row.prompt, "No")]
 
 
+def test_pairs_of_chats_are_offered_their_own_choices(tmp_path: Path) -> None:
+    """Two whole chats are no choices to write down: of a chat the harness makes them."""
+    preference = {"preference": {"chosen": "chosen", "rejected": "rejected"}}
+    scored = written(tmp_path, [PAIRS["texts after a prompt"]], metadata=preference)
+    [offer] = [note for note in check_task(scored) if note.startswith("pairs")]
+    assert offer.endswith("write output_type: multiple_choice and metric acc")
+
+
 def test_pairs_after_different_chats_are_refused(tmp_path: Path) -> None:
     row = {"chosen": turns(1), "rejected": turns(2)}
     task = written(tmp_path, [row], metadata={"preference": {"chosen": "chosen", "rejected": "rejected"}})
