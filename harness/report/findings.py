@@ -6,6 +6,7 @@ are judged together (`analysis.verdict`), and whoever says what to use reads `Co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -129,7 +130,7 @@ class Comparison:
         winners = [c for c in within if c.over_base is not None and c.over_base.word is Word.BETTER]
         equals = [c for c in winners if c.label in self.verdict.equals]
         if equals:
-            return Advice.EQUAL, min(equals, key=lambda c: (c.worst.size.value if c.worst else 0.0, c.train_s or 0.0))
+            return Advice.EQUAL, min(equals, key=_price)
         return (Advice.WITHIN, winners[0]) if winners else (Advice.KEEP, None)
 
     @property
@@ -141,6 +142,12 @@ class Comparison:
     def name(self) -> str:
         """What is compared, in words."""
         return f"{self.task} on {self.base_model}"
+
+
+def _price(contender: Contender) -> tuple[float, float]:
+    """What a pipeline forgets, then what it costs; what nobody measured is not nothing."""
+    lost, seconds = contender.needs.forgetting, contender.needs.seconds
+    return math.inf if lost is None else lost, math.inf if seconds is None else seconds
 
 
 @lru_cache(maxsize=1)  # five sections ask for the same study's comparisons

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.analysis.comparison import Question
+from harness.analysis.forgetting import Size
 from harness.analysis.verdict import ONE_SEED, Word, judge
 from harness.database.items import MISSING, Outcomes
 from harness.plugins import load
@@ -163,6 +164,33 @@ def test_what_to_use_follows_from_the_verdict(
     assert says in line or (advice is Advice.OPEN and "nothing can be said yet" in line)
     assert (", use " in line) == (found.advice[1] is not None)
     assert load("report/sections", "method_comparison")().render(changed)
+
+
+@pytest.mark.parametrize(
+    ("lost", "seconds", "named"),
+    [
+        ((0.30, 0.10), (1.0, 9.0), 1),  # forgets least, whatever it costs
+        ((0.10, 0.30), (9.0, 1.0), 0),
+        ((0.20, 0.20), (9.0, 1.0), 1),  # equals in that: costs least
+        ((0.20, None), (9.0, 1.0), 0),  # what nobody measured is not nothing
+        ((None, None), (None, 1.0), 1),
+    ],
+)
+def test_of_equals_the_one_is_named_that_forgets_least_and_then_costs_least(
+    study: StudyData, lost: tuple[float | None, ...], seconds: tuple[float | None, ...], named: int
+) -> None:
+    [found] = compare(judged(study, GOOD[::-1], GOOD, BASE_ANSWERS))
+    assert found.advice[0] is Advice.EQUAL
+    contenders = [
+        replace(
+            contender,
+            train_s=own_seconds,
+            lost=() if size is None else (replace(contender.lost[0], size=Size(size, is_share=True)),),
+        )
+        for contender, size, own_seconds in zip(found.contenders, lost, seconds, strict=True)
+    ]
+    advice, chosen = replace(found, contenders=tuple(contenders)).advice
+    assert (advice, chosen) == (Advice.EQUAL, contenders[named])
 
 
 def test_the_question_over_all_tasks_stands_first(study: StudyData) -> None:
