@@ -128,6 +128,8 @@ class Across:
     word: Word
     """Better where the leader beats every other family, within noise, or untestable."""
     tasks: int
+    others: tuple[str, ...] = ()
+    """Every other family that all of the tasks have, the base included; of no other is anything said."""
     lead: Interval | None = None
     """Over the next best family, mean over tasks, in units of the scales' widths."""
     gain: Interval | None = None
@@ -193,6 +195,7 @@ def across(questions: Sequence[Question], alpha: float = ALPHA) -> Across | None
         leader=joint.leader,
         word=word,
         tasks=count,
+        others=tuple(joint.sample.names[i] for i in reversed(rest)),
         lead=joint.difference(joint.top, rest[-1]),
         gain=None if joint.base in (None, joint.top) else joint.gain(joint.top),
         p=p,

@@ -56,7 +56,7 @@ def how_sure_it_is(study: StudyData, comparison: Comparison) -> str:
     else:
         text = f"{ahead}, but it was not shown to be better than {words.listed(equals)}: {basis}."
     if comparison.advice[0] is Advice.EQUAL:
-        text += " Of those that beat the base, the one that forgets and then costs least is named."
+        text += " Of those that beat the base, the one that forgets least, and among such the one that costs least, is named."
     return text
 
 

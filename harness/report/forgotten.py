@@ -195,12 +195,15 @@ def in_short(suite: Sequence[Forgetting]) -> str | None:
     if not suite:
         return None
     by_status = {status: [own for own in suite if own.status is status] for status in Status}
-    lost = by_status.pop(Status.LOST)
-    most = max(lost, key=lambda own: own.size.value, default=None)
-    head = f"lost: {len(lost) or 'none'} of {words.count(len(suite), 'skill')}"
-    if most is not None:
-        head += f" (worst: {most.skill}, {most.in_words})"
+    most = max(by_status.pop(Status.LOST), key=lambda own: own.size.value, default=None)
+    head = f"lost: {count_lost(suite)}" + (f" (worst: {most.skill}, {most.in_words})" if most else "")
     return "; ".join([head, *(f"{status}: {len(own)}" for status, own in by_status.items() if own)])
+
+
+def count_lost(suite: Sequence[Forgetting]) -> str:
+    """How many of a pipeline's skills were lost: `2 of 6 skills`."""
+    lost = sum(own.status is Status.LOST for own in suite)
+    return f"{lost or 'none'} of {words.count(len(suite), 'skill')}"
 
 
 def interval_in_words(lost: Forgetting) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,31 @@ def test_the_question_over_all_tasks_stands_first(study: StudyData) -> None:
     assert f"On average over 2 tasks on tiny-1m, {joint.leader} leads" in str(
         load("report/sections", "answer")().render(study)
     )
+
+
+def test_the_question_over_all_tasks_names_whom_it_is_about(study: StudyData) -> None:
+    """Of a family that one of the tasks lacks nothing is said, and that is said."""
+    by_task = [{c.label for c in found.contenders} for found in compare(study)]
+    shared, missing = set.intersection(*by_task), set.union(*by_task) - set.intersection(*by_task)
+    assert shared
+    assert missing
+    [joint] = overall(study).values()
+    assert {joint.leader, *joint.others} == {*shared, BASE}
+    text = re.sub(r"<[^>]*>", "", str(load("report/sections", "answer")().render(study)))
+    assert f"better than {joint.others[0]}" in text
+    assert f"That says nothing of {', '.join(sorted(missing))}, not confirmed on all of these tasks." in text.replace(
+        " and ", ", "
+    )
+
+
+def test_where_the_base_wins_the_row_and_the_card_are_about_it(study: StudyData) -> None:
+    """A gain that was not shown must not stand as the answer's."""
+    poor = judged(study, POOR, POOR[::-1], BASE_ANSWERS)
+    [found] = compare(poor)
+    assert found.advice[0] is Advice.KEEP
+    text = str(load("report/sections", "answer")().render(poor))
+    assert f"Gain of {found.best.label} over the base model" in text
+    assert f"What {found.best.label} forgot" in text
 
 
 def test_failed_confirm_runs_are_counted(tmp_path: Path) -> None:

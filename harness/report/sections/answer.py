@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.analysis.statistics import Interval
-from harness.analysis.verdict import Word
+from harness.analysis.verdict import Across, Word
 from harness.records.scale import Scale
 from harness.report import words
 from harness.report.accepting import limits_in_words
 from harness.report.conclusion import conclusion, how_sure_it_is
 from harness.report.data import StudyData
 from harness.report.findings import BASE, Advice, Comparison, Contender, compare, overall, places
-from harness.report.forgotten import how_sure, in_short
+from harness.report.forgotten import count_lost, how_sure, in_short
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
 from harness.report.recipe import in_words, settings, to_yaml
 from harness.report.rows import known_total, total
@@ -47,32 +47,35 @@ def _across(study: StudyData) -> Html:
     for model, joint in overall(study).items():
         lead = _POINTS.difference(joint.lead.mean) if joint.lead else None
         start = f"On average over {words.count(joint.tasks, 'task')} on {model}, {joint.leader} leads by {lead}"
+        others = words.listed(list(joint.others))
         sure = (
-            "and is better than every other"
+            f"and is better than {others}"
             if joint.word is Word.BETTER
-            else "but these seeds and items do not show that it is better than every other"
+            else f"but these seeds and items do not show that it is better than {others}"
         )
         p = "" if joint.p is None else f" (p {'' if joint.p < 0.001 else '= '}{words.p_value(joint.p)})"
-        parts.append(paragraph(f"{start}, {sure}{p}.", kind="lead"))
+        parts.append(paragraph(f"{start}, {sure}{p}.{_left_out(study, model, joint)}", kind="lead"))
     return join(parts)
 
 
+def _left_out(study: StudyData, model: str, joint: Across) -> str:
+    """Families of which the question over all tasks says nothing."""
+    named = {c.label for found in compare(study) if found.base_model == model for c in found.contenders}
+    missing = sorted(named - {joint.leader, *joint.others})
+    return f" That says nothing of {words.listed(missing)}, not confirmed on all of these tasks." if missing else ""
+
+
 def _summary(study: StudyData, found: tuple[Comparison, ...]) -> Html:
-    rows = []
+    rows: list[tuple[str | None, ...]] = []
     for comparison in found:
         advice, chosen = comparison.advice
-        best = chosen or comparison.best
-        rows.append(
-            (
-                comparison.task,
-                comparison.base_model,
-                _use(advice, chosen),
-                comparison.unit.level(best.level.mean),
-                comparison.unit.difference(best.gain.mean) if best.gain else None,
-                in_short(best.lost),
-                words.seconds(best.train_s),
-            )
-        )
+        start = (comparison.task, comparison.base_model, _use(advice, chosen))
+        if chosen is None:  # the row is about the base then, or about nothing
+            rows.append((*start, comparison.unit.level(comparison.base), None, None, None))
+            continue
+        gain = comparison.unit.difference(chosen.gain.mean) if chosen.gain else None
+        level = comparison.unit.level(chosen.level.mean)
+        rows.append((*start, level, gain, in_short(chosen.lost), words.seconds(chosen.train_s)))
     columns = [Column("Task"), Column("Base model"), Column("Use"), Column("Test score", number=True)]
     columns += [Column("Gain", number=True), Column("Skills"), Column("Training", number=True)]
     return table("What to use for each task", columns, rows)
@@ -128,7 +131,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
     content = (
         heading,
         paragraph(lead, kind="lead"),
-        _facts(study, comparison, best),
+        _facts(study, comparison, best, advised=chosen is not None),
         paragraph(how_sure_it_is(study, comparison)),
         _accepted(comparison),
         _reach(comparison),
@@ -137,8 +140,8 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
     return tag("article", *content, class_="card")
 
 
-def _facts(study: StudyData, comparison: Comparison, best: Contender) -> Html:
-    unit = comparison.unit
+def _facts(study: StudyData, comparison: Comparison, best: Contender, advised: bool) -> Html:
+    unit, of = comparison.unit, "" if advised else f" of {best.label}"
     gain = best.gain
     levels = [f"test score {unit.level(best.level.mean)}"]
     levels += [f"base {unit.level(comparison.base)}"] if comparison.base is not None else []
@@ -148,14 +151,14 @@ def _facts(study: StudyData, comparison: Comparison, best: Contender) -> Html:
     return facts(
         (
             (
-                "Gain over the base model",
+                f"Gain{of} over the base model",
                 unit.difference(gain.mean) if gain else None,
                 (_interval(unit, gain) if gain else "no comparable base score") + "; " + ", ".join(levels),
             ),
             (
-                "What was forgotten",
-                in_short(best.lost),
-                how_sure(best.lost) if best.lost else "no off-target skill was scored",
+                "What was forgotten" if advised else f"What {best.label} forgot",
+                count_lost(best.lost) if best.lost else None,
+                f"{in_short(best.lost)}; {how_sure(best.lost)}" if best.lost else "no off-target skill was scored",
             ),
             ("Training time of one run alone", words.seconds(best.train_s), ", ".join(costs)),
             (
