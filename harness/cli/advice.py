@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,11 +34,13 @@ class Answer:
     base_model: str
     advice: Advice | None = None
     not_enough_evidence: NotEnoughEvidence | None = None
+    measured: tuple[str, ...] = ()
+    """What studies say that confirmed pipelines on this very task and base model, their verdicts first."""
 
     def text(self) -> str:
-        """For a terminal."""
+        """For a terminal: what was measured, then what is expected of pipelines."""
         answer = self.advice or self.not_enough_evidence
-        return answer.text() if answer else ""
+        return "\n".join([*self.measured, *([answer.text()] if answer else [])])
 
 
 class PipelineFile(FamilySpec):
@@ -122,7 +125,8 @@ def advise(
     from harness.models.base_model import resolve_model
     from harness.models.chat import in_template
     from harness.models.facts import model_facts
-    from harness.recommend.rank import NotEnoughEvidence, most_evidence, recommend, request_for
+    from harness.recommend.lookup import most_evidence, request_for
+    from harness.recommend.rank import NotEnoughEvidence, recommend
     from harness.tasks.facts import task_facts
 
     # Gains of one base say little of another, so without a wish the base that most is known of is the safest.
@@ -137,10 +141,21 @@ def advise(
     request = request_for(paths, task, base, situation=situation, **limits)
     if request.base_score is None and score_base is not None:
         request = replace(request, base_score=_base_score(paths, task, base, score_base))
-    answer = recommend(paths, request)
+    answer, measured = recommend(paths, request), tuple(_measured(paths, task, base))
     if isinstance(answer, NotEnoughEvidence):
-        return Answer(task.name, name, not_enough_evidence=answer)
-    return Answer(task.name, name, advice=answer)
+        return Answer(task.name, name, not_enough_evidence=answer, measured=measured)
+    return Answer(task.name, name, advice=answer, measured=measured)
+
+
+def _measured(paths: Paths, task: Task, base: BaseModel) -> Iterator[str]:
+    """The verdict of each study that confirmed pipelines on this very task and base model."""
+    from harness.recommend.lookup import confirmed_in
+    from harness.report.conclusion import said_now
+
+    for study in confirmed_in(paths, task, base):
+        for one in said_now(paths, study):
+            if (one.task, one.base_model) == (task.name, base.ref.name):
+                yield f"Measured by study {study}: {one.text}"
 
 
 def _base_score(paths: Paths, task: Task, base: BaseModel, folders: tuple[Path, ...]) -> float | None:

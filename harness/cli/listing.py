@@ -188,14 +188,17 @@ class StudyStatus:
     """Wall seconds of all its trials, reused ones left out."""
     steps_done: tuple[str, ...]
     """Which of base, search and confirm are complete."""
+    verdicts: tuple[str, ...] = ()
+    """What its confirmed runs say, a line for each task; none before any."""
 
     def text(self) -> str:
-        """One line."""
+        """One line, and one for each verdict."""
         failures = ", ".join(f"{count} {status}" for status, count in self.failed.items()) or "none failed"
         steps = ", ".join(self.steps_done) or "nothing"
-        return (
+        head = (
             f"{self.study}: {self.done} done, {self.running} open, {failures}; {self.seconds:.0f} s; complete: {steps}"
         )
+        return "\n".join([head, *(f"  {verdict}" for verdict in self.verdicts)])
 
 
 def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
@@ -212,6 +215,7 @@ def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
 
 def _status_of(paths: Paths, study: str) -> StudyStatus:
     from harness.records.study_trials import read_members
+    from harness.report.conclusion import said_now
 
     members = {member.key: member for member in read_members(paths, study)}
     results = {key: find_result(paths, key) for key in members}
@@ -219,7 +223,16 @@ def _status_of(paths: Paths, study: str) -> StudyStatus:
     failed = Counter(str(result.status) for result in found.values() if not result.status.has_scores)
     seconds = sum(result.cost.total_s for key, result in found.items() if not members[key].reused)
     steps = tuple(step for step in ("base", "search", "confirm") if paths.study(study).done(step).exists())
-    return StudyStatus(study, len(found) - failed.total(), len(members) - len(found), dict(failed), seconds, steps)
+    confirmed = any(members[key].role == "confirm" for key in found)
+    return StudyStatus(
+        study=study,
+        done=len(found) - failed.total(),
+        running=len(members) - len(found),
+        failed=dict(failed),
+        seconds=seconds,
+        steps_done=steps,
+        verdicts=tuple(one.text for one in said_now(paths, study)) if confirmed else (),
+    )
 
 
 @dataclass(frozen=True)

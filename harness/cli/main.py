@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -19,7 +20,7 @@ from harness import __version__
 from harness.cli.comparing import compare
 from harness.cli.site import pair, site_options
 from harness.cli.terminal import Commands, json_option, listen, show
-from harness.errors import SpecError, UsageError
+from harness.errors import SpecError, StorageError, UsageError
 from harness.plugins import use_project
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def _phase(role: Role) -> Callable[[Callable[[], None]], click.Command]:
                 return
             from harness.driver.phases import run_phase
 
-            summary = run_phase(role, _study(root, study), site)
+            spec = _study(root, study)
+            summary = run_phase(role, spec, site, said=partial(_said, site.paths, spec.name))
             show(summary, as_json, lambda s: s.text())
             if summary.exit_code:  # after the summary: partly failed is a result, which Snakemake goes on with
                 sys.exit(summary.exit_code)
@@ -98,6 +100,16 @@ def _phase(role: Role) -> Callable[[Callable[[], None]], click.Command]:
         return command
 
     return wrap
+
+
+def _said(paths: Paths, study: str) -> list[str]:
+    """The verdicts of a study that runs; whatever is wrong with its files must not stop it."""
+    from harness.report.conclusion import said_now
+
+    try:
+        return [one.text for one in said_now(paths, study)]
+    except StorageError as error:
+        return [f"no verdict can be given: {error}"]
 
 
 def _plan(root: Path, study: str, as_json: bool, site: Site) -> None:

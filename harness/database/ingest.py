@@ -11,7 +11,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +30,7 @@ from harness.records.trial import TrialResult
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["SCHEMA", "IngestSummary", "connect", "ingest", "schema_text"]
+__all__ = ["SCHEMA", "IngestSummary", "connect", "connect_now", "ingest", "schema_text"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,20 @@ def connect(paths: Paths, read_only: bool = True) -> Iterator[DuckDBPyConnection
 
 
 @contextmanager
-def _opened(path: Path, read_only: bool) -> Iterator[DuckDBPyConnection]:
+def connect_now(paths: Paths, keys: Collection[str]) -> Iterator[DuckDBPyConnection]:
+    """A database in memory of a few trials as their records are now, closed on leaving; the one on disk may be older.
+
+    Args:
+        paths: Where records and studies are.
+        keys: Of these trials; those that have no record yet are left out.
+    """
+    with _opened(":memory:", read_only=False) as connection:
+        _build(connection, paths, keys)
+        yield connection
+
+
+@contextmanager
+def _opened(path: Path | str, read_only: bool) -> Iterator[DuckDBPyConnection]:
     import duckdb
 
     try:
@@ -147,7 +160,8 @@ def _only_one(paths: Paths) -> Iterator[None]:
         ) from error
 
 
-def _build(connection: DuckDBPyConnection, paths: Paths) -> tuple[Damaged, ...]:
+def _build(connection: DuckDBPyConnection, paths: Paths, only: Collection[str] | None = None) -> tuple[Damaged, ...]:
+    """Fill an empty database with all trials, or only with those of some keys; returns what was left out."""
     connection.execute("SET preserve_insertion_order = false")  # all cores insert, and less memory is held
     for table in TABLES:
         columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
@@ -155,7 +169,7 @@ def _build(connection: DuckDBPyConnection, paths: Paths) -> tuple[Damaged, ...]:
         _comment(connection, "TABLE", table.name, table.meaning)
         for column in table.columns:
             _comment(connection, "COLUMN", f"{table.name}.{column.name}", column.meaning)
-    damaged = [*_stage_records(connection, paths), *_stage_studies(connection, paths)]
+    damaged = [*_stage_records(connection, paths, only), *_stage_studies(connection, paths, only)]
     for table in TABLES:
         if table.source:
             _fill(connection, table, table.source)
@@ -193,16 +207,17 @@ def _count(connection: DuckDBPyConnection, table: str) -> int:
     return int(row[0]) if row else 0
 
 
-def _stage_records(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
+def _stage_records(connection: DuckDBPyConnection, paths: Paths, only: Collection[str] | None) -> list[Damaged]:
     """Read all records that are believed into the temporary table `records` (key, r); returns the others."""
     damaged = [Damaged(path, _text(path.with_suffix(".txt")).strip()) for path in paths.quarantined()]
-    _stage(connection, "records", _records(paths, damaged), TrialResult)
+    places = paths.records() if only is None else [str(paths.record(key)) for key in sorted(only)]
+    _stage(connection, "records", _records(places, damaged), TrialResult)
     return damaged
 
 
-def _records(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
+def _records(places: Iterable[str], damaged: list[Damaged]) -> Iterator[_Row]:
     """Every record as text of the current version; what Python does not believe, the database does not hold."""
-    for path in paths.records():
+    for path in places:
         key = os.path.basename(os.path.dirname(path))
         try:
             with open(path, "rb", buffering=0) as file:  # DuckDB's read_blob opens each small file several times
@@ -214,11 +229,11 @@ def _records(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
             damaged.append(Damaged(Path(path), str(error)))
 
 
-def _stage_studies(connection: DuckDBPyConnection, paths: Paths) -> list[Damaged]:
+def _stage_studies(connection: DuckDBPyConnection, paths: Paths, only: Collection[str] | None) -> list[Damaged]:
     """Read studies' folders into the temporary tables `staged_studies` (study, spec) and `staged_members` (study, m)."""
     damaged: list[Damaged] = []
     _stage(connection, "specs", _specs(paths, damaged), None)
-    _stage(connection, "lines", _members(paths, damaged), Member)
+    _stage(connection, "lines", _members(paths, damaged, only), Member)
     connection.execute(
         """CREATE TEMP TABLE staged_studies AS SELECT key AS study, r AS spec FROM specs;
         CREATE TEMP TABLE staged_members AS SELECT key AS study, r AS m FROM lines
@@ -237,15 +252,16 @@ def _specs(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
             damaged.append(_cut_short(study.spec, 1))
 
 
-def _members(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
+def _members(paths: Paths, damaged: list[Damaged], only: Collection[str] | None) -> Iterator[_Row]:
     for study in paths.studies():
         lines = study.members.read_bytes().splitlines() if study.members.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
-                decode(Member, data)
-                # Python's parser takes NaN and half characters, DuckDB's does not
-                yield study.name, f"{number:09}", canonical_json(data).encode()
+                member = decode(Member, data)
+                if only is None or member.key in only:
+                    # Python's parser takes NaN and half characters, DuckDB's does not
+                    yield study.name, f"{number:09}", canonical_json(data).encode()
             except (ValueError, RecursionError):
                 damaged.append(_cut_short(study.members, number))
 

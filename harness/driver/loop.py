@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from harness import __version__
-from harness.driver.display import Display, Snapshot
+from harness.driver.display import Display, Paced, Snapshot
 from harness.driver.experiment import Experiment
 from harness.driver.known_records import KnownRecords
 from harness.driver.losses import Losses
@@ -33,17 +33,26 @@ _PAUSE_S = 0.03
 class Driver:
     """Runs what a source proposes."""
 
-    def __init__(self, experiment: Experiment, runner: Runner, members: Sequence[Member]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        runner: Runner,
+        members: Sequence[Member],
+        said: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         """Take what is to be driven.
 
         Args:
             experiment: The study, and its site.
             runner: Where its packs run.
             members: The study's trials so far, those of other phases included.
+            said: Gives what can be said of the study by now, a line for each task.
         """
         self.experiment, self.paths, self.runner, self.members = experiment, experiment.paths, runner, members
         self.known = KnownRecords(self.paths, experiment.site.refresh)
         self.roll = Roll(self.paths, experiment.name, members)
+        self.said = said
+        self._said = Paced(said)
         self._losses = Losses(self.paths, experiment.name, experiment.site.settings.pack)
         self._waiting: dict[str, list[Proposal]] = {}
         """Proposals whose trials have no record yet, by key."""
@@ -222,5 +231,5 @@ class Driver:
             ran=tally.ran - waiting,
             seconds=tally.seconds,
             money=tally.money,
-            leaders=tuple(source.leaders()),
+            leaders=(*source.leaders(), *self._said.answer(ended)),
         )

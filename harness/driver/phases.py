@@ -53,6 +53,8 @@ class Summary:
     without_score: tuple[str, ...]
     """What has no score at all although its budget is spent: cells, base scores, or finalists."""
     notes: tuple[str, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    """After the confirmation, what can be said: a line for each task."""
 
     @property
     def exit_code(self) -> int:
@@ -67,7 +69,7 @@ class Summary:
             f"studies, {self.failed} failed), {cost} of trial time"
         ]
         lines += [f"no score: {what}" for what in self.without_score]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *self.notes, *self.verdicts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,11 @@ class Outcome:
 
 
 def run_phase(
-    role: Role, spec: StudySpec, site: Site, resolve: Callable[[StudySpec, Site], Experiment] = resolve
+    role: Role,
+    spec: StudySpec,
+    site: Site,
+    resolve: Callable[[StudySpec, Site], Experiment] = resolve,
+    said: Callable[[], Sequence[str]] = tuple,
 ) -> Summary:
     """Run the trials of one phase of a study that have no record yet.
 
@@ -92,6 +98,7 @@ def run_phase(
         spec: What is asked.
         site: Where it runs.
         resolve: Resolves what the study names, while workers start.
+        said: Gives what the study's confirmed records say by now, a line for each task.
 
     Raises:
         SpecError: When the study, or something that it names, is wrong; for `confirm` also when the study was not
@@ -102,7 +109,8 @@ def run_phase(
     with _open_runner(role, spec, site) as runner:
         experiment = resolve(spec, site)
         _keep_study(experiment)
-        driver = Driver(experiment, runner, read_members(site.paths, spec.name))
+        told = said if role == "confirm" else tuple  # before, nothing is confirmed that anything could be said of
+        driver = Driver(experiment, runner, read_members(site.paths, spec.name), told)
         outcome = _PHASES[role](experiment, driver)
         summary = _summary(role, driver, outcome)
         write_atomically(experiment.files.done(role), summary.text() + "\n")
@@ -174,6 +182,7 @@ def _summary(role: Role, driver: Driver, outcome: Outcome) -> Summary:
         money=tally.money,
         without_score=(*outcome.without_score, *experiment.refused.values()),
         notes=(*experiment.notes, *outcome.notes, *driver.known.notes),
+        verdicts=tuple(driver.said()),
     )
 
 

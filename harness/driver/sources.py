@@ -57,7 +57,7 @@ class Source(ABC):
         """About how many of them `next` has not given yet."""
 
     def leaders(self) -> Sequence[str]:
-        """The best so far, one sentence for each task."""
+        """The highest so far, one sentence for each task."""
         return ()
 
 
@@ -201,7 +201,7 @@ class SearchSource(Source):
         return self.planned - sum(len(cell.history.results) for cell in self.cells)
 
     def leaders(self) -> list[str]:
-        """The best of each task and base model."""
+        """The highest of each task and base model: no verdict, since each is one run, picked by its score."""
         several = len({cell.design.model for cell in self.cells}) > 1
         leaders: dict[str, tuple[float, str]] = {}
         for cell in self.cells:
@@ -211,7 +211,7 @@ class SearchSource(Source):
                 score = best.value if design.higher_is_better else -best.value
                 candidate = (best.value, f"{score:.3f} {design.family.name}")
                 leaders[arena] = max(leaders.get(arena, candidate), candidate)
-        return [f"{arena}: best {text}" for arena, (_, text) in leaders.items()]
+        return [f"{arena}: highest on validation {text} (no verdict yet)" for arena, (_, text) in leaders.items()]
 
     def _proposal(self, cell: Cell, job: Job) -> Proposal:
         config, design = cell.config(job), cell.design

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from harness.analysis.verdict import Word
+from harness.records.paths import Paths
 from harness.report import words
-from harness.report.data import StudyData
+from harness.report.data import StudyData, load_study_data
 from harness.report.findings import BASE, Advice, Comparison, compare
 from harness.report.forgotten import in_short
 
@@ -19,9 +22,18 @@ def conclusion(comparison: Comparison) -> tuple[str, str]:
     return f"For {comparison.name}, nothing can be said yet", ""
 
 
-def in_lines(study: StudyData) -> list[str]:
-    """A line for each task: what to use, what that gains and forgets, and how sure that is."""
-    lines = []
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a study comes to on one task."""
+
+    base_model: str
+    task: str
+    text: str
+
+
+def said(study: StudyData) -> list[Said]:
+    """For each task: what to use, what that gains and forgets, and how sure that is."""
+    found = []
     for comparison in compare(study):
         best = comparison.advice[1]
         facts = []
@@ -31,8 +43,22 @@ def in_lines(study: StudyData) -> list[str]:
         if best is not None and (lost := in_short(best.lost)):
             facts.append(lost)
         head = "".join(conclusion(comparison)) + (f": {'; '.join(facts)}" if facts else "")
-        lines.append(f"{head}. {how_sure_it_is(study, comparison)}")
-    return lines
+        text = f"{head}. {how_sure_it_is(study, comparison)}"
+        found.append(Said(base_model=comparison.base_model, task=comparison.task, text=text))
+    return found
+
+
+def said_now(paths: Paths, study: str) -> list[Said]:
+    """The same from a study's records as they are now, whether or not the database has them; empty before any confirmed run.
+
+    Args:
+        paths: Of the results folder.
+        study: Its name; it was started.
+
+    Raises:
+        StorageError: When a file of the study is damaged.
+    """
+    return said(load_study_data(paths, study, confirmed_now=True))
 
 
 def how_sure_it_is(study: StudyData, comparison: Comparison) -> str:

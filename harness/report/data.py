@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.database.ingest import connect
+from harness.database.ingest import connect, connect_now
 from harness.database.items import Outcomes, load_likelihoods, load_outcomes
 from harness.database.rows import read_rows
 from harness.errors import SpecError, StorageError, one_of
 from harness.recommend.backtest import Backtest, backtest_of
 from harness.records.lost_work import Stop, lost_seconds, read_stops
 from harness.records.paths import Paths
+from harness.records.study_trials import read_members
 from harness.report.rows import (
     CURVES,
     PARTS,
@@ -30,6 +32,9 @@ from harness.report.rows import (
     each_once,
 )
 from harness.report.study_files import Forecasts, StudyFile
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,12 +80,14 @@ class StudyData:
         return [trial for trial in self.ran if trial.failed]
 
 
-def load_study_data(paths: Paths, study: str) -> StudyData:
+def load_study_data(paths: Paths, study: str, confirmed_now: bool = False) -> StudyData:
     """Read what there is to report of a study.
 
     Args:
         paths: Of the results folder.
         study: Its name.
+        confirmed_now: Whether nothing is read but what was confirmed and the base, from their records as they are now and
+            not from the database.
 
     Raises:
         SpecError: When there is no study of that name; the message lists those there are.
@@ -96,7 +103,7 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
     file = StudyFile.of(_read(files.spec))
     forecasts = _forecasts(files.plan) if files.plan.exists() else None
     backtest = _backtest(paths.backtest) if paths.backtest.exists() else None
-    with connect(paths) as connection:
+    with _confirmed(paths, study) if confirmed_now else connect(paths) as connection:
         return StudyData(
             name=study,
             file=file,
@@ -112,6 +119,10 @@ def load_study_data(paths: Paths, study: str) -> StudyData:
             stops=read_stops(paths, study),
             lost=lost_seconds(paths, study),
         )
+
+
+def _confirmed(paths: Paths, study: str) -> AbstractContextManager[DuckDBPyConnection]:
+    return connect_now(paths, {member.key for member in read_members(paths, study) if member.role != "search"})
 
 
 def _forecasts(path: Path) -> Forecasts:

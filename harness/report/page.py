@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.files import write_atomically
 from harness.plugins import load_all
 from harness.records.paths import Paths
-from harness.report.conclusion import in_lines
+from harness.report.conclusion import said
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html, join, listing, paragraph, slug, tag
 
@@ -51,8 +51,8 @@ def write_report(paths: Paths, study: str) -> Path:
     path = paths.report(study)
     data = load_study_data(paths, study)
     write_atomically(path, render_report(data))
-    for line in in_lines(data):
-        log.info("%s", line)
+    for one in said(data):
+        log.info("%s", one.text)
     return path
 
 

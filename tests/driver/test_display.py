@@ -65,3 +65,21 @@ def test_a_terminal_gets_a_live_display_on_stderr(monkeypatch):
 @pytest.mark.parametrize(("seconds", "expected"), [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (5400, "1.5 h")])
 def test_durations_are_said_as_people_say_them(seconds, expected):
     assert duration(seconds) == expected
+
+
+def test_what_takes_long_is_asked_for_after_news_and_for_a_twentieth_of_the_time(monkeypatch):
+    clock, asked = [100.0], []
+
+    def ask():
+        clock[0] += 2.0
+        asked.append(clock[0])
+        return [f"answer {len(asked)}"]
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    paced = progress.Paced(ask)
+    assert paced.answer(1) == ("answer 1",)
+    assert paced.answer(1) == paced.answer(2) == ("answer 1",)  # no news, then too early
+    clock[0] += 39.0
+    assert paced.answer(2) == ("answer 1",)
+    clock[0] += 1.0  # 20 times the 2 s that it took
+    assert paced.answer(2) == ("answer 2",)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from harness.driver.experiment import ModelInfo
-from harness.driver.phases import duty
+from harness.driver.phases import duty, run_phase
 from harness.driver.resolve import refuse_impossible
 from harness.driver.trials import base_proposals
 from harness.errors import HarnessError, SpecError, StorageError, UsageError
@@ -185,6 +185,18 @@ def test_an_error_in_the_code_of_a_trial_is_its_record(tmp_path, monkeypatch):
     assert record.status == TrialStatus.CRASHED
     assert record.reason == "RuntimeError: as the test asked"
     assert record.cost.total_s >= 0.2
+
+
+def test_the_last_lines_of_the_confirmation_are_its_verdicts(tmp_path):
+    spec, site = standin.study(tasks=["one"]), standin.site(tmp_path)
+    summaries = [
+        run_phase(
+            role, spec, site, standin.experiment, lambda: [f"what {len(read_members(site.paths, 'standin'))} say"]
+        )
+        for role in ("base", "search", "confirm")
+    ]
+    assert [summary.verdicts for summary in summaries] == [(), (), ("what 10 say",)]  # 2 base, 6 searched, 2 confirmed
+    assert summaries[2].text().splitlines()[-1] == "what 10 say"
 
 
 def test_confirm_before_search_is_refused(tmp_path):

@@ -21,8 +21,9 @@ from harness.recommend.backtest import DEFAULTS, RANDOM, Backtest, LeftOut, _sum
 from harness.recommend.candidates import options
 from harness.recommend.evidence import NotEnoughEvidence, lacking
 from harness.recommend.features import Observation, default_distance, observations
+from harness.recommend.lookup import most_evidence, recorded_base
 from harness.recommend.predictor import Outlook
-from harness.recommend.rank import Advice, Request, backtest, most_evidence, recommend, recorded_base
+from harness.recommend.rank import Advice, Request, backtest, recommend
 from harness.records.codec import to_json
 from harness.records.paths import Paths
 from harness.records.scale import Scale

@@ -16,7 +16,7 @@ from harness.database.items import MISSING, Outcomes
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.scale import Scale
-from harness.report.conclusion import in_lines
+from harness.report.conclusion import said
 from harness.report.data import StudyData, load_study_data
 from harness.report.findings import BASE, Advice, Comparison, compare, overall
 from tests.report.studies import change_records, keep_members, with_answers, write_small
@@ -161,7 +161,7 @@ def test_what_to_use_follows_from_the_verdict(
     text = str(load("report/sections", "answer")().render(changed))
     assert says in text
     assert (", use <em>" in text) == (found.advice[1] is not None)
-    [line] = in_lines(changed)  # the terminal's last, which says the same
+    [line] = (one.text for one in said(changed))  # the terminal's last, which says the same
     assert says in line or (advice is Advice.OPEN and "nothing can be said yet" in line)
     assert (", use " in line) == (found.advice[1] is not None)
     assert load("report/sections", "method_comparison")().render(changed)
