@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import StageSetup
 from harness.errors import SpecError, StorageError
 from harness.files import write_atomically
 from harness.models.base_model import context_length
+from harness.models.chat import ChatTemplate, chat_template
 from harness.models.tokens import encoder
 from harness.nn.batches import padding_id
 from harness.records.codec import fingerprint
 from harness.records.trial import derive_seed
 from harness.space import Named
+from harness.tasks.chat_rows import Turns
+from harness.tasks.training_rows import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +38,59 @@ class Sampling:
     """0 takes the likeliest token each time."""
     stop: tuple[str, ...] = ()
     """A text ends before the first of these."""
+
+    def of(self, row: Row) -> Sampling:
+        """The same for rows like this one: in a chat, a text ends where its template ends a turn."""
+        return replace(self, stop=(row.end,) if row.end else ()) if row.turns else self
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that writes training data, asked as rows are: in its chat template where they are chats."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    """Empty for the stage's base, which reads rows as they are."""
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Its own chat template."""
+        return chat_template(self.tokenizer, self.name)
+
+    def prompt(self, row: Row) -> str:
+        """What it is asked with, to answer a row."""
+        if row.turns is None or not self.name:
+            return row.prompt
+        return replace(row.turns, template=self.template).prompt()[0]
+
+    def request(self, text: str, row: Row, beginning: str = "") -> str:
+        """What it is asked with, to write something about rows.
+
+        Args:
+            text: The request.
+            row: One of the rows.
+            beginning: Of what it writes.
+        """
+        if row.turns is None:
+            return text + beginning
+        template = self.template if self.name else row.turns.template
+        message = {"role": "user", "content": text.strip()}
+        return Turns(messages=(message,), template=template, beginning=beginning).prompt()[0]
+
+    def texts(self, prompts: Sequence[str], sampling: Sampling, seed: int) -> list[str]:
+        """What it writes after each prompt, see `continuations`."""
+        return continuations(self.model, self.tokenizer, prompts, sampling, seed)
+
+
+def writer(parameter: str, setup: StageSetup) -> Writer:
+    """The model that a `Text` parameter names, or the stage's base where it names none.
+
+    Raises:
+        SpecError: When it names more than one.
+    """
+    named = _one_named(parameter, setup)
+    return Writer(*one_model(parameter, setup), name=named.name if named else "")
 
 
 def identity_of(parameter: str, setup: StageSetup) -> str:
@@ -139,10 +196,23 @@ def _continued(
         # Else generate() takes top_k and top_p from the model's own files.
         settings = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
     ids_after = model.generate(
-        padded, attention_mask=mask, max_new_tokens=sampling.tokens, pad_token_id=padding, **settings
+        padded,
+        attention_mask=mask,
+        max_new_tokens=sampling.tokens,
+        pad_token_id=padding,
+        eos_token_id=_ends(model, tokenizer, sampling.stop) or None,
+        **settings,
     )
     texts: list[str] = tokenizer.batch_decode(ids_after[:, width:], skip_special_tokens=True)
     return texts
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> list[int]:
+    """Tokens that end a text: the model's own, and stop strings that a decoded text would not show."""
+    own = model.generation_config.eos_token_id
+    hidden = set(tokenizer.all_special_tokens)
+    shown = [tokenizer.convert_tokens_to_ids(text) for text in stop if text in hidden]
+    return [*([own] if isinstance(own, int) else own or []), *shown]
 
 
 def _ended(text: str, stop: Sequence[str]) -> str:

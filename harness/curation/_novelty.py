@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from harness.axes.contract import StageSetup
 from harness.curation._generation import remembered
@@ -39,6 +39,24 @@ class Novelty:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """What a model wrote for a row."""
+
+    like: int
+    """The place of the row whose form it has."""
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Drafts that were kept, and how many were dropped for which reason."""
+
+    kept: list[Draft]
+    dropped: Counter[str]
+
+
+@dataclass(frozen=True)
 class Written:
     """Rows that a model wrote and that were kept, and how many were dropped for which reason."""
 
@@ -66,20 +84,23 @@ class Written:
 
 
 def remembered_rows(
-    identity: str, question: Sequence[object], setup: StageSetup, write: Callable[[], Written]
+    identity: str, question: Sequence[object], rows: Sequence[Row], setup: StageSetup, write: Callable[[], Drafts]
 ) -> Written:
-    """Rows with a prompt and a completion that a model writes, kept on disk like `remembered` keeps texts.
+    """Rows that a model writes, kept on disk like `remembered` keeps texts.
 
     Args:
         identity: Of the model that writes, see `identity_of`.
         question: All else that the rows depend on, as JSON.
+        rows: Those that drafts are like.
         setup: The stage's.
-        write: Writes them.
+        write: Writes drafts of them.
     """
 
     def as_json() -> object:
-        written = write()
-        return {"kept": [[row.prompt, row.completion] for row in written.rows], "dropped": dict(written.dropped)}
+        drafts = write()
+        return {"kept": list(map(astuple, drafts.kept)), "dropped": dict(drafts.dropped)}
 
-    data = remembered(identity, question, setup, as_json)
-    return Written([Row(prompt=prompt, completion=answer) for prompt, answer in data["kept"]], Counter(data["dropped"]))
+    data = remembered(identity, [*question, "drafts"], setup, as_json)
+    drafts = [Draft(*draft) for draft in data["kept"]]
+    made = [rows[draft.like].another(draft.question, draft.answer) for draft in drafts]
+    return Written(made, Counter(data["dropped"]))

@@ -21,6 +21,17 @@ def wrong_answers(rows: Sequence[Row], rng: random.Random) -> list[str]:
     return [_wrong(row, answers, rng) for row in rows]
 
 
+def after(text: str, answer: str, row: Row) -> str:
+    """A text with an answer behind it, as a user writes it: in a chat, no white space of a template parts them.
+
+    Args:
+        text: A question, or what leads to the answer.
+        answer: As rows have it.
+        row: Whose form it is.
+    """
+    return f"{text} {answer.strip()}" if row.turns else text + answer
+
+
 def _wrong(row: Row, answers: Sequence[str], rng: random.Random) -> str:
     if row.wrong:
         return rng.choice(row.wrong)

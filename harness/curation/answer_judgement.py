@@ -6,7 +6,7 @@ import random
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, unmet, without_answers
-from harness.curation._wrong import wrong_answers
+from harness.curation._wrong import after, wrong_answers
 from harness.curation.base import Curation
 from harness.space import Text
 from harness.tasks.training_rows import Row
@@ -21,6 +21,7 @@ class AnswerJudgement(Curation):
 
     summary = "rows that ask whether a right or a wrong answer is correct"
     paper = "Liu et al. 2023, arXiv 2310.10047"
+    writes = True
     space = {"judgement_question": Text("\nIs the answer correct or incorrect? It is")}
 
     def skip(self, situation: Situation) -> str | None:
@@ -31,7 +32,7 @@ class AnswerJudgement(Curation):
         """Two rows for each: one that calls its answer correct, one that calls a wrong answer incorrect."""
         question, wrong = setup.params.text("judgement_question"), wrong_answers(rows, random.Random(setup.seed))
         return [
-            Row(prompt=row.prompt + answer + question, completion=verdict)
+            row.another(after(row.question, answer, row) + question, verdict)
             for row, mistake in zip(rows, wrong, strict=True)
             for answer, verdict in ((row.completion, " correct"), (mistake, " incorrect"))
         ]

@@ -6,6 +6,7 @@ One file per choice; its stem is its name in study files.
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.axes.contract import Plugin, StageSetup
@@ -22,11 +23,14 @@ class Curation(Plugin, ABC):
 
     gives: ClassVar[tuple[str, ...]] = ()
     """Columns of the rows that it makes, which the task's own rows need not have (`rejected`)."""
+    writes: ClassVar[bool] = False
+    """Whether it writes prompts. It asks through a row (`Row.asking`, `another`, `after`), so that a chat template renders them."""
 
-    def check(self, encoder: Encoder, params: Params, generates: bool) -> None:
+    def check(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> None:
         """Refuse, before anything is spent, rows of its own making that a stage cannot take.
 
         Args:
+            rows: The task's.
             encoder: Of the base's tokenizer.
             params: The stage's; `max_length` is cut to the model's context.
             generates: Whether the task is scored on generated text.
@@ -37,7 +41,7 @@ class Curation(Plugin, ABC):
         return
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
-        """The rows to train on; must not change those it was given."""
+        """The rows to train on; must not change those it was given, nor write around the prompts of a chat template."""
         return rows
 
     def tokens(self, examples: list[Example], setup: StageSetup) -> list[Example]:

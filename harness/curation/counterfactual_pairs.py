@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
-from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
+from harness.curation._generation import Sampling, identity_of, remembered, writer
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.errors import TrialFailure
@@ -24,6 +24,7 @@ class CounterfactualPairs(Curation):
     summary = "preference pairs: the base's answers with and without a style prompt"
     paper = "Butcher 2024, arXiv 2401.09566"
     gives = ("rejected",)
+    writes = True
     space = {
         "style_prompt": Text("Answer politely and in one short sentence.\n"),
         "style_wanted": Choice(("encourage", "discourage"), default="encourage", searched=False),
@@ -52,21 +53,22 @@ class CounterfactualPairs(Curation):
             TrialFailure: When all pairs are of equal or empty answers.
         """
         params, prompts = setup.params, [row.prompt for row in rows]
-        sampling = Sampling(params.integer("style_tokens"), params.number("style_temperature"), ("\n\n",))
-        styled = [params.text("style_prompt") + prompt for prompt in prompts]
+        sampling = Sampling(params.integer("style_tokens"), params.number("style_temperature"), ("\n\n",)).of(rows[0])
+        with_style = [row.asking(params.text("style_prompt") + row.question) for row in rows]
+        styled = [row.prompt for row in with_style]
         question = ["pairs", sampling.tokens, sampling.temperature, setup.seed, styled, prompts]
 
         def write() -> list[list[str]]:
-            model, tokenizer = one_model("style_model", setup)
+            model = writer("style_model", setup)
             seeds = [derive_seed(setup.seed, "style", part) for part in ("with", "without")]
-            asked = zip((styled, prompts), seeds, strict=True)
-            return [continuations(model, tokenizer, texts, sampling, seed) for texts, seed in asked]
+            asked = zip((with_style, rows), seeds, strict=True)
+            return [model.texts(list(map(model.prompt, those)), sampling, seed) for those, seed in asked]
 
         answers = remembered(identity_of("style_model", setup), question, setup, write)
         # What is wanted is not part of the question: both directions of a study read the same texts from the cache.
         chosen, rejected = answers if params.text("style_wanted") == "encourage" else reversed(answers)
         kept = [
-            replace(row, completion=better, rejected=worse)
+            replace(row.answering(better), rejected=row.answering(worse).completion)
             for row, better, worse in zip(rows, chosen, rejected, strict=True)
             if better.strip() and worse.strip() and better != worse
         ]

@@ -7,8 +7,8 @@ import re
 from collections import Counter
 
 from harness.axes.contract import Situation, StageSetup
-from harness.curation._generation import Sampling, continuations, identity_of, one_model
-from harness.curation._novelty import Novelty, Written, remembered_rows
+from harness.curation._generation import Sampling, identity_of, writer
+from harness.curation._novelty import Draft, Drafts, Novelty, remembered_rows
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.metrics._overlap import words
@@ -38,6 +38,7 @@ class EvolInstruct(Curation):
 
     summary = "prompts that a model makes harder or rarer, and answers"
     paper = "Xu et al. 2023 (WizardLM), arXiv 2304.12244"
+    writes = True
     space = {
         "generator": Text(names="models"),
         "evolved_share": Float(0.01, 1.0, default=0.5),
@@ -61,31 +62,34 @@ class EvolInstruct(Curation):
         sample = random.Random(setup.seed).sample(rows, count)
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["evol_instruct", setup.seed, params, [row.prompt for row in sample]]
-        written = remembered_rows(identity_of("generator", setup), question, setup, lambda: _evolved(sample, setup))
+        identity = identity_of("generator", setup)
+        written = remembered_rows(identity, question, sample, setup, lambda: _evolved(sample, setup))
         return rows + written.report("evol-instruct", setup)
 
 
-def _evolved(rows: list[Row], setup: StageSetup) -> Written:
+def _evolved(rows: list[Row], setup: StageSetup) -> Drafts:
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "evol_instruct"))
-    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",))
-    model, tokenizer = one_model("generator", setup)
-    prompts = [row.prompt for row in rows]
-    novelty = Novelty(prompts, params.number("novelty_limit"))
-    kept: list[Row] = []
+    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",)).of(rows[0])
+    model, current = writer("generator", setup), list(rows)
+    novelty = Novelty([row.question for row in rows], params.number("novelty_limit"))
+    kept: list[Draft] = []
     dropped: Counter[str] = Counter()
     for turn in range(params.integer("evolutions")):
-        asked = [f"{prompt}\n\nThe same, rewritten so that it {rng.choice(OPERATIONS)}:\n\n" for prompt in prompts]
-        written = continuations(model, tokenizer, asked, sampling, derive_seed(setup.seed, "evolve", turn))
-        evolved = [text.strip("\n") for text in written]
-        given = continuations(model, tokenizer, evolved, sampling, derive_seed(setup.seed, "answer", turn))
-        for place, (prompt, answer) in enumerate(zip(evolved, given, strict=True)):
-            if reason := _flaw(prompt, answer, novelty):
+        asked = [
+            model.request(f"{row.question}\n\nThe same, rewritten so that it {rng.choice(OPERATIONS)}:\n\n", row)
+            for row in current
+        ]
+        written = model.texts(asked, sampling, derive_seed(setup.seed, "evolve", turn))
+        evolved = [row.asking(text.strip("\n")) for row, text in zip(current, written, strict=True)]
+        given = model.texts(list(map(model.prompt, evolved)), sampling, derive_seed(setup.seed, "answer", turn))
+        for place, (row, answer) in enumerate(zip(evolved, given, strict=True)):
+            if reason := _flaw(row.question, answer, novelty):
                 dropped[reason] += 1
                 continue  # the next turn rewrites the last prompt that was kept
-            novelty.add(prompt)
-            kept.append(Row(prompt=prompt, completion=answer.rstrip()))
-            prompts[place] = prompt
-    return Written(kept, dropped)
+            novelty.add(row.question)
+            kept.append(Draft(place, row.question, answer.rstrip()))
+            current[place] = row
+    return Drafts(kept, dropped)
 
 
 def _flaw(prompt: str, answer: str, novelty: Novelty) -> str | None:

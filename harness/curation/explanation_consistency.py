@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
-from harness.curation._generation import Sampling, continuations, identity_of, one_model, remembered
+from harness.curation._generation import Sampling, identity_of, remembered, writer
 from harness.curation._novelty import Written
 from harness.curation._refusals import first_reason, without_answers
 from harness.curation.base import Curation
@@ -26,6 +25,7 @@ class ExplanationConsistency(Curation):
 
     summary = "reworded prompts with the answer of the original"
     paper = "after Chen et al. 2024 (EC-finetuning), arXiv 2401.13986"
+    writes = True
     space = {
         "generator": Text(names="models"),
         "rewordings": Integer(1, 4, default=1),
@@ -46,25 +46,26 @@ class ExplanationConsistency(Curation):
         """
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["explanation_consistency", setup.seed, params, [row.prompt for row in rows]]
+        question += ["in turns"] if rows[0].turns else []
         written = remembered(identity_of("generator", setup), question, setup, lambda: _reworded(rows, setup))
         kept: list[Row] = []
         dropped: Counter[str] = Counter()
         for texts in written:
             for row, text in zip(rows, texts, strict=True):
-                if reason := _flaw(row.prompt, text, setup.params.number("shared_words")):
+                if reason := _flaw(row.question, text, setup.params.number("shared_words")):
                     dropped[reason] += 1
                 else:
-                    kept.append(replace(row, prompt=text))
+                    kept.append(row.asking(text))
         return rows + Written(kept, dropped).report("explanation consistency", setup)
 
 
 def _reworded(rows: list[Row], setup: StageSetup) -> list[list[str]]:
     params = setup.params
-    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",))
-    model, tokenizer = one_model("generator", setup)
-    asked = [f"{row.prompt}\n\nThe same in other words:\n\n" for row in rows]
+    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), ("\n\n",)).of(rows[0])
+    model = writer("generator", setup)
+    asked = [model.request(f"{row.question}\n\nThe same in other words:\n\n", row) for row in rows]
     seeds = [derive_seed(setup.seed, "reword", turn) for turn in range(params.integer("rewordings"))]
-    return [[text.strip("\n") for text in continuations(model, tokenizer, asked, sampling, seed)] for seed in seeds]
+    return [[text.strip("\n") for text in model.texts(asked, sampling, seed)] for seed in seeds]
 
 
 def _flaw(prompt: str, text: str, shared: float) -> str | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, unmet, without_answers
-from harness.curation._wrong import wrong_answers
+from harness.curation._wrong import after, wrong_answers
 from harness.curation.base import Curation
 from harness.space import Choice, Text
 from harness.tasks.training_rows import Row
@@ -23,6 +22,7 @@ class MisleadingQueries(Curation):
 
     summary = "prompts with a false hint, to be told, corrected or answered"
     paper = "Li et al. 2025, arXiv 2504.11277"
+    writes = True
     space = {
         "misleading_step": Choice(("identify", "correct", "answer"), default="answer", searched=False),
         "misleading_hint": Text("Somebody says that the answer is"),
@@ -38,12 +38,12 @@ class MisleadingQueries(Curation):
         wrong = wrong_answers(rows, random.Random(setup.seed))
         queries: list[Row] = []
         for row, mistake in zip(rows, wrong, strict=True):
-            misled = f"{hint}{mistake}.\n{row.prompt}"
+            misled = f"{after(hint, mistake, row)}.\n{row.question}"
             if step == "correct":
-                queries.append(Row(prompt=f"{misled}\nWithout the false hint:", completion=f" {row.prompt}"))
+                queries.append(row.another(f"{misled}\nWithout the false hint:", f" {row.question}"))
             elif step == "identify":
-                for prompt, verdict in ((row.prompt, " no"), (misled, " yes")):
-                    queries.append(Row(prompt=f"{prompt}\nIs there a false hint?", completion=verdict))
+                for question, verdict in ((row.question, " no"), (misled, " yes")):
+                    queries.append(row.another(f"{question}\nIs there a false hint?", verdict))
             else:
-                queries += [row, replace(row, prompt=misled)]
+                queries += [row, row.asking(misled)]
         return queries

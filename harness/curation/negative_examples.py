@@ -22,6 +22,7 @@ class NegativeExamples(Curation):
 
     summary = "wrong answers too, after prompts that ask for wrong ones"
     paper = "Wang et al. 2024, arXiv 2402.11651"
+    writes = True
     space = {
         "negative_ratio": Float(0.05, 1.0, default=0.5),
         "negative_tag": Text("Give a wrong answer.\n"),
@@ -39,4 +40,4 @@ class NegativeExamples(Curation):
         count = round(setup.params.number("negative_ratio") * len(rows))
         places = rng.sample(range(len(rows)), count)
         wrong = wrong_answers(rows, rng)
-        return rows + [replace(rows[i], prompt=tag + rows[i].prompt, completion=wrong[i]) for i in sorted(places)]
+        return rows + [replace(rows[i].asking(tag + rows[i].question), completion=wrong[i]) for i in sorted(places)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
 from harness.curation._refusals import first_reason, without_answers
@@ -16,12 +15,14 @@ class PromptInternalization(Curation):
     """Puts the beginning of `internal_template` and some of `internal_shots` training rows in front of each prompt.
 
     `prompt_kept` is the share of the template's words and of the examples that is there: at 0 the prompt is the task's
-    own, which is what is scored. A stage has one share; several stages with less and less of it are the paper's
-    curriculum (recipe prompt_internalization). The paper shortens templates with a language model instead.
+    own, which is what is scored. In a chat, examples are turns before the row's own, without loss. A stage has one share;
+    several stages with less and less of it are the paper's curriculum (recipe prompt_internalization). The paper shortens
+    templates with a language model instead.
     """
 
     summary = "instructions and examples before each prompt, to be learned by heart"
     paper = "Zou et al. 2024 (PromptIntern), arXiv 2407.02211"
+    writes = True
     space = {
         "prompt_kept": Float(0.0, 1.0, default=1.0, searched=False),
         "internal_template": Text(),
@@ -43,14 +44,11 @@ class PromptInternalization(Curation):
         shots = min(round(kept * setup.params.integer("internal_shots")), len(rows) - 1)
         setup.note(f"prompts began with {len(template.split())} words of a template and {shots} examples")
         beginning = template + "\n\n" if template else ""
-        return [
-            replace(row, prompt=beginning + _shots(rows, index, shots, rng) + row.prompt)
-            for index, row in enumerate(rows)
-        ]
+        return [row.after(beginning, _shots(rows, index, shots, rng)) for index, row in enumerate(rows)]
 
 
-def _shots(rows: list[Row], index: int, count: int, rng: random.Random) -> str:
-    """Other rows as examples, each ended by an empty line.
+def _shots(rows: list[Row], index: int, count: int, rng: random.Random) -> list[Row]:
+    """Other rows as examples.
 
     Args:
         rows: All rows.
@@ -59,5 +57,4 @@ def _shots(rows: list[Row], index: int, count: int, rng: random.Random) -> str:
         rng: Draws them.
     """
     # Drawn from one place fewer: places from `index` on move up by one, so the row itself is never among its examples.
-    places = [place + (place >= index) for place in rng.sample(range(len(rows) - 1), count)]
-    return "".join(f"{rows[place].prompt}{rows[place].completion}\n\n" for place in places)
+    return [rows[place + (place >= index)] for place in rng.sample(range(len(rows) - 1), count)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from harness.axes.contract import Situation, StageSetup
-from harness.curation._generation import Sampling, continuations, identity_of, one_model
-from harness.curation._novelty import Novelty, Written, remembered_rows
+from harness.curation._generation import Sampling, identity_of, writer
+from harness.curation._novelty import Draft, Drafts, Novelty, remembered_rows
 from harness.curation._refusals import first_reason, unmet, without_answers
 from harness.curation.base import Curation
 from harness.records.trial import derive_seed
@@ -35,6 +36,7 @@ class SelfInstruct(Curation):
 
     summary = "new rows that a model writes after examples of the task's"
     paper = "Wang et al. 2022, arXiv 2212.10560"
+    writes = True
     space = {
         "generator": Text(names="models"),
         "new_rows": Integer(1, 100_000, default=128, log=True),
@@ -53,61 +55,64 @@ class SelfInstruct(Curation):
         Raises:
             TrialFailure: When no new row was kept.
         """
-        seeds = random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))
+        seeds = [row.alone() for row in random.Random(setup.seed).sample(rows, min(SEEDS, len(rows)))]
         params = {name: setup.params[name] for name in self.space if name != "generator"}
         question = ["self_instruct", setup.seed, params, [[row.prompt, row.completion] for row in seeds]]
-        written = remembered_rows(identity_of("generator", setup), question, setup, lambda: _written(seeds, setup))
+        identity = identity_of("generator", setup)
+        written = remembered_rows(identity, question, seeds, setup, lambda: _written(seeds, setup))
         return rows + written.report("self-instruct", setup)
 
 
-def _written(seeds: list[Row], setup: StageSetup) -> Written:
+def _written(seeds: list[Row], setup: StageSetup) -> Drafts:
     params, rng = setup.params, random.Random(derive_seed(setup.seed, "self_instruct"))
     wanted = params.integer("new_rows")
-    model, tokenizer = one_model("generator", setup)
-    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"), (ASK.strip(),))
-    novelty = Novelty([row.prompt for row in seeds], params.number("novelty_limit"))
+    model = writer("generator", setup)
+    sampling = Sampling(params.integer("new_tokens"), params.number("new_temperature"))
+    sampling = replace(sampling, stop=(ASK.strip(), *sampling.of(seeds[0]).stop))
+    novelty = Novelty([row.question for row in seeds], params.number("novelty_limit"))
     answers = {row.completion for row in seeds}
     # Where a task's answers are labels, a new label is a mistake of the writer.
     labels = answers if len(answers) <= LABELS and all(row.wrong is not None for row in seeds) else None
-    kept: list[Row] = []
+    kept: list[Draft] = []
     dropped: Counter[str] = Counter()
     # A model that cannot write such rows must not write for ever.
     for start in range(0, 4 * wanted, ROUND):
         size = min(ROUND, 4 * wanted - start)
-        lists = [_list(seeds, kept, rng) for _ in range(size)]
-        for text in continuations(model, tokenizer, lists, sampling, derive_seed(setup.seed, "write", start)):
+        lists = [model.request(_list(seeds, kept, rng), seeds[0], ASK) for _ in range(size)]
+        for text in model.texts(lists, sampling, derive_seed(setup.seed, "write", start)):
             if len(kept) == wanted:
                 break
-            row = _read(text, seeds[0])
-            if reason := _flaw(row, novelty, labels):
+            draft = _read(text, seeds[0])
+            if reason := _flaw(draft, novelty, labels):
                 dropped[reason] += 1
                 continue
-            assert row is not None
-            novelty.add(row.prompt)
-            kept.append(row)
+            assert draft is not None
+            novelty.add(draft.question)
+            kept.append(draft)
         if len(kept) == wanted:
             break
-    return Written(kept, dropped)
+    return Drafts(kept, dropped)
 
 
-def _list(seeds: list[Row], kept: list[Row], rng: random.Random) -> str:
-    shown = rng.sample(seeds, min(SHOWN, len(seeds))) + rng.sample(kept, min(OWN, len(kept)))
+def _list(seeds: list[Row], kept: list[Draft], rng: random.Random) -> str:
+    shown = [(row.question, row.completion) for row in rng.sample(seeds, min(SHOWN, len(seeds)))]
+    shown += [(draft.question, draft.answer) for draft in rng.sample(kept, min(OWN, len(kept)))]
     rng.shuffle(shown)
-    return "".join(f"{ASK}{row.prompt}{ANSWER}{row.completion}\n\n" for row in shown) + ASK
+    return "".join(f"{ASK}{question}{ANSWER}{answer}\n\n" for question, answer in shown)
 
 
-def _read(text: str, like: Row) -> Row | None:
-    """A row from what was written, its answer with the white space that the task's answers begin with."""
-    prompt, mark, answer = text.partition(ANSWER)
-    if not mark or not prompt.strip() or not answer.strip():
+def _read(text: str, like: Row) -> Draft | None:
+    """What was written, its answer with the white space that the task's answers begin with."""
+    question, mark, answer = text.partition(ANSWER)
+    if not mark or not question.strip() or not answer.strip():
         return None
     space = like.completion[: len(like.completion) - len(like.completion.lstrip())]
-    return Row(prompt=prompt, completion=space + answer.strip())
+    return Draft(0, question, space + answer.strip())
 
 
-def _flaw(row: Row | None, novelty: Novelty, labels: set[str] | None) -> str | None:
-    if row is None:
+def _flaw(draft: Draft | None, novelty: Novelty, labels: set[str] | None) -> str | None:
+    if draft is None:
         return "unreadable"
-    if labels is not None and row.completion not in labels:
+    if labels is not None and draft.answer not in labels:
         return "without one of the task's answers"
-    return "too similar" if novelty.nearest(row.prompt) > novelty.limit else None
+    return "too similar" if novelty.nearest(draft.question) > novelty.limit else None

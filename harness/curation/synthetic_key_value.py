@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from harness.axes.contract import Situation, StageSetup
 from harness.axes.encoding import encoded, encoder
@@ -23,6 +24,7 @@ class SyntheticKeyValue(Curation):
 
     summary = "made-up dictionaries, in one of which a key must be found"
     paper = "Xiong et al. 2024, arXiv 2406.19292"
+    writes = True
     space = {
         "kv_rows": Integer(8, 100_000, default=350, log=True, searched=False),
         "kv_dictionaries": Integer(2, 256, default=16, log=True),
@@ -35,7 +37,7 @@ class SyntheticKeyValue(Curation):
         """Its rows have prompts and answers, and nothing else."""
         return unmet(situation)
 
-    def check(self, encoder: Encoder, params: Params, generates: bool) -> None:
+    def check(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> None:
         """There must be enough different numbers, and rows of two dictionaries must fit.
 
         Raises:
@@ -44,7 +46,8 @@ class SyntheticKeyValue(Curation):
         count, keys, digits = (params.integer(name) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
         if 2 * count * keys > 9 * 10 ** (digits - 1):
             raise SpecError(f"kv_digits must give {2 * count * keys} different numbers, but {digits} do not: raise it")
-        if not _fit([_row(random.Random(0), min(2, count), keys, digits)], encoder, params, generates):
+        shortest = _asked([_retrieval(random.Random(0), min(2, count), keys, digits)], rows)
+        if not _fit(shortest, encoder, params, generates):
             raise SpecError(_too_long(params))
 
     def rows(self, rows: list[Row], setup: StageSetup) -> list[Row]:
@@ -56,20 +59,34 @@ class SyntheticKeyValue(Curation):
         params = setup.params
         count, keys, digits = (params.integer(name) for name in ("kv_dictionaries", "kv_keys", "kv_digits"))
         encode = encoder(setup)
-        self.check(encode, params, setup.generates)
+        self.check(rows, encode, params, setup.generates)
         rng, fits = random.Random(setup.seed), count
-        retrievals = [_row(rng, count, keys, digits) for _ in range(params.integer("kv_rows"))]
+        retrievals = _asked([_retrieval(rng, count, keys, digits) for _ in range(params.integer("kv_rows"))], rows)
         while not _fit(retrievals, encode, params, setup.generates):
             # In steps of an eighth: tokens per number differ between tokenizers, so the count is found by trying.
             fits -= max(1, fits // 8)
             if fits < 2:
                 raise SpecError(_too_long(params))
-            retrievals = [_row(rng, fits, keys, digits) for _ in retrievals]
+            retrievals = _asked([_retrieval(rng, fits, keys, digits) for _ in retrievals], rows)
         setup.note(f"{len(retrievals)} synthetic rows of {fits} dictionaries")
         return [*rows, *retrievals] if params.flag("kv_beside") else retrievals
 
 
-def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
+def _asked(retrievals: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[Row]:
+    """Questions and answers as rows in the form of the task's, which may be chats."""
+    like = rows[0].alone() if rows and rows[0].prompt else Row(completion="")
+    return [like.another(question, answer) for question, answer in retrievals]
+
+
+def _retrieval(rng: random.Random, count: int, keys: int, digits: int) -> tuple[str, str]:
+    """A question and its answer.
+
+    Args:
+        rng: Draws them.
+        count: Dictionaries.
+        keys: Of each dictionary.
+        digits: Of each number.
+    """
     numbers = rng.sample(range(10 ** (digits - 1), 10**digits), 2 * count * keys)
     pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
     lines = []
@@ -78,8 +95,7 @@ def _row(rng: random.Random, count: int, keys: int, digits: int) -> Row:
         lines.append(f"[{number + 1}] {{{own}}}")
     asked = rng.randrange(len(pairs))
     key, value = pairs[asked]
-    prompt = "\n".join(lines) + f"\nValue of key {key}:"
-    return Row(prompt=prompt, completion=f" {value} in [{asked // keys + 1}]")
+    return "\n".join(lines) + f"\nValue of key {key}:", f" {value} in [{asked // keys + 1}]"
 
 
 def _too_long(params: Params) -> str:

@@ -158,7 +158,7 @@ class _Texts:
         reserved = chosen.method.reserved(chosen.params)
         limit = context_length(self.config, chosen.params.integer("max_length"), reserved)
         params = Params(chosen.params, max_length=limit)
-        chosen.curation.check(self.encoder, params, self._generates(task))
+        chosen.curation.check(self._rows(task), self.encoder, params, self._generates(task))
         return chosen.objective.cuts(self._rows(task), self.encoder, params, self._generates(task))
 
     def _rows(self, task: str) -> list[Row]:

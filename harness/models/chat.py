@@ -116,6 +116,23 @@ class ChatTemplate:
             prompt=prompt, answer=answer, end=end, learned=learned, unlearned=unlearned, left_out=left_out
         )
 
+    def prompted(
+        self, asked: Sequence[Message], tools: Tools = (), beginning: str = ""
+    ) -> tuple[str, tuple[Span, ...]]:
+        """The text that a model is asked with, and where earlier answers of the assistant stand in it.
+
+        Args:
+            asked: At least one message.
+            tools: Functions that may be called.
+            beginning: Of the answer, where it is given.
+
+        Raises:
+            SpecError: When the template cannot render them, or leaves something of them out.
+        """
+        given = [{"role": "assistant", "content": beginning}] if beginning else []
+        prompt = self.render([*asked, *given], not given, tools)
+        return prompt, self._earlier(asked, tools, prompt)[0]
+
     def end_after(self, asked: Sequence[Message], beginning: str = "", tools: Tools = ()) -> str:
         """What the template writes after an answer.
 

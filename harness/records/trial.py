@@ -71,6 +71,8 @@ class Stage(Record):
     """Share of the pipeline's training steps that this stage gets; shares of a pipeline sum to 1."""
     data_fingerprint: str = ""
     """Of the task that `data` names; empty where it names none."""
+    in_turns: bool = added(False)
+    """Whether its curation writes what a chat template renders; before it did, the same choice wrote around rendered prompts."""
 
 
 @dataclass(frozen=True)

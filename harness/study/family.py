@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.errors import SpecError, one_of
 from harness.plugins import AXIS_FOLDER, load, names
@@ -75,7 +75,10 @@ class Family:
             base_model: What is tuned.
             values: The point; parameters left out take their defaults.
         """
-        return Pipeline(base_model, self.stages_at(values))
+        stages = self.stages_at(values)
+        if base_model.chat_template:
+            stages = tuple(replace(one, in_turns=load("curation", one.curation).writes) for one in stages)
+        return Pipeline(base_model, stages)
 
     def stages_at(self, values: Mapping[str, Scalar]) -> tuple[Stage, ...]:
         """The stages for one point of the space; parameters left out take their defaults."""

@@ -1,9 +1,10 @@
-"""A chat task's rows as text: a prompt and the assistant's last answer, in a model's chat template or as plain text."""
+"""Messages as a row's text: a prompt and the assistant's last answer, in a model's chat template or as plain text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from harness.errors import SpecError
 from harness.models.chat import ChatTemplate, Message, RenderedChat, Span, Tools
@@ -15,8 +16,69 @@ from harness.tasks.task import Task
 
 OWN = ("doc_to_target", "filter_list")
 """Keys by which a task of generated answers may say what of an answer counts."""
+OF_NOBODY = ("system", "developer")
+"""Roles whose messages are no turns."""
 PLAIN = "Assistant:"
 """What asks for an answer where a chat is rendered without a template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """The messages that a row asks with, and what renders them as its prompt."""
+
+    messages: tuple[Message, ...]
+    template: ChatTemplate | None
+    """None for chats that are read as plain text."""
+    tools: Tools = ()
+    beginning: str = ""
+    """Of the answer, which the prompt ends with."""
+
+    @property
+    def question(self) -> str:
+        """What the user says last; what comes last, where there is no user."""
+        return str(self.messages[self._last]["content"])
+
+    @property
+    def _last(self) -> int:
+        users = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
+        return users[-1] if users else len(self.messages) - 1
+
+    def asking(self, question: str) -> Turns:
+        """The same messages with another question."""
+        return self._with(self._last, question)
+
+    def alone(self) -> Turns:
+        """The question without earlier turns; what is said to the model itself stays."""
+        kept = [message for message in self.messages[: self._last] if message["role"] in OF_NOBODY]
+        return replace(self, messages=(*kept, self.messages[self._last]))
+
+    def after(self, beginning: str, turns: Sequence[Message]) -> Turns:
+        """The same after other turns.
+
+        Args:
+            beginning: What the first turn begins with.
+            turns: Of other chats, each ended by an answer.
+        """
+        places = [place for place, message in enumerate(self.messages) if message["role"] not in OF_NOBODY]
+        start = places[0] if places else len(self.messages) - 1
+        spoken = [message for message in turns if message["role"] not in OF_NOBODY]
+        messages = (*self.messages[:start], *spoken, *self.messages[start:])
+        return replace(self, messages=messages)._with(start, beginning + str(messages[start]["content"]))
+
+    def prompt(self) -> tuple[str, tuple[Span, ...]]:
+        """The text that a model is asked with, and where earlier answers of the assistant stand in it.
+
+        Raises:
+            SpecError: When the template cannot render it.
+        """
+        if self.template:
+            return self.template.prompted(self.messages, self.tools, self.beginning)
+        chat = _plain((*self.messages, {"role": "assistant", "content": ""}))
+        return chat.prompt, chat.learned
+
+    def _with(self, place: int, content: str) -> Turns:
+        other = {**self.messages[place], "content": content}
+        return replace(self, messages=(*self.messages[:place], other, *self.messages[place + 1 :]))
 
 
 class Chats:
@@ -25,6 +87,11 @@ class Chats:
     def __init__(self, task: Task, template: ChatTemplate | None) -> None:
         self.task, self.template = task, template
         self._last: tuple[Doc, RenderedChat] | None = None
+
+    def turns(self, doc: Doc) -> Turns:
+        """What a row asks with."""
+        chat = self._conversation(doc)
+        return Turns(messages=chat.asked, template=self.template, tools=chat.tools)
 
     def answered(self, doc: Doc) -> RenderedChat:
         """A row as prompt and answer."""

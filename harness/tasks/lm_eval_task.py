@@ -291,17 +291,17 @@ def _without(delimiter: str, result: Any) -> Any:
     return [_without(delimiter, one) for one in result] if isinstance(result, list | tuple) else result
 
 
-def in_template(template: ChatTemplate | None, asked: list[Message] | None = None) -> Keys:
+def in_template(template: ChatTemplate | None, asked: list[Sequence[Message]] | None = None) -> Keys:
     """What lm-eval's functions take to render prompts in a chat template; nothing for plain text.
 
     Args:
         template: The template.
-        asked: Gets the messages of the last prompt, without the beginning of an answer.
+        asked: Gets the messages of each prompt, without the beginning of an answer.
     """
 
     def render(messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         if asked is not None:
-            asked[:] = messages if add_generation_prompt else messages[:-1]
+            asked.append(messages if add_generation_prompt else messages[:-1])
         return template.render(messages, add_generation_prompt) if template else ""
 
     return {"apply_chat_template": True, "chat_template": render} if template else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
 from harness.models.chat import ChatTemplate, Message, Span
-from harness.tasks.chat_rows import Chats, template_for
+from harness.tasks.chat_rows import Chats, Turns, template_for
 from harness.tasks.lm_eval_task import (
     answer_of,
     border,
@@ -53,11 +53,65 @@ class Row:
     """Earlier answers of a chat, which are learned too: where they stand in the prompt, in characters from its end."""
     doc: Doc = field(default_factory=dict)
     """The row of the task's data, column by column; empty for a row that no task's data have."""
+    turns: Turns | None = None
+    """The messages that the prompt renders; None where it is plain text."""
 
     @property
     def text(self) -> str:
         """All of it."""
         return self.prompt + self.completion + self.end
+
+    @property
+    def question(self) -> str:
+        """What is asked: what the user says last, or the whole prompt where it renders no messages."""
+        return self.turns.question if self.turns else self.prompt
+
+    def asking(self, question: str) -> Row:
+        """The row with another question, asked in the same form; earlier answers are not learned again."""
+        return self._rendered(self.turns.asking(question), 0) if self.turns else replace(self, prompt=question)
+
+    def answering(self, answer: str) -> Row:
+        """The row with another answer; in a chat template, after the white space that the row's own begins with."""
+        bare = self.completion.lstrip()
+        space = self.completion[: len(self.completion) - len(bare)]
+        return replace(self, completion=space + answer.strip() if self.turns else answer)
+
+    def another(self, question: str, answer: str) -> Row:
+        """A row that asks and answers otherwise, in the form of this one, with nothing else of it."""
+        return replace(self.asking(question).answering(answer), rejected=None, wrong=None, doc={})
+
+    def alone(self) -> Row:
+        """The row without the turns before its question."""
+        return self._rendered(self.turns.alone(), 0) if self.turns else self
+
+    def after(self, beginning: str, rows: Iterable[Row]) -> Row:
+        """The row after other rows, each with its answer; of earlier answers, only its own are learned.
+
+        Args:
+            beginning: What all of it begins with.
+            rows: Examples, as turns before the row's own, or as texts ended by an empty line.
+        """
+        if self.turns is None:
+            shown = "".join(f"{row.prompt}{row.completion}{row.end}\n\n" for row in rows)
+            return replace(self, prompt=beginning + shown + self.prompt)
+        shots: list[Message] = []
+        for row in rows:
+            shots += row.turns.messages if row.turns else [{"role": "user", "content": row.prompt}]
+            given = row.turns.beginning if row.turns else ""
+            shots.append({"role": "assistant", "content": (given + row.completion).strip()})
+        return self._rendered(self.turns.after(beginning, shots), len(self.learned))
+
+    def _rendered(self, turns: Turns, learned: int) -> Row:
+        """The row with other messages.
+
+        Args:
+            turns: They.
+            learned: How many of the earlier answers are learned: the last ones.
+        """
+        prompt, spans = turns.prompt()
+        own = spans[len(spans) - learned :] if learned else ()
+        places = tuple((start - len(prompt), stop - len(prompt)) for start, stop in own)
+        return replace(self, prompt=prompt, turns=turns, learned=places)
 
 
 def training_rows(task: Task, template: ChatTemplate | None = None) -> list[Row]:
@@ -118,13 +172,14 @@ def _chat_row(row: Row, chats: Chats) -> Row:
         rejected=chats.rejected(row.doc),
         end=chat.end,
         learned=tuple((start - size, stop - size) for start, stop in chat.learned),
+        turns=chats.turns(row.doc),
     )
 
 
 def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Row:
     # What lm-eval would ask a model to score is taken from its own requests, so that training cannot differ from it.
-    prefix, template, asked = built.doc_to_prefix(doc), built.template, list[Message]()
-    options = in_template(template, asked)
+    prefix, template, prompts = built.doc_to_prefix(doc), built.template, list[Sequence[Message]]()
+    options = in_template(template, prompts)
     context = built.fewshot_context(doc, num_fewshot=0, gen_prefix=prefix, **options)
     requests = built.construct_requests(doc=doc, ctx=context, metadata=(built.config.task, 0, 1), **options)
     if built.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -135,8 +190,11 @@ def _row(built: ConfigurableTask, doc: Doc, preference: Preference | None) -> Ro
         prompt, completion = requests[gold_index(built, doc)].args
     else:
         prompt, completion = context, _bordered(built, doc, answer_of(built, doc))
+    # Where a choice stands in the prompt, each has one of its own.
+    asked = prompts[gold_index(built, doc) if len(prompts) > 1 else 0] if prompts else ()
     end = template.end_after(asked, prefix or "") if template else ""
-    row = Row(prompt=prompt, completion=completion, end=end, doc=dict(doc))
+    turns = Turns(messages=tuple(asked), template=template, beginning=prefix or "") if template else None
+    row = Row(prompt=prompt, completion=completion, end=end, doc=dict(doc), turns=turns)
     if built.OUTPUT_TYPE == "multiple_choice":
         # Where the choice comes before the text, each choice has a prompt of its own: none of them is wrong after this one.
         others = [request.args[1] for request in requests if request.args[0] == prompt]

@@ -42,7 +42,7 @@ def make_learner(
             "has none: use objective sft or continued_pretraining"
         )
     train_in_float32(model)
-    rows = chosen.retention.rows(chosen.curation.rows(rows, setup), setup)
+    rows = chosen.retention.rows(_curated(rows, chosen, setup), setup)
     learner = Learner(model=model, choices=chosen, setup=setup, watch=watch, rows=rows)
     if not chosen.objective.fuses:
         learner.trainer = trainer_for(learner)
@@ -60,3 +60,21 @@ def make_learner(
     if chosen.objective.needs_reference:
         learner.reference = reference_of(learner, sums)
     return learner
+
+
+def _curated(rows: list[Row], chosen: Choices, setup: StageSetup) -> list[Row]:
+    """The rows that a curation makes, none of whose prompts was written around what a chat template rendered.
+
+    Raises:
+        SpecError: When one was: the model would be trained on what it is never asked.
+    """
+    rendered, made = {id(row.turns): row.prompt for row in rows if row.turns}, chosen.curation.rows(rows, setup)
+    if any(
+        row.prompt and rendered and rendered.get(id(row.turns), row.prompt if row.turns else "") != row.prompt
+        for row in made
+    ):
+        raise SpecError(
+            f"curation {type(chosen.curation).__name__} must leave prompts to the base's chat template, but writes around them: "
+            "let it write with Row.asking, Row.another or Row.after"
+        )
+    return made

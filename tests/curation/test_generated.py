@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.axes.contract import Situation
-from harness.curation import evol_instruct, explanation_consistency, self_instruct
+from harness.curation import _generation
 from harness.curation._generation import Sampling, continuations
 from harness.curation._novelty import Novelty
 from harness.errors import SpecError, TrialFailure
@@ -127,7 +127,7 @@ def test_self_instruct_reads_and_filters(setup_for, monkeypatch):
         "never reached:\n### Answer:\nno",
     ]
     give, asked = written(texts)
-    monkeypatch.setattr(self_instruct, "continuations", give)
+    monkeypatch.setattr(_generation, "continuations", give)
     found = curation.rows(CHOICES, setup)
     assert found[:9] == CHOICES
     assert found[9:] == [
@@ -146,7 +146,7 @@ def test_self_instruct_reads_and_filters(setup_for, monkeypatch):
 def test_self_instruct_gives_up_after_four_times_as_many(setup_for, monkeypatch):
     curation, setup, _ = setup_for("self_instruct", new_rows=10)
     give, asked = written([])
-    monkeypatch.setattr(self_instruct, "continuations", give)
+    monkeypatch.setattr(_generation, "continuations", give)
     with pytest.raises(TrialFailure, match=r"must keep at least one generated row, but dropped all \(40 unreadable\)"):
         curation.rows(ROWS, setup)
     assert [len(prompts) for prompts in asked] == [32, 8]
@@ -160,7 +160,7 @@ def test_evolved_prompts_are_answered_and_go_on_evolving(setup_for, monkeypatch)
             *("Harder thing!", "Rarer animal", " four", " Sorry, no"),  # second: too similar to the first; an apology
         ]
     )
-    monkeypatch.setattr(evol_instruct, "continuations", give)
+    monkeypatch.setattr(_generation, "continuations", give)
     found = curation.rows(ROWS, setup)
     assert found[8:] == [Row(prompt="Harder thing?", completion=" one two")]
     assert asked[1] == ["Harder thing?", "the given prompt is"]
@@ -173,7 +173,7 @@ def test_rewordings_keep_the_answer(setup_for, monkeypatch):
     rows = [Row(prompt="the cat sat on the mat", completion=" yes", doc={"id": 1})]
     curation, setup, notes = setup_for("explanation_consistency", rewordings=4, shared_words=0.5)
     give, _ = written(["on the mat the cat sat", "", "The cat sat on the mat.", "dogs bark"])
-    monkeypatch.setattr(explanation_consistency, "continuations", give)
+    monkeypatch.setattr(_generation, "continuations", give)
     assert curation.rows(rows, setup)[1:] == [replace(rows[0], prompt="on the mat the cat sat")]
     assert notes[-1].endswith("1 kept; dropped were 1 about something else, 1 empty, 1 the same again")
 
