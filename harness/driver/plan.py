@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import stdev
 
+from harness.driver.detect import Detectable, detectable_on
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.driver.forecast import Occasion, forecast, read_past
 from harness.driver.reach import Reach, reaches
 from harness.driver.trials import base_proposals, confirm_evaluation, search_cells
 from harness.errors import PartialFailure, SpecError
 from harness.files import duration
-from harness.records.paths import Paths
 from harness.records.results import find_result
-from harness.records.study_trials import Role, read_members
+from harness.records.study_trials import Role
 from harness.records.trial import Forecast, TrialConfig
 from harness.search.cell import Cell
-from harness.study.spec import StudySpec
 
-DEFAULT_SEED_SD = 0.02
-"""Standard deviation of a score over seeds, where no confirmed trials are on record: typical of accuracies on
-small fine-tuning tasks (of metrics on another scale, as a share of it; Dodge et al. 2020, arXiv:2002.06305, report 0.01 to 0.03)."""
 RECORD_BYTES = 12_000
 """A record, and its items per item scored below."""
 ITEM_BYTES = 60
@@ -38,26 +32,6 @@ class PhasePlan:
     """Wall seconds of its trials, summed."""
     recorded: int = 0
     """Trials that have a record already; they cost nothing. Known for the base phase only."""
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """What the confirm phase could tell apart on one task."""
-
-    task: str
-    difference: float | None
-    """Smallest difference between two families found with 80% power at level 0.05, in units of the task's metric."""
-    width: float | None
-    """From the lowest to the highest value of the metric, beyond which no difference goes; None where that is not known."""
-    basis: str
-
-    def text(self) -> str:
-        """The difference and what it was computed from, or why there is none."""
-        if self.difference is None:
-            return self.basis
-        if self.width is not None and self.difference >= self.width:
-            return f"cannot tell families apart ({self.basis}): take more seeds or items"
-        return f"{self.difference:.3f} or more ({self.basis})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +108,7 @@ def plan_study(experiment: Experiment) -> Plan:
         disk_bytes=outlook.disk_bytes(phases),
         money=outlook.money(seconds),
         currency=experiment.spec.prices.currency,
-        detectable=_detectable(experiment),
+        detectable=detectable_on(experiment, outlook.confirmation),
         reach=reaches(experiment),
         notes=(*experiment.notes, *outlook.notes()),
         refused=experiment.refused,
@@ -220,6 +194,17 @@ class _Outlook:
         count = len(self.experiment.arenas) * finalists * confirm.seeds
         return PhasePlan(phase="confirm", trials=count, seconds=count * sum(each) / len(each))
 
+    def confirmation(self, task: TaskInfo, limit: int | None) -> float:
+        """Seconds of one confirmed run, mean over families.
+
+        Args:
+            task: What is tuned for.
+            limit: Items scored of each task.
+        """
+        evaluation = replace(confirm_evaluation(self.experiment), limit=limit)
+        cells = [cell for cell in self.cells if cell.design.task == task.ref]
+        return sum(self.of(replace(_first(cell), evaluation=evaluation)).seconds for cell in cells) / len(cells)
+
     def money(self, seconds: float) -> float | None:
         """What the study costs at its prices; None where there are none.
 
@@ -278,54 +263,3 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
         money=sum(money) / len(money) if money else None,
         basis="; ".join(sorted({one.basis for one in forecasts})),
     )
-
-
-def _detectable(experiment: Experiment) -> tuple[Detectable, ...]:
-    """By task, what the verdict would find, and what that was assumed from."""
-    measured = _seed_sds(experiment.paths, experiment.spec.tasks)
-    return tuple(_detectable_on(task, experiment.spec, measured.get(task.ref.name, [])) for task in experiment.tasks)
-
-
-def _detectable_on(task: TaskInfo, spec: StudySpec, measured: Sequence[float]) -> Detectable:
-    """A metric on a scale scatters with its items; of another one nothing is known before its spread was measured."""
-    from harness.analysis.power import detectable
-
-    name, width, seeds = task.ref.name, task.scale.width, spec.confirm.seeds
-    if not measured and not width:
-        return Detectable(name, None, width, "unknown before seed spread was measured")
-    # Variances average, standard deviations do not.
-    unit = width or 1.0
-    sd = math.sqrt(sum(value**2 for value in measured) / len(measured)) if measured else DEFAULT_SEED_SD * unit
-    items = (task.scored("test", spec.confirm.limit) or None) if width else None
-    basis = f"{seeds} seeds, " + (f"{items or 'all'} test items, " if width else "") + f"standard deviation {sd:.3f}"
-    families = "family" if len(measured) == 1 else "families"
-    basis += f" over seeds of {len(measured)} confirmed {families}" if measured else " over seeds assumed"
-    asked = len(spec.tasks) * len(spec.base_models)
-
-    def found(runs: int, size: int | None) -> float | None:
-        compared = max(spec.confirm.finalists, 2)
-        return detectable(families=compared, runs=runs, items=size, seed_sd=sd / unit, tasks=asked)
-
-    difference = found(seeds, items)
-    seeds_more, items_more = (found(2 * seeds, items), found(seeds, 2 * items)) if items else (None, None)
-    if seeds_more is not None and items_more is not None:
-        ways = sorted([(seeds_more * unit, "seeds"), (items_more * unit, "items")])
-        basis += "; " + ", ".join(f"with twice the {what} {size:.3f}" for size, what in ways)
-    return Detectable(name, None if difference is None else difference * unit, width, basis)
-
-
-def _seed_sds(paths: Paths, tasks: Collection[str]) -> dict[str, list[float]]:
-    """By task, the standard deviation over seeds of every family that this or another study has confirmed on it."""
-    deviations: dict[str, list[float]] = {}
-    for other in paths.studies():
-        groups: dict[tuple[str, str, str], list[float]] = {}
-        for member in read_members(paths, other.name):
-            if member.role != "confirm" or member.task not in tasks:
-                continue
-            result = find_result(paths, member.key)
-            if result is not None and result.target is not None:
-                groups.setdefault((member.task, member.base_model, member.family), []).append(result.target.value)
-        for (task, *_), values in groups.items():
-            if len(values) > 1:
-                deviations.setdefault(task, []).append(stdev(values))
-    return deviations
