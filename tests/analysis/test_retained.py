@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -105,14 +106,15 @@ def test_without_items_or_a_scale_nothing_is_kept():
 
 def test_one_run_of_real_values_is_students_test_of_its_items_and_two_more():
     """The two stand one unit beside the mean on either side, and count in the variance alone."""
-    lost = np.random.default_rng(2).normal(0.1, 1.0, 50)
+    half = np.random.default_rng(2).normal(0.0, 1.0, 25)
+    lost = 0.1 + np.concatenate([half, -half])  # without skew
     noise = noise_of([float(lost.mean())], lost)
     measure = Measure(name="bits", loss=float(lost.mean()), noise=noise, headroom=math.inf)
     variance = (((lost - lost.mean()) ** 2).sum() + 2) / 51
     assert measure.p == pytest.approx(2 * stats.t.sf(lost.mean() / math.sqrt(variance / 50), 49))
     plain = stats.ttest_1samp(lost, 0)
-    assert measure.p == pytest.approx(plain.pvalue, abs=1e-3)
-    assert measure.bounds(0.95) == pytest.approx(tuple(plain.confidence_interval(0.95)), abs=1e-3)
+    assert measure.p == pytest.approx(plain.pvalue, abs=0.01)
+    assert measure.bounds(0.95) == pytest.approx(tuple(plain.confidence_interval(0.95)), abs=0.01)
 
 
 def test_degrees_of_freedom_by_hand():
@@ -154,3 +156,31 @@ def test_flips_by_hand():
     # the first run: item 1 lost, item 3 gained; the second: items 1 and 2 lost
     assert (found.lost, found.gained, found.items, found.again) == (1.5, 0.5, 5, 0.0)
     assert flips(base * 0.5, tuned) is None
+
+
+def test_a_skewed_loss_is_judged_by_halls_transformed_t():
+    """t = 2 and skewness .3 of the mean: 2 + .3 * 4/3 + .09 * 8/27 + .3/6 = 2.476667."""
+    noise = replace(combined(0.0, 1e-4, runs=1, count=100), third=0.3 * 1e-6)
+    assert noise.skewness == pytest.approx(0.3)
+    assert noise.tail(0.02) == pytest.approx(stats.t.sf(2.476667, 99), rel=1e-5)
+    # a bound is the truth under which the measured loss would be as unlikely
+    for beyond in (0.01, 0.05, 0.95, 0.99):
+        away = (0.02 - noise.bound(0.02, beyond)) / noise.error
+        freed = away + 0.3 * away**2 / 3 + 0.09 * away**3 / 27 + 0.05
+        assert stats.t.sf(freed, 99) == pytest.approx(beyond)
+
+
+def test_the_skewness_of_a_mean_is_that_of_its_items_over_the_root_of_their_number():
+    items = np.random.default_rng(3).exponential(10.0, 400)  # so wide that two items of 1 more hardly count
+    skewness = noise_of([float(items.mean())], items).skewness
+    assert skewness == pytest.approx(stats.skew(items) / 20, rel=0.02)
+
+
+def test_a_loss_of_exactly_the_margin_in_one_item_of_fifty_is_kept_in_one_study_of_twenty():
+    """Plain t calls 9% of them kept."""
+    rng, margin, kept = np.random.default_rng(5), -math.log(0.95), 0
+    for _ in range(1500):
+        lost = 0.1 * rng.standard_t(3, 200) + 50 * margin * (rng.random(200) < 1 / 50)
+        noise = noise_of([float(lost.mean())], lost)
+        kept += noise.bound(float(lost.mean()), 0.95) < margin
+    assert kept / 1500 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
