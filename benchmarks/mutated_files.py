@@ -395,7 +395,8 @@ def try_case(project: Project, number: int, seed: int, kinds: list[str]) -> Outc
         result, sentence = "lost", lost
     project.restore()
     if name == "plug-in":
-        run("list studies")
+        with contextlib.chdir(project.folder):
+            run("list studies")  # the undamaged ones are found again
     shown = command if isinstance(command, str) else " ".join(command)[:200]
     return Outcome(
         number, name, str(path.relative_to(project.folder)), how[:200], shown, result, sentence, round(seconds, 2)
