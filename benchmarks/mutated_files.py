@@ -96,7 +96,7 @@ BYTES, TEXT = mutations.changed_bytes, mutations.changed_text
 YAML = (TEXT, BYTES, mutations.changed_yaml, mutations.changed_yaml)
 JSON = (BYTES, TEXT, mutations.changed_json, mutations.changed_json)
 LINES = (BYTES, TEXT, mutations.changed_lines, mutations.changed_lines)
-TASKS = ("colour", "echo", "text", "manners", "table", "columns")
+TASKS = ("colour", "echo", "text", "manners", "table", "columns", "sampled")
 TRIAL = "train --task colour --pipeline pipeline.yaml --output out"
 READ = (
     *("database", "status", "plan s", "phase base", "phase search", "phase confirm", "recommend --task colour --model tiny-1m") * 3,
@@ -105,12 +105,12 @@ READ = (
 KINDS = {
     "study": Kind("studies/s.yaml", YAML, ("plan s", "plan s", "plan s", "list studies")),
     "recipe": Kind("studies/recipes/two.yaml", YAML, ("plan s",)),
-    "task": Kind("studies/tasks/*.yaml", YAML, ("plan {own}", "plan {own}", "recommend --task {own} --model tiny-1m"), (3, 5)),
+    "task": Kind("studies/tasks/*.yaml", YAML, ("plan {own}", "plan {own}", "plan also_{own}", "recommend --task {own} --model tiny-1m"), (3, 5)),
     "rows in JSONL": Kind("studies/tasks/*.jsonl", LINES, ("plan {own}",)),
     "rows in CSV": Kind("studies/tasks/*.csv", (BYTES, TEXT), ("plan table",)),
     "rows in Parquet": Kind("studies/tasks/*.parquet", (BYTES, mutations.changed_table), ("plan columns",)),
     "corpus": Kind("corpus.jsonl", LINES, ("plan colour",)),
-    "config": Kind("model/config.json", JSON, (*["plan colour"] * 5, TRIAL), (3, 4)),
+    "config": Kind("model/*config.json", JSON, (*["plan colour"] * 5, TRIAL), (3, 4)),
     "tokenizer": Kind("model/tokenizer*.json", JSON, (*["plan colour"] * 5, TRIAL), (3, 4)),
     "safetensors": Kind("model/*.safetensors", (BYTES, mutations.changed_header), (*["plan colour"] * 5, TRIAL), (3, 4)),
     "record": Kind("results/trials/*/*/record.json", (BYTES, mutations.changed_json, signed, signed), READ, (3, 4, 5)),
@@ -118,6 +118,7 @@ KINDS = {
     "study's lines": Kind("results/studies/*/*.jsonl", LINES, READ, (3, 4, 5)),
     "study's facts": Kind("results/studies/*/*.json", JSON, READ, (3, 4, 5)),
     "database": Kind("results/*.duckdb", (BYTES,), READ, (3, 4, 5)),
+    "cache": Kind("results/cache/*.json", JSON, READ, (3, 4, 5)),
     "backtest": Kind("results/*.json", JSON, READ, (3, 4, 5)),
     "plug-in": Kind("plugins/*/*.py", (BYTES, TEXT), ("list methods", "plan s", "plan s", "list sections", "report s"), (2, 3)),
     "pipeline": Kind("pipeline.yaml", YAML, ("train --task colour --pipeline pipeline.yaml --dry-run",)),
@@ -188,6 +189,8 @@ def build(folder: Path) -> None:
     for task in TASKS:  # alone, since planning all takes longer
         own = STUDY | {"name": task, "tasks": [task], "off_target": [], "families": {"a": {"method": "lora"}}}
         (folder / "studies" / f"{task}.yaml").write_bytes(mutations.yaml_of(own))
+        also = own | {"name": f"also_{task}", "tasks": ["colour" if task != "colour" else "echo"], "off_target": [task]}
+        (folder / "studies" / f"also_{task}.yaml").write_bytes(mutations.yaml_of(also))
     stages = [{"method": "lora", "objective": "continued_pretraining"}, {"method": "lora"}]
     recipe = {"summary": "two stages", "paper": "", "stages": stages}
     (folder / "studies" / "recipes" / "two.yaml").write_bytes(mutations.yaml_of(recipe))
@@ -211,10 +214,13 @@ def build(folder: Path) -> None:
 
 
 def other_formats(tasks: Path) -> None:
-    """The task `colour` as a table of commas, and in columns."""
+    """The task `colour` as a table of commas, and in columns, and `echo` with answers that are sampled."""
     import pandas as pd
 
-    colour = yaml.safe_load((tasks / "colour.yaml").read_text())
+    colour, echo = (yaml.safe_load((tasks / f"{name}.yaml").read_text()) for name in ("colour", "echo"))
+    drawn = echo["generation_kwargs"] | {"do_sample": True, "temperature": 0.5, "top_k": 5}
+    sampled = echo | {"task": "sampled", "repeats": 2, "generation_kwargs": drawn}
+    (tasks / "sampled.yaml").write_bytes(mutations.yaml_of(sampled))
     for name, kind in (("table", "csv"), ("columns", "parquet")):
         for split in ("train", "validation", "test"):
             rows = pd.read_json(tasks / f"{split}.jsonl", lines=True)

@@ -115,11 +115,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     raw = path.read_bytes()
     lines = raw[: _whole(raw)].splitlines()
     try:
-        return [json.loads(line) for line in lines]
+        return [parse_json(line) for line in lines]
     except ValueError as error:
         raise StorageError(
             f"{path} holds a line that is not JSON ({error}): restore it, or delete the folder"
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a text holds as JSON.
+
+    Raises:
+        ValueError: When it is no JSON, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def now() -> str:

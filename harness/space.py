@@ -285,7 +285,7 @@ def _narrow(name: str, declared: Distribution, change: Mapping[str, Any], where:
         raise SpecError(f"{where}: {name} must be one text, but got {change!r}: give it as it is")
     allowed = {"choices"} if isinstance(declared, Choice) else {"low", "high", "log", "choices"}
     if unknown := set(change) - allowed:
-        raise SpecError(f"{where}: range of {name}: " + one_of("key", sorted(unknown)[0], sorted(allowed)))
+        raise SpecError(f"{where}: range of {name}: " + one_of("key", min(map(str, unknown)), sorted(allowed)))
     ends = (
         change["choices"]
         if "choices" in change

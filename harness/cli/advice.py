@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from harness.errors import PartialFailure, SpecError, UsageError
-from harness.files import read_yaml
+from harness.files import parse_json, read_yaml
 from harness.records.paths import Paths
 from harness.records.trial import Evaluation, Pipeline, Score, Stage, TaskRef, TrialConfig, TrialResult
 from harness.study.spec import Count, FamilySpec, StageSpec, StudySpec, sentences
@@ -291,7 +290,7 @@ def started_studies(paths: Paths) -> list[StudySpec]:
     studies = []
     for files in paths.started():
         with suppress(ValueError, AttributeError):
-            data = json.loads(files.spec.read_text())
+            data = parse_json(files.spec.read_text())
             studies.append(StudySpec.model_validate(data.get("study", data)))
     return studies
 

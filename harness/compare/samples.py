@@ -6,7 +6,6 @@ all responses as texts. Which choice is right it writes as a number or as a text
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from harness.compare.answers import Answer, Model, Skill, told_apart
 from harness.errors import SpecError
+from harness.files import parse_json
 from harness.metrics.base import LM_EVAL_SCALES, LM_EVAL_SURPRISES, Surprise
 from harness.records.scale import Scale
 
@@ -71,7 +71,7 @@ def _rows(path: Path) -> list[Json]:
     rows: list[Json] = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise SpecError(f"{path}, line {number}, must be JSON, but is not ({error}): run lm_eval again") from error
         if not isinstance(row, dict):
@@ -87,7 +87,7 @@ def _results(folder: Path, date: str) -> Json:
     for path in sorted(folder.glob("*.json")):
         if (match := RESULTS.fullmatch(path.name)) and match[1] == date:
             try:
-                data = json.loads(path.read_text(encoding="utf-8"))
+                data = parse_json(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise SpecError(f"{path} must be JSON, but is not ({error}): run lm_eval again") from error
             if isinstance(data, dict):

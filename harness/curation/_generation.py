@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import StageSetup
 from harness.errors import SpecError, StorageError
-from harness.files import write_atomically
+from harness.files import parse_json, write_atomically
 from harness.models.base_model import context_length
 from harness.models.chat import ChatTemplate, chat_template
 from harness.models.tokens import encoder
@@ -161,7 +161,7 @@ def remembered(identity: str, question: Sequence[object], setup: StageSetup, mak
         return make()
     path = setup.cache / f"texts_{fingerprint([identity, list(question)])}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass  # there is none yet, or a crash left part of one
     outcome = make()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from harness.database.schema import SCHEMA, TABLES, Table, schema_text, structure
 from harness.database.views import VIEWS
 from harness.errors import StorageError
+from harness.files import parse_json
 from harness.records.codec import canonical_json, decode
 from harness.records.paths import Paths
 from harness.records.results import is_intact, read_current
@@ -245,10 +246,10 @@ def _stage_studies(connection: DuckDBPyConnection, paths: Paths, only: Collectio
 def _specs(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
     for study in paths.studies():
         try:
-            yield study.name, str(study.spec), canonical_json(json.loads(_text(study.spec))).encode()
+            yield study.name, str(study.spec), canonical_json(parse_json(_text(study.spec))).encode()
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             damaged.append(_cut_short(study.spec, 1))
 
 
@@ -257,12 +258,12 @@ def _members(paths: Paths, damaged: list[Damaged], only: Collection[str] | None)
         lines = study.members.read_bytes().splitlines() if study.members.exists() else []
         for number, line in enumerate(lines, 1):
             try:
-                data = json.loads(line)
+                data = parse_json(line)
                 member = decode(Member, data)
                 if only is None or member.key in only:
                     # Python's parser takes NaN and half characters, DuckDB's does not
                     yield study.name, f"{number:09}", canonical_json(data).encode()
-            except (ValueError, RecursionError):
+            except ValueError:
                 damaged.append(_cut_short(study.members, number))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness import __version__
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.errors import SpecError, StorageError
-from harness.files import write_atomically
+from harness.files import parse_json, write_atomically
 from harness.models.tokens import Encoder, TokenCache
 from harness.records.codec import fingerprint, to_json
 from harness.space import Params
@@ -44,7 +44,7 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
     """
     path = experiment.paths.cache / f"{_key(experiment, tasks)}.lengths.json"
     try:
-        counted = json.loads(path.read_text())
+        counted = parse_json(path.read_text())
     except (OSError, ValueError):
         counted = _counted(experiment, models, tasks)
         with suppress(StorageError):  # it is only counted again
@@ -86,7 +86,7 @@ class _Texts:
         from harness.models.base_model import embedded_tokens, load_config, load_tokenizer
         from harness.models.chat import template_of
 
-        self.experiment, self.tasks, self.name = experiment, tasks, model.ref.name
+        self.experiment, self.tasks, self.model, self.name = experiment, tasks, model, model.ref.name
         self.template = template_of(model)
         self.config, self.tokenizer = load_config(model), load_tokenizer(model)
         encode = TokenCache().encoder(self.tokenizer, experiment.paths.cache).encode
@@ -127,6 +127,7 @@ class _Texts:
 
     def scoring_notes(self, info: TaskInfo) -> Iterator[str]:
         """What will be cut of prompts that are scored, and answers that nothing ends."""
+        from harness.evaluation.generation import check_settings
         from harness.evaluation.proof import prove_choices
         from harness.evaluation.responses import prompts_cut, scored_length
         from harness.tasks.lm_eval_task import lm_eval_task
@@ -137,6 +138,8 @@ class _Texts:
             for leaf in dict.fromkeys(task.leaves):
                 built = lm_eval_task(leaf, split, limit, self._template(leaf))
                 built.build_all_requests()
+                if leaf.output_type == "generate_until":
+                    check_settings(self.model, self.tokenizer, built)
                 yield from prove_choices(leaf, split, built, self.encoder, self.name)
                 if cut := prompts_cut(self.encoder, built, length):
                     yield (

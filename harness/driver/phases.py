@@ -23,7 +23,7 @@ from harness.driver.resolve import resolve
 from harness.driver.sources import FixedSource, Proposal, SearchSource, Source
 from harness.driver.trials import base_proposals, confirm_proposals, restored_cells, search_cells
 from harness.errors import PartialFailure, SpecError
-from harness.files import duration, write_atomically
+from harness.files import duration, parse_json, write_atomically
 from harness.records.codec import to_json
 from harness.records.lost_work import append_stop, read_stops
 from harness.records.paths import Paths, StudyPaths
@@ -227,7 +227,7 @@ def check_folder(paths: Paths, study: StudySpec) -> None:
     if not path.exists():
         return
     try:
-        holder = json.loads(path.read_text()).get("fingerprint")
+        holder = parse_json(path.read_text()).get("fingerprint")
     except (ValueError, AttributeError):  # damaged: nobody can say whose output it is
         holder = None
     if holder != study.fingerprint:

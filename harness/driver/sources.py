@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.errors import SpecError
+from harness.errors import SpecError, StorageError
 from harness.files import now
 from harness.records.lost_work import Stop
 from harness.records.study_trials import Member
@@ -133,13 +133,20 @@ class SearchSource(Source):
 
         Raises:
             SpecError: When a task, a model or a default has changed since.
+            StorageError: When a line is none that a driver of this study wrote.
         """
         proposals = []
         for member in (member for member in members if member.role == "search"):
-            cell = self._cell(member)
-            job = cell.restore(member.number, member.params, member.fidelity)
+            try:
+                cell = self._cell(member)
+                config = cell.config(cell.restore(member.number, member.params, member.fidelity))
+            except (LookupError, ValueError) as error:
+                raise StorageError(
+                    f"members.jsonl must hold what was asked for in this study, but the line of trial {member.key} has no place "
+                    f"in it ({error!r}): restore the file, or delete the study's folder in results/studies (records stay)"
+                ) from error
             # Another key means another trial: going on would mix the results of two questions.
-            if (config := cell.config(job)).key != member.key:
+            if config.key != member.key:
                 raise SpecError(
                     f"a study must be finished with the task, model and defaults it was begun with, but those of "
                     f"{cell.design.label} changed: rename the study, or delete its folder in results/studies"

@@ -11,7 +11,9 @@ from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING
 
+from harness.errors import SpecError, one_line
 from harness.evaluation.loglikelihood import LOGITS, TOKENS, StackedModels
+from harness.models.base_model import BaseModel, own_generation_config
 from harness.models.tokens import Encoder, encoder
 from harness.nn.batches import padding_id
 from harness.records.trial import derive_seed
@@ -61,6 +63,42 @@ def generated_texts(
     generator.padding, generator.known, generator.keeps_space = padding_id(tokenizer), {}, built.exact
     for model, is_finite in enumerate(finite):
         yield _texts_of(generator, model, built.instances, int(built.config.repeats or 1)) if is_finite else None
+
+
+def check_settings(base: BaseModel, tokenizer: PreTrainedTokenizerBase, built: ConfigurableTask) -> None:
+    """Refuse settings of generation that a trial would fail with: a tiny model of random weights writes one token by them.
+
+    Args:
+        base: Whose folder may bring settings of its own.
+        tokenizer: Its.
+        built: A task, with its requests.
+
+    Raises:
+        SpecError: When `generate` raises anything.
+    """
+    import torch
+    from lm_eval.models.utils import normalize_gen_kwargs
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = normalize_gen_kwargs(built.instances[0].args[1])
+    options = {key: value for key, value in settings.items() if key not in ("until", "max_gen_toks")}
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 2)
+    with torch.random.fork_rng(devices=[]):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), head_dim=2, **sizes)).eval()
+    prompts = torch.zeros((1, 2), dtype=torch.long)
+    try:
+        if own := own_generation_config(base):
+            model.generation_config = own
+        if (beams := options.get("num_beams") or model.generation_config.num_beams or 1) > LARGEST_BATCH:
+            raise ValueError(f"num_beams must be {LARGEST_BATCH} or less, but is {beams}")
+        tiny = _Continuations(StackedModels(model), tokenizer)
+        tiny.take(prompts, torch.ones_like(prompts), settings["until"], options | {"max_length": 3})
+    except Exception as error:  # transformers checks few settings, and what it raises for the others is anything
+        raise SpecError(
+            f"task {built.config.task} on {base.ref.name}: generation_kwargs and the model's generation_config.json must be "
+            f"settings of generation, but no text comes of them ({type(error).__name__}: {one_line(str(error), 200)}): "
+            "correct them"
+        ) from error
 
 
 def _prompts_at_once(
@@ -136,6 +174,10 @@ class _Continuations:
             pad_token_id=padding_id(self.tokenizer),
             use_cache=count == 1 or not recurrent(model),
             logits_processor=seeded(options, seeds, tokens) if options.get("do_sample") else None,
+            # Said here, so that neither a task nor a model's folder can say otherwise.
+            trust_remote_code=False,
+            num_return_sequences=1,
+            return_dict_in_generate=False,
             # `seeded` draws, so `generate` itself takes the likeliest token.
             **({name: value for name, value in options.items() if name not in SAMPLING} | {"do_sample": False}),
         )

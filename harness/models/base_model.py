@@ -7,7 +7,6 @@ are read, and no remote code runs.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_line, one_of
-from harness.files import expand
-from harness.models.headers import headers, held_type
+from harness.files import expand, parse_json
+from harness.models.headers import check_sizes, headers, held_type
 from harness.models.hub import commit_of
 from harness.models.parts import part_of
 from harness.records.trial import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = Path(__file__).parents[1] / "testbed" / "models"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "testbed" / "data" / "corpus_sample.jsonl"
@@ -106,9 +105,10 @@ def _typed(base: BaseModel) -> BaseModel:
     """The same with what a trial's key tells apart: the type of its weights, if not float32, and whether it has experts.
 
     Raises:
-        SpecError: When its files cannot be had, or its weights cannot be read.
+        SpecError: When its files cannot be had, its weights cannot be read, or its config has sizes that they cannot have.
     """
     try:
+        check_sizes(base.ref.name, base.folder)
         held = held_type(base.folder)
         mixture = any(part_of(header.name, header.shape) == "experts" for header in headers(base.folder))
     except ValueError as error:
@@ -277,6 +277,16 @@ def load_config(base: BaseModel) -> PretrainedConfig:
         ) from error
 
 
+def own_generation_config(base: BaseModel) -> GenerationConfig | None:
+    """The settings of generation that a model's folder brings, if it does; a file that cannot be read is none."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(base.source, **_revision(base))
+    except OSError:  # so does `from_pretrained` of a model
+        return None
+
+
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
     """The model's tokenizer; batches are filled up with a token that the model has.
 
@@ -318,7 +328,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
 def embedded_tokens(base: BaseModel) -> float:
     """Tokens that the model embeds; infinity where its config does not say."""
     try:
-        config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((base.folder / "config.json").read_text(encoding="utf-8"))
         return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return math.inf  # what is wrong with a config is said where the model is loaded

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import SpecError
+from harness.files import parse_json
 from harness.models.base_model import BaseModel
-from harness.models.headers import headers, held_type
+from harness.models.headers import LAYERS, headers, held_type
 from harness.models.parts import LOOKUP_TABLES, Part, parts_of
 
-# Configs name the same number differently: GPT-2 says n_head, GPT-Neo num_heads, MPT n_heads.
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+# Configs name the same number differently: GPT-2 says n_head, GPT-Neo num_heads, MPT n_heads; see also LAYERS.
 WIDTH = ("hidden_size", "n_embd", "d_model")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -81,7 +80,7 @@ def model_facts(base: BaseModel) -> ModelFacts:
         SpecError: When the config or a weight file cannot be read.
     """
     try:
-        config: dict[str, Any] = json.loads((base.folder / "config.json").read_text())
+        config: dict[str, Any] = parse_json((base.folder / "config.json").read_text())
         if not isinstance(config, dict):
             raise ValueError("config.json holds no table")
         shapes = {header.name: header.shape for header in headers(base.folder)}

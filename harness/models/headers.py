@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from harness.errors import SpecError, one_line
+from harness.files import parse_json
+
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""What configs call the number of layers."""
+_SIZE = re.compile(r"(^|_)(size|dim|d|n|num)(_|$)")
+"""Names of sizes and counts: `hidden_size`, `d_model`, `n_embd`, `num_experts`."""
 HALF = {"BF16": "bfloat16", "F16": "float16"}
 """Number formats of two bytes, and what torch calls them."""
 
@@ -42,7 +49,11 @@ def headers(folder: Path) -> Iterator[Header]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if 8 + length > size:
                 raise ValueError(f"{path.name} is cut off")
-            header = _table(file.read(length), path)
+            raw = file.read(length)
+        try:
+            header = parse_json(raw)
+        except ValueError as error:
+            raise ValueError(f"the header of {path.name} is no JSON: {error}") from error
         if not isinstance(header, dict):
             raise ValueError(f"{path.name} has no table of tensors")
         for name, entry in header.items():
@@ -58,11 +69,46 @@ def headers(folder: Path) -> Iterator[Header]:
             yield found
 
 
-def _table(raw: bytes, path: Path) -> object:
+def check_sizes(name: str, folder: Path) -> None:
+    """Refuse a config whose sizes its weights cannot have: each layer has a tensor, and no side of one is above its numbers.
+
+    Libraries make as many layers, labels or heads as a config says before they look at the weights.
+
+    Args:
+        name: The model's.
+        folder: Its files.
+
+    Raises:
+        SpecError: For the first such size.
+        OSError, ValueError: When a weight file cannot be read, or is not whole.
+    """
+    held = list(headers(folder))
+    tensors, numbers = len(held), sum(header.numbers for header in held)
+    for key, value in _sizes(_config(folder)):
+        if value > (tensors if key in LAYERS else numbers):
+            raise SpecError(
+                f"base model {name!r} must have a config.json that describes its weights, but that has {key} at {one_line(str(value), 20)} "
+                f"and these are {numbers:,} numbers in {tensors:,} tensors: download or save them again, config and weights "
+                "together"
+            )
+
+
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """All sizes and counts in a config and in the configs within it."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _sizes(value)
+        elif isinstance(value, int) and _SIZE.search(key):
+            yield key, value
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What config.json says; nothing where it cannot be read, which is said elsewhere."""
     try:
-        return json.loads(raw)
-    except RecursionError as error:
-        raise ValueError(f"the header of {path.name} is nested too deeply") from error
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def held_type(folder: Path) -> str:
@@ -82,10 +128,7 @@ def held_type(folder: Path) -> str:
 
 
 def _stated(folder: Path) -> str | None:
-    """The type that the config asks for; None where it asks for none, or cannot be read, which is said elsewhere."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        places = (config, config.get("text_config") or {})
-        return next((str(kind) for place in places if (kind := place.get("dtype") or place.get("torch_dtype"))), None)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+    """The type that the config asks for; None where it asks for none."""
+    config = _config(folder)
+    places = [place for place in (config, config.get("text_config")) if isinstance(place, dict)]
+    return next((str(kind) for place in places if (kind := place.get("dtype") or place.get("torch_dtype"))), None)

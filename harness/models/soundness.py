@@ -5,13 +5,13 @@ Its weights are laid out without memory (torch's `meta` device), which reads no 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
+from harness.files import parse_json
 from harness.models.base_model import BaseModel, load_tokenizer, open_model, quiet
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _no_code(base: BaseModel) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         path = base.folder / name
         try:
-            content = json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError, RecursionError):
+            content = parse_json(path.read_text()) if path.exists() else {}
+        except (OSError, ValueError):
             continue  # said of it below
         brings = content.get("auto_map") if isinstance(content, dict) else None
         if brings and not _known(base, name):

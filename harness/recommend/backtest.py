@@ -10,18 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from harness.analysis.regret import normalized_regret, simple_regret
 from harness.database.ingest import connect
-from harness.files import write_atomically
+from harness.files import parse_json, write_atomically
 from harness.plugins import load, load_all
 from harness.recommend.conformal import COVERAGE, enough_tasks
 from harness.recommend.features import Candidate, Observation, default_distance, observations
 from harness.recommend.predictor import Outlook, covered
-from harness.records.codec import fingerprint, to_json
+from harness.records.codec import decode, fingerprint, to_json
 from harness.records.paths import Paths
 
 DEFAULTS = "literature_defaults"
@@ -295,20 +294,9 @@ def read_backtest(paths: Paths, seen: Sequence[Observation]) -> Backtest:
         seen: The evidence that a recommendation would rest on.
     """
     try:
-        data = json.loads(paths.backtest.read_text())
+        data = parse_json(paths.backtest.read_text())
         if data["evidence"] == evidence_fingerprint(seen):
-            return backtest_of(data)
+            return decode(Backtest, data)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, damaged or of another version: it is derived, so it is made again
     return backtest(paths)
-
-
-def backtest_of(content: Mapping[str, Any]) -> Backtest:
-    """The result from its parsed JSON.
-
-    Raises:
-        KeyError, TypeError: When it lacks a field, or has one that this version does not know.
-    """
-    tasks = tuple(LeftOut(**task) for task in content["tasks"])
-    coverage = {target: Coverage(**held) for target, held in content["coverage"].items()}
-    return Backtest(**{**content, "tasks": tasks, "coverage": coverage})

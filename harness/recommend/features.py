@@ -5,7 +5,6 @@ Nothing here may look at a trial's own scores, curve or cost: `describe` is give
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from harness.database.rows import read_rows, stages_of
 from harness.errors import SpecError
+from harness.files import parse_json
 from harness.plugins import AXIS_FOLDER
 from harness.records.paths import Paths
 from harness.records.scale import Scale
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 Facts = Mapping[str, float | str]
+_TEXTS = ("output_type", "metric", "domain", "type")
+"""Facts that are texts; all others are numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +303,7 @@ def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
 
 
 def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Facts]:
-    """Facts by name, from all studies; a damaged file is left out, since facts only sharpen a prediction.
+    """Facts by name, from all studies; what is damaged is left out, since facts only sharpen a prediction.
 
     Args:
         paths: Of the results folder.
@@ -310,10 +312,18 @@ def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Fac
     facts: dict[str, Facts] = {}
     for study in paths.studies():
         try:
-            facts |= json.loads(study.facts(kind).read_text())
-        except (OSError, ValueError, TypeError):
+            for name, own in parse_json(study.facts(kind).read_text()).items():
+                facts[name] = {fact: value for fact, value in own.items() if _can_be(fact, value)}
+        except (OSError, ValueError, AttributeError):
             continue
     return facts
+
+
+def _can_be(fact: str, value: object) -> bool:
+    """Whether a fact may have a value; the largest decadic logarithm is that of a number that a computer holds."""
+    if fact in _TEXTS:
+        return isinstance(value, str)
+    return isinstance(value, int | float) and abs(value) < (300 if fact.startswith("log_") else 1e9)
 
 
 def default_distance(stages: Sequence[Stage]) -> float:

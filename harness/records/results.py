@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import NewerRecord, StorageError
-from harness.files import write_atomically
+from harness.files import parse_json, write_atomically
 from harness.records.codec import Misfit, fingerprint, to_json
 from harness.records.paths import Paths
 from harness.records.trial import SCHEMA_VERSION, TrialResult, migrate, result_from_json
@@ -67,12 +67,12 @@ def _read(path: Path) -> tuple[Mapping[str, Any], TrialResult]:
         return _parsed(path.parent.name, path.read_bytes())
     except NewerRecord as error:
         raise NewerRecord(f"{path}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise StorageError(f"{path} is not a whole record ({error}): delete it and run the study again") from error
 
 
 def _parsed(key: str, raw: bytes) -> tuple[Mapping[str, Any], TrialResult]:
-    data = json.loads(raw)
+    data = parse_json(raw)
     if not isinstance(data, dict):
         raise Misfit("an object", data)
     digest, own_digest = data.pop("digest", None), fingerprint(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from harness.database.ingest import connect, connect_now
 from harness.database.items import Outcomes, load_likelihoods, load_outcomes
 from harness.database.rows import read_rows
 from harness.errors import SpecError, StorageError, one_of
-from harness.recommend.backtest import Backtest, backtest_of
+from harness.files import parse_json
+from harness.recommend.backtest import Backtest
+from harness.records.codec import Misfit, decode
 from harness.records.lost_work import Stop, lost_seconds, read_stops
 from harness.records.paths import Paths
 from harness.records.study_trials import read_members
@@ -136,16 +137,16 @@ def _forecasts(path: Path) -> Forecasts:
 
 def _backtest(path: Path) -> Backtest:
     try:
-        return backtest_of(_read(path))
-    except (AttributeError, KeyError, TypeError) as error:
+        return decode(Backtest, _read(path))
+    except Misfit as error:
         raise StorageError(
-            f"{path} must hold a backtest, but lacks a part of it ({error!r}): run 'harness backtest' again"
+            f"{path} must hold a backtest, but does not ({error}): run 'harness backtest' again"
         ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(
             f"{path} must hold whole JSON, but does not ({error}): delete it and run the study again"

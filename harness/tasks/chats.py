@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
+from harness.files import parse_json
 from harness.models.chat import Message, Tools
 from harness.tasks.file import Keys
 from harness.tasks.metadata import TaskMetadata
@@ -161,7 +161,7 @@ def _tools(cell: Any, where: str) -> Tools:
 def _parsed(cell: Any) -> Any:
     """What a text holds as JSON: columns of rows that differ in their keys are often kept so."""
     try:
-        return json.loads(cell) if isinstance(cell, str) else cell
+        return parse_json(cell) if isinstance(cell, str) else cell
     except ValueError:
         return cell
 

@@ -5,7 +5,6 @@ Local files are read straight into memory, so nothing is written beside them or 
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
-from harness.files import expand, read_text
+from harness.files import expand, parse_json, read_text
 from harness.models.hub import cache, commit_of
 from harness.tasks.definition import Definition
 from harness.tasks.file import Keys, Yaml, file_sha256
@@ -191,9 +190,9 @@ def saved_files(folder: Path, where: str) -> dict[str, tuple[Path, ...]]:
     """
     several = folder / "dataset_dict.json"
     try:
-        splits = json.loads(read_text(several))["splits"] if several.is_file() else []
+        splits = parse_json(read_text(several))["splits"] if several.is_file() else []
         places = {str(split): folder / split for split in splits} or {"train": folder}
-        states = {split: json.loads(read_text(place / "state.json")) for split, place in places.items()}
+        states = {split: parse_json(read_text(place / "state.json")) for split, place in places.items()}
         return {
             split: tuple(places[split] / entry["filename"] for entry in state["_data_files"])
             for split, state in states.items()

@@ -156,7 +156,11 @@ def _generation(definition: Definition, where: str) -> Keys:
 
     try:
         settings = definition.generation_settings
-        normalize_gen_kwargs(settings)
+        read = normalize_gen_kwargs(settings)
+        if not all(isinstance(stop, str) for stop in read["until"]):
+            raise TypeError(f"until must be a text or texts, but is {one_line(repr(settings['until']), 80)}")
+        if read["max_gen_toks"] < 1:
+            raise ValueError(f"max_gen_toks must be 1 or more, but is {read['max_gen_toks']}")
     except (TypeError, ValueError, OverflowError) as error:
         raise SpecError(
             f"{where}: generation_kwargs must be settings of generation, but are not ({error}): correct them"

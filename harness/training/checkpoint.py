@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.files import write_atomically
+from harness.files import parse_json, write_atomically
 from harness.records.codec import Record, decode, to_json
 from harness.records.paths import Paths
 from harness.records.trial import CurvePoint, TrialConfig
@@ -106,7 +106,7 @@ def find(paths: Paths, config: TrialConfig) -> Path | None:
     rungs: list[tuple[float, Path]] = []
     for entry in sorted(paths.rungs(config.at(1.0).key).glob("*.json")):
         folder = paths.checkpoint(entry.stem)
-        fidelity = float(json.loads(entry.read_text())["fidelity"])
+        fidelity = float(parse_json(entry.read_text())["fidelity"])
         if fidelity < config.fidelity and (folder / PROGRESS).exists():
             rungs.append((fidelity, folder))
     return max(rungs)[1] if rungs else None
@@ -156,4 +156,4 @@ def _moving(learner: Learner) -> Iterator[tuple[str, Parameter]]:
 
 def read_progress(folder: Path) -> Progress:
     """What the saved trial had behind it."""
-    return decode(Progress, json.loads((folder / PROGRESS).read_text()))
+    return decode(Progress, parse_json((folder / PROGRESS).read_text()))

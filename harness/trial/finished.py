@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_line
-from harness.files import expand
+from harness.files import expand, parse_json
 from harness.models.base_model import TOKENIZER_FILES, BaseModel, load_model, load_tokenizer, resolve_model
 from harness.models.chat import ChatTemplate, chat_template
 from harness.records.trial import ModelRef
@@ -96,7 +95,7 @@ def _adapter_base(folder: Path) -> BaseModel:
     if not (folder / ADAPTER_WEIGHTS).is_file():  # pickled weights could run code
         raise SpecError(f"an adapter folder must hold {ADAPTER_WEIGHTS}, but {folder} does not: save the adapter again")
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = parse_json((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         name, revision = config["base_model_name_or_path"], config.get("revision")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(f"{folder / ADAPTER_CONFIG} must name the adapter's base, but does not: {error!r}") from error

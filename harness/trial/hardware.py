@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from harness.files import write_atomically, write_once
+from harness.files import parse_json, write_atomically, write_once
 from harness.nn.attention import quick_attention
 from harness.records.codec import fingerprint
 from harness.trial.provenance import hardware
@@ -250,7 +250,7 @@ def _facts(device: str) -> dict[str, str | int | None]:
 
 def _read(path: Path) -> Measurement | None:
     try:
-        measurement = json.loads(path.read_text())
+        measurement = parse_json(path.read_text())
     except (OSError, ValueError):
         return None
     return measurement if isinstance(measurement, dict) else None

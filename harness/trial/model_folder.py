@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import SpecError
-from harness.files import expand
+from harness.files import expand, parse_json
 from harness.models.base_model import BaseModel, embedded_models, load_model, resolve_model
 from harness.models.headers import held_type
 from harness.plugins import load
@@ -94,7 +94,7 @@ def load_tuned(folder: Path, device: str = "cpu") -> PreTrainedModel:
     if not (folder / TUNED).exists():
         return load_model(resolve_model(str(folder.resolve())), {}, device)
     try:
-        how = json.loads((folder / TUNED).read_text())
+        how = parse_json((folder / TUNED).read_text())
         name, params, place, revision = (how[key] for key in ("method", "params", "base", "revision"))
         params = Params(params)
     except (ValueError, KeyError, TypeError) as error:
@@ -199,7 +199,7 @@ def _hub_name(name: str) -> str | None:
     if not folder.is_dir():
         return name if HUB_NAME.fullmatch(name) else None
     with suppress(OSError, ValueError, AttributeError):
-        known = str(json.loads((folder / "config.json").read_text()).get("_name_or_path"))
+        known = str(parse_json((folder / "config.json").read_text()).get("_name_or_path"))
         if HUB_NAME.fullmatch(known) and not Path(known).exists():
             return known
     known = _front_matter(folder).get("base_model", "").strip("'\"")

@@ -26,7 +26,7 @@ from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, StorageError
-from harness.files import write_atomically
+from harness.files import parse_json, write_atomically
 from harness.plugins import project_root, use_project
 from harness.records.codec import canonical_json, decode, fingerprint, to_json
 from harness.records.trial import TrialConfig, TrialResult
@@ -148,7 +148,7 @@ def write_item(folder: Path, name: str, configs: Sequence[TrialConfig]) -> None:
 
 def read_item(path: Path) -> list[TrialConfig]:
     """The trials of a pack."""
-    return [decode(TrialConfig, data) for data in json.loads(path.read_text())]
+    return [decode(TrialConfig, data) for data in parse_json(path.read_text())]
 
 
 def serve(duty: Duty) -> int:

@@ -168,7 +168,39 @@ def test_made_up_rows_that_do_not_fit_are_refused(planned):
         planned("colour", made_up=few)
 
 
-def test_generation_settings_that_are_none_are_refused(planned, tmp_path):
-    rewrite(tmp_path / "tasks", "echo", generation_kwargs={"max_gen_toks": "Infinity"})
-    with pytest.raises(SpecError, match="generation_kwargs must be settings of generation, but are not"):
-        planned("echo")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_gen_toks": "Infinity"},
+        {"max_gen_toks": 0},
+        {"until": None},
+        {"until": ["\n", 5]},
+        {"num_beems": 2},
+        {"num_beams": 10**6},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"return_dict_in_generate": True},
+        {"do_sample": True, "top_k": 2.5},
+        {"trust_remote_code": True},
+        {"custom_generate": "./evil", "trust_remote_code": True},
+    ],
+    ids=str,
+)
+def test_generation_settings_that_are_none_are_refused(settings, planned, tmp_path, monkeypatch):
+    """Also of a task that is only evaluated; what a folder beside it brings is not run."""
+    (tmp_path / "evil" / "custom_generate").mkdir(parents=True)
+    (tmp_path / "evil" / "custom_generate" / "generate.py").write_text("open('ran', 'w')\ndef generate(**_): ...\n")
+    monkeypatch.chdir(tmp_path)
+    rewrite(tmp_path / "tasks", "echo", generation_kwargs=settings)
+    with pytest.raises(SpecError, match="must be settings of generation, but"):
+        planned("colour", off_target=["echo"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_of_generation_that_a_model_brings_are_tried(planned, tmp_path):
+    """A model's folder has the last word on what a task leaves open, as in lm-eval."""
+    for name, settings in (("good", {"repetition_penalty": 1.1}), ("bad", {"penalty_alpha": 0.6, "top_k": 4})):
+        folder = save_llama(tmp_path / name)
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert planned("echo", model=tmp_path / "good")
+    with pytest.raises(SpecError, match=r"the model's generation_config.json must be settings of generation, but"):
+        planned("echo", model=tmp_path / "bad")

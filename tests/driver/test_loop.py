@@ -1,5 +1,6 @@
 """How a driver fills its workers: packs, what it asks for ahead of results, lost packs, and families that give up."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from harness.driver.loop import Driver
 from harness.driver.phases import duty
 from harness.driver.sources import FixedSource, Proposal, SearchSource
 from harness.driver.trials import search_cells
+from harness.errors import StorageError
 from harness.files import read_lines
 from harness.records.lost_work import lost_seconds, read_stops
 from harness.records.results import find_result, write_result
@@ -256,6 +258,20 @@ def test_a_restart_keeps_to_what_was_given_up(tmp_path):
     again = read_members(site.paths, spec.name)
     assert [(m.key, m.number) for m in again] == [(m.key, m.number) for m in members]
     assert len(read_stops(site.paths, spec.name)) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"fidelity": 0.0}, {"family": "nobody"}, {"number": 99}, {"task": "another"}], ids=str
+)
+def test_a_line_that_no_driver_of_the_study_wrote_stops_it(change, tmp_path):
+    spec, site = standin.study(), standin.site(tmp_path)
+    for phase in ("base", "search"):
+        standin.run(phase, spec, site)
+    path = site.paths.study(spec.name).members
+    *others, last = path.read_text().splitlines()
+    path.write_text("\n".join([*others, json.dumps(json.loads(last) | change)]) + "\n")
+    with pytest.raises(StorageError, match=r"the line of trial .* has no place in it"):
+        standin.run("search", spec, site)
 
 
 def test_a_family_is_not_given_up_for_what_another_base_model_scores(tmp_path):

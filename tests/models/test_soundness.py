@@ -266,8 +266,31 @@ def test_a_header_with_values_of_other_types_is_refused(key, value, folder):
 def test_a_header_that_is_nested_too_deeply_is_refused(folder):
     header = b'{"a":' * 20_000
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(SpecError, match=r"the header of model.safetensors is nested too deeply"):
+    with pytest.raises(SpecError, match=r"the header of model.safetensors is no JSON: it is nested too deeply"):
         resolve_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("save", "size"),
+    [
+        (save_llama, {"num_hidden_layers": 10**30}),
+        (save_llama, {"num_hidden_layers": 10**6}),
+        (save_llama, {"num_labels": 10**30}),
+        (save_llama, {"vocab_size": 10**9}),
+        (save_llama, {"head_dim": 10**9}),
+        (save_llama, {"text_config": {"hidden_size": 10**400}}),
+        (save_gpt2, {"n_layer": 40}),
+        (save_gpt2, {"n_positions": 10**12}),
+    ],
+    ids=str,
+)
+def test_sizes_that_the_weights_cannot_have_are_refused(save, size, tmp_path):
+    """Of 10^30 layers or labels transformers makes as many as memory holds, before it looks at a weight."""
+    save(tmp_path)
+    changed(tmp_path / "config.json", **size)
+    with pytest.raises(SpecError, match=r"must have a config.json that describes its weights, but that has") as raised:
+        resolve_model(str(tmp_path))
+    assert len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize("settings", [{"model_max_length": {"value": 64}}, {"chat_template": [5]}])

@@ -97,6 +97,10 @@ def test_damaged_facts_tell_nothing(paths: Paths) -> None:
     assert known_facts(paths, "tasks") == {}
     assert set(known_facts(paths, "models")) == {"tiny-1m"}
     assert seen(paths)  # still usable
+    wrong = {"output_type": 5, "metric": ["acc"], "log_rows": 10**30, "log_prompt_chars": math.nan, "chance": "x"}
+    paths.study("made_up").facts("tasks").write_text(json.dumps({"task_0": wrong | {"choices": 2}}))
+    assert known_facts(paths, "tasks") == {"task_0": {"choices": 2}}
+    assert seen(paths)
 
 
 def test_facts_of_the_embedded_task_and_model() -> None:

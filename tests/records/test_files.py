@@ -76,3 +76,6 @@ def test_a_file_of_lines_that_is_not_there_has_none_and_one_of_something_else_is
     path.write_text("[1,\n{}\n")
     with pytest.raises(StorageError, match=r"members\.jsonl holds a line that is not JSON"):
         read_lines(path)
+    path.write_text('{"a":' * 20_000 + "\n")
+    with pytest.raises(StorageError, match=r"members\.jsonl holds a line that is not JSON"):
+        read_lines(path)

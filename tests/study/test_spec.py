@@ -67,6 +67,7 @@ def test_stages_share_the_budget_and_their_parameters_are_numbered(study):
             {"families": {"a": {"method": "lora", "params": {"learning_rate": 5}}}},
             "learning_rate must lie in .* but got 5",
         ),
+        ({"families": {"a": {"method": "lora", "params": {"rank": {"low": 2, True: 4}}}}}, "key must be .* 'True'"),
         ({"families": {"a": {"method": "lora", "prams": {}}}}, "did you mean 'params'"),
         ({"families": {}}, "at least 1"),
         ({"tasks": None}, "tasks is required"),
