@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from harness import __version__
 from harness.plugins import changed
+from harness.records.lost_work import append_reopened
 from harness.records.paths import Paths
 from harness.records.results import find_or_set_aside, find_result
 from harness.records.trial import TrialResult, TrialStatus
@@ -16,9 +18,9 @@ log = logging.getLogger(__name__)
 class KnownRecords:
     """Finds records for a driver."""
 
-    def __init__(self, paths: Paths, refresh: bool) -> None:
-        """Take where records lie, and whether doubtful ones are to be made anew."""
-        self.paths, self.refresh = paths, refresh
+    def __init__(self, paths: Paths, lines: Path, refresh: bool) -> None:
+        """Take where records lie, the study's `StudyPaths.jobs`, and whether doubtful records are to be made anew."""
+        self.paths, self.lines, self.refresh = paths, lines, refresh
         self._notes: dict[str, str] = {}
 
     @property
@@ -29,13 +31,16 @@ class KnownRecords:
     def find(self, key: str) -> TrialResult | None:
         """The record of a trial that a phase asks for; None where it has to run.
 
-        A damaged record is set aside. With `refresh`, a doubtful one is deleted.
+        A damaged record is set aside. With `refresh`, a doubtful one is deleted. One that says that a worker was taken
+        away is deleted after its seconds were written down as lost: its trial never ended.
 
         Raises:
             NewerRecord: When a later version of harness wrote it.
         """
         result = find_or_set_aside(self.paths, key)
-        if result is not None and self.refresh and doubtful(result):
+        if result is not None and taken_away(result):
+            append_reopened(self.lines, result)
+        if result is not None and (taken_away(result) or (self.refresh and doubtful(result))):
             self.paths.record(key).unlink()  # a worker that finds a record would take it for its own result
             return None
         return self._noted(result)
@@ -54,6 +59,15 @@ class KnownRecords:
                 )
                 log.warning("%s", self._notes[plugin])
         return result
+
+
+def taken_away(result: TrialResult) -> bool:
+    """Whether a driver of an earlier version wrote the record since the trial's site took its worker away.
+
+    A trial that reached a limit of its own has seconds of its own; the driver knew only how long a worker was held.
+    """
+    outside = result.status in (TrialStatus.PREEMPTED, TrialStatus.TIMED_OUT)
+    return outside and result.cost.seconds.keys() == {"lost"}
 
 
 def doubtful(result: TrialResult) -> bool:

@@ -18,7 +18,7 @@ from harness.driver.known_records import KnownRecords
 from harness.driver.losses import Losses
 from harness.driver.roll import Roll, Tally
 from harness.driver.sources import Proposal, Source
-from harness.errors import StorageError
+from harness.errors import HarnessError, StorageError
 from harness.files import now
 from harness.records.results import find_result, write_result
 from harness.records.study_trials import Member
@@ -49,7 +49,7 @@ class Driver:
             said: Gives what can be said of the study by now, a line for each task.
         """
         self.experiment, self.paths, self.runner, self.members = experiment, experiment.paths, runner, members
-        self.known = KnownRecords(self.paths, experiment.site.refresh)
+        self.known = KnownRecords(self.paths, experiment.files.jobs, experiment.site.refresh)
         self.roll = Roll(self.paths, experiment.name, members)
         self.said = said
         self._said = Paced(said)
@@ -58,6 +58,8 @@ class Driver:
         """Proposals whose trials have no record yet, by key."""
         self._unsettled: dict[str, float] = {}
         """When trials ended whose records are not visible yet, by key."""
+        self._put_off: dict[str, Loss] = {}
+        """What trials were lost to that are not tried again by this driver, and have no record, by key."""
 
     @property
     def tally(self) -> Tally:
@@ -91,6 +93,20 @@ class Driver:
             if self._waiting and not ended:
                 time.sleep(_PAUSE_S)
         display.show(lambda: self._snapshot(source), last=True)
+
+    def raise_if_put_off(self) -> None:
+        """Refuse to call a phase complete some of whose trials were never let end.
+
+        Raises:
+            HarnessError: When trials were lost to their site again and again.
+        """
+        if self._put_off:
+            key, loss = next(iter(self._put_off.items()))
+            raise HarnessError(
+                f"every trial must have ended by itself, but {len(self._put_off)} of {self.experiment.name} were lost "
+                f"{loss.cause.policy.chances} times to their site (the last of {key}: {loss.reason}): mend that, then "
+                "type the same command again; everything recorded is kept"
+            )
 
     def _fill(self, source: Source) -> int:
         """Take proposals while a worker could become idle; returns how many were taken."""
@@ -177,15 +193,19 @@ class Driver:
         for config in verdict.failed:
             write_result(self.paths, self._failure(config, pack.loss))
             self._take_record(source, config.key)
-        for config in verdict.again:
-            self.runner.submit([config])
+        for config in verdict.put_off:
+            self._put_off[config.key] = pack.loss
+            for proposal in self._waiting.pop(config.key):
+                self._tell(source, proposal, self._failure(config, pack.loss))
+        for again in verdict.again:
+            self.runner.submit(again)
 
     def _failure(self, config: TrialConfig, loss: Loss) -> TrialResult:
         """A failure is a record too: the driver writes it where the worker could not."""
         on_gpu = self.experiment.site.device_type == "cuda"
         return TrialResult(
             config=config,
-            status=loss.status,
+            status=loss.cause.policy.status,
             reason=loss.reason,
             cost=CostRecord(seconds={"lost": loss.seconds}, gpu_s=loss.seconds if on_gpu else 0.0),
             provenance=Provenance(harness_version=__version__, hostname=socket.gethostname(), started_at=now()),

@@ -104,7 +104,8 @@ def run_phase(
         SpecError: When the study, or something that it names, is wrong; for `confirm` also when the study was not
             searched to its end.
         StorageError: When records cannot be written; those that could are kept.
-        HarnessError: When another driver runs the study, or workers cannot start.
+        HarnessError: When another driver runs the study, when workers cannot start, or when trials were lost to their
+            site too often.
     """
     with _open_runner(role, spec, site) as runner:
         experiment = resolve(spec, site)
@@ -112,6 +113,7 @@ def run_phase(
         told = said if role == "confirm" else tuple  # before, nothing is confirmed that anything could be said of
         driver = Driver(experiment, runner, read_members(site.paths, spec.name), told)
         outcome = _PHASES[role](experiment, driver)
+        driver.raise_if_put_off()
         summary = _summary(role, driver, outcome)
         write_atomically(experiment.files.done(role), summary.text() + "\n")
     return summary

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from harness.files import append_line, duration, now
+from harness.records.causes import Cause
 from harness.records.codec import Record, read_records, to_json
 from harness.records.paths import Paths, StudyPaths
 from harness.records.results import find_result
-from harness.records.trial import TrialConfig
+from harness.records.trial import TrialConfig, TrialResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class LostTrial(Record):
     of: int = 1
     """Trials that share them."""
     blamed: bool = True
-    """Whether it counts as one of the trial's chances."""
+    """Whether it counts as one of the trial's chances; in lines without a cause it counts for nothing."""
+    cause: Cause = Cause.UNSEEN
     reason: str = ""
     at: str = ""
     """UTC, ISO 8601."""
@@ -94,9 +96,11 @@ class Lost:
     """Those without a record; may be none."""
     seconds: float
     """Wall seconds that they held a worker, less what trials of the same pack have on record."""
+    cause: Cause
     reason: str
     blamed: bool = False
-    """Whether it counts as one of the trial's chances: no trial is blamed for what happened to several at once."""
+    """Whether it counts as one of the trial's chances: no trial is blamed for what happened to several at once, or
+    outside of it."""
 
 
 def append_lost(lines: Path, lost: Lost) -> None:
@@ -113,35 +117,62 @@ def append_lost(lines: Path, lost: Lost) -> None:
             seconds=lost.seconds / count,
             of=count,
             blamed=lost.blamed,
+            cause=lost.cause,
             reason=lost.reason,
             at=now(),
         )
         append_line(lines, to_json(line))
 
 
-def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, reason: str) -> Lost:
+def append_reopened(lines: Path, result: TrialResult) -> None:
+    """Keep what a trial cost that has a record although its site took its worker away, before that record is deleted.
+
+    Args:
+        lines: The study's `StudyPaths.jobs`.
+        result: The record; where an earlier driver wrote its line and was killed before it deleted it, nothing is added.
+    """
+    at = result.provenance.started_at
+    if not any(lost.key == result.config.key and lost.at == at for lost in read_lost(lines)):
+        line = LostTrial(
+            key=result.config.key,
+            seconds=result.cost.total_s,
+            blamed=False,
+            cause=Cause.UNSEEN,
+            reason=f"a record that said {result.status}: {result.reason}",
+            at=at,
+        )
+        append_line(lines, to_json(line))
+
+
+def read_lost(lines: Path) -> list[LostTrial]:
+    """What a study lost beside its records, in the order in which it happened."""
+    return read_records(lines, LostTrial, event="lost")
+
+
+def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, cause: Cause, reason: str) -> Lost:
     """What no record has of a pack that held a worker.
 
     Args:
         paths: Where the records are.
         configs: All trials of the pack.
         held_s: Wall seconds.
-        reason: Why it ended.
+        cause: What ended it.
+        reason: The same in words, for whoever reads the line.
     """
     # a trial of the pack that ended before its worker has charged its seconds to its own record
     results = [find_result(paths, config.key) for config in configs]
     missing = [config for config, result in zip(configs, results, strict=True) if result is None]
-    return Lost(missing, max(0.0, held_s - sum(result.cost.total_s for result in results if result)), reason)
+    return Lost(missing, max(0.0, held_s - sum(result.cost.total_s for result in results if result)), cause, reason)
 
 
 def lost_seconds(paths: Paths, study: str) -> dict[str, float]:
     """Wall seconds of lost attempts by trial key, beside what the trial's own record says."""
     seconds: dict[str, float] = {}
-    for lost in read_records(paths.study(study).jobs, LostTrial, event="lost"):
+    for lost in read_lost(paths.study(study).jobs):
         seconds[lost.key] = seconds.get(lost.key, 0.0) + lost.seconds
     return seconds
 
 
 def chances_used(lines: Path) -> dict[str, int]:
-    """How many workers each trial has taken down alone, by key."""
-    return Counter(lost.key for lost in read_records(lines, LostTrial, event="lost") if lost.blamed)
+    """How many workers each trial has taken down alone and by itself, by key."""
+    return Counter(lost.key for lost in read_lost(lines) if lost.blamed and lost.cause.policy.fault == "trial")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -19,17 +20,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.files import append_line, now, read_lines
+from harness.records.causes import Cause
 from harness.records.codec import fingerprint, to_json
 from harness.records.lost_work import append_lost, lost_attempt
 from harness.records.paths import StudyPaths
-from harness.records.trial import TrialConfig, TrialStatus
+from harness.records.trial import TrialConfig
 from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob, record_end, recorded_jobs
-from harness.workers.worker import Duty, Folders, read_item, write_item
+from harness.workers.worker import Duty, Folders, forget, read_item, why_it_left, write_item
 
 log = logging.getLogger(__name__)
 
+_TAIL = 300
+"""Characters of a worker's log that a reason quotes."""
+_CRASH = re.compile(
+    "Fatal Python error:|Traceback \\(most recent call last\\)|terminate called after|Assertion .* failed"
+)
+"""How the log of a process ends that crashed by itself: of the interpreter (faulthandler), Python, C++ or C."""
 _FALSE_STARTS = 3
 """Workers in a row that may end before they began, until that is an error."""
 
@@ -60,6 +68,9 @@ class JobBackend(Backend, ABC):
         Raises:
             HarnessError: When no job can be started, in the scheduler's words.
         """
+
+    def lengthen(self) -> None:
+        """Ask for more time in the jobs to come: one reached its limit with work in hand. Nothing where none has a limit."""
 
     @abstractmethod
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
@@ -116,8 +127,7 @@ class QueueRunner(Runner):
         ended += [self._end_pack(name, self._reason(name)) for name in self._under_way_in(self.folders.failed)]
         for job, loss in dead.items():
             ended += [self._lose_pack(job, name, loss) for name in self._under_way_in(self.folders.claimed / job)]
-            with suppress(OSError):  # absent, or with a pack that nobody asked for
-                (self.folders.claimed / job).rmdir()
+            forget(self.folders.claimed / job)
         self._start_workers()
         return ended
 
@@ -150,7 +160,8 @@ class QueueRunner(Runner):
                     held = self._held_s(job.job, path)
                     os.rename(path, self.folders.todo / path.name)
                     configs = read_item(self.folders.todo / path.name)
-                    append_lost(self.lines, lost_attempt(self.duty.workspace.paths, configs, held, reason))
+                    lost = lost_attempt(self.duty.workspace.paths, configs, held, Cause.CANCELLED, reason)
+                    append_lost(self.lines, lost)
             self._forget(job.job, reason)
 
     def _take_over(self) -> None:
@@ -192,13 +203,37 @@ class QueueRunner(Runner):
     def _dead_workers(self) -> dict[str, Loss]:
         """Ids of the workers that died since the last call, and of unknown ones that hold packs, with the reason."""
         self._looked_at = time.monotonic()
-        dead = self.backend.dead(list(self.jobs.values()))
+        dead = {job: self._explained(job, loss) for job, loss in self.backend.dead(list(self.jobs.values())).items()}
         self._seen_alive |= self.jobs.keys() - dead.keys()
+        if any(loss.cause == Cause.JOB_TIME and self._held_by(job) for job, loss in dead.items()):
+            self.backend.lengthen()
         for job, loss in dead.items():
             self._forget(job, loss.reason if self._held_by(job) else "left, or died, with nothing to do")
             self._count_false_start(job)
         unknown = {path.name for path in self.folders.claimed.iterdir()} - set(self.jobs) - set(dead)
-        return dead | dict.fromkeys(unknown, Loss("worker", TrialStatus.CRASHED, "its worker died unseen"))
+        return dead | dict.fromkeys(unknown, Loss(Cause.UNSEEN, "its worker died unseen"))
+
+    def _explained(self, job: str, loss: Loss) -> Loss:
+        """A worker's death in view of what it wrote before: why it left, that it crashed, or a fault of the site."""
+        log = self._log_tail(job)
+        if (site := self.backend.settings.outside) and re.search(site, log):
+            return replace(loss, cause=Cause.SITE, reason=f"{loss.reason} ({log[-_TAIL:]})")
+        if loss.cause != Cause.KILLED:
+            return loss
+        if (cause := why_it_left(self.folders.claimed / job)) is not None:
+            return replace(loss, cause=cause)
+        if crash := _CRASH.search(log):
+            return replace(loss, cause=Cause.DIED, reason=f"{loss.reason} ({log[crash.start() :][:_TAIL]})")
+        return loss
+
+    def _log_tail(self, job: str) -> str:
+        """The end of what a worker, of this driver or an earlier one, wrote to its standard error, on one line."""
+        path = max(self.backend.folder.parent.glob(f"*/{job}_0_log.err"), key=_modified, default=None)
+        if path is None:
+            return ""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 10_000))
+            return one_line(file.read().decode(errors="replace"), 10_000)
 
     def _forget(self, job: str, reason: str) -> None:
         del self.jobs[job]
@@ -208,10 +243,10 @@ class QueueRunner(Runner):
         """Raise `HarnessError` once several workers in a row ended before they made their folder, as each does first."""
         self._false_starts = 0 if (self.folders.claimed / job).exists() else self._false_starts + 1
         if self._false_starts >= _FALSE_STARTS:
-            path = self.backend.folder / f"{job}_0_log.err"
-            tail = " ".join(path.read_text().split())[-300:] if path.exists() else "it left no log"
+            tail = self._log_tail(job)[-_TAIL:] or "it left no log"
             raise HarnessError(
-                f"a worker must be able to start, but {_FALSE_STARTS} in a row ended at once ({tail}): see {path.parent}"
+                f"a worker must be able to start, but {_FALSE_STARTS} in a row ended at once ({tail}): see "
+                f"{self.backend.folder}"
             )
 
     def _lose_pack(self, job: str, name: str, loss: Loss) -> Ended:
@@ -247,8 +282,8 @@ class QueueRunner(Runner):
         """Why a pack failed, as its worker wrote it down."""
         lines = read_lines(self.folders.failed / f"{name}.why")
         if not lines:  # the worker could rename the pack's file, but not write another: its disk is full
-            return Loss("storage", TrialStatus.CRASHED, "nothing could be written")
-        return Loss(lines[0]["kind"], TrialStatus.CRASHED, lines[0]["reason"], lines[0]["seconds"])
+            return Loss(Cause.STORAGE, "nothing could be written")
+        return Loss(Cause(lines[0]["cause"]), lines[0]["reason"], lines[0]["seconds"])
 
     def _under_way_in(self, folder: Path) -> list[str]:
         """Files in a folder of packs that this driver waits for."""
@@ -259,3 +294,7 @@ class QueueRunner(Runner):
             return []
         # A name with a dot before it is a file that is still being written.
         return sorted(path.name for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from harness.errors import SpecError, UsageError, one_of
 from harness.files import append_line, now, read_lines
 from harness.plugins import load, names
+from harness.records.causes import Cause
 from harness.records.codec import Record, decode
 from harness.records.paths import StudyPaths
-from harness.records.trial import TrialConfig, TrialStatus
+from harness.records.trial import TrialConfig
 from harness.trial.packs import LARGEST
 from harness.workers.devices import cores, gpu_name, gpus
 from harness.workers.worker import Duty
@@ -73,6 +74,7 @@ COMMON: Mapping[str, Option] = {
     # Resolving a study's names takes the next phase's driver seconds, on a busy machine tens of them.
     "idle_s": Option(float, "seconds that a worker waits after a phase for the next one to find it warm", 60.0),
     "time_limit_min": Option(float, "minutes after which a trial ends as timed out"),
+    "outside": Option(str, "regular expression: a worker that dies with such a line in its log was lost to its site"),
 }
 """Options of every runner; the default of `workers` is the runner's."""
 
@@ -86,6 +88,7 @@ class Settings:
     pack: int
     idle_s: float
     time_limit_min: float | None = None
+    outside: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
     """The runner's own options, by name, as it declares them; one without a default is absent unless it was given."""
 
@@ -201,10 +204,9 @@ class Runner(ABC):
 class Loss:
     """Why a pack did not run to its end."""
 
-    kind: Literal["worker", "spec", "storage", "error"]
-    """Its worker died; it raised a `SpecError`, a `StorageError` (a record could not be written), or anything else."""
-    status: TrialStatus
+    cause: Cause
     reason: str
+    """The same in words: what the scheduler said, or the end of the worker's log."""
     seconds: float = 0.0
     """Wall seconds that it held its worker; those of the last sign of life where nobody saw the worker die."""
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.records.trial import TrialStatus
+from harness.records.causes import Cause
 from harness.runners._queue import JobBackend
 from harness.runners.base import Loss, Settings, WorkerJob
 from harness.workers.devices import gpus
@@ -35,6 +36,7 @@ class LocalBackend(JobBackend):
         super().__init__(folder, settings)
         self._children: list[Any] = []
         """Jobs that this process started and that live; they may outlive it."""
+        self._memory_kills, self._memory_killed_at = _memory_kills(), -math.inf
         atexit.register(self._children.clear)  # while what submitit does in `__del__` still works
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
@@ -53,8 +55,12 @@ class LocalBackend(JobBackend):
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs whose controller process is gone."""
         self._children[:] = [child for child in self._children if not child.done()]  # collects the dead ones, too
-        gone = [job for job in jobs if not self._alive(job)]
-        return {job.job: Loss("worker", TrialStatus.CRASHED, "its worker process died") for job in gone}
+        if (kills := _memory_kills()) > self._memory_kills:
+            self._memory_kills, self._memory_killed_at = kills, time.monotonic()
+        # A controller notices within a second or two that its worker is dead; on a busy machine later.
+        short = time.monotonic() - self._memory_killed_at < 10
+        cause, why = (Cause.HOST_MEMORY, ": out of memory") if short else (Cause.KILLED, "")
+        return {job.job: Loss(cause, f"its worker process died{why}") for job in jobs if not self._alive(job)}
 
     def cancel(self, jobs: Sequence[WorkerJob]) -> None:
         """Send SIGTERM, which controllers pass on to their workers, until all are gone; after 10 s SIGKILL."""
@@ -67,6 +73,15 @@ class LocalBackend(JobBackend):
 
     def _alive(self, job: WorkerJob) -> bool:
         return job.host == socket.gethostname() and _birth(int(job.job)) == job.birth
+
+
+def _memory_kills() -> int:
+    """Processes of this machine and of this container that the kernel has killed for their memory; 0 where it does not say."""
+    count = 0
+    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+        with suppress(OSError):
+            count += sum(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("oom_kill "))
+    return count
 
 
 def _birth(pid: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -14,10 +15,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from harness.errors import HarnessError
-from harness.records.trial import TrialStatus
+from harness.records.causes import Cause
 from harness.runners._queue import JobBackend
 from harness.runners.base import Condition, Loss, Option, Settings, WorkerJob
 from harness.workers.worker import Duty, serve
+
+log = logging.getLogger(__name__)
 
 _PASSED_ON = ("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist")
 """Options that mean what Slurm means by them."""
@@ -34,11 +37,22 @@ _OURS = ("SIGNAL", "REQUEUE", "OPEN_MODE", "OUTPUT", "ERROR", "ARRAY_INX", "WAIT
 _SLURM_ALIVE = frozenset(
     "PENDING RUNNING COMPLETING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUE_HOLD SPECIAL_EXIT".split()
 )
-_SLURM_STATUS = {
-    "TIMEOUT": TrialStatus.TIMED_OUT,
-    "DEADLINE": TrialStatus.TIMED_OUT,
-    "OUT_OF_MEMORY": TrialStatus.OUT_OF_MEMORY,
-}
+_CAUSES = MappingProxyType(
+    {
+        "PREEMPTED": Cause.PREEMPTED,
+        "NODE_FAIL": Cause.NODE_FAILED,
+        "BOOT_FAIL": Cause.NODE_FAILED,
+        "LAUNCH_FAILED": Cause.NODE_FAILED,
+        "RECONFIG_FAIL": Cause.NODE_FAILED,
+        "CANCELLED": Cause.CANCELLED,
+        "REVOKED": Cause.CANCELLED,
+        "TIMEOUT": Cause.JOB_TIME,
+        "DEADLINE": Cause.JOB_TIME,
+        "OUT_OF_MEMORY": Cause.HOST_MEMORY,
+        "GONE": Cause.UNSEEN,
+    }
+)
+"""What Slurm's word for a job's end says of it; FAILED and COMPLETED say nothing, so what the worker left decides."""
 
 
 class SlurmBackend(JobBackend):
@@ -47,7 +61,8 @@ class SlurmBackend(JobBackend):
     summary = "warm workers as Slurm jobs"
     options = MappingProxyType(
         {
-            "time_min": Option(int, "minutes of each job", 240),
+            "time_min": Option(int, "minutes of each job; doubled when one was too short for its trial", 240),
+            "time_max_min": Option(int, "minutes that doubling ends at", 24 * 60),
             "cpus": Option(int, "CPU cores of each job; `threads` if left out"),
             "mem_gb": Option(float, "memory of each job in GB"),
             "gpus": Option(int, "GPUs of each job", minimum=0),
@@ -60,6 +75,7 @@ class SlurmBackend(JobBackend):
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
         self._missing: dict[str, float] = {}
+        self._minutes: int = settings.own["time_min"]
 
     @classmethod
     def default_workers(cls) -> int:
@@ -95,7 +111,7 @@ class SlurmBackend(JobBackend):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
 
-        minutes = self.settings.own["time_min"]
+        minutes = self._minutes
         limit_s = 0.9 * 60 * minutes  # what is left is for starting, and for leaving before Slurm kills the job
         try:
             executor = SlurmExecutor(self.folder)
@@ -111,6 +127,11 @@ class SlurmBackend(JobBackend):
             ) from error
         return WorkerJob(job=job.job_id)
 
+    def lengthen(self) -> None:
+        """Double the minutes of the jobs to come, up to `time_max_min`."""
+        self._minutes = max(self._minutes, min(2 * self._minutes, self.settings.own["time_max_min"]))
+        log.warning("the next jobs ask for %d minutes, since one was too short", self._minutes)
+
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs that ended, and those that Slurm has not known for 30 s; none where Slurm does not answer."""
         states = slurm_states([job.job for job in jobs])
@@ -124,7 +145,8 @@ class SlurmBackend(JobBackend):
             elif time.monotonic() - self._missing.setdefault(job.job, time.monotonic()) > 30:
                 state = "GONE"  # purged from its memory, and no accounting to ask
             if state and state not in _SLURM_ALIVE:
-                gone[job.job] = Loss("worker", _slurm_status(state), f"its Slurm job {job.job} ended as {state}")
+                cause = _CAUSES.get(state, Cause.KILLED)
+                gone[job.job] = Loss(cause, f"its Slurm job {job.job} ended as {state}")
         return gone
 
     def cancel(self, jobs: Sequence[WorkerJob]) -> None:
@@ -164,11 +186,6 @@ def _kept(environment: Mapping[str, str], parameters: Mapping[str, Any]) -> dict
         for name, value in environment.items()
         if name in _SITE or (name.startswith("SBATCH_") and name not in ours)
     }
-
-
-def _slurm_status(state: str) -> TrialStatus:
-    """What a job's end means for the trial that it ran: it crashed if its worker failed, else Slurm took it away."""
-    return _SLURM_STATUS.get(state, TrialStatus.CRASHED if state in ("FAILED", "COMPLETED") else TrialStatus.PREEMPTED)
 
 
 def slurm_states(jobs: Sequence[str]) -> dict[str, str] | None:

@@ -12,6 +12,8 @@ jobs are alive, and has what a dead worker had claimed run again.
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import importlib
 import json
 import logging
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,6 +31,7 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError, StorageError
 from harness.files import parse_json, write_atomically
 from harness.plugins import project_root, use_project
+from harness.records.causes import Cause
 from harness.records.codec import canonical_json, decode, fingerprint, to_json
 from harness.records.trial import TrialConfig, TrialResult
 
@@ -53,6 +57,12 @@ _VARIABLES_THAT_MATTER = (
     "LD_",
 )
 """First parts of the names of environment variables that can change what a worker does."""
+_TOLD_TO_LEAVE = MappingProxyType(
+    {signal.SIGUSR2: Cause.JOB_TIME, signal.SIGTERM: Cause.CANCELLED, signal.SIGINT: Cause.CANCELLED}
+)
+"""What each signal tells a worker: submitit has Slurm send SIGUSR2 before a job's time limit."""
+_LEFT = ".left"
+"""File in a worker's folder that says why it left before it was done."""
 _POLL_S = 0.05
 _LONGEST_POLL_S = 0.5
 """A worker without work looks into the queue after `_POLL_S`, and the longer it waits the more rarely, up to this."""
@@ -160,11 +170,13 @@ def serve(duty: Duty) -> int:
     os.environ.update(duty.environment)
     if duty.project:
         use_project(duty.project)
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(number, _leave)
+    _die_with_parent()
+    faulthandler.enable()  # its log then says so when it crashes, which tells a crash from a kill
     folders = Folders(duty.queue)
     mine = folders.claimed / os.environ[duty.job_id_variable]
     mine.mkdir(parents=True, exist_ok=True)
+    for number in _TOLD_TO_LEAVE:
+        signal.signal(number, partial(_leave, mine))
     work = start_work(duty)
     count = 0
     for item in _claims(folders, mine, duty):
@@ -173,9 +185,42 @@ def serve(duty: Duty) -> int:
     return count
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(mine: Path, number: int, frame: FrameType | None) -> None:
     """End the process. submitit would ignore SIGTERM and requeue on SIGUSR2, but the driver decides what runs again."""
+    with suppress(OSError):  # the disk may be full; then the scheduler's word is all that there is
+        (mine / _LEFT).write_text(_TOLD_TO_LEAVE[signal.Signals(number)])
     raise SystemExit(128 + number)
+
+
+def why_it_left(mine: Path) -> Cause | None:
+    """What a worker that has ended was told to leave for; None where nobody told it.
+
+    Args:
+        mine: Its folder in `Folders.claimed`.
+    """
+    try:
+        return Cause((mine / _LEFT).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def forget(mine: Path) -> None:
+    """Remove a dead worker's folder; one that holds a pack which nobody asked for stays."""
+    (mine / _LEFT).unlink(missing_ok=True)
+    with suppress(OSError):
+        mine.rmdir()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when whoever started it dies: otherwise it would train on beside its successor.
+
+    Linux only (prctl, PR_SET_PDEATHSIG); elsewhere the worker notices between two packs.
+    """
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew
+        raise SystemExit(1)
 
 
 def _claims(folders: Folders, mine: Path, duty: Duty) -> Iterator[Path]:
@@ -225,8 +270,8 @@ def _run(item: Path, folders: Folders, work: Work) -> None:
 
 
 def _why(error: Exception, started: float) -> dict[str, str | float]:
-    known = {SpecError: "spec", StorageError: "storage"}
-    kind = next((kind for base, kind in known.items() if isinstance(error, base)), "error")
+    known = {SpecError: Cause.SPEC, StorageError: Cause.STORAGE}
+    cause = next((cause for base, cause in known.items() if isinstance(error, base)), Cause.RAISED)
     text = " ".join(str(error).split())[:500]
-    reason = text if kind != "error" else f"{type(error).__name__}: {text}"
-    return {"kind": kind, "reason": reason, "seconds": time.monotonic() - started}
+    reason = text if cause != Cause.RAISED else f"{type(error).__name__}: {text}"
+    return {"cause": cause, "reason": reason, "seconds": time.monotonic() - started}

@@ -3,9 +3,12 @@
 import os
 import signal
 import time
+from pathlib import Path
 
+from harness.records.causes import Cause
+from harness.records.lost_work import read_lost
 from harness.records.trial import TrialStatus
-from tests.chaos.drive import RUNS
+from tests.chaos.drive import RUNS, STUDY
 from tests.patience import PATIENCE_S
 
 
@@ -68,13 +71,35 @@ def test_what_a_killed_worker_held_runs_again_once(scene):
     assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
 
 
-def test_a_trial_that_kills_every_worker_is_recorded_after_its_second(scene):
-    said = scene.finish(STANDIN_TROUBLE="die", STANDIN_SECONDS="0", STANDIN_TRIALS="1")
+def test_a_trial_that_crashes_every_worker_is_recorded_after_its_second(scene):
+    said = scene.finish(STANDIN_TROUBLE="crash", STANDIN_SECONDS="0", STANDIN_TRIALS="1")
     ran = [key for key, _ in scene.lines("ran")]
     assert ran == [ran[0]] * 2
     assert {result.status for result in scene.records()} == {TrialStatus.CRASHED}
-    assert {result.reason for result in scene.records()} == {"its worker process died"}
+    [reason] = {result.reason for result in scene.records()}
+    assert reason.startswith("its worker process died (Fatal Python error: Segmentation fault")
     assert "2 failed" in said  # one record, in both families
+
+
+def test_a_trial_whose_worker_is_killed_three_times_ends_by_itself_in_the_end(scene):
+    """Nobody knows who killed it, and it is no fault of the trial's; three more than the two that a crash has."""
+    scene.finish(STANDIN_TROUBLE="killed-thrice", STANDIN_SECONDS="0", STANDIN_TRIALS="1")
+    assert len(scene.lines("ran")) == 4
+    assert {result.status for result in scene.records()} == {TrialStatus.COMPLETE}
+    lost = read_lost(scene.paths.study(STUDY.name).jobs)
+    assert [(line.cause, line.blamed) for line in lost] == [(Cause.KILLED, False)] * 3
+
+
+def test_a_worker_dies_with_the_controller_that_started_it(scene):
+    """Otherwise it would train on beside the worker that gets its trial."""
+    driver = scene.start(STANDIN_SECONDS="3", STANDIN_TRIALS="1")
+    [(key, worker)] = scene.wait_for("ran", 1)
+    os.kill(int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 0, said
+    assert not alive(worker)
+    assert [name for name, _ in scene.lines("ran")] == [key, key]
+    assert [name for name, _ in scene.lines("done")] == [key]
 
 
 def test_a_full_disk_is_an_error_and_the_trials_run_again(scene):

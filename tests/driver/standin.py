@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -93,9 +94,18 @@ def note(variable, config):
             file.write(f"{config.key} {os.getpid()}\n")
 
 
+def ran_so_far():
+    """Lines of the file in which every run is noted, this one included."""
+    return Path(os.environ["STANDIN_RAN"]).read_text().splitlines()
+
+
 def misbehave(trouble, rate, config):
-    if trouble == "die" or (trouble == "die-by-default" and rate == DEFAULT_RATE):
-        os.kill(os.getpid(), 9)
+    if trouble == "crash":
+        signal.raise_signal(signal.SIGSEGV)
+    if trouble == "die-by-default" and rate == DEFAULT_RATE:
+        signal.raise_signal(signal.SIGSEGV)
+    if trouble == "killed-thrice" and len(ran_so_far()) <= 3:
+        os.kill(os.getpid(), signal.SIGKILL)
     if trouble.startswith("bug-once:") and not Path(trouble[9:]).exists():
         Path(trouble[9:]).touch()
         raise RuntimeError("as the test asked")

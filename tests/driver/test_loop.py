@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +11,10 @@ from harness.driver.loop import Driver
 from harness.driver.phases import duty
 from harness.driver.sources import FixedSource, Proposal, SearchSource
 from harness.driver.trials import search_cells
-from harness.errors import StorageError
+from harness.errors import HarnessError, StorageError
 from harness.files import read_lines
-from harness.records.lost_work import lost_seconds, read_stops
+from harness.records.causes import Cause
+from harness.records.lost_work import lost_seconds, read_lost, read_stops
 from harness.records.results import find_result, write_result
 from harness.records.study_trials import read_members
 from harness.records.trial import CostRecord, Score, TrialResult, TrialStatus
@@ -122,14 +124,14 @@ class Fragile(Runner):
 
     workers = slots = 1
 
-    def __init__(self, paths, bearable, seconds, before, kind):
-        self.paths, self.bearable, self.seconds, self.before, self.kind = paths, bearable, seconds, before, kind
+    def __init__(self, paths, bearable, seconds, before, cause):
+        self.paths, self.bearable, self.seconds, self.before, self.cause = paths, bearable, seconds, before, cause
         self.packs, self._ended = [], []
 
     def submit(self, configs):
         self.packs.append(len(configs))
         fine = len(configs) <= self.bearable
-        loss = None if fine else Loss(self.kind, TrialStatus.OUT_OF_MEMORY, "as the test asked", self.seconds)
+        loss = None if fine else Loss(self.cause, "as the test asked", self.seconds)
         self._ended.append(Ended(tuple(configs), loss))
 
     def poll(self):
@@ -154,12 +156,12 @@ class Seen(Display):
         self.snapshots.append(look())
 
 
-def driven(tmp_path, trials, bearable, seconds=9.0, before=1, kind="worker", runner=Fragile, **changes):
+def driven(tmp_path, trials, bearable, seconds=9.0, before=1, cause=Cause.DIED, runner=Fragile, **changes):
     """A search driven on a fragile runner; returns driver, runner, site and what was to be seen."""
     site, display = standin.site(tmp_path, **changes), Seen()
     experiment = standin.experiment(question(trials), site)
     source = SearchSource(search_cells(experiment, {}))
-    runner = runner(site.paths, bearable, seconds, before, kind)
+    runner = runner(site.paths, bearable, seconds, before, cause)
     driver = Driver(experiment, runner, [])
     driver.run(source, [], display)
     return driver, runner, site, display.snapshots
@@ -184,7 +186,7 @@ def test_what_is_shown_tells_trials_that_run_from_those_that_ran(tmp_path):
 
 
 def test_a_gpu_that_a_lost_worker_held_is_in_the_record_of_its_trial(tmp_path):
-    _, _, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, kind="error", device="cuda")
+    _, _, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, cause=Cause.RAISED, device="cuda")
     [line] = read_lines(site.paths.study("standin").jobs)
     assert find_result(site.paths, line["key"]).cost.gpu_s == 9.0
 
@@ -200,24 +202,98 @@ def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tm
     assert all(find_result(site.paths, line["key"]).status == TrialStatus.COMPLETE for line in lines)
 
 
-@pytest.mark.parametrize(("kind", "runs"), [("worker", 2), ("error", 1)])
-def test_a_trial_that_ends_its_workers_alone_is_charged_for_each_of_them_once(tmp_path, kind, runs):
-    driver, runner, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, kind=kind)
+@pytest.mark.parametrize(("cause", "runs"), [(Cause.HOST_MEMORY, 2), (Cause.RAISED, 1)])
+def test_a_trial_that_ends_its_workers_alone_is_charged_for_each_of_them_once(tmp_path, cause, runs):
+    driver, runner, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, cause=cause)
     assert runner.packs == [1] * runs
     lines = read_lines(site.paths.study("standin").jobs)
     # The last loss stands in the trial's own record, so its line has no seconds.
     assert [(line["seconds"], line["blamed"]) for line in lines] == [(9.0, True)] * (runs - 1) + [(0.0, True)]
     record = find_result(site.paths, lines[0]["key"])
-    assert (record.status, record.cost.seconds, record.cost.gpu_s) == (TrialStatus.OUT_OF_MEMORY, {"lost": 9.0}, 0.0)
+    assert (record.status, record.cost.seconds, record.cost.gpu_s) == (cause.policy.status, {"lost": 9.0}, 0.0)
     assert driver.tally.seconds == pytest.approx(9.0 * runs)
     assert driver.tally.failed == 1
+
+
+class Unlucky(Fragile):
+    """Loses so many packs whole, one after the other, and then none."""
+
+    def submit(self, configs):
+        self.bearable = 0 if len(self.packs) < self.before else 8
+        self.packs.append(len(configs))
+        loss = Loss(self.cause, "as the test asked", self.seconds) if len(self.packs) <= self.before else None
+        self._ended.append(Ended(tuple(configs), loss))
+
+    def poll(self):
+        ended, self._ended = self._ended, []
+        for config in (config for pack in ended if pack.loss is None for config in pack.configs):
+            write_result(self.paths, scored(config, 0.5))
+        return ended
+
+
+OUTSIDE = [cause for cause in Cause if cause.policy.fault == "outside"]
+
+
+@pytest.mark.parametrize("cause", OUTSIDE)
+def test_what_a_site_does_nine_times_is_never_charged_to_a_trial(tmp_path, cause):
+    driver, runner, site, _ = driven(tmp_path, trials=1, bearable=8, before=9, cause=cause, runner=Unlucky)
+    driver.raise_if_put_off()
+    assert runner.packs == [1] * 10
+    lost = read_lost(site.paths.study("standin").jobs)
+    assert [(line.cause, line.seconds, line.blamed) for line in lost] == [(cause, 9.0, False)] * 9
+    assert find_result(site.paths, lost[0].key).status == TrialStatus.COMPLETE
+    assert driver.tally.seconds == pytest.approx(9 * 9.0 + 1.0)
+    assert driver.tally.failed == 0
+
+
+@pytest.mark.parametrize("cause", OUTSIDE)
+def test_a_pack_that_its_site_took_away_runs_again_as_a_pack(tmp_path, cause):
+    """So that it trains as it would have; what a trial may have done after all is looked for after the second loss."""
+    _, runner, *_ = driven(tmp_path, trials=4, bearable=8, before=2, cause=cause, runner=Unlucky)
+    assert runner.packs == ([4, 4, 4] if cause.policy.certain else [4, 4, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("cause", OUTSIDE)
+def test_a_trial_that_is_lost_again_and_again_has_no_record_and_the_next_driver_goes_on(tmp_path, cause):
+    chances = cause.policy.chances
+    driver, runner, site, _ = driven(tmp_path, trials=1, bearable=8, before=chances, cause=cause, runner=Unlucky)
+    assert runner.packs == [1] * chances
+    with pytest.raises(HarnessError, match=f"lost {chances} times to their site .*as the test asked.*same command"):
+        driver.raise_if_put_off()
+    [key] = {line.key for line in read_lost(site.paths.study("standin").jobs)}
+    assert find_result(site.paths, key) is None
+    driver, *_ = driven(tmp_path, trials=1, bearable=8, before=chances - 1, cause=cause, runner=Unlucky)
+    driver.raise_if_put_off()
+    assert find_result(site.paths, key).status == TrialStatus.COMPLETE
+
+
+@pytest.mark.parametrize("status", [TrialStatus.PREEMPTED, TrialStatus.TIMED_OUT])
+def test_a_record_of_an_earlier_version_that_charges_a_trial_with_its_site_is_opened_again(tmp_path, status):
+    site = standin.site(tmp_path)
+    [proposal] = SearchSource(search_cells(standin.experiment(question(1), site), {})).next(1)
+    record = replace(scored(proposal.config, 0.5), status=status, scores=(), cost=CostRecord(seconds={"lost": 7.0}))
+    record = replace(record, provenance=replace(record.provenance, started_at="2026-07-01T00:00:00+00:00"))
+    for _ in range(2):  # the second time as after a driver that was killed before it deleted the record
+        write_result(site.paths, record)
+        driven(tmp_path, trials=1, bearable=8)
+        assert find_result(site.paths, record.config.key).status == TrialStatus.COMPLETE
+        assert lost_seconds(site.paths, "standin") == {record.config.key: 7.0}
+
+
+def test_a_trial_that_reached_a_limit_of_its_own_stays_as_it_is(tmp_path):
+    site = standin.site(tmp_path)
+    [proposal] = SearchSource(search_cells(standin.experiment(question(1), site), {})).next(1)
+    cost = CostRecord(seconds={"load": 1.0, "train": 60.0})
+    write_result(site.paths, replace(scored(proposal.config, 0.5), status=TrialStatus.TIMED_OUT, scores=(), cost=cost))
+    driver, runner, *_ = driven(tmp_path, trials=1, bearable=8)
+    assert (runner.packs, driver.tally.failed) == ([], 1)
 
 
 def test_what_an_earlier_driver_left_in_the_queue_is_waited_for_and_not_run_again(tmp_path):
     site = standin.site(tmp_path)
     experiment = standin.experiment(question(trials=4, families=standin.TOGETHER), site)
     asked = SearchSource(search_cells(experiment, {})).next(3)
-    runner = Fragile(site.paths, bearable=8, seconds=9.0, before=0, kind="worker")
+    runner = Fragile(site.paths, bearable=8, seconds=9.0, before=0, cause=Cause.DIED)
     runner.submit([proposal.config for proposal in asked])
     driver = Driver(experiment, runner, [])
     driver.run(SearchSource(search_cells(experiment, {})), [], Display("test", False))

@@ -20,7 +20,7 @@ import sys
 
 import cloudpickle
 
-from harness.records.trial import TrialStatus
+from harness.records.causes import Cause
 from harness.runners._queue import JobBackend
 from harness.runners.base import Loss, Option, WorkerJob
 
@@ -62,7 +62,7 @@ class Processes(JobBackend):
 
     def dead(self, jobs):
         gone = [job.job for job in jobs if os.waitpid(self.processes[job.job], os.WNOHANG)[0]]
-        return {job: Loss("worker", TrialStatus.CRASHED, "its process died") for job in gone}
+        return {job: Loss(Cause.KILLED, "its process died") for job in gone}
 
     def cancel(self, jobs):
         for job in jobs:

@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+from harness.files import append_line
+from harness.records.causes import Cause
+from harness.runners._queue import QueueRunner
 from harness.runners.base import WorkerJob, backend, parse_options
 from harness.trial.workspace import Workspace
 from harness.workers.worker import Duty
@@ -54,6 +57,50 @@ def test_a_job_keeps_what_site_and_user_want_and_loses_what_the_callers_job_has(
     assert "#SBATCH --cpus-per-task=4" in script
     assert "#SBATCH --mem=2048MB" in script
     assert " --cpus-per-task=4 " in next(line for line in script.splitlines() if line.startswith("srun "))
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "log", "cause"),
+    [
+        ("PREEMPTED", "cancelled", "", Cause.PREEMPTED),  # with a grace time, Slurm says so by SIGTERM first
+        ("NODE_FAIL", "", "", Cause.NODE_FAILED),
+        ("CANCELLED", "", "", Cause.CANCELLED),
+        ("TIMEOUT", "", "", Cause.JOB_TIME),
+        ("FAILED", "job_time", "", Cause.JOB_TIME),  # it left at SIGUSR2, before the limit
+        ("FAILED", "", "Fatal Python error: Segmentation fault", Cause.DIED),
+        ("FAILED", "", "srun: error: host: task 0: Killed", Cause.KILLED),
+        ("OUT_OF_MEMORY", "", "", Cause.HOST_MEMORY),
+        ("FAILED", "", "Traceback (most recent call last): NCCL error", Cause.SITE),
+    ],
+)
+def test_whose_fault_the_end_of_a_job_is(tmp_path, monkeypatch, state, left, log, cause):
+    settings = parse_options("slurm", {"outside": "NCCL|Xid"})
+    monkeypatch.setattr("harness.runners.slurm.slurm_states", lambda jobs: {"7": state})
+    slurm, duty = backend("slurm")(tmp_path / "jobs" / "now", settings), Duty(tmp_path / "queue", "", None)
+    append_line(tmp_path / "jobs.jsonl", {"event": "started", "job": {"job": "7", "runner": "slurm"}})
+    mine = duty.queue / "claimed" / "7"
+    mine.mkdir(parents=True)
+    (tmp_path / "jobs" / "before").mkdir(parents=True)
+    (tmp_path / "jobs" / "before" / "7_0_log.err").write_text(log)
+    if left:
+        (mine / ".left").write_text(left)
+    monkeypatch.setattr(QueueRunner, "_take_over", lambda self: None)
+    [loss] = QueueRunner(tmp_path / "jobs.jsonl", duty, slurm)._dead_workers().values()
+    assert loss.cause == cause
+    assert f"its Slurm job 7 ended as {state}" in loss.reason
+    assert (log != "" and log in loss.reason) is (cause in (Cause.DIED, Cause.SITE))
+
+
+def test_a_job_that_was_too_short_makes_the_next_one_longer(tmp_path, paths, sbatch):
+    settings = parse_options("slurm", {"time_min": "30", "time_max_min": "100"})
+    slurm, duty = backend("slurm")(tmp_path / "jobs", settings), Duty(tmp_path / "queue", "", Workspace(paths))
+    asked = []
+    for _ in range(4):
+        slurm.start(duty, [])
+        newest = max((tmp_path / "jobs").glob("*.sh"), key=lambda path: path.stat().st_mtime_ns)
+        asked += [line for line in newest.read_text().splitlines() if "--time=" in line]
+        slurm.lengthen()
+    assert asked == [f"#SBATCH --time={minutes}" for minutes in (30, 60, 100, 100)]
 
 
 def test_a_job_is_gone_when_slurm_has_not_known_it_for_half_a_minute_in_a_row(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.files import read_lines
+from harness.records.causes import Cause
 from harness.records.lost_work import append_lost, chances_used, lost_attempt, lost_seconds
 from harness.records.results import write_result
 from harness.records.trial import CostRecord, ModelRef, Pipeline, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus
@@ -22,15 +23,15 @@ def test_what_is_on_record_is_not_lost_and_nothing_is_lost_below_zero(paths, hel
         paths,
         TrialResult(config=FIRST, status=TrialStatus.COMPLETE, cost=CostRecord(seconds={"load": 2.0, "train": 3.0})),
     )
-    attempt = lost_attempt(paths, [FIRST, SECOND], held, "its worker died")
+    attempt = lost_attempt(paths, [FIRST, SECOND], held, Cause.DIED, "its worker died")
     assert list(attempt.configs) == [SECOND]
     assert attempt.seconds == lost
 
 
 def test_lost_seconds_are_shared_and_add_up_over_attempts(paths):
     lines = paths.study("any").jobs
-    append_lost(lines, lost_attempt(paths, [FIRST, SECOND], 6.0, "its worker died"))
-    append_lost(lines, replace(lost_attempt(paths, [SECOND], 4.0, "its worker died"), blamed=True))
+    append_lost(lines, lost_attempt(paths, [FIRST, SECOND], 6.0, Cause.DIED, "its worker died"))
+    append_lost(lines, replace(lost_attempt(paths, [SECOND], 4.0, Cause.DIED, "its worker died"), blamed=True))
     assert lost_seconds(paths, "any") == {FIRST.key: 3.0, SECOND.key: 3.0 + 4.0}
     assert chances_used(lines) == {SECOND.key: 1}
     assert [line["of"] for line in read_lines(lines)] == [2, 2, 1]
