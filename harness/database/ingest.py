@@ -6,7 +6,6 @@ derives from the record classes. What is not believed is reported and left out.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
@@ -27,6 +26,7 @@ from harness.records.paths import Paths
 from harness.records.results import is_intact, read_current
 from harness.records.study_trials import Member
 from harness.records.trial import TrialResult
+from harness.records.turns import my_turn
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -67,7 +67,7 @@ def ingest(paths: Paths) -> IngestSummary:
         StorageError: When another process is building it, or the disk refuses. Never for a damaged file.
     """
     start = time.monotonic()
-    with _only_one(paths):
+    with my_turn(paths.database_lock, f"builds {paths.database}"):
         beside = paths.database.with_name(f".{paths.database.name}.new")
         beside.unlink(missing_ok=True)
         try:
@@ -140,25 +140,6 @@ def _opened(path: Path | str, read_only: bool) -> Iterator[DuckDBPyConnection]:
         raise StorageError(f"{path} could not be used ({error}): free space or fix permissions, then again") from error
     finally:
         connection.close()
-
-
-@contextmanager
-def _only_one(paths: Paths) -> Iterator[None]:
-    """Hold the ingest lock; the kernel drops it with the process, so a killed ingest leaves nothing to clean up."""
-    path = paths.database_lock
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as error:
-        raise StorageError(
-            f"{paths.database} is being built by another process: wait until it has ended, then run again"
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or path} could not be written ({error.strerror}): fix permissions or free space"
-        ) from error
 
 
 def _build(connection: DuckDBPyConnection, paths: Paths, only: Collection[str] | None = None) -> tuple[Damaged, ...]:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from harness.driver.display import Display
 from harness.driver.experiment import Experiment, Site
-from harness.driver.lock import locked
 from harness.driver.loop import Driver
 from harness.driver.plan import guesses, plan_study
 from harness.driver.resolve import resolve
@@ -28,6 +27,7 @@ from harness.records.codec import to_json
 from harness.records.lost_work import append_stop, read_stops
 from harness.records.paths import Paths, StudyPaths
 from harness.records.study_trials import Role, read_members
+from harness.records.turns import my_turn
 from harness.runners.base import Runner, make_runner
 from harness.search.cell import Cell
 from harness.study.spec import StudySpec
@@ -90,7 +90,7 @@ def run_phase(
     resolve: Callable[[StudySpec, Site], Experiment] = resolve,
     said: Callable[[], Sequence[str]] = tuple,
 ) -> Summary:
-    """Run the trials of one phase of a study that have no record yet.
+    """Run the trials of one phase of a study that have no record yet; waits while another driver runs the study.
 
     Args:
         role: `base` scores the base models as they are, on validation and on test. `search` spends every family's
@@ -104,8 +104,7 @@ def run_phase(
         SpecError: When the study, or something that it names, is wrong; for `confirm` also when the study was not
             searched to its end.
         StorageError: When records cannot be written; those that could are kept.
-        HarnessError: When another driver runs the study, when workers cannot start, or when trials were lost to their
-            site too often.
+        HarnessError: When workers cannot start, or when trials were lost to their site too often.
     """
     with _open_runner(role, spec, site) as runner:
         experiment = resolve(spec, site)
@@ -193,7 +192,7 @@ def _open_runner(role: Role, spec: StudySpec, site: Site) -> Iterator[Runner]:
     """The study's folder, claimed for this study and for this process; workers stay warm for the next phase, if any."""
     check_folder(site.paths, spec)
     told, files = duty(spec, site), site.paths.study(spec.name)
-    with locked(files):
+    with my_turn(files.lock, f"runs {files.name}"):
         packs = len(spec.families) * len(spec.tasks) * len(spec.base_models) if _trials_to_come(role, files) else 0
         runner = make_runner(site.runner, site.settings, files, told)
         try:

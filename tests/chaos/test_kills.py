@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -127,13 +128,15 @@ def test_an_interrupted_driver_takes_its_workers_with_it_and_keeps_what_is_done(
     assert all(result.status == TrialStatus.COMPLETE for result in scene.records())
 
 
-def test_two_drivers_of_one_study_refuse_each_other(scene):
-    first = scene.start()
+def test_a_second_driver_of_a_study_waits_for_the_first_and_finds_all_done(scene):
+    first = scene.start(STANDIN_SECONDS="2")
     scene.wait_for("ran", 1)
-    said = scene.finish(code=1)
-    assert f"process {first.pid} on" in said
+    said = scene.finish()
+    assert f"process {first.pid} on {socket.gethostname()} runs {STUDY.name}: this command goes on when" in said
+    assert "(0 ran now" in said
     first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0
+    assert len(scene.lines("ran")) == RUNS
 
 
 def test_another_runner_ends_the_workers_of_the_first(scene):

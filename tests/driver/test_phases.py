@@ -224,20 +224,6 @@ def test_a_task_that_changed_since_the_study_began_is_refused(tmp_path):
         standin.run("search", spec, site, tasks=changed)
 
 
-def test_a_second_driver_is_refused_by_name(tmp_path):
-    import socket
-
-    from harness.driver.lock import locked
-
-    site = standin.site(tmp_path)
-    with locked(site.paths.study("standin")):
-        with pytest.raises(HarnessError) as caught:
-            standin.run("search", standin.study(), site)
-        assert f"process {os.getpid()} on {socket.gethostname()}" in str(caught.value)
-    assert site.paths.study("standin").lock.read_text() == ""  # or the next one would be told of a driver that is gone
-    standin.run("search", standin.study(), site)
-
-
 @pytest.mark.parametrize(
     ("runner", "options", "expected"),
     [

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md", "docs/guide.md", "docs/modules.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "benchmarks/README.md",
+    "docs/cluster.md",
+    "docs/guide.md",
+    "docs/modules.md",
+)
 COMMANDS = [
     line.removeprefix("$ ")
     for page in PAGES
