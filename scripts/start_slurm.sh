@@ -64,6 +64,8 @@ SchedulerParameters=sched_min_interval=10000,sched_interval=2,bf_interval=2,batc
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 KillWait=5
 MinJobAge=300
 SlurmdTimeout=30
@@ -74,7 +76,8 @@ C
     install -d "$state/node-n$i"
     echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + i)) CPUs=$CPUS RealMemory=$MEM State=UNKNOWN"
   done
-  echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=200 State=UP"
+  echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=200 State=UP PriorityTier=1"
+  echo "PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefMemPerCPU=200 State=UP PriorityTier=10 PreemptMode=OFF"
 } >"$conf.new"
 mv "$conf.new" "$conf"
 
@@ -82,6 +85,6 @@ alive "$run/slurmctld.pid" || setsid /usr/sbin/slurmctld </dev/null >/dev/null 2
 for i in $(seq "$NODES"); do
   alive "$run/slurmd-n$i.pid" || setsid /usr/sbin/slurmd -N "n$i" </dev/null >/dev/null 2>&1
 done
-all_up() { [ "$(sinfo -h -N -t idle,mix,alloc | wc -l)" = "$NODES" ]; }
+all_up() { [ "$(sinfo -h -N -p main -t idle,mix,alloc | wc -l)" = "$NODES" ]; }
 until_true 60 all_up
 sinfo
