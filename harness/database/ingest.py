@@ -301,7 +301,12 @@ def _try_items(connection: DuckDBPyConnection, table: Table, files: list[Path]) 
         names = [glob.escape(path.as_posix()) for path in files]  # DuckDB takes every name for a pattern
         # files of before a column was written lack it
         read = "(FROM read_parquet(?, filename = true, union_by_name = true) UNION ALL BY NAME "
-        _fill(connection, table, read + "SELECT NULL::DOUBLE AS answer_bits WHERE false)", [names])
+        _fill(
+            connection,
+            table,
+            read + "SELECT NULL::DOUBLE AS answer_bits, NULL::DOUBLE AS pseudo_value WHERE false)",
+            [names],
+        )
     except duckdb.Error as error:
         return " ".join(str(error).split())[:120]
     return None

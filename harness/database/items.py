@@ -5,8 +5,8 @@
     own = outcomes.matrix(keys, "newfacts")      # (runs, items) of the trials of one family, in the order of `keys`
     base = outcomes.base(keys[0], "newfacts")    # (items,), the same items in the same order, or None
 
-Values are the metric's own, so that less is better for a loss. They are there only where their mean is the score: perplexity,
-BLEU or an F1 over all answers belong to all items at once, and no item has a part of its own.
+Values are the metric's own, so that less is better for a loss. Perplexity, BLEU or an F1 over all answers belong to all items at
+once: there an item has its jackknife pseudo-value. Values are there only where their mean is the score.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MISSING = "no outcomes of single items were kept"
 DIFFERENT = "its runs were scored on different items"
-WHOLE = "its metric is computed over all items at once"
+WHOLE = "its metric is computed over all items at once, and what each of them brings to it was not kept"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,10 +83,10 @@ def _items(own: str, base: str) -> str:
 WITH runs AS (SELECT DISTINCT m.key FROM members m JOIN trials t USING (key)
     WHERE m.study = ? AND m.role = 'confirm' AND t.status = 'complete' AND t.split = 'test'),
   leaves AS (
-    SELECT s.key, s.task AS scored, s.task, s.split, s.metric, s.comparability, s.value FROM scores s JOIN runs USING (key)
+    SELECT s.key, s.task AS scored, s.task, s.split, s.metric, s.comparability, s.value, s.n FROM scores s JOIN runs USING (key)
     WHERE NOT EXISTS (SELECT 1 FROM parts p WHERE p.key = s.key AND p.whole = s.task)
     UNION
-    SELECT p.key, p.whole, p.task, p.split, p.metric, p.comparability, s.value FROM parts p JOIN runs USING (key)
+    SELECT p.key, p.whole, p.task, p.split, p.metric, p.comparability, s.value, p.n FROM parts p JOIN runs USING (key)
       JOIN scores s ON s.key = p.key AND s.task = p.whole
     WHERE p.counts AND NOT p.is_group)
 SELECT l.key, l.scored, l.task, any_value(l.value) AS value,
@@ -108,7 +108,8 @@ def load_outcomes(connection: DuckDBPyConnection, study: str) -> Outcomes:
         connection: To the database.
         study: Its name.
     """
-    return _loaded(connection, study, ("i.value", "b.value"), are_scores=True)
+    base = "CASE WHEN i.pseudo_value IS NULL THEN b.value WHEN b.pseudo_n = l.n THEN b.pseudo_value END"
+    return _loaded(connection, study, ("coalesce(i.pseudo_value, i.value)", base), are_scores=True)
 
 
 def load_likelihoods(connection: DuckDBPyConnection, study: str) -> Outcomes:

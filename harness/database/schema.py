@@ -293,6 +293,7 @@ TABLES = (
             value DOUBLE | Its score.
             prediction VARCHAR | What the model said, where that was kept.
             answer_bits DOUBLE | Bits per byte of the right answer or text, where its likelihood was asked for; null in old records.
+            pseudo_value DOUBLE | Stands for the item of a metric of all items at once (F1, BLEU, perplexity): their mean is the score. Else null.
             """,
             "",
         ),

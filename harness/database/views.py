@@ -42,11 +42,13 @@ VIEWS = (
     View(
         "base_items",
         "The base models' own outcomes on items, each item once however often the base was scored: one row per base model, "
-        "task, split, metric, comparability and item. Joining items to it counts each once.",
-        """WITH scored AS (SELECT key, task, split, metric, comparability FROM scores
-             UNION SELECT key, task, split, metric, comparability FROM parts WHERE NOT is_group)
+        "task, split, metric, comparability and item. Joining items to it counts each once. A pseudo-value is one of so many items "
+        "(pseudo_n), and null where the base was scored on several numbers of them.",
+        """WITH scored AS (SELECT key, task, split, metric, comparability, n FROM scores
+             UNION SELECT key, task, split, metric, comparability, n FROM parts WHERE NOT is_group)
            SELECT base_model, base_revision, i.task, i.split, i.metric, comparability, doc_hash, avg(i.value) AS value,
-             min(prediction) AS prediction, avg(answer_bits) AS answer_bits
+             min(prediction) AS prediction, avg(answer_bits) AS answer_bits,
+             CASE WHEN min(n) = max(n) THEN avg(pseudo_value) END AS pseudo_value, max(n) AS pseudo_n
            FROM items i JOIN trials t USING (key) JOIN scored s
              ON s.key = i.key AND s.task = i.task AND s.split = i.split AND s.metric = i.metric
            WHERE t.steps = 0 AND t.status = 'complete' GROUP BY ALL""",

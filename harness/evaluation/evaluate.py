@@ -17,15 +17,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, cast
 from weakref import WeakKeyDictionary
 
 from harness.errors import SpecError
 from harness.evaluation.groups import group_score, part_scores
 from harness.evaluation.loglikelihood import StackedModels
+from harness.evaluation.pseudo_values import pseudo_values
 from harness.evaluation.responses import Responder, Response
-from harness.files import write_atomically
 from harness.metrics.base import guessing, measure
 from harness.models.chat import ChatTemplate
 from harness.models.tokens import TokenCache, TokenizerFacts, affixes
@@ -53,6 +52,8 @@ class ItemOutcome:
     """The choice or text that the model gave; None where it only scored a text."""
     answer_bits: float | None = field(default=None, compare=False)
     """Bits per byte of the right answer, or of the text that is scored; None where the model only generated."""
+    pseudo_value: float | None = field(default=None, compare=False)
+    """Of a metric of all items at once what stands for the item, see `pseudo_values`; None where `value` does."""
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,13 @@ def _outcome(
             f"{float(value):.6g}: correct metadata.metrics.{metric}.bounds in the task file"
         )
     values = [_item_value(metric, aggregate, result[metric]) for result in results]
+    is_mean = math.isclose(statistics.fmean(values), float(value), rel_tol=1e-6, abs_tol=1e-6)
+    stand_ins: Sequence[float | None] = [None] * len(values)
+    if labels[0] == "test" and not is_mean:  # verdicts are from the test split alone
+        stand_ins = pseudo_values(aggregate, [result[metric] for result in results], float(value)) or stand_ins
     outcomes = tuple(
-        ItemOutcome(item.doc_hash, value, _prediction(built, item, own), _answer_bits(built, item, own))
-        for item, value, own in zip(items, values, filtered, strict=True)
+        ItemOutcome(item.doc_hash, value, _prediction(built, item, own), _answer_bits(built, item, own), stand_in)
+        for item, value, own, stand_in in zip(items, values, filtered, stand_ins, strict=True)
     )
     score = Score(
         task=task.name,
@@ -366,28 +371,3 @@ def comparability(
 def bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the tokenizer puts around any text: tokens before and after, as JSON."""
     return json.dumps(affixes(tokenizer))
-
-
-def write_items(path: Path, outcomes: Sequence[Evaluated]) -> None:
-    """Write item-level outcomes as Parquet, whole or not at all: task, split, metric, doc_hash, value, prediction, answer_bits.
-
-    Raises:
-        StorageError: When the file system refuses.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    # Groups may share a task, whose items are then the same.
-    tasks = {(one.score.task, one.score.comparability): one for whole in outcomes for one in whole.tasks or (whole,)}
-    rows = [
-        {name: getattr(outcome.score, name) for name in ("task", "split", "metric")}
-        | {name: getattr(item, name) for name in ("doc_hash", "prediction", "answer_bits")}
-        | {"value": None if math.isnan(item.value) else item.value}
-        for outcome in tasks.values()
-        for item in outcome.items
-    ]
-    columns = ("task", "split", "metric", "doc_hash", "value", "prediction", "answer_bits")
-    kinds = {name: pa.float64() if name in ("value", "answer_bits") else pa.string() for name in columns}
-    buffer = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items()))), buffer)
-    write_atomically(path, buffer.getvalue().to_pybytes())

@@ -13,7 +13,7 @@ from harness.trial.run import Run
 
 def write(run: Run) -> TrialResult:
     """Write the items, then the record: whoever sees a record sees all of it."""
-    from harness.evaluation.evaluate import write_items
+    from harness.evaluation.item_files import write_items
 
     paths, key, result = run.workspace.paths, run.config.key, record(run)
     if result.status.has_scores:

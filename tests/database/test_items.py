@@ -15,7 +15,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from harness.database.ingest import connect, ingest  # noqa: E402
 from harness.database.items import DIFFERENT, MISSING, WHOLE, Outcomes, load_outcomes  # noqa: E402
 from harness.records.paths import Paths  # noqa: E402
-from tests.fabricate import fabricate, study_spec  # noqa: E402
+from tests.fabricate import fabricate, study_spec, write_signed  # noqa: E402
 
 Row = dict[str, object]
 
@@ -32,9 +32,16 @@ def runs(paths: Paths, task: str) -> list[str]:
     return [m["key"] for m in own if m["family"] == own[0]["family"]]
 
 
+def base_runs(paths: Paths, task: str) -> list[str]:
+    members = map(json.loads, paths.study("made_up").members.read_text().splitlines())
+    keys = [m["key"] for m in members if m["role"] == "base" and m["task"] == task]
+    return [key for key in keys if paths.items(key).exists()]
+
+
 def change_items(paths: Paths, key: str, change: Callable[[list[Row]], list[Row]]) -> None:
     table = pq.read_table(paths.items(key))
-    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), paths.items(key))
+    schema = table.schema.append(pa.field("pseudo_value", pa.float64()))
+    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=schema), paths.items(key))
 
 
 @pytest.fixture
@@ -81,6 +88,24 @@ def test_a_mean_that_is_not_the_score_is_of_no_item(paths: Paths) -> None:
     found = outcomes(paths)
     assert found.gap([first, second], "task_0") == WHOLE
     assert found.matrix([first, second], "task_0") is None
+
+
+def test_of_a_metric_of_all_items_their_pseudo_values_are_taken(paths: Paths) -> None:
+    first, second = runs(paths, "task_0")
+    values = {key: outcomes(paths).matrix([key], "task_0")[0] for key in (first, second)}
+    bases = base_runs(paths, "task_0")
+    for key in (first, second, *bases):
+        change_items(paths, key, lambda rows: [row | {"pseudo_value": row["value"], "value": None} for row in rows])
+    found = outcomes(paths)
+    assert np.array_equal(np.sort(found.matrix([first, second], "task_0")[0]), np.sort(values[first]))
+    assert found.base(first, "task_0") is not None
+    # one of another number of items stands for something else
+    for key in bases:
+        path = paths.record(key)
+        record = json.loads(path.read_text())
+        record["scores"][0]["n"] += 1
+        write_signed(path, record)
+    assert outcomes(paths).base(first, "task_0") is None
 
 
 def test_other_items_are_never_joined(paths: Paths) -> None:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from harness.errors import SpecError
-from harness.evaluation.evaluate import bos_policy, comparability, write_items
+from harness.evaluation.evaluate import bos_policy, comparability
+from harness.evaluation.item_files import write_items
 from harness.records.trial import Ended
 from harness.tasks.task import Task, find_task
 from harness.tasks.training_rows import check_task
@@ -353,13 +354,25 @@ def test_items_as_parquet(task: Any, uniform: Any, tokenizer: Any, tmp_path: Pat
     outcomes.append(evaluate(uniform, tokenizer, task(CHOICE, test=rows, metric_list=f1), "test", None))
     write_items(tmp_path / "deep" / "items.parquet", outcomes)
     table = pq.read_table(tmp_path / "deep" / "items.parquet")
-    assert table.column_names == ["task", "split", "metric", "doc_hash", "value", "prediction", "answer_bits"]
+    assert table.column_names == [
+        "task",
+        "split",
+        "metric",
+        "doc_hash",
+        "prediction",
+        "value",
+        "answer_bits",
+        "pseudo_value",
+    ]
     assert table["value"].to_pylist() == [item.value for item in outcomes[0].items] + [None] * 6
     assert set(table["metric"].to_pylist()) == {"acc", "f1"}
     # Each byte is a token of log2(259) bits, the blank before the answer too: " no" takes 3 for its 2 bytes, " yes" 4 for 3.
     per_byte = {"no": 3 / 2 * math.log2(259), "yes": 4 / 3 * math.log2(259)}
     expected = [per_byte[row["label"]] for row in ROWS[30:]] + [per_byte[("no", "yes")[row["label"]]] for row in rows]
     assert table["answer_bits"].to_pylist() == pytest.approx(expected, rel=1e-5)
+    stand_ins = table["pseudo_value"].to_pylist()
+    assert stand_ins[: len(outcomes[0].items)] == [None] * len(outcomes[0].items)  # a mean's items need none
+    assert sum(stand_ins[-6:]) / 6 == pytest.approx(outcomes[1].score.value)
     write_items(tmp_path / "none.parquet", [])
     assert pq.read_table(tmp_path / "none.parquet").schema == table.schema
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.errors import SpecError
-from harness.evaluation.evaluate import write_items
+from harness.evaluation.item_files import write_items
 from harness.metrics.base import SHARE
 from harness.records.codec import decode, to_json
 from harness.records.scale import Scale
