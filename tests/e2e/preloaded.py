@@ -7,6 +7,7 @@ there: its own environment, folder, output and exit code. Snakemake and the docu
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,23 +35,38 @@ def run(
         environment: Its environment variables, all of them.
         output: A folder for what it prints.
     """
+    code, *printed = call(_command, (arguments, folder, environment), output)
+    return subprocess.CompletedProcess(["harness", *arguments], code, *printed)
+
+
+def call(function: Callable[..., object], arguments: tuple[object, ...], output: Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a function of a module, called in a process of its own.
+
+    Args:
+        function: What is called.
+        arguments: With what.
+        output: A folder for what it prints.
+    """
     streams = output / "stdout", output / "stderr"
-    process = _server().Process(target=_command, args=(arguments, folder, environment, streams))
+    process = _server().Process(target=_called, args=(function, arguments, streams))
     process.start()
     process.join(PATIENCE_S)
     if process.is_alive():
         process.kill()
-        raise subprocess.TimeoutExpired(arguments, PATIENCE_S)
-    printed = [path.read_text() for path in streams]
-    return subprocess.CompletedProcess(["harness", *arguments], process.exitcode, *printed)
+        raise subprocess.TimeoutExpired(str(arguments), PATIENCE_S)
+    return (process.exitcode, *(path.read_text() for path in streams))
 
 
-def _command(arguments, folder, environment, streams):
+def _called(function, arguments, streams):
     for path, stream in zip(streams, (sys.stdout, sys.stderr), strict=True):
         with path.open("w") as file:
             os.dup2(file.fileno(), stream.fileno())
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
+    function(*arguments)
+
+
+def _command(arguments, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
