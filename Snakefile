@@ -1,6 +1,9 @@
 """The order of the steps, nothing else: one rule, one `harness` verb. What is asked lives in the study's file."""
 
 import shlex
+import sys
+import tempfile
+from pathlib import Path
 
 config.setdefault("study", "quickstart")
 STUDY = config["study"]
@@ -9,6 +12,13 @@ OPTIONS = [f"--runner-option={key}={value}" for key, value in config.get("runner
 RUN = shlex.join(["--runner", config.get("runner", "local"), *OPTIONS])
 # Exit code 4, "some trials failed", is a result: the failures are records, and the report shows them.
 PARTLY = "|| [ $? -eq 4 ]"
+for folder in map(Path, ("results", "reports")):
+    try:
+        folder.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:  # snakemake itself would end in a traceback
+        print(f"snakemake: {folder} must be a writable folder, but is not ({error.strerror}): fix permissions", file=sys.stderr)
+        sys.exit(5)
 
 
 # Every rule stays where snakemake runs: the drivers submit their trials as jobs themselves, the rest takes seconds.

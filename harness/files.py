@@ -34,6 +34,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _write(path, content, os.replace)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that files can be written to, or see that it is one.
+
+    Raises:
+        StorageError: When the file system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise StorageError(
+            f"{folder} must be a writable folder, but is not ({error.strerror}): name another"
+        ) from error
+
+
 def write_once(path: Path, content: str | bytes) -> None:
     """Write as `write_atomically` does, but only where there is no file yet: the first to write wins.
 

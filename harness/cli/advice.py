@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from harness.errors import PartialFailure, SpecError, UsageError
-from harness.files import parse_json, read_yaml
+from harness.files import make_folder, parse_json, read_yaml
 from harness.records.paths import Paths
 from harness.records.trial import Evaluation, Pipeline, Score, Stage, TaskRef, TrialConfig, TrialResult
 from harness.study.spec import Count, FamilySpec, StageSpec, StudySpec, sentences
@@ -306,6 +306,7 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
 
     Raises:
         UsageError: When the output folder has something in it.
+        StorageError: When it cannot be written to.
     """
     from harness.trial.group import Workspace, run_trial
     from harness.trial.model_folder import write_model_card
@@ -321,14 +322,16 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
         )
     if wanted["dry_run"]:
         return Trained(None, order.text())
+    make_folder(folder)  # nothing should be trained that cannot be left there
     corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
     workspace = Workspace(paths, folders, keep_model=True, keeps=wanted["keep"], corpora=corpora)
     process = WarmProcess()  # both trials use one base model: it is loaded once
     base = run_trial(order.base_config(), replace(workspace, keep_model=False), process)
     result = run_trial(order.config(wanted["seed"]), workspace, process)
     if not result.status.has_scores:
+        with suppress(OSError):  # it may be where something is mounted
+            folder.rmdir()
         return Trained(None, order.text(), result, base.scores)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Copied and removed rather than moved: --output may be on another file system.
     shutil.copytree(paths.model(result.config.key), folder, dirs_exist_ok=True)
     shutil.rmtree(paths.model(result.config.key))

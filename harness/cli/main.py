@@ -64,7 +64,7 @@ def _study(root: Path, name: str) -> StudySpec:
 
     # `quickstart` and `studies/quickstart.yaml` are the same study: Snakemake passes paths, people type names.
     path = Path(name) if name.endswith((".yaml", ".yml")) else root / "studies" / f"{name}.yaml"
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():  # of a link to nothing, reading says what is wrong
         known = [p.stem for p in (root / "studies").glob("*.yaml")]
         raise SpecError(one_of("study", name, known) + f" (files in {root / 'studies'})")
     return load_study(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from harness.errors import EXIT_INTERRUPTED, HarnessError, StorageError, UsageError, describe, one_line
+from harness.errors import EXIT_INTERRUPTED, HarnessError, SpecError, StorageError, UsageError, describe, one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class Commands(click.Group):
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
     """What is said of an error that nothing closer to it caught, and the exit code."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = one_line(str(error.filename), 100)
+        return f"{name} must be a path that the file system takes, but is too long: correct it", SpecError.exit_code
     if isinstance(error, OSError) and error.filename:  # a folder that is a file, or may not be written, is met anywhere
         problem = f"{error.filename} must be readable and writable, but is not ({error.strerror})"
         return f"{problem}: free space, fix permissions, or name another folder", StorageError.exit_code

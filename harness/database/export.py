@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from harness.database.ingest import SCHEMA, connect
 from harness.database.rows import grouped, read_rows
-from harness.errors import SpecError, StorageError, UsageError, one_of
+from harness.errors import SpecError, UsageError, one_of
+from harness.files import make_folder
 from harness.records.paths import Paths
 from harness.space import Choice, Distribution, Float, Integer, Scalar, Text
 from harness.study.family import resolved_families
@@ -88,7 +89,7 @@ def export_tables(paths: Paths, folder: Path, file_format: str) -> tuple[Path, .
     if file_format not in FORMATS:
         raise UsageError(one_of("format", file_format, list(FORMATS)))
     written = []
-    _make_folder(folder)
+    make_folder(folder)
     with connect(paths) as connection:
         for table in SCHEMA:
             path = folder / f"{table.name}.{file_format}"
@@ -127,7 +128,7 @@ def export_optuna(paths: Paths, study: str, path: Path) -> Path:
             raise SpecError(one_of("study", study, sorted(specs)))
         cells = grouped(read_rows(connection, _TRIALS, [study], _Searched), by=lambda trial: trial.cell)
     families = resolved_families(StudySpec.model_validate_json(specs[study]))
-    _make_folder(path.parent)
+    make_folder(path.parent)
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)  # of an export that was killed: Optuna would add to it
     try:
@@ -195,12 +196,3 @@ def _frozen(space: Mapping[str, Distribution], trial: _Searched) -> FrozenTrial:
         frozen.datetime_start = trial.started_at
         frozen.datetime_complete = trial.started_at + timedelta(seconds=trial.total_s)
     return frozen
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} must be a writable folder, but is not ({error.strerror}): name another"
-        ) from error

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.errors import SpecError, StorageError
 from harness.files import parse_json, write_atomically
 from harness.models.tokens import Encoder, TokenCache
-from harness.records.codec import fingerprint, to_json
+from harness.records.codec import decode, fingerprint, to_json
 from harness.space import Params
 
 if TYPE_CHECKING:
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from harness.tasks.task import Task
     from harness.tasks.training_rows import Row
     from harness.training.choices import Choices
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What is kept of a study's texts, so that its phases count once."""
+
+    tokens: Mapping[str, Mapping[str, float]]
+    """Mean of a training row, by task and base model."""
+    notes: tuple[str, ...]
 
 
 def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> Experiment:
@@ -44,16 +53,18 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
     """
     path = experiment.paths.cache / f"{_key(experiment, tasks)}.lengths.json"
     try:
-        counted = parse_json(path.read_text())
+        counted = decode(_Counts, parse_json(path.read_text()))
     except (OSError, ValueError):
+        counted = _Counts({}, ())
+    names = {model.ref.name for model in models}
+    if {name: set(own) for name, own in counted.tokens.items()} != {t.ref.name: names for t in experiment.tasks}:
         counted = _counted(experiment, models, tasks)
-        with suppress(StorageError):  # it is only counted again
-            write_atomically(path, json.dumps(counted))
-    mean, notes = counted["tokens"], counted["notes"]
+        with suppress(StorageError):  # it is counted again then
+            write_atomically(path, json.dumps(to_json(counted)))
     return replace(
         experiment,
-        tasks=tuple(replace(task, tokens=mean[task.ref.name]) for task in experiment.tasks),
-        notes=(*experiment.notes, *notes),
+        tasks=tuple(replace(task, tokens=counted.tokens[task.ref.name]) for task in experiment.tasks),
+        notes=(*experiment.notes, *counted.notes),
     )
 
 
@@ -65,7 +76,7 @@ def _key(experiment: Experiment, tasks: Mapping[str, Task]) -> str:
     return fingerprint([__version__, models, data, asked])
 
 
-def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> dict[str, Any]:
+def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> _Counts:
     notes: list[str] = []
     tokens: dict[str, dict[str, float]] = {task.ref.name: {} for task in experiment.tasks}
     for model in models:
@@ -76,7 +87,7 @@ def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping
             notes += texts.proof_notes(task.ref.name)
         for info in (*experiment.tasks, *experiment.off_target):
             notes += texts.scoring_notes(info)
-    return {"tokens": tokens, "notes": list(dict.fromkeys(notes))}
+    return _Counts(tokens, tuple(dict.fromkeys(notes)))
 
 
 class _Texts:

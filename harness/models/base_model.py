@@ -117,6 +117,11 @@ def _typed(base: BaseModel) -> BaseModel:
             "again"
         ) from error
     except OSError as error:  # of the file system, of the network, or that of a hub which refuses
+        if base.is_local:
+            raise SpecError(
+                f"base model {base.ref.name!r} must have readable files, but {error.filename} is not ({error.strerror}): download "
+                "or save it again"
+            ) from error
         raise SpecError(_unreachable(base.ref.name, error)) from error
     return replace(base, ref=replace(base.ref, dtype="" if held == "float32" else held, mixture=mixture))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import SpecError, one_of
+from harness.files import read_text
 from harness.tasks.built_in import index
 from harness.tasks.file import CodeReference, Keys, TaskFile, Yaml, read_task_file, task_keys
 
@@ -230,7 +231,7 @@ class _Finder:
         if not self._tags:
             for path in sorted(path for folder in self.folders for path in folder.glob("[!_]*.yaml")):
                 # Most files have no tag, and reading one means parsing it.
-                config = read_task_file(path).config if b"tag" in path.read_bytes() else {}
+                config = read_task_file(path).config if "tag" in read_text(path) else {}
                 for own in _as_list(config.get("tag")):
                     self._tags.setdefault(str(own), []).append(path.stem)
             self._tags.setdefault("", [])

@@ -1,5 +1,6 @@
 """What a command says when something is wrong: one line, whatever stands in the input."""
 
+import errno
 import json
 
 import pytest
@@ -29,6 +30,7 @@ ERRORS = [
     (SpecError("a\nb \ud800"), 3),
     (ZeroDivisionError("by\nzero"), 1),
     (PermissionError(13, "Permission denied", "results"), 5),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 5000), 3),
     (ConnectionError("no file has to do with it"), 1),
 ]
 

@@ -204,3 +204,15 @@ def test_settings_of_generation_that_a_model_brings_are_tried(planned, tmp_path)
     assert planned("echo", model=tmp_path / "good")
     with pytest.raises(SpecError, match=r"the model's generation_config.json must be settings of generation, but"):
         planned("echo", model=tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"tokens": "x"}, {"tokens": {}}, {"tokens": {"colour": {}}}, {"notes": [5]}], ids=str
+)
+def test_what_was_counted_is_counted_again_where_its_file_is_damaged(damage, planned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, notes = planned("colour")
+    (path,) = found.paths.cache.glob("*.lengths.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    again, said = planned("colour")
+    assert (again.tasks[0].tokens, said) == (found.tasks[0].tokens, notes)

@@ -43,10 +43,13 @@ class Project:
             code,
         )
 
-    def harness(self, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess:
+    def harness(
+        self, *arguments: str, code: int = 0, read_only: tuple[Path, ...] = (), **variables: str
+    ) -> subprocess.CompletedProcess:
         """Run `harness` with these arguments, by a process that has its libraries already."""
         with tempfile.TemporaryDirectory() as output:
-            return _checked(preloaded.run(arguments, self.folder, _environment(variables), Path(output)), code)
+            done = preloaded.run(arguments, self.folder, _environment(variables), Path(output), read_only)
+        return _checked(done, code)
 
 
 def _environment(variables: dict[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ Importing the libraries takes a command seconds, and tests run a hundred command
 there: its own environment, folder, output and exit code. Snakemake and the documents' commands start from nothing.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -25,7 +26,11 @@ def _server():
 
 
 def run(
-    arguments: tuple[str, ...], folder: Path, environment: dict[str, str], output: Path
+    arguments: tuple[str, ...],
+    folder: Path,
+    environment: dict[str, str],
+    output: Path,
+    read_only: tuple[Path, ...] = (),
 ) -> subprocess.CompletedProcess:
     """Run `harness` with these arguments.
 
@@ -34,8 +39,9 @@ def run(
         folder: Where it runs.
         environment: Its environment variables, all of them.
         output: A folder for what it prints.
+        read_only: Folders that the command cannot write to.
     """
-    code, *printed = call(_command, (arguments, folder, environment), output)
+    code, *printed = call(_command, (arguments, folder, environment, read_only), output)
     return subprocess.CompletedProcess(["harness", *arguments], code, *printed)
 
 
@@ -66,11 +72,30 @@ def _called(function, arguments, streams):
     function(*arguments)
 
 
-def _command(arguments, folder, environment):
+def _command(arguments, folder, environment, read_only):
     os.environ.clear()
     os.environ.update(environment)
+    make_read_only(read_only)
     os.chdir(folder)
     sys.argv = ["harness", *arguments]
     from harness.cli.main import main
 
     main()
+
+
+NO_MOUNTS = 99
+"""Exit code where this machine lets nobody mount a folder read-only."""
+
+
+def make_read_only(folders: tuple[Path, ...]) -> None:
+    """Mount folders read-only for this process and its children; permissions would not hold root up."""
+    private, bind, remount, recursive, only_read = 1 << 18, 1 << 12, 1 << 5, 1 << 14, 1
+    new_mounts, new_user = 0x20000, 0x10000000
+    libc, user = ctypes.CDLL(None, use_errno=True), os.getuid()
+    if folders and libc.unshare(new_mounts) and not libc.unshare(new_mounts | new_user):
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    steps = [(b"none", b"/", private | recursive)] if folders else []
+    for place in (bytes(folder) for folder in folders):
+        steps += [(place, place, bind), (b"none", place, bind | remount | only_read)]
+    if any(libc.mount(source, target, None, flags, None) for source, target, flags in steps):
+        os._exit(NO_MOUNTS)
