@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -210,7 +211,10 @@ def test_the_forecast_stands_beside_what_happened(small: Paths, tmp_path: Path) 
 
 
 def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
-    """Only what is scored in percent counts as forgetting; a trial's final scores are those of the place it kept."""
+    """Skills count on their own scales; a trial's final scores are those of the place it kept.
+
+    Tuned, facts lost .9 - .5 and a token of the stories 1 - 5/90 of its probability, mean .672; kept, .025 and 1 - 5/7, mean .155.
+    """
     from tests.report.studies import change_records
 
     def scores(record: dict[str, Any], task: float, facts: float, perplexity: float) -> list[dict[str, Any]]:
@@ -229,7 +233,7 @@ def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
     study = load_study_data(paths, "made_up")
     text = shown("weight_path", study)
     # 2 tasks, 5 repetitions; the search's trials of a rate that diverged have no way
-    cells = ["20.0 %", "60.0 %", "+40.0 points", "0.25", "50.0 %", "+2.5 points"]
+    cells = ["20.0 %", "60.0 %", "+67.2 points", "0.25", "50.0 %", "+15.5 points"]
     row = "".join(f'<td class="number">{cell}</td>' for cell in cells)
     searched = [trial for trial in study.trials if (trial.role, trial.family) == ("search", "full_between")]
     complete = sum(trial.status == "complete" for trial in searched)
@@ -237,7 +241,9 @@ def test_the_way_between_base_and_tuned_weights_by_hand(tmp_path: Path) -> None:
     assert text.count(f"<td>full_between</td><td>repetition 0</td>{row}") == 2
     assert text.count(row) == 2 * 5 + complete
     assert text.count("<svg") == 2
-    assert "Forgetting is measured on facts." in text
+    caption = re.search("Forgetting is the mean over [^;]*; points are hundredths", text)
+    assert caption, re.findall("Forgetting is.{90}", text)
+    assert {"facts", "stories_perplexity"} <= set(caption[0].replace(";", " ").split())
 
 
 def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData]) -> None:
@@ -247,10 +253,14 @@ def test_studies_without_a_way_say_how_to_get_one(studies: dict[str, StudyData])
     # a way on which nothing but the task was scored shows no forgetting
     study = studies["normal"]
     assert section().render(replace(study, paths=[row for row in study.paths if row.is_target])) is None
-    # losses stand in where nothing is scored in percent; more of one is lost
+    # more of a loss is lost, as a share of a token's probability; or in its own unit where it has no such share
     text = section().render(replace(study, paths=[row for row in study.paths if row.scored != "facts"])) or ""
-    assert "Forgetting is measured on stories_perplexity." in text
-    assert "mean forgetting (perplexity)" in text
+    assert "Forgetting is measured on stories_perplexity; points" in text
+    assert "mean forgetting (points)" in text
+    unknown = [
+        replace(row, metric="elo") if row.scored != row.task else row for row in study.paths if row.scored != "facts"
+    ]
+    assert "mean forgetting (elo)" in (section().render(replace(study, paths=unknown)) or "")
 
 
 def test_pipelines_that_leave_much_of_the_base_are_named(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.analysis.forgetting import Size, size_lost
 from harness.database.rows import grouped
+from harness.records.scale import Scale
 from harness.report import words
 from harness.report.data import StudyData
 from harness.report.figures import INK, SURFACE, WIDTH_IN, draw, figure, palette, short
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 3
+_SHARE = words.Unit("share", scale=Scale(low=0.0, high=1.0))
+"""What was lost of skills on scales of their own: of each scale, or of a token's probability."""
 _ROLES = {"confirm": "confirmed runs, test split", "search": "search trials, validation split"}
 _MARKS = {"base": "o", "tuned": "s", "kept": "D"}
 
@@ -33,7 +37,7 @@ class _Place:
     """0 is the base, 1 the tuned model; None where the record does not say."""
     score: float
     lost: float
-    """Mean over skills of the base's score minus the place's, with the sign so that positive is lost."""
+    """Mean over skills of what was lost of each since the base, see `analysis.forgetting`."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +123,16 @@ def _longest(rows: Sequence[PathRow]) -> list[PathRow]:
 def _panel(name: str, rows: Sequence[PathRow], finals: Finals) -> _Panel:
     unit = next(row.unit for row in rows if row.is_target)
     others = [row for row in rows if not row.is_target]
-    # Units do not mix: shares count where there are any, else what has the first skill's metric.
-    counted = [row for row in others if row.unit.percent] or [row for row in others if row.metric == others[0].metric]
+    # Shares of their own scales add up, whatever those are; where no skill has one, what has the first skill's metric does.
+    shares = [row for row in others if _lost(row, row.value).is_share]
+    counted = shares or [row for row in others if row.metric == others[0].metric]
     skills = tuple(dict.fromkeys(row.scored for row in counted))
     members = grouped(rows, lambda row: (row.family, row.number, row.repetition))
     ways = (_way(own, finals, skills) for own in members.values())
     return _Panel(
         name=name,
         unit=unit,
-        lost_unit=counted[0].unit if counted else unit,
+        lost_unit=_SHARE if shares else counted[0].unit if counted else unit,
         skills=skills,
         ways=tuple(way for way in ways if way is not None),
     )
@@ -151,9 +156,14 @@ def _way(rows: Sequence[PathRow], finals: Finals, skills: Sequence[str]) -> _Way
 
 
 def _place(weight: float | None, scores: Sequence[PathRow | ScoreRow], base: Mapping[str, float]) -> _Place:
-    lost = [score.sign * (base[score.scored] - score.value) for score in scores if score.scored in base]
+    lost = [_lost(score, base[score.scored]).value for score in scores if score.scored in base]
     target = next(score.value for score in scores if score.is_target)
     return _Place(weight=weight, score=target, lost=fmean(lost))
+
+
+def _lost(score: PathRow | ScoreRow, base: float) -> Size:
+    unit = score.unit
+    return size_lost(base, score.value, unit.metric, unit.higher_is_better, unit.scale)
 
 
 def _plot(role: str, panels: list[_Panel]) -> Html:
@@ -162,7 +172,8 @@ def _plot(role: str, panels: list[_Panel]) -> Html:
     skills = list(dict.fromkeys(skill for panel in panels for skill in panel.skills))
     caption = (
         "A circle marks the base, a square the tuned weights, a diamond the weights that were kept. Forgetting is "
-        f"{'measured on' if len(skills) == 1 else 'the mean over'} {words.listed(skills)}."
+        f"{'measured on' if len(skills) == 1 else 'the mean over'} {words.listed(skills)}; points are hundredths of a skill's own "
+        "scale, or of a token's probability where it is a perplexity or counts bits."
     )
     counts = [f"{panel.name}: {words.count(len(panel.ways), 'trial')}" for panel in panels]
     rows = -(-len(panels) // _COLUMNS)
