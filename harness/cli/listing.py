@@ -214,14 +214,14 @@ def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
 
 
 def _status_of(paths: Paths, study: str) -> StudyStatus:
-    from harness.records.study_trials import read_members
+    from harness.records.study_trials import is_reused, read_members
     from harness.report.conclusion import said_now
 
     members = {member.key: member for member in read_members(paths, study)}
     results = {key: find_result(paths, key) for key in members}
     found = {key: result for key, result in results.items() if result is not None}
     failed = Counter(str(result.status) for result in found.values() if not result.status.has_scores)
-    seconds = sum(result.cost.total_s for key, result in found.items() if not members[key].reused)
+    seconds = sum(result.cost.total_s for key, result in found.items() if not is_reused(members[key], result, study))
     steps = tuple(step for step in ("base", "search", "confirm") if paths.study(study).done(step).exists())
     confirmed = any(members[key].role == "confirm" for key in found)
     return StudyStatus(

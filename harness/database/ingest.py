@@ -161,6 +161,9 @@ def _build(connection: DuckDBPyConnection, paths: Paths, only: Collection[str] |
         WHERE answer_bits IS NOT NULL GROUP BY ALL) a
         WHERE (scores.key, scores.task, scores.split, scores.metric) = (a.key, a.task, a.split, a.metric)"""
     )
+    connection.execute(
+        "UPDATE members SET reused = true FROM provenance p WHERE p.key = members.key AND p.study <> members.study"
+    )
     texts = [[_printable(str(file.path)) for file in damaged], [_printable(file.reason) for file in damaged]]
     connection.execute("INSERT INTO damaged SELECT unnest(?), unnest(?)", texts)
     for view in VIEWS:

@@ -272,6 +272,7 @@ TABLES = (
             python VARCHAR | Version of Python.
             git_commit VARCHAR | Commit of the working tree, where there is one.
             started_at TIMESTAMP | UTC. | TRY_CAST(TRY_CAST(r.provenance.started_at AS TIMESTAMPTZ) AS TIMESTAMP)
+            study VARCHAR | Study that had it run; NULL where none did, or where nobody wrote it down.
             effective JSON | How it was really run, read back from the libraries' objects. | to_json(r.provenance.effective)
             plugins JSON | Hash of the code of each plug-in, by folder and name. | to_json(r.provenance.plugins)
             alone VARCHAR | Why it could not train together with others, where it could not. | r.provenance.effective.alone
@@ -313,7 +314,7 @@ TABLES = (
             repetition BIGINT | Which of the fresh seeds, when confirming.
             number BIGINT | Order in which the search asked.
             params JSON | The searched values.
-            reused BOOLEAN | Whether its record was there already, so that it cost the study nothing.
+            reused BOOLEAN | Whether another study had it run, so that it cost this one nothing.
             asked_at VARCHAR | UTC, ISO 8601.
             fidelity DOUBLE | At which share of the full budget it stopped. | coalesce(m.fidelity, 1)
             """,

@@ -208,7 +208,9 @@ class Driver:
             status=loss.cause.policy.status,
             reason=loss.reason,
             cost=CostRecord(seconds={"lost": loss.seconds}, gpu_s=loss.seconds if on_gpu else 0.0),
-            provenance=Provenance(harness_version=__version__, hostname=socket.gethostname(), started_at=now()),
+            provenance=Provenance(
+                harness_version=__version__, hostname=socket.gethostname(), started_at=now(), study=self.experiment.name
+            ),
         )
 
     def _settle_late(self, source: Source) -> bool:

@@ -281,6 +281,7 @@ def duty(spec: StudySpec, site: Site) -> Duty:
         time_limit_s=60 * settings.time_limit_min if settings.time_limit_min else None,
         together=settings.pack,
         corpora=spec.corpora,
+        study=spec.name,
     )
     return Duty(paths.study(spec.name).queue, site.work, workspace, settings.idle_s)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.records.paths import Paths
-from harness.records.study_trials import Member, append_member
+from harness.records.study_trials import Member, append_member, is_reused
 from harness.records.trial import TrialResult, TrialStatus
 
 
@@ -79,7 +79,7 @@ class Roll:
             result: Its record.
         """
         # Two families may share a trial, for example their defaults: it was paid for once.
-        reused = self._members[_identity(member)].reused
+        reused = is_reused(self._members[_identity(member)], result, self.study)
         self.tally.add(result, reused=reused, paid=member.key not in self._counted)
         self._counted.add(member.key)
 

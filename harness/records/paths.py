@@ -95,6 +95,10 @@ class Paths:
             for trial in _folders(shard):
                 yield f"{trial}/record.json"  # a hundred thousand Path objects would cost as much as reading the files
 
+    def claim(self, key: str) -> Path:
+        """Locked by the process that runs a trial; there only while one does."""
+        return self.trial(key) / "claim"
+
     def items(self, key: str) -> Path:
         """A trial's item-level outcomes."""
         return self.trial(key) / "items.parquet"

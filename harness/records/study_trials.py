@@ -9,6 +9,7 @@ from typing import Literal
 from harness.files import append_line
 from harness.records.codec import Record, read_records, to_json
 from harness.records.paths import Paths
+from harness.records.trial import TrialResult
 from harness.space import Scalar
 
 
@@ -43,6 +44,17 @@ def read_members(paths: Paths, study: str) -> list[Member]:
         StorageError: When a line other than an unfinished last one is damaged.
     """
     return read_records(paths.study(study).members, Member)
+
+
+def is_reused(member: Member, result: TrialResult, study: str) -> bool:
+    """Whether another study paid for a trial: before this one asked for it, or while both wanted it.
+
+    Args:
+        member: Why a study wanted it.
+        result: Its record.
+        study: The study's name.
+    """
+    return member.reused or result.provenance.study not in ("", study)
 
 
 def append_member(paths: Paths, study: str, member: Member) -> None:

@@ -276,6 +276,8 @@ class Provenance(Record):
     """UTC, ISO 8601."""
     effective: Execution = field(default_factory=Execution)
     """How it was really run, read back from the libraries' objects."""
+    study: str = added("")
+    """Study whose driver had it run; empty where no study did, and in records of earlier versions."""
     plugins: Mapping[str, str] | None = added(None)
     """Hash of the code of each plug-in that the outcome depends on, by folder and name (`methods/lora`). None where it
     was not taken, as in records of the first version: nothing is known of their code."""

@@ -12,13 +12,16 @@ charged to them in equal shares. Imports and base weights are charged to the fir
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from harness.cost.meter import Meter
 from harness.errors import HarnessError
+from harness.records.claims import claimed
 from harness.records.execution import Execution
 from harness.records.results import find_or_set_aside
 from harness.records.trial import COMPLETE, TrialConfig, TrialResult
@@ -33,6 +36,9 @@ from harness.trial.score_group import score
 from harness.trial.stage_run import Opened, Start, Tuned, begin, finish, hand_on, keep, open_trial, prepare
 from harness.trial.train_group import train
 from harness.trial.workspace import Workspace
+
+_LONGEST_PAUSE_S = 5.0
+"""Between two looks for a trial that another process runs; the first ones follow each other more quickly."""
 
 __all__ = ["Workspace", "refusal", "run_pack", "run_trial", "warm_up"]
 
@@ -75,12 +81,32 @@ def run_pack(
         Their records, in the order of `configs`.
     """
     process = process or WarmProcess()
-    results = {config.key: known for config in configs if (known := _known(config, workspace))}
-    waiting = list({config.key: config for config in configs if config.key not in results}.values())
-    for group in cut(waiting, 1, workspace.together):
-        runs = _runs(group, workspace, process)
-        results |= {result.config.key: result for result in _run_group(runs)}
-    return [results[config.key] for config in configs]
+    results: dict[str, TrialResult] = {}
+    for attempt in count():
+        results |= {key: known for key, known in _records(configs, workspace).items() if key not in results}
+        waiting = list({config.key: config for config in configs if config.key not in results}.values())
+        if not waiting:
+            return [results[config.key] for config in configs]
+        if attempt:  # what is left is being run by another process, for another study
+            time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 1.5**attempt))
+        for group in cut(waiting, 1, workspace.together):
+            results |= _run_claimed(group, workspace, process)
+    raise AssertionError
+
+
+def _run_claimed(group: Sequence[TrialConfig], workspace: Workspace, process: WarmProcess) -> dict[str, TrialResult]:
+    """Run those trials of a group that no other process runs now; their records by key, and those that came meanwhile."""
+    with claimed(workspace.paths, [config.key for config in group]) as mine:
+        ours = [config for config in group if config.key in mine]
+        results = _records(ours, workspace)
+        left = [config for config in ours if config.key not in results]
+        if left:
+            results |= {result.config.key: result for result in _run_group(_runs(left, workspace, process))}
+    return results
+
+
+def _records(configs: Sequence[TrialConfig], workspace: Workspace) -> dict[str, TrialResult]:
+    return {config.key: known for config in configs if (known := _known(config, workspace))}
 
 
 def _known(config: TrialConfig, workspace: Workspace) -> TrialResult | None:

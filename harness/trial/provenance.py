@@ -35,11 +35,12 @@ LIBRARIES = (
 )
 
 
-def provenance(started_at: str, execution: Execution, plugins: Mapping[str, str]) -> Provenance:
+def provenance(started_at: str, study: str, execution: Execution, plugins: Mapping[str, str]) -> Provenance:
     """Everything about this process that may matter when scores are compared.
 
     Args:
         started_at: UTC, ISO 8601.
+        study: Whose driver has it run; empty for none.
         execution: How the trial was run.
         plugins: From `plugin_code`.
     """
@@ -51,6 +52,7 @@ def provenance(started_at: str, execution: Execution, plugins: Mapping[str, str]
         python=platform.python_version(),
         git_commit=_git_commit(),
         started_at=started_at,
+        study=study,
         effective=execution,
         plugins=plugins,
     )

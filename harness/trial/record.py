@@ -49,7 +49,7 @@ def record(run: Run) -> TrialResult:
         parts=parts,
         curve=tuple(point if scored else replace(point, score=None) for point in run.curve),
         cost=run.accounts.cost(workspace.prices, workspace.threads, _peak_flops(run)),
-        provenance=provenance(run.started_at, execution, plugin_code(run.config, (*scores, *parts))),
+        provenance=provenance(run.started_at, workspace.study, execution, plugin_code(run.config, (*scores, *parts))),
         notes=tuple(dict.fromkeys(run.notes)),
         path=tuple(run.path) if scored else (),
     )

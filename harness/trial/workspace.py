@@ -30,5 +30,7 @@ class Workspace:
     time_limit_s: float | None = None
     together: int = 8
     """Trials that train together at most."""
+    study: str = ""
+    """The study whose trials these are, for their records; empty for none."""
     corpora: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Name of a base model to the corpus that the study gives for it."""
