@@ -89,11 +89,6 @@ def model_facts(base: BaseModel) -> ModelFacts:
             f"base model {base.ref.name!r} must have a readable config.json and safetensors, but has not ({error}): "
             "download or save it again"
         ) from error
-    if not shapes:
-        raise SpecError(
-            f"base model {base.ref.name!r} must have its weights as safetensors, but has none: choose a revision with "
-            "them, or download it into a folder and run 'harness convert FOLDER'"
-        )
     # A model for pictures and text keeps the sizes of its language model in a config within its config.
     config = (config.get("text_config") or {}) | config
     model_type = str(config.get("model_type", ""))

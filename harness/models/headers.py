@@ -70,7 +70,9 @@ def headers(folder: Path) -> Iterator[Header]:
 
 
 def check_sizes(name: str, folder: Path) -> None:
-    """Refuse a config whose sizes its weights cannot have: each layer has a tensor, and no side of one is above its numbers.
+    """Refuse a model without safetensors, or with sizes that its weights cannot have.
+
+    Each layer has a tensor, and no side of a tensor is longer than all of them have numbers.
 
     Libraries make as many layers, labels or heads as a config says before they look at the weights.
 
@@ -79,10 +81,15 @@ def check_sizes(name: str, folder: Path) -> None:
         folder: Its files.
 
     Raises:
-        SpecError: For the first such size.
+        SpecError: Where there are no tensors, or for the first such size.
         OSError, ValueError: When a weight file cannot be read, or is not whole.
     """
     held = list(headers(folder))
+    if not held:
+        raise SpecError(
+            f"base model {name!r} must have its weights as safetensors, but has none: choose a revision with them, or download "
+            "it into a folder and run 'harness convert FOLDER'"
+        )
     tensors, numbers = len(held), sum(header.numbers for header in held)
     for key, value in _sizes(_config(folder)):
         if value > (tensors if key in LAYERS else numbers):

@@ -126,7 +126,8 @@ def _judge(folder: Path, setup: StageSetup) -> Rewards:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(setup.device).eval()
+    found = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    model = found.to(setup.device).eval()
     quiet = replace(setup, note=lambda text: None)
 
     def rewards(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:

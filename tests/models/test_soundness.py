@@ -3,14 +3,15 @@
 import json
 import shutil
 import struct
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
 from harness.errors import SpecError
+from harness.evaluation.generation import check_settings
 from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.models.convert import convert
 from harness.models.soundness import check_model
@@ -134,31 +135,90 @@ def test_made_up_weights_are_never_trained(folder):
         load_model(resolve_model(str(folder)), {}, "cpu")
 
 
-def test_nothing_asks_and_no_code_of_the_folder_runs(world, tmp_path):
+def code_for_a_kind_that_is_known(folder):
+    changed(folder / "config.json", auto_map={"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"})
+
+
+def code_for_a_tokenizer_that_is_known(folder):
+    changed(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"]})
+
+
+def code_in_processor(folder):
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        brings = {"processor_class": "Theirs", "auto_map": {"AutoProcessor": "theirs.Theirs"}}
+        (folder / name).write_text(json.dumps(brings))
+
+
+def code_for_generation(folder):
+    (folder / "custom_generate").mkdir()
+    shutil.move(folder / "theirs.py", folder / "custom_generate" / "generate.py")
+    (folder / "generation_config.json").write_text(json.dumps({"custom_generate": ".", "trust_remote_code": True}))
+
+
+REFUSED = (code_in_config, code_in_tokenizer)
+IGNORED = (code_for_a_kind_that_is_known, code_for_a_tokenizer_that_is_known, code_in_processor, code_for_generation)
+
+
+@pytest.mark.parametrize("fault", [*REFUSED, *IGNORED], ids=lambda fault: fault.__name__)
+def test_nothing_asks_and_no_code_of_the_folder_runs(fault, folder, tmp_path, monkeypatch):
     """Transformers would ask whether to run it, and a `y` on standard input ran it."""
-    mark = tmp_path / "ran"
-    for fault in (code_in_config, code_in_tokenizer):
-        folder = shutil.copytree(world.llama, tmp_path / fault.__name__)
-        (folder / "theirs.py").write_text(CODE.format(mark=str(mark)))
-        fault(folder)
-    script = (
-        "import sys\n"
-        "from harness.errors import SpecError\n"
-        "from harness.models.base_model import load_model, load_tokenizer, resolve_model\n"
-        "from harness.models.soundness import check_model\n"
-        "for base in map(resolve_model, sys.argv[1:]):\n"
-        "    for do in (check_model, lambda b: load_model(b, {}, 'cpu'), load_tokenizer):\n"
-        "        try:\n"
-        "            do(base)\n"
-        "        except (SpecError, ValueError) as error:\n"
-        "            print(type(error).__name__)\n"
-    )
-    folders = [str(tmp_path / fault.__name__) for fault in (code_in_config, code_in_tokenizer)]
-    command = [sys.executable, "-c", script, *folders]
-    done = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, check=True)
+    mark, asked = tmp_path / "ran", []
+    (folder / "theirs.py").write_text(CODE.format(mark=str(mark)))
+    fault(folder)
+    monkeypatch.setattr("builtins.input", lambda *said: asked.append(said) or "y")
+    monkeypatch.chdir(folder)
+
+    def used():
+        base = resolve_model(str(folder))
+        check_model(base)
+        model, tokenizer = load_model(base, {}, "cpu"), load_tokenizer(base)
+        built = SimpleNamespace(instances=[SimpleNamespace(args=("", {"until": [], "max_gen_toks": 4}))])
+        built.config = SimpleNamespace(task="t")
+        check_settings(base, tokenizer, built)
+        model.generate(torch.zeros((1, 1), dtype=torch.long), max_length=3)
+
+    if fault in REFUSED:
+        with pytest.raises(SpecError, match="code of its own, which is never run"):
+            used()
+    else:
+        used()
+    assert not asked
     assert not mark.exists()
-    assert "[y/N]" not in done.stdout + done.stderr
-    assert done.stdout.count("SpecError") >= 2
+
+
+@pytest.mark.parametrize(("offline", "said"), [(True, "but the hub is switched off"), (False, "but it is none")])
+def test_a_model_that_the_hub_does_not_give(offline, said, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("harness.models.base_model.commit_of", refusing(OSError("no route")))
+    with pytest.raises(SpecError, match=rf"base model 'a/b' must be embedded .*, {said}"):
+        resolve_model("a/b")
+
+
+@pytest.mark.parametrize("place", ["harness.models.base_model.commit_of", "huggingface_hub.snapshot_download"])
+def test_a_model_that_wants_terms_accepted(place, monkeypatch):
+    """The hub may tell a model's commit, and refuse its files."""
+    gated = GatedRepoError("gated", response=SimpleNamespace(headers={}, request=None))
+    monkeypatch.setattr("harness.models.base_model.commit_of", lambda *_: "0" * 40)
+    monkeypatch.setattr(place, refusing(gated))
+    with pytest.raises(SpecError, match="accepted its terms: accept them on its page and log in"):
+        resolve_model("a/b")
+
+
+def test_a_hub_model_without_safetensors_is_told_how_to_convert(folder, monkeypatch):
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr("harness.models.base_model.commit_of", lambda *_: "0" * 40)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    with pytest.raises(
+        SpecError, match=r"has none: choose a revision with them, or download it .* 'harness convert FOLDER'"
+    ):
+        resolve_model("a/b")
+
+
+def refusing(error):
+    def refuse(*_, **__):
+        raise error
+
+    return refuse
 
 
 @pytest.mark.parametrize("revision", ["../other", "a/../../b", "/etc", "-x"])
