@@ -307,7 +307,9 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
     Raises:
         UsageError: When the output folder has something in it.
         StorageError: When it cannot be written to.
+        SpecError: When the base model is not what it says it is.
     """
+    from harness.models.soundness import check_model
     from harness.trial.group import Workspace, run_trial
     from harness.trial.model_folder import write_model_card
     from harness.trial.process import WarmProcess
@@ -322,6 +324,7 @@ def train_model(paths: Paths, order: Order, folders: tuple[Path, ...], **wanted:
         )
     if wanted["dry_run"]:
         return Trained(None, order.text())
+    check_model(order.base)
     make_folder(folder)  # nothing should be trained that cannot be left there
     corpora = {order.base.ref.name: order.base.corpus} if order.base.corpus else {}
     workspace = Workspace(paths, folders, keep_model=True, keeps=wanted["keep"], corpora=corpora)
