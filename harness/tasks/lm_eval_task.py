@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import SpecError, one_of
+from harness.errors import SpecError, one_line, one_of
 from harness.metrics.base import Answered, Settings, measure, register, settings_of
 from harness.models.chat import ChatTemplate, Message
 from harness.tasks.chat_rows import Chats
@@ -209,7 +209,13 @@ def _task_class() -> type[ConfigurableTask]:
 
         def build_all_requests(self, **options: Any) -> None:
             if getattr(self, "_instances", None) is None:
-                super().build_all_requests(**in_template(self.template), **options)
+                try:
+                    super().build_all_requests(**in_template(self.template), **options)
+                except template_errors() as error:
+                    raise SpecError(
+                        f"task {self.config.task}: its rows must give prompts as the task file's templates render them, but "
+                        f"one does not ({one_line(str(error))}): correct a template, or that row"
+                    ) from error
             # The requests of the last model scored still hold its answers.
             for instance in self._instances:
                 instance.resps, instance.filtered_resps = [], {}
