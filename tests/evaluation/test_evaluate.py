@@ -16,6 +16,7 @@ from harness.errors import SpecError
 from harness.evaluation.evaluate import bos_policy, comparability
 from harness.evaluation.item_files import write_items
 from harness.records.trial import Ended
+from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task
 from harness.tasks.training_rows import check_task
 from tests.scoring import comparable, evaluate, evaluate_together
@@ -390,3 +391,12 @@ def test_comparability_stays_what_records_hold(task: Any, tokenizer: Any, monkey
         "08ec204f5049f27b2b03",
         "373926c08726e18f8e4d",
     ]
+
+
+def test_a_task_whose_template_renders_no_prompt_is_one_sentence(task: Any) -> None:
+    """Nothing trains on an off-target task, so that lm-eval's own refusal would be the first to see it."""
+    built = lm_eval_task(task(CHOICE | {"doc_to_text": None}), "test", None)
+    with pytest.raises(
+        SpecError, match=r"task mine: its rows must give prompts .*Context is not a string.*correct a template"
+    ):
+        built.build_all_requests()
