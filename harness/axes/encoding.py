@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.axes.contract import StageSetup
 from harness.models.tokens import Encoder, Ids
@@ -86,6 +87,20 @@ def encoded(rows: Sequence[Row], encoder: Encoder, generates: bool) -> list[Toke
     return [next(prompted) if row.prompt else _all_supervised(next(texts)) for row in rows]
 
 
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows and their tokens, which are asked for several times and made once; arguments as of `encoded`."""
+
+    rows: Sequence[Row]
+    encoder: Encoder
+    generates: bool
+
+    @cached_property
+    def sequences(self) -> list[TokenSequence]:
+        """One of each row."""
+        return encoded(self.rows, self.encoder, self.generates)
+
+
 def _all_supervised(ids: Ids) -> TokenSequence:
     return TokenSequence(ids, ids)
 
@@ -105,9 +120,10 @@ def _prompted(rows: Sequence[Row], encoder: Encoder, generates: bool) -> list[To
         # A token that spans the border of an answer is the answer's where that begins, and not where it ends.
         places = [_shared(next(begun), ids) for _ in texts]
         border = places.pop() if row.end else len(prompt)
-        learned = {place for start, stop in zip(places[::2], places[1::2], strict=True) for place in range(start, stop)}
-        labels = [token if place >= border or place in learned else IGNORED for place, token in enumerate(ids)]
-        found.append(TokenSequence(ids, tuple(labels), border))
+        labels = [IGNORED] * border
+        for start, stop in zip(places[::2], places[1::2], strict=True):
+            labels[start:stop] = ids[start : min(stop, border)]
+        found.append(TokenSequence(ids, (*labels, *ids[border:]), border))
     return found
 
 

@@ -22,7 +22,7 @@ from harness.records.codec import decode, fingerprint, to_json
 from harness.space import Params
 
 if TYPE_CHECKING:
-    from harness.axes.encoding import Cuts
+    from harness.axes.encoding import Cuts, EncodedRows
     from harness.models.base_model import BaseModel
     from harness.models.chat import ChatTemplate
     from harness.tasks.task import Task
@@ -100,15 +100,15 @@ class _Texts:
         self.experiment, self.tasks, self.model, self.name = experiment, tasks, model, model.ref.name
         self.template = template_of(model)
         self.config, self.tokenizer = load_config(model), load_tokenizer(model)
+        self._known_cuts: dict[tuple[object, ...], Cuts | None] = {}
+        self._known_rows: dict[str, EncodedRows] = {}
         encode = TokenCache().encoder(self.tokenizer, experiment.paths.cache).encode
         self.encoder = Encoder(self.tokenizer, partial(_embedded, encode, embedded_tokens(model), self.name))
 
     def mean_tokens(self, task: str) -> float:
         """Of a training row."""
-        from harness.axes.encoding import encoded
-
-        rows = self._rows(task)
-        return sum(len(s.input_ids) for s in encoded(rows, self.encoder, self._generates(task))) / max(1, len(rows))
+        sequences = self._encoded(task).sequences
+        return sum(len(sequence.input_ids) for sequence in sequences) / max(1, len(sequences))
 
     def training_notes(self, task: str) -> Iterator[str]:
         """What families will cut of training rows, and where tokens would span prompt and answer."""
@@ -173,7 +173,19 @@ class _Texts:
         limit = context_length(self.config, chosen.params.integer("max_length"), reserved)
         params = Params(chosen.params, max_length=limit)
         chosen.curation.check(self._rows(task), self.encoder, params, self._generates(task))
-        return chosen.objective.cuts(self._rows(task), self.encoder, params, self._generates(task))
+        # Families mostly differ in what rows do not depend on.
+        own = tuple((name, params[name]) for name in sorted({*chosen.objective.space, "max_length"}))
+        key = (task, type(chosen.objective), own)
+        if key not in self._known_cuts:
+            self._known_cuts[key] = chosen.objective.cuts(self._encoded(task), params)
+        return self._known_cuts[key]
+
+    def _encoded(self, task: str) -> EncodedRows:
+        from harness.axes.encoding import EncodedRows
+
+        if task not in self._known_rows:
+            self._known_rows[task] = EncodedRows(self._rows(task), self.encoder, self._generates(task))
+        return self._known_rows[task]
 
     def _rows(self, task: str) -> list[Row]:
         from harness.tasks.training_rows import training_rows

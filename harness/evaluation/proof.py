@@ -37,6 +37,8 @@ MOST_PROGRAMS = 20
 """Rows that are tried where an answer is a program that has to run."""
 NEAR = 64
 """Characters at the end of a prompt beside which choices are told apart: what stands further away changes none of their tokens."""
+DECIDING = 8
+"""Characters at the end of a prompt that choices may merge with: of items that are alike in these, one is tried."""
 
 
 @dataclass(frozen=True)
@@ -210,23 +212,26 @@ def _told_apart(
     task: Task, split: str, items: Sequence[Sequence[tuple[str, str]]], encoder: Encoder, model: str
 ) -> Iterator[str]:
     """Check that each item's requests differ in their tokens."""
-    tried = [(number, _near(item)) for number, item in _sample(items, MOST_CHOICES)]
+    chosen, alike = _sample(items, MOST_CHOICES), dict[object, list[int]]()
+    for number, item in chosen:
+        alike.setdefault(tuple((prompt[-DECIDING:], choice) for prompt, choice in item), []).append(number)
+    tried = [(numbers, _near(items[numbers[0] - 1])) for numbers in alike.values()]
     encoded = iter(encoder.pairs([request for _, item in tried for request in item]))
-    wrong = []
-    for number, item in tried:
+    wrong: list[tuple[int, str, str]] = []
+    for numbers, item in tried:
         ids = [next(encoded) for _ in item]
         known: dict[object, str] = {}
         for own, (_, choice) in zip(ids, item, strict=True):
             if own in known:
-                wrong.append((number, known[own], choice))
+                wrong += [(number, known[own], choice) for number in numbers]
                 break
             known[own] = choice
     if not wrong:
         return
-    number, one, other = wrong[0]
-    if task.built_in and len(wrong) < len(tried):
+    number, one, other = min(wrong)
+    if task.built_in and len(wrong) < len(chosen):
         yield (
-            f"{task.name} on {model}: in {len(wrong)} of {len(tried)} items of its {split} two choices are the same tokens, first "
+            f"{task.name} on {model}: in {len(wrong)} of {len(chosen)} items of its {split} two choices are the same tokens, first "
             f"in item {number}; the first of them counts as the answer"
         )
         return

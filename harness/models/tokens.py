@@ -25,6 +25,7 @@ from harness.errors import StorageError
 from harness.files import write_atomically
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 WORTH_KEEPING = 1_000_000
@@ -207,8 +208,28 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
     """Ids of each text as they are, without the special tokens that the tokenizer adds."""
     if not texts:
         return []
+    if (backend := _backend(tokenizer)) is not None:
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ids
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """What encodes a tokenizer's texts, where nothing but transformers' own code stands before it: it takes a third of the time."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or (
+        kind.__call__ is not PreTrainedTokenizerBase.__call__
+        or kind._encode_plus is not PreTrainedTokenizerFast._encode_plus
+    ):
+        return None
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    # As transformers' own call does it: a file may hold other settings.
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
 
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:

@@ -10,9 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation, StageSetup
-from harness.axes.encoding import Cuts, learnable, reached, tokenised
+from harness.axes.encoding import Cuts, EncodedRows, learnable, reached, tokenised
 from harness.errors import SpecError
-from harness.models.tokens import Encoder
 from harness.nn.batches import padding_id
 from harness.nn.sequences import IGNORED, Example, TokenLosses, TokenSequence
 from harness.objectives.base import Objective, TrainerParts
@@ -67,9 +66,9 @@ class PreferenceObjective(Objective, ABC):
             )
         return examples
 
-    def cuts(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> Cuts | None:
+    def cuts(self, rows: EncodedRows, params: Params) -> Cuts | None:
         """What chosen and rejected answers lose."""
-        return super().cuts(_answers(rows), encoder, params, generates)
+        return super().cuts(replace(rows, rows=_answers(rows.rows)), params)
 
     def prepared(self, chosen: TokenSequence, rejected: TokenSequence) -> Example:
         """A pair as it goes through the model; by default with loss on the answers alone."""

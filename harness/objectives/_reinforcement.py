@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation, StageSetup
-from harness.axes.encoding import Cuts, encoder
+from harness.axes.encoding import Cuts, EncodedRows, encoder
 from harness.errors import SpecError
 from harness.models.tokens import Encoder
 from harness.nn.sequences import TokenSequence
@@ -92,9 +92,10 @@ class ReinforcementObjective(Objective, ABC):
             return problem
         return super().skip(situation)
 
-    def cuts(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> Cuts | None:
+    def cuts(self, rows: EncodedRows, params: Params) -> Cuts | None:
         """What prompts lose, so that an answer fits beside them."""
-        prompts = [TokenSequence(ids, ids, len(ids)) for ids in encoder.prompts([row.prompt for row in rows])]
+        texts = [row.prompt for row in rows.rows]
+        prompts = [TokenSequence(ids, ids, len(ids)) for ids in rows.encoder.prompts(texts)]
         return Cuts.of(prompts, params.integer("max_length") - params.integer("completion_tokens"))
 
     def trainer(self, parts: TrainerParts) -> Trainer:
@@ -128,7 +129,7 @@ class ReinforcementObjective(Objective, ABC):
         )
         inner = _inner(parts)
         inner._hf_peft_config_loaded = True  # else transformers refuses a quantised model: it does not see the adapters
-        if cuts := self.cuts(parts.rows, encoder(setup), params, setup.generates):
+        if cuts := self.cuts(EncodedRows(parts.rows, encoder(setup), setup.generates), params):
             setup.note(f"prompts that are answered: {cuts}")
         trainer = _quiet(kind, encoder(setup), room)(
             model=inner,

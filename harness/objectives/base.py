@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.axes.contract import Plugin, Situation, StageSetup
-from harness.axes.encoding import Cuts, encoded
-from harness.models.tokens import Encoder
+from harness.axes.encoding import Cuts, EncodedRows
 from harness.nn.sequences import IGNORED, Example, TokenLosses
 from harness.space import Params, Text
 from harness.tasks.training_rows import Row
@@ -99,16 +98,14 @@ class Objective(Plugin, ABC):
         """
         raise NotImplementedError
 
-    def cuts(self, rows: Sequence[Row], encoder: Encoder, params: Params, generates: bool) -> Cuts | None:
+    def cuts(self, rows: EncodedRows, params: Params) -> Cuts | None:
         """What rows will lose because they are longer than a stage takes; None where nothing is cut.
 
         Args:
             rows: As the task gives them.
-            encoder: Of the base's tokenizer.
             params: The stage's; `max_length` is cut to the model's context.
-            generates: Whether the task is scored on generated text.
         """
-        return None if self.packs else Cuts.of(encoded(rows, encoder, generates), params.integer("max_length"))
+        return None if self.packs else Cuts.of(rows.sequences, params.integer("max_length"))
 
     def apart(self, examples: Sequence[Example], setup: StageSetup) -> list[Example]:
         """Further examples whose log-probabilities the loss needs, without gradient.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from harness.errors import SpecError
@@ -42,16 +42,22 @@ class _Label:
     choices: Sequence[str]
     where: str
 
-    @cached_property
+    @property
     def named(self) -> int | None:
         """The choice that it names."""
-        return named_choice(self.said, self.choices)
+        return self.read[0]
 
-    @cached_property
+    @property
     def place(self) -> int | None:
         """The choice whose place it is."""
-        place = whole_number(self.said)
-        return place if place is not None and place < len(self.choices) else None
+        return self.read[1]
+
+    @cached_property
+    def read(self) -> tuple[int | None, int | None]:
+        """Both."""
+        if isinstance(self.said, str):  # most tasks have few labels, in many rows
+            return _read_text(self.said, tuple(self.choices))
+        return _read(self.said, self.choices)
 
     @property
     def refusal(self) -> str:
@@ -61,6 +67,17 @@ class _Label:
             f"{self.where}: the label must be one of {list(self.choices)} or its index, but is {self.said!r}{because}: "
             "correct the data"
         )
+
+
+def _read(said: object, choices: Sequence[str]) -> tuple[int | None, int | None]:
+    """The choice that a label names, and the one whose place it is."""
+    place = whole_number(said)
+    return named_choice(said, choices), place if place is not None and place < len(choices) else None
+
+
+@lru_cache(maxsize=4096)
+def _read_text(said: str, choices: tuple[str, ...]) -> tuple[int | None, int | None]:
+    return _read(said, choices)
 
 
 def read_labels(config: Mapping[str, Any], rows: Sequence[Place]) -> Labels:
@@ -122,8 +139,9 @@ def gold_of(config: Mapping[str, Any], labels: Labels, doc: Doc, where: str = ""
     golds = []
     for one in several(said):
         label = _Label(one, choices, where)
+        named, place = label.read
         names = isinstance(one, str) and not isinstance(entry, str)  # a text that a function returns
-        read = (label.place, label.named) if labels.are_places and not names else (label.named, label.place)
+        read = (place, named) if labels.are_places and not names else (named, place)
         gold = next((place for place in read if place is not None), None)
         if gold is None:
             raise SpecError(label.refusal)
@@ -147,6 +165,8 @@ def choices_of(config: Mapping[str, Any], doc: Doc, where: str = "") -> list[str
         SpecError: When they are no list, or one of them is no text.
     """
     entry = config.get("doc_to_choice")
+    if isinstance(entry, list) and set(map(type, entry)) == {str} and _are_texts(tuple(entry), tuple(doc)):
+        return list(entry)
     choices = list_of(entry, doc)
     if not choices:
         raise SpecError(f"{where}: doc_to_choice must give a list of choices, but gives {choices!r}: correct it")
@@ -155,14 +175,21 @@ def choices_of(config: Mapping[str, Any], doc: Doc, where: str = "") -> list[str
         if isinstance(choice, bool) or not isinstance(choice, str | int | float):
             raise SpecError(f"{where}: a choice must be a text, but is {choice!r}: put it into quotes")
     # lm-eval renders a template that shows a list, and takes the texts of a list as they stand.
-    templates = [] if isinstance(entry, str) else [re.fullmatch(_SHOWS, str(choice)) for choice in choices]
-    if any(match and match[2] in doc for match in templates):
+    if not isinstance(entry, str) and not _are_texts(tuple(map(str, choices)), tuple(doc)):
+        templates = [re.fullmatch(_SHOWS, str(choice)) for choice in choices]
         shows = ", ".join(match[1] if match else repr(choice) for match, choice in zip(templates, choices, strict=True))
         raise SpecError(
             f"{where}: the choices of a list must be texts, but {choices!r} are templates: write one that shows the list, "
             f'"{{{{[{shows}]}}}}"'
         )
     return [str(choice) for choice in choices]
+
+
+@lru_cache(maxsize=1024)
+def _are_texts(choices: tuple[str, ...], columns: tuple[str, ...]) -> bool:
+    """Whether these are choices, and none of them is a template that shows a column."""
+    matches = [re.fullmatch(_SHOWS, choice) for choice in choices]
+    return bool(choices) and not any(match and match[2] in columns for match in matches)
 
 
 def was_read_otherwise(config: Mapping[str, Any], rows: Callable[[], Sequence[Doc]]) -> bool:
@@ -228,7 +255,7 @@ def _choose_prompt(config: Mapping[str, Any], rows: Sequence[Place], labels: Seq
 
     A prompt may be a number as well: what decides is whether the targets are labels.
     """
-    prompts = [_Label(shown(config.get("doc_to_text"), doc), choices_of(config, doc), where) for where, doc in rows]
-    if not all(prompt.place is not None for prompt in prompts):
+    if not any(label.named is None and label.place is None for label in labels):
         return False
-    return any(label.named is None and label.place is None for label in labels)
+    prompts = (_Label(shown(config.get("doc_to_text"), doc), choices_of(config, doc), where) for where, doc in rows)
+    return all(prompt.place is not None for prompt in prompts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
+from harness.metrics.base import measure
 from harness.tasks.lm_eval_task import answer_of, border, gold_index
 from harness.tasks.splits import Doc
 
@@ -42,14 +43,25 @@ def answer_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
 
 def choice_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
     """What each row's metric makes of a model that is sure of the choice that is trained."""
+    # lm-eval's own metrics of choices look at nothing else of a row.
+    alike = not callable(built.config.process_results) and measure(built.config.metric_list[0]["metric"]) is None
+    known: dict[tuple[object, ...], Any] = {}
     scores = []
-    for doc in docs:
-        gold, choices = gold_index(built, doc), len(built.doc_to_choice(doc))
-        answers = [(0.0 if place == gold else -_SURE, place == gold) for place in range(choices)]
-        if "acc_mutual_info" in built.aggregation():
-            answers += [(-_SURE, False)] * choices
-        scores.append(_value(built, doc, answers))
+    for number, doc in enumerate(docs):
+        gold, choices = gold_index(built, doc), built.doc_to_choice(doc)
+        key = (_gold(built, doc), *choices) if alike else (number,)
+        if key not in known:
+            answers = [(0.0 if place == gold else -_SURE, place == gold) for place in range(len(choices))]
+            if "acc_mutual_info" in built.aggregation():
+                answers += [(-_SURE, False)] * len(choices)
+            known[key] = _value(built, doc, answers)
+        scores.append(known[key])
     return scores
+
+
+def _gold(built: ConfigurableTask, doc: Doc) -> str:
+    """What a row says is right, of one or of several choices."""
+    return repr(built.doc_to_text(doc) if built.multiple_input else built.doc_to_target(doc))
 
 
 def aggregated(built: ConfigurableTask, values: Sequence[Any]) -> float:

@@ -51,6 +51,8 @@ def value_of(entry: object, doc: Doc) -> Any:
         return entry(doc) if callable(entry) else entry
     if entry in doc:
         return doc[entry]
+    if (column := _column(entry)) is not None and column in doc:
+        return doc[column]
     if (expression := _expression(entry)) is None:
         return _printer().from_string(entry).render(**doc)
     value = expression(**doc)
@@ -170,6 +172,13 @@ def _expression(template: str) -> TemplateExpression | None:
         return sandbox().compile_expression(match[1], undefined_to_none=False) if match else None
     except TemplateSyntaxError:
         return None
+
+
+@lru_cache(maxsize=256)
+def _column(template: str) -> str | None:
+    """The column whose cell a template's value is; None where jinja has to find it."""
+    match = re.fullmatch(r"\{\{-?\s*([A-Za-z_][A-Za-z0-9_]*)\s*-?\}\}", template)
+    return match[1] if match and is_cell(template, ()) else None
 
 
 @cache

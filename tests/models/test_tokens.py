@@ -4,7 +4,7 @@ import pytest
 
 from harness.models import tokens
 from harness.models.base_model import load_tokenizer, resolve_model
-from harness.models.tokens import TokenCache
+from harness.models.tokens import TokenCache, plain_ids
 
 TEXTS = ["one two", "three", "", "fünf\nsix"]
 
@@ -62,3 +62,33 @@ def test_memory_is_bounded(tokenizer, monkeypatch):
     assert len(calls) == 3
     cache.encode(tokenizer, ["two"])
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_ids_without_offsets_are_transformers_own(tmp_path, split):
+    """Also where the file says that texts are truncated and padded, and where special tokens are read as text."""
+    from tests.templates import save_chat_tokenizer
+
+    tokenizer = save_chat_tokenizer(tmp_path, "llama_3")
+    tokenizer.split_special_tokens = split
+    texts = ["", "a", "<|begin_of_text|>é x<|eot_id|> y", "long " * 40]
+    wanted = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    tokenizer.backend_tokenizer.encode_special_tokens = not split
+    assert plain_ids(tokenizer, texts) == wanted
+    assert (len(wanted[2]) == 8) == (not split)
+
+
+def test_a_tokenizer_with_code_of_its_own_encodes_by_it(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.templates import save_chat_tokenizer
+
+    class Own(PreTrainedTokenizerFast):
+        def _encode_plus(self, text, *arguments, **options):
+            return super()._encode_plus([one.upper() for one in text], *arguments, **options)
+
+    save_chat_tokenizer(tmp_path, "chatml")
+    own = Own.from_pretrained(tmp_path)
+    assert plain_ids(own, ["ab"]) == plain_ids(PreTrainedTokenizerFast.from_pretrained(tmp_path), ["AB"])
