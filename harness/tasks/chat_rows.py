@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from harness.errors import SpecError
@@ -79,6 +80,21 @@ class Turns:
     def _with(self, place: int, content: str) -> Turns:
         other = {**self.messages[place], "content": content}
         return replace(self, messages=(*self.messages[:place], other, *self.messages[place + 1 :]))
+
+
+class RowRefused(SpecError):
+    """A chat template cannot render a row, whose place stands in the sentence."""
+
+
+@contextmanager
+def at_row(task: Task, split: str, index: int) -> Iterator[None]:
+    """Say in which row of a split a chat template met what it cannot render."""
+    try:
+        yield
+    except RowRefused:
+        raise
+    except SpecError as error:
+        raise RowRefused(f"{task.place(split, index)}: {error}") from error
 
 
 class Chats:
@@ -198,7 +214,10 @@ def chat_notes(task: Task, template: ChatTemplate | None) -> list[str]:
     if task.metadata.chat is None or template is None:
         return []
     chats = Chats(task, template)
-    rendered, notes = [chats.answered(doc) for doc in docs(task.split("train"))], []
+    rendered, notes = list[RenderedChat](), list[str]()
+    for index, doc in enumerate(docs(task.split("train"))):
+        with at_row(task, "train", index):
+            rendered.append(chats.answered(doc))
     if unlearned := sum(bool(chat.unlearned) for chat in rendered):
         notes.append(
             f"{unlearned} of {len(rendered)} chats have earlier answers that the chat template writes otherwise than they were "

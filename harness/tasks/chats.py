@@ -181,6 +181,11 @@ def with_answers(rows: Dataset, metadata: TaskMetadata, where: str) -> Dataset:
         metadata: The task's.
         where: The task, for messages.
     """
-    chats = [conversation(doc, metadata, f"{where}: row {number}") for number, doc in enumerate(docs(rows), 1)]
-    kept = [index for index, chat in enumerate(chats) if chat and chat.asked]
+    kept = answered_rows(rows, metadata, where)
     return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def answered_rows(rows: Dataset, metadata: TaskMetadata, where: str) -> list[int]:
+    """Places of the rows that `with_answers` keeps; its arguments."""
+    chats = [conversation(doc, metadata, f"{where}: row {number}") for number, doc in enumerate(docs(rows), 1)]
+    return [index for index, chat in enumerate(chats) if chat and chat.asked]

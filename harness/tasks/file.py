@@ -134,3 +134,14 @@ def file_sha256(path: Path) -> str:
 def _sha256(path: Path, mtime_ns: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(value: Yaml) -> Yaml:
+    """A YAML value as JSON; a function is told by its name and the hash of its file."""
+    if isinstance(value, CodeReference):
+        return {"function": value.name, "sha256": file_sha256(value.module) if value.module else None}
+    if isinstance(value, dict):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import SpecError, one_line, one_of
 from harness.metrics.base import Answered, Settings, measure, register, settings_of
 from harness.models.chat import ChatTemplate, Message
-from harness.tasks.chat_rows import Chats
+from harness.tasks.chat_rows import Chats, at_row
 from harness.tasks.file import Keys
 from harness.tasks.labels import Labels, choices_of, gold_of, read_labels, whole_number
 from harness.tasks.splits import Doc, hash_order
@@ -62,12 +62,13 @@ def _built(task: Task, split: str, limit: int | None, template: ChatTemplate | N
     row = 1  # its constructor renders the first row
     try:
         if task.metadata.chat:
-            built = _task_class()(config=config | Chats(task, template).config(docs(rows.select([0]))[0]))
+            with at_row(task, split, 0):
+                built = _task_class()(config=config | Chats(task, template).config(docs(rows.select([0]))[0]))
         elif task.built_in:
             built = _task_class()(config=config)
         else:
             built = _own_task_class()(config, task_labels(task))
-        built.template = None if task.metadata.chat else template
+        built.template, built.origin = None if task.metadata.chat else template, (task, split)
         for row, doc in enumerate(docs(rows), 1):
             if task.output_type == "multiple_choice":
                 gold_index(built, doc, f"{where}, row {row}")
@@ -190,6 +191,20 @@ def _task_class() -> type[ConfigurableTask]:
         """What lm-eval renders prompts in; a chat's own prompt has been rendered already."""
         exact = False
         """Whether texts are scored as they stand; lm-eval's own tasks are scored as lm-eval reads them."""
+
+        origin: tuple[Task, str] | None = None
+        """The task and its split."""
+
+        def fewshot_context(self, doc: Doc, *arguments: Any, **options: Any) -> Any:
+            try:
+                return super().fewshot_context(doc, *arguments, **options)
+            except SpecError:
+                task, split = self.origin or (None, "")
+                if task is None:
+                    raise
+                # Where only some rows are scored, their places are others.
+                with at_row(task, split, docs(task.split(split)).index(dict(doc))):
+                    raise
 
         def download(self, *args: Any, **kwargs: Any) -> None:
             # lm-eval would fetch the dataset itself, by name and without a commit.

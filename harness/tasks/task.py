@@ -24,7 +24,7 @@ from harness.files import expand
 from harness.records.codec import fingerprint
 from harness.records.scale import Scale
 from harness.records.trial import TaskRef
-from harness.tasks.chats import check_chat, with_answers
+from harness.tasks.chats import answered_rows, check_chat, with_answers
 from harness.tasks.data import Generated, NoRows, Source, locate
 from harness.tasks.definition import PLACES, Definition, lm_eval_config, metric_name, reading_notes
 from harness.tasks.file import (
@@ -32,7 +32,7 @@ from harness.tasks.file import (
     Keys,
     TaskFile,
     Yaml,
-    file_sha256,
+    canonical,
     read_task_file,
     require_permission,
     task_keys,
@@ -113,6 +113,13 @@ class Task:
     def left_out(self, name: str) -> int:
         """How many rows of a split hold a chat without an answer, and are no rows of the task."""
         return len(_all_rows(self, name)) - len(_rows(self, name))
+
+    def place(self, name: str, index: int) -> str:
+        """Where one of a split's rows stands, for messages; rows that are left out count, too."""
+        where = f"task {self.name}"
+        if self.metadata.chat:
+            index = answered_rows(_all_rows(self, name), self.metadata, where)[index]
+        return f"{where}: its {name} split, row {index + 1}"
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, `validation` or `test`, as lm-eval's templates see them; a group's tasks have their own.
@@ -338,7 +345,7 @@ def _fingerprint(keys: Keys, source: Source, built_in: bool) -> str:
     scored = {key: value for key, value in keys.items() if key not in (*PLACES, "task", "include")}
     facts = {key: value for key, value in Definition.of(keys).metadata.items() if key not in PROSE}
     # The code of a built-in task is told by lm-eval's version, since its files are not hashed.
-    return fingerprint([_canonical(scored), _canonical(facts), source.identity(), _version() if built_in else None])
+    return fingerprint([canonical(scored), canonical(facts), source.identity(), _version() if built_in else None])
 
 
 @lru_cache(maxsize=256)  # mmlu alone has 57 tasks
@@ -381,17 +388,6 @@ def _resolve(value: Yaml) -> Yaml:
     if isinstance(value, dict):
         return {key: _resolve(item) for key, item in value.items()}
     return [_resolve(item) for item in value] if isinstance(value, list) else value
-
-
-def _canonical(value: Yaml) -> Yaml:
-    """A YAML value as JSON; a function is told by its name and the hash of its file."""
-    if isinstance(value, CodeReference):
-        return {"function": value.name, "sha256": file_sha256(value.module) if value.module else None}
-    if isinstance(value, dict):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _version() -> str:

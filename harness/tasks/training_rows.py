@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
 from harness.models.chat import ChatTemplate, Message, Span
-from harness.tasks.chat_rows import Chats, Turns, template_for
+from harness.tasks.chat_rows import Chats, Turns, at_row, template_for
 from harness.tasks.lm_eval_task import (
     answer_of,
     border,
@@ -140,19 +140,22 @@ def _training_rows(task: Task, template: ChatTemplate | None) -> tuple[Row, ...]
         return tuple(row for leaf in leaves for row in _training_rows(leaf, template_for(leaf, template, "the model")))
     built = lm_eval_task(task, "train", template=template)
     preference = task.metadata.preference
-    rows = list(docs(task.split("train")))
+    rows, made = list(docs(task.split("train"))), list[Row]()
     try:
         if task.built_in and task.output_type == "generate_until" and not takes_delimiter(built, rows[:_TRIED]):
             # lm-eval's score of its own task stays as it is: what is trained must be what it takes for right.
             built = _undelimited(built)
-        if task.metadata.chat:
-            chats = Chats(task, template)
-            return tuple(_chat_row(_row(built, doc, None), chats) for doc in rows)
-        return tuple(_row(built, doc, preference) for doc in rows)
+        chats = Chats(task, template) if task.metadata.chat else None
+        for index, doc in enumerate(rows):
+            with at_row(task, "train", index):
+                row = _row(built, doc, None if chats else preference)
+                made.append(_chat_row(row, chats) if chats else row)
     except template_errors() as error:
         raise SpecError(
-            f"task {task.name}: its training rows must fit the task file's templates, but do not ({error}): correct one"
+            f"task {task.name}: its training rows must fit the task file's templates, but row {len(made) + 1} does not "
+            f"({error}): correct one"
         ) from error
+    return tuple(made)
 
 
 def _undelimited(built: ConfigurableTask) -> ConfigurableTask:

@@ -14,7 +14,7 @@ from harness.tasks.chat_rows import chat_notes, template_for
 from harness.tasks.lm_eval_task import lm_eval_task
 from harness.tasks.task import Task, find_task
 from harness.tasks.training_rows import check_task, training_rows
-from tests.templates import TOOLS, save_chat_tokenizer
+from tests.templates import CHATML, TOOLS, save_chat_tokenizer
 
 from .writing import GENERATE, write_rows, write_task
 
@@ -218,3 +218,29 @@ def test_a_user_may_say_what_of_an_answer_counts(tmp_path: Path, chatml: ChatTem
     assert built.doc_to_target(rows[0]) == "1"
     assert training_rows(task, chatml)[0].completion == "Second 1"
     assert chat_notes(task, chatml) == []
+
+
+def test_a_row_that_a_template_cannot_render_is_named(tmp_path: Path) -> None:
+    """The place is the file's, where rows without an answer are left out."""
+    gemma = chat_template(save_chat_tokenizer(tmp_path / "tokenizer", "gemma"), "it")
+    rows = [turns(1), turns(2)[:1], turns(3), [SYSTEM, *turns(4)]]
+    task = written(tmp_path, [{"messages": messages} for messages in rows])
+    place = r"^task mine: its train split, row 4: the chat template of it must render .* \(System role not supported\)"
+    for told in (chat_notes, training_rows):
+        with pytest.raises(SpecError, match=place):
+            told(task, gemma)
+    with pytest.raises(SpecError, match="^task mine: its test split, row 4: the chat template of it must render"):
+        lm_eval_task(task, "test", template=gemma).build_all_requests()
+    backwards = written(tmp_path, [{"messages": [SYSTEM, *turns(4)]}, {"messages": turns(1)}])
+    with pytest.raises(SpecError, match="^task mine: its train split, row 1: the chat template of it must render"):
+        training_rows(backwards, gemma)
+
+
+def test_what_is_no_text_names_its_row(tmp_path: Path) -> None:
+    silent = "{% if messages[0].content != 'Question 3?' %}" + CHATML + "{% endif %}"
+    template = chat_template(save_chat_tokenizer(tmp_path / "tokenizer", "chatml", silent), "it")
+    task = written(tmp_path, [{"messages": turns(number)} for number in (1, 3)])
+    with pytest.raises(
+        SpecError, match="its train split, row 2: the chat template of it must render a text, but renders ''"
+    ):
+        training_rows(task, template)
