@@ -80,9 +80,12 @@ class PreferenceObjective(Objective, ABC):
 
 
 def _answers(rows: Sequence[Row]) -> list[Row]:
-    """Every row with its chosen answer, then with its rejected one if it has one."""
+    """Every row with its chosen answer, then with its rejected one if it has one; a chat's earlier answers are of no pair."""
     return [
-        replace(row, completion=text) for row in rows for text in (row.completion, row.rejected) if text is not None
+        replace(row, completion=text, learned=())
+        for row in rows
+        for text in (row.completion, row.rejected)
+        if text is not None
     ]
 
 

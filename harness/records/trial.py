@@ -72,7 +72,8 @@ class Stage(Record):
     data_fingerprint: str = ""
     """Of the task that `data` names; empty where it names none."""
     in_turns: bool = added(False)
-    """Whether its curation writes what a chat template renders; before it did, the same choice wrote around rendered prompts."""
+    """Whether it is trained otherwise than earlier versions did it on chats: its curation wrote around what a chat template
+    had rendered, or its pairs had loss on earlier answers."""
 
 
 @dataclass(frozen=True)

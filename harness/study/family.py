@@ -77,7 +77,7 @@ class Family:
         """
         stages = self.stages_at(values)
         if base_model.chat_template:
-            stages = tuple(replace(one, in_turns=load("curation", one.curation).writes) for one in stages)
+            stages = tuple(replace(one, in_turns=_reads_turns(one)) for one in stages)
         return Pipeline(base_model, stages)
 
     def stages_at(self, values: Mapping[str, Scalar]) -> tuple[Stage, ...]:
@@ -103,6 +103,11 @@ class Family:
 
     def _name(self, index: int, parameter: str) -> str:
         return parameter if len(self.stages) == 1 else f"{index}.{parameter}"
+
+
+def _reads_turns(stage: Stage) -> bool:
+    """Whether a stage was once trained otherwise on chats: around rendered prompts, or on earlier answers in pairs."""
+    return load("curation", stage.curation).writes or "rejected" in load("objectives", stage.objective).needs
 
 
 def stage_space(choices: Mapping[str, str]) -> dict[str, Distribution]:

@@ -25,6 +25,7 @@ from harness.study.family import resolve_family
 from harness.study.spec import FamilySpec
 from harness.tasks.task import Task, find_task
 from harness.tasks.training_rows import Row, training_rows
+from harness.training.choices import choices
 from harness.trial.group import Workspace, run_trial
 from tests.templates import save_instruct
 from tests.tiny import attached, config, stage
@@ -286,14 +287,52 @@ def test_a_plug_in_that_writes_around_a_template_trains_nothing(
         attached(folders[1], stage(), rows=rows_of(folders, template))
 
 
+def test_pairs_have_loss_on_the_last_answer_alone(tmp_path: Path) -> None:
+    """For every objective of pairs: what stands before is the same for both answers, and would be counted as theirs."""
+    from harness.models.chat import chat_template
+    from tests.templates import save_chat_tokenizer
+
+    pairs = [row | {"chosen": "sky", "rejected": "a sea"} for row in chats(0, 2)]
+    pairs = [row | {"messages": row["messages"][:3]} for row in pairs]
+    like = LIKE | {"metadata": {"chat": {}, "preference": {"chosen": "chosen", "rejected": "rejected"}}}
+    write_task(tmp_path, like, pairs, pairs[:1])
+    write_rows(tmp_path / "validation.jsonl", pairs[1:])
+    tokenizer = save_chat_tokenizer(tmp_path / "tokenizer", "chatml")
+    rows = training_rows(find_task("mine", (tmp_path,)), chat_template(tokenizer, "it"))
+    assert all(row.learned for row in rows)
+    known = [name for name in names("objectives") if "rejected" in load("objectives", name).needs]
+    assert {"dpo", "kto", "orpo", "simpo", "reward_model"} <= set(known)
+    for name in known:
+        one = stage("lora", name)
+        setup = StageSetup(
+            params=Params({**choices(one).params, "max_length": 256}),
+            tokenizer=tokenizer,
+            device="cpu",
+            seed=1,
+            steps=9,
+            load_base=lambda: None,
+            corpus=list,
+        )
+        answers = [sequence for example in load("objectives", name)().examples(rows, setup) for sequence in example]
+        for row, chosen, rejected in zip(rows, answers[::2], answers[1::2], strict=True):
+            for text, sequence in (("sky", chosen), ("a sea", rejected)):
+                turn = tokenizer(row.prompt + text + "<|im_end|>", add_special_tokens=False)["input_ids"]
+                assert list(sequence.input_ids) == turn
+                last = len(tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"])
+                # As in its paper, ORPO's language-model loss is of the whole chosen text.
+                before = name == "orpo" and sequence is chosen
+                assert [label != IGNORED for label in sequence.labels] == [before] * (len(turn) - last) + [True] * last
+
+
 def test_old_records_of_what_was_written_around_templates_stand_for_nothing() -> None:
     """Where a curation writes on a base with a template, another trial is meant than before; nowhere else."""
-    for curation, chat, marked in (
-        ("negative_examples", "t", True),
-        ("negative_examples", "", False),
-        ("subset", "t", False),
+    for choice, chat, marked in (
+        ({"curation": "negative_examples"}, "t", True),
+        ({"curation": "negative_examples"}, "", False),
+        ({"curation": "subset"}, "t", False),
+        ({"objective": "dpo"}, "t", True),
     ):
-        family = resolve_family("one", FamilySpec.model_validate({"method": "lora", "curation": curation}))
+        family = resolve_family("one", FamilySpec.model_validate({"method": "lora"} | choice))
         pipeline = family.pipeline(ModelRef("m", "1", chat_template=chat), {})
         assert [one.in_turns for one in pipeline.stages] == [marked]
 

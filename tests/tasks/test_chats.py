@@ -229,10 +229,10 @@ def test_a_row_that_a_template_cannot_render_is_named(tmp_path: Path) -> None:
     for told in (chat_notes, training_rows):
         with pytest.raises(SpecError, match=place):
             told(task, gemma)
-    with pytest.raises(SpecError, match="^task mine: its test split, row 4: the chat template of it must render"):
+    with pytest.raises(SpecError, match=r"^task mine: its test split, row 4: the chat template of it must render"):
         lm_eval_task(task, "test", template=gemma).build_all_requests()
     backwards = written(tmp_path, [{"messages": [SYSTEM, *turns(4)]}, {"messages": turns(1)}])
-    with pytest.raises(SpecError, match="^task mine: its train split, row 1: the chat template of it must render"):
+    with pytest.raises(SpecError, match=r"^task mine: its train split, row 1: the chat template of it must render"):
         training_rows(backwards, gemma)
 
 
