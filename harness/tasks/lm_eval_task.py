@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,18 @@ def template_errors() -> tuple[type[Exception], ...]:
     return (TemplateError, ValueError, TypeError, SyntaxError, LookupError, AttributeError, AssertionError)
 
 
+@contextmanager
+def _rendering(task: str) -> Iterator[None]:
+    """Say of what goes wrong inside that a task's templates do not fit its rows."""
+    try:
+        yield
+    except template_errors() as error:
+        raise SpecError(
+            f"task {task}: its rows must give prompts as the task file's templates render them, but one does not "
+            f"({one_line(str(error))}): correct a template, or that row"
+        ) from error
+
+
 @cache
 def _task_class() -> type[ConfigurableTask]:
     """lm-eval's task class, without few-shot examples and with requests that are rendered once."""
@@ -224,13 +237,8 @@ def _task_class() -> type[ConfigurableTask]:
 
         def build_all_requests(self, **options: Any) -> None:
             if getattr(self, "_instances", None) is None:
-                try:
+                with _rendering(self.config.task):
                     super().build_all_requests(**in_template(self.template), **options)
-                except template_errors() as error:
-                    raise SpecError(
-                        f"task {self.config.task}: its rows must give prompts as the task file's templates render them, but "
-                        f"one does not ({one_line(str(error))}): correct a template, or that row"
-                    ) from error
             # The requests of the last model scored still hold its answers.
             for instance in self._instances:
                 instance.resps, instance.filtered_resps = [], {}
