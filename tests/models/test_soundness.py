@@ -342,7 +342,7 @@ def test_a_header_that_is_nested_too_deeply_is_refused(folder):
         (save_gpt2, {"n_layer": 40}),
         (save_gpt2, {"n_positions": 10**12}),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else ",".join(value),
 )
 def test_sizes_that_the_weights_cannot_have_are_refused(save, size, tmp_path):
     """Of 10^30 layers or labels transformers makes as many as memory holds, before it looks at a weight."""
