@@ -18,7 +18,7 @@ from harness.driver.experiment import Experiment, TaskInfo
 from harness.errors import SpecError, StorageError
 from harness.files import parse_json, write_atomically
 from harness.models.tokens import Encoder, TokenCache
-from harness.records.codec import decode, fingerprint, to_json
+from harness.records.codec import Record, decode, fingerprint, to_json
 from harness.space import Params
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _Counts(Record):
     """What is kept of a study's texts, so that its phases count once."""
 
     tokens: Mapping[str, Mapping[str, float]]

@@ -20,7 +20,7 @@ from harness.plugins import load, load_all
 from harness.recommend.conformal import COVERAGE, enough_tasks
 from harness.recommend.features import Candidate, Observation, default_distance, observations
 from harness.recommend.predictor import Outlook, covered
-from harness.records.codec import decode, fingerprint, to_json
+from harness.records.codec import Record, decode, fingerprint, to_json
 from harness.records.paths import Paths
 
 DEFAULTS = "literature_defaults"
@@ -30,7 +30,7 @@ RANDOM = "random_choice"
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Record):
     """How often an interval held what happened, on tasks that it had not seen."""
 
     nominal: float
@@ -39,7 +39,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(Record):
     """What each chooser would have cost on a task that it had not seen."""
 
     task: str
@@ -58,7 +58,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backtest:
+class Backtest(Record):
     """The recommender's leave-one-task-out test."""
 
     surrogate: str

@@ -21,7 +21,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from harness.errors import StorageError
 from harness.files import read_lines
 
-T = TypeVar("T")
 Json = Any
 """A value as `json.loads` gives it."""
 Annotation = Any
@@ -37,6 +36,9 @@ class Record:
     # a mapping has no hash, and frozen records are keys of caches
     unknown: Mapping[str, Json] = field(default_factory=dict, repr=False, hash=False)
     """What the JSON has beside the fields that are declared, by name."""
+
+
+R = TypeVar("R", bound=Record)
 
 
 class Misfit(ValueError):
@@ -111,7 +113,7 @@ def fingerprint(value: Json) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:20]
 
 
-def decode(kind: type[T], data: Json) -> T:
+def decode(kind: type[R], data: Json) -> R:
     """The inverse of `to_json`.
 
     A field that is absent, or null where its annotation has no None, takes its default.
@@ -124,11 +126,11 @@ def decode(kind: type[T], data: Json) -> T:
         Misfit: When a field has no value, or one that its annotation does not allow.
     """
     reader: _Reader = _reader(kind)  # type: ignore[arg-type]
-    record: T = reader(data)
+    record: R = reader(data)
     return record
 
 
-def read_records(path: Path, kind: type[T], event: str = "") -> list[T]:
+def read_records(path: Path, kind: type[R], event: str = "") -> list[R]:
     """The whole lines of a JSONL file as records; none for a missing file.
 
     Args:

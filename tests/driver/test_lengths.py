@@ -207,7 +207,7 @@ def test_settings_of_generation_that_a_model_brings_are_tried(planned, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "damage", [{"tokens": "x"}, {"tokens": {}}, {"tokens": {"colour": {}}}, {"notes": [5]}], ids=str
+    "damage", [{"tokens": "x"}, {"tokens": {}}, {"tokens": {"colour": {}}}, {"notes": [5]}, {"later": 1}], ids=str
 )
 def test_what_was_counted_is_counted_again_where_its_file_is_damaged(damage, planned, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
