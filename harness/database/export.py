@@ -178,7 +178,7 @@ def _holding(distribution: Distribution, values: Sequence[Scalar]) -> Distributi
 def _frozen(space: Mapping[str, Distribution], trial: _Searched) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
-    from harness.search.proposals import optuna_distribution
+    from harness.search.memory import optuna_distribution
 
     params = {name: value for name, value in trial.values.items() if name in space}
     ended = TrialState.COMPLETE if trial.fidelity == 1 else TrialState.PRUNED

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from harness.records.trial import TrialConfig, TrialResult
 from harness.search.design import CellDesign, Job
 from harness.search.history import Best, History
-from harness.search.proposals import ask
+from harness.search.proposals import Asker
 from harness.search.spending import Spending
 from harness.space import Scalar, defaults
 
@@ -23,6 +23,7 @@ class Cell:
         self.design = design
         self.history = History(design)
         self.spending = Spending(self.history)
+        self._asker = Asker(design.family.space, design.sampler)
         self.exhausted = False
         """Whether every point of its space was tried."""
         self.gave_up: str | None = None
@@ -39,7 +40,7 @@ class Cell:
         if number == len(self.history.points):  # a higher rung of a known trial adds no point
             self.history.points.append(dict(params))
         job = self.design.job(number, fidelity)
-        self.history.results[job] = None
+        self.history.ask(job)
         return job
 
     def tell(self, job: Job, result: TrialResult) -> None:
@@ -49,7 +50,8 @@ class Cell:
             job: From `next` or `restore`.
             result: Its record.
         """
-        self.history.results[job] = result
+        self.history.tell(job, result)
+        self.spending.tell(result)
 
     def next(self, limit: int = 1, waiting: bool = False) -> list[Job]:
         """The next jobs, all at one rung; none when nothing can be started now (see `History.running`).
@@ -100,7 +102,7 @@ class Cell:
         jobs: list[Job] = []
         # Each counts as running before the next is proposed, so that budget and scheduler see it.
         while len(jobs) < limit and (job := propose()) is not None and (not jobs or job.rung == jobs[0].rung):
-            self.history.results[job] = None
+            self.history.ask(job)
             jobs.append(job)
         return jobs
 
@@ -109,12 +111,11 @@ class Cell:
         tried = len(self.history.points)
         if tried < self.design.independent:
             return self.design.independent - tried
-        seen = {job.number for job in self.history.finished}
         # Half of what was seen: enough to fill packs, and the sampler still learns from most of what it asks for.
-        return max(1, len(seen) // 2) - self.history.running
+        return max(1, len(self.history.seen) // 2) - self.history.running
 
     def _promotion(self) -> Job | None:
-        promotion = self.design.scheduler.promote(self.history.rungs(), self.design.search)
+        promotion = self.design.scheduler.promote(self.history.rungs, self.design.search)
         if promotion is None:
             return None
         job = Job(promotion.number, promotion.rung)
@@ -136,14 +137,14 @@ class Cell:
         if not tried:  # so that no family is judged without the settings that its paper recommends
             return defaults(design.family.space)
         names = (design.seed, design.label, tried)
-        return ask(design.family.space, self.history.observations(), design.sampler, names)
+        return self._asker.ask(self.history.observations(), names)
 
     def _last_resort(self) -> Job | None:
         """When nothing runs and no trial reached full fidelity: the best survivor goes on, whatever its rank."""
         if self.history.running or self.design.top in self.history.standing:
             return None
         for rung in reversed(range(self.design.top)):
-            for number in self.history.ranking(rung):
+            for _, number in self.history.rungs[rung].ranking:
                 job = Job(number, rung + 1)
                 if job not in self.history.results:
                     return job if self.spending.affords(job) else None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from harness.records.codec import canonical_json
 from harness.records.trial import derive_seed
+from harness.search.memory import Memory, Observation
 from harness.search.samplers.base import Sampler
 from harness.space import Choice, Distribution, Integer, Scalar, Space, Text
 
 if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.distributions import BaseDistribution
+    pass
 
 _SAMPLER_TRIES = 10
 """A sampler that has converged proposes the same point again and again."""
@@ -25,39 +24,45 @@ _LISTABLE = 100_000
 """Largest discrete space that is listed in full to find what is left of it."""
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One tried point."""
+class Asker:
+    """Asks for one point after the other of a history that grows.
 
-    params: Mapping[str, Scalar]
-    value: float | None
-    """Score, larger is better; None for a failure or while it runs."""
-    running: bool = False
-
-
-def ask(
-    space: Space, history: Sequence[Observation], sampler: Sampler, names: Sequence[str | int]
-) -> dict[str, Scalar] | None:
-    """A point that is not in `history`, or None when the space has no other.
-
-    The sampler gets ten tries, then uniform draws a hundred, then what is left of a discrete space is listed.
-
-    Args:
-        space: What is searched; may be empty, then it has one point.
-        history: Everything tried before, in the order it was asked.
-        sampler: Proposes; is made anew for every try.
-        names: What the seed is derived from (study seed, cell, trial number).
+    The answer is a function of the history and the seed alone. What is kept from one question to the next is the Optuna
+    study of the history, since to build it for each question would take the longer the more was tried.
     """
-    seen = {canonical_json(observation.params) for observation in history}
-    if len(seen) >= size(space):
-        return None
-    study = _study(space, history)
-    distributions = {name: optuna_distribution(d) for name, d in space.items()}
-    for attempt in range(_SAMPLER_TRIES):  # each has a seed of its own, or all would propose the same
-        point = _try(study, sampler, derive_seed(*names, attempt), distributions)
-        if canonical_json(point) not in seen:
-            return point
-    return _unseen(space, seen, random.Random(derive_seed(*names, "fallback")))
+
+    def __init__(self, space: Space, sampler: Sampler) -> None:
+        """Take what stays the same.
+
+        Args:
+            space: What is searched; may be empty, then it has one point.
+            sampler: Proposes; is made anew for every try.
+        """
+        self.space, self.sampler = space, sampler
+        self._memory: Memory | None = None  # made where it is needed: Optuna takes time to import
+
+    def ask(self, history: Sequence[Observation], names: Sequence[str | int]) -> dict[str, Scalar] | None:
+        """A point that is not in `history`, or None when the space has no other.
+
+        The sampler gets ten tries, then uniform draws a hundred, then what is left of a discrete space is listed.
+
+        Args:
+            history: Everything tried before, in the order it was asked.
+            names: What the seed is derived from (study seed, cell, trial number).
+        """
+        if self._memory is None or not self._memory.follow(history):
+            self._memory = Memory(self.space, history)
+        memory = self._memory
+        if len(memory.seen) >= size(self.space):
+            return None
+        try:
+            for attempt in range(_SAMPLER_TRIES):  # each has a seed of its own, or all would propose the same
+                point = memory.propose(self.sampler.create(derive_seed(*names, attempt)))
+                if canonical_json(point) not in memory.seen:
+                    return point
+        finally:
+            memory.rewind()
+        return _unseen(self.space, memory.seen, random.Random(derive_seed(*names, "fallback")))
 
 
 def size(space: Space) -> float:
@@ -85,41 +90,3 @@ def _points(distribution: Distribution) -> Sequence[Scalar]:
     if isinstance(distribution, Integer):
         return range(distribution.low, distribution.high + 1)
     return [distribution.low] if distribution.low == distribution.high else []
-
-
-def _study(space: Space, history: Sequence[Observation]) -> Study:
-    """The history as an Optuna study in memory, always maximising."""
-    import optuna
-    from optuna.trial import TrialState, create_trial
-
-    # Optuna logs every trial at level INFO.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    distributions = {name: optuna_distribution(d) for name, d in space.items()}
-    for seen in history:
-        state = TrialState.RUNNING if seen.running else TrialState.FAIL if seen.value is None else TrialState.COMPLETE
-        value = seen.value if state == TrialState.COMPLETE else None
-        study.add_trial(create_trial(state=state, value=value, params=dict(seen.params), distributions=distributions))
-    return study
-
-
-def _try(study: Study, sampler: Sampler, seed: int, distributions: Mapping[str, BaseDistribution]) -> dict[str, Scalar]:
-    from optuna.trial import TrialState
-
-    study.sampler = sampler.create(seed)
-    trial = study.ask(dict(distributions))
-    study.tell(trial, state=TrialState.FAIL)  # a refused point must not look like one that runs
-    return dict(trial.params)
-
-
-def optuna_distribution(distribution: Distribution) -> BaseDistribution:
-    """The same range in Optuna's terms."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(distribution, Text):
-        return CategoricalDistribution([distribution.default])
-    if isinstance(distribution, Choice):
-        return CategoricalDistribution(distribution.choices)
-    if isinstance(distribution, Integer):
-        return IntDistribution(distribution.low, distribution.high, log=distribution.log)
-    return FloatDistribution(distribution.low, distribution.high, log=distribution.log)

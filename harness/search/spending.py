@@ -8,7 +8,7 @@ training together; what still runs counts at its expected cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from fractions import Fraction
 
 from harness.records.trial import CostRecord, TrialResult
 from harness.search.design import Job
@@ -20,17 +20,25 @@ _EPSILON = 1e-6
 
 
 class Spending:
-    """The accounts of one cell; they follow from its history, so there is nothing to keep."""
+    """The accounts of one cell. Sums of seconds are exact, so that the order in which results come is of no matter."""
 
     def __init__(self, history: History) -> None:
         self.history, self.design = history, history.design
         self.size = size(self.design.family.space)
         """Points of the cell's space; may be infinite."""
+        self._seconds = self._active_s = Fraction()
+
+    def tell(self, result: TrialResult) -> None:
+        """Enter what a job took."""
+        self._seconds += Fraction(seconds(result))
+        self._active_s += Fraction(_active(result.cost))
 
     @property
     def spent(self) -> float:
         """Part of the budget that is used, running jobs included, in the budget's unit."""
-        return sum(self._cost(job, result) for job, result in self.history.results.items())
+        in_seconds, history = self.design.budget.in_seconds, self.history
+        jobs = (history.running_at(rung) if in_seconds else len(asked) for rung, asked in enumerate(history.asked))
+        return float(self._seconds) * in_seconds + sum(count * self.expected(rung) for rung, count in enumerate(jobs))
 
     @property
     def paid_jobs(self) -> float:
@@ -43,9 +51,8 @@ class Spending:
     def trials_left(self) -> int:
         """Trials that may still reach full fidelity with what is left of the budget, running ones included."""
         top = self.design.top
-        there = [result for job, result in self.history.results.items() if job.rung == top]
-        paid = self._fits(top) + sum(result is None for result in there)
-        return int(min(paid, self.size - sum(result is not None for result in there)))
+        paid = self._fits(top) + self.history.running_at(top)
+        return int(min(paid, self.size - len(self.history.rungs[top].values)))
 
     @property
     def unused(self) -> float:
@@ -55,7 +62,7 @@ class Spending:
     @property
     def full_s(self) -> float:
         """Wall seconds that a full trial took here so far, on average, loading left out."""
-        return self._per_trial(lambda result: _active(result.cost)) or 0.0
+        return self._per_trial(self._active_s) or 0.0
 
     def affords(self, job: Job) -> bool:
         """Whether the budget pays for the job and then still for bringing one trial to full fidelity."""
@@ -75,24 +82,18 @@ class Spending:
         rest = max(0.0, self.design.budget.amount - self.spent)
         return int(rest / max(self.expected(rung), _EPSILON) + _EPSILON)
 
-    def _cost(self, job: Job, result: TrialResult | None) -> float:
-        if result is None or not self.design.budget.in_seconds:
-            return self.expected(job.rung)
-        return seconds(result)
-
     def _full_cost(self) -> float:
         """Expected cost of a full trial: 1 trial, or the mean of those that finished."""
         if not self.design.budget.in_seconds:
             return 1.0
-        cost = self._per_trial(seconds)
+        cost = self._per_trial(self._seconds)
         return self.design.guess_s if cost is None else cost
 
-    def _per_trial(self, measure: Callable[[TrialResult], float]) -> float | None:
-        """Mean of a measure over what finished, scaled to full trials; None before anything has."""
-        finished = self.history.finished
-        if not finished:
+    def _per_trial(self, total: Fraction) -> float | None:
+        """A sum over what finished, scaled to full trials; None before anything has."""
+        if not self.history.finished:
             return None
-        return sum(map(measure, finished.values())) / sum(self.design.share(job.rung) for job in finished)
+        return float(total) / sum(len(r.values) * self.design.share(i) for i, r in enumerate(self.history.rungs))
 
 
 def seconds(result: TrialResult) -> float:

@@ -5,7 +5,8 @@ import warnings
 import pytest
 
 from harness.plugins import load, names
-from harness.search.proposals import Observation, ask, size
+from harness.search.memory import Observation
+from harness.search.proposals import Asker, size
 from harness.space import Choice, Float, Integer
 
 SPACE = {
@@ -25,7 +26,7 @@ def explore(space, sampler, count, running=False):
     """Ask `count` times; the score of a point is minus the distance of its rank from 3."""
     history = []
     for number in range(count):
-        point = ask(space, history, sampler, (0, "cell", number))
+        point = Asker(space, sampler).ask(history, (0, "cell", number))
         if point is None:
             break
         late = running and number >= count - 2
@@ -52,13 +53,13 @@ def test_the_same_history_gets_the_same_answer(sampler):
 
 def test_an_empty_space_has_one_point():
     random = load("search/samplers", "random")()
-    assert ask({}, [], random, (0,)) == {}
-    assert ask({}, [Observation({}, 1.0)], random, (0,)) is None
+    assert Asker({}, random).ask([], (0,)) == {}
+    assert Asker({}, random).ask([Observation({}, 1.0)], (0,)) is None
 
 
 def test_failures_do_not_stop_a_sampler(sampler):
     history = [Observation({"rank": rank, "learning_rate": 1e-3, "target": "all"}, None) for rank in range(2, 10)]
-    assert ask(SPACE, history, sampler, (0,)) is not None
+    assert Asker(SPACE, sampler).ask(history, (0,)) is not None
 
 
 def test_a_model_based_sampler_beats_random_on_a_smooth_function():
@@ -70,7 +71,7 @@ def test_a_model_based_sampler_beats_random_on_a_smooth_function():
 
         sampler, history = load("search/samplers", name)(), []
         for number in range(16):
-            point = ask(space, history, sampler, (seed, number))
+            point = Asker(space, sampler).ask(history, (seed, number))
             history.append(Observation(point, -((math.log10(point["x"]) + 3) ** 2)))
         return -max(observation.value for observation in history)
 

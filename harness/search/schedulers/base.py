@@ -7,8 +7,9 @@ compared; going on to the next rung is a job of its own, which resumes from the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from bisect import insort
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 
 from harness.axes.contract import Plugin
 from harness.study.spec import Search
@@ -19,10 +20,28 @@ class Rung:
     """What is known at one fidelity of one cell."""
 
     fidelity: float
-    values: Mapping[int, float | None]
+    values: dict[int, float | None]
     """Of the trials that finished here, by number: their score (larger is better), None for a failure."""
-    promoted: frozenset[int]
+    promoted: Set[int]
     """Numbers that already went on to the next rung."""
+    ranking: list[tuple[float, int]] = field(init=False)
+    """Minus the score, and the number, of each trial with a score: the best first, the earlier of equals first."""
+
+    def __post_init__(self) -> None:
+        """Rank what is there."""
+        ranking = sorted((-value, number) for number, value in self.values.items() if value is not None)
+        object.__setattr__(self, "ranking", ranking)
+
+    def add(self, number: int, value: float | None) -> None:
+        """Enter a trial that finished here.
+
+        Args:
+            number: Of the trial.
+            value: Its score, larger is better; None for a failure.
+        """
+        self.values[number] = value
+        if value is not None:
+            insort(self.ranking, (-value, number))
 
 
 @dataclass(frozen=True)

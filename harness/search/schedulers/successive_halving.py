@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from harness.search.schedulers.base import Promotion, Rung, Scheduler
 from harness.study.spec import Search
@@ -25,9 +26,7 @@ class SuccessiveHalving(Scheduler):
         """From the highest rung down, the best not yet promoted among the best 1/reduction (ties: lower number)."""
         for index in reversed(range(len(rungs) - 1)):
             rung = rungs[index]
-            scored = [(-value, number) for number, value in rung.values.items() if value is not None]
-            best = sorted(scored)[: len(rung.values) // search.reduction]
-            for _, number in best:
+            for _, number in islice(rung.ranking, len(rung.values) // search.reduction):
                 if number not in rung.promoted:
                     return Promotion(number, index + 1)
         return None
