@@ -27,7 +27,9 @@ from harness.runners.base import Ended, Loss, Runner
 from harness.trial.packs import cut, portion
 
 _PAUSE_S = 0.03
-"""Between two looks at the runner: short beside any trial, long beside what a look costs."""
+_LONGEST_PAUSE_S = 1.0
+"""Between two looks at the runner: at first short beside any trial, and a twentieth of the time that nothing has ended
+for, up to a second. A look reads folders, which on a shared file system costs everybody."""
 
 
 class Driver:
@@ -78,7 +80,7 @@ class Driver:
             StorageError: When records could not be written; everything that could is kept.
         """
         self._admit(source, earlier)
-        changed = True
+        changed, news_at = True, time.monotonic()
         while True:
             if changed:  # a source asked again without news would give the same answer, and asking a sampler is slow
                 self._fill(source)
@@ -86,12 +88,13 @@ class Driver:
             for pack in ended:
                 self._settle(source, pack)
             changed = self._settle_late(source) or bool(ended)
+            news_at = time.monotonic() if changed else news_at
             display.show(lambda: self._snapshot(source))
             # Proposals that have records leave nothing to wait for, but the source may want more after them.
             if not self._waiting and self._fill(source) == 0 and not self._waiting:
                 break
             if self._waiting and not ended:
-                time.sleep(_PAUSE_S)
+                time.sleep(pause_s(time.monotonic() - news_at))
         display.show(lambda: self._snapshot(source), last=True)
 
     def raise_if_put_off(self) -> None:
@@ -255,3 +258,8 @@ class Driver:
             money=tally.money,
             leaders=(*source.leaders(), *self._said.answer(ended)),
         )
+
+
+def pause_s(quiet_s: float) -> float:
+    """Seconds until the next look at the runner, after so many seconds without news."""
+    return min(_LONGEST_PAUSE_S, max(_PAUSE_S, quiet_s / 20))

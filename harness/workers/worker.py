@@ -64,7 +64,7 @@ _TOLD_TO_LEAVE = MappingProxyType(
 _LEFT = ".left"
 """File in a worker's folder that says why it left before it was done."""
 _POLL_S = 0.05
-_LONGEST_POLL_S = 0.5
+_LONGEST_POLL_S = 1.0
 """A worker without work looks into the queue after `_POLL_S`, and the longer it waits the more rarely, up to this."""
 _PATIENCE = 5
 """Factor of `idle_s` during a phase: others may still run, and what follows may depend on their results."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.driver.display import Display
-from harness.driver.loop import Driver
+from harness.driver.loop import Driver, pause_s
 from harness.driver.phases import duty
 from harness.driver.sources import FixedSource, Proposal, SearchSource
 from harness.driver.trials import search_cells
@@ -399,3 +399,8 @@ def test_the_time_limit_of_a_trial_comes_from_the_runner(tmp_path):
 
 def test_a_pack_has_eight_trials_unless_told_otherwise():
     assert parse_options("local", {}).pack == 8
+
+
+def test_the_longer_nothing_ends_the_more_rarely_the_driver_looks():
+    """A twentieth of the quiet time, between .03 s and a second: a day of waiting costs 86,400 looks, not 2.9 million."""
+    assert [pause_s(quiet) for quiet in (0, 0.5, 2, 10, 20, 86_400)] == pytest.approx([0.03, 0.03, 0.1, 0.5, 1, 1])

@@ -51,6 +51,21 @@ def test_the_same_history_gets_the_same_answer(sampler):
     assert explore(SPACE, sampler, 7, running=True) == explore(SPACE, sampler, 7, running=True)
 
 
+def test_who_kept_its_study_of_a_history_answers_as_who_makes_it_anew(sampler):
+    """Results come late and out of order, one fails, and one score is corrected, as where a sampler sees another rung."""
+    kept, history = Asker(SMALL | SPACE, sampler), []
+    for number in range(8):
+        names = (0, "cell", number)
+        point = kept.ask(history, names)
+        assert point == Asker(SMALL | SPACE, sampler).ask(history, names)
+        history.append(Observation(point, None, running=True))
+        if number >= 3:
+            late = number - 3 + 2 * (number % 2)
+            history[late] = Observation(history[late].params, None if late == 1 else float(late * 7 % 5))
+        if number == 6:
+            history[0] = Observation(history[0].params, 9.0)
+
+
 def test_an_empty_space_has_one_point():
     random = load("search/samplers", "random")()
     assert Asker({}, random).ask([], (0,)) == {}
