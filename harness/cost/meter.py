@@ -7,11 +7,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from harness.nn.sequences import IGNORED, TokenSequence
+from harness.records.codec import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,17 @@ class _Reading:
         return _Reading(time.perf_counter(), _cpu_seconds(), energy_joules(device))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spent(Record):
+    """What a meter has counted."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall seconds by phase."""
+    cpu_s: float = 0.0
+    energy_j: float | None = None
+    peak_memory_bytes: int | None = None
+
+
 class Meter:
     """Wall seconds by phase, CPU seconds, GPU energy, and peak memory of the training window.
 
@@ -52,6 +65,10 @@ class Meter:
         """Joules that the GPU drew in all phases, other processes' work on it included; None without one."""
         self.peak_memory_bytes: int | None = None
         self.peak_memory_from = "torch allocator" if device == "cuda" else "resident set, high-water mark"
+        self.attempt = uuid4().hex
+        """Tells what this meter has counted from what others have."""
+        self.carried = Spent()
+        """What earlier attempts at the same trial took, which is among all that this meter says."""
         self._stack: list[tuple[str, float]] = []
         self._since = _Reading.now(device)
 
@@ -74,6 +91,26 @@ class Meter:
         for name, seconds in other.seconds.items():
             self.seconds[name] += share * seconds
         self.cpu_s += share * other.cpu_s
+
+    def spent(self) -> Spent:
+        """What was counted until the running phase began."""
+        return Spent(
+            seconds=dict(self.seconds),
+            cpu_s=self.cpu_s,
+            energy_j=self.energy_j,
+            peak_memory_bytes=self.peak_memory_bytes,
+        )
+
+    def carry(self, spent: Spent) -> None:
+        """Count what earlier attempts at the trial took, in the place of what was carried before."""
+        for sign, amount in ((-1, self.carried), (1, spent)):
+            for name, seconds in amount.seconds.items():
+                self.seconds[name] += sign * seconds
+            self.cpu_s += sign * amount.cpu_s
+            if amount.energy_j is not None:
+                self.energy_j = (self.energy_j or 0.0) + sign * amount.energy_j
+        self.peak_memory_bytes = max(filter(None, (self.peak_memory_bytes, spent.peak_memory_bytes)), default=None)
+        self.carried = spent
 
     def so_far(self, name: str) -> float:
         """Wall seconds of a phase up to now, also while it runs."""

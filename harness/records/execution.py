@@ -55,6 +55,16 @@ class Inherited(Record):
     """Wall seconds of all its phases, and of the rungs before it."""
 
 
+@dataclass(frozen=True)
+class Resumed(Record):
+    """What a trial went on from that was interrupted: its own checkpoints, whose cost is in its record."""
+
+    steps: tuple[int, ...] = ()
+    """Optimiser steps of the pipeline after which it went on, one for each interruption."""
+    seconds: float = 0.0
+    """Wall seconds of the interrupted attempts that are among those of the record, up to their checkpoints."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution(Record):
     """How a trial was really run."""
@@ -65,6 +75,8 @@ class Execution(Record):
     stages: tuple[StageSettings, ...] = ()
     """The stages that trained, in their order."""
     inherited: Inherited | None = added(None)  # noqa: RUF009  it makes a field
+    resumed: Resumed | None = added(None)  # noqa: RUF009
+    """The interruptions that it went on after; None where it ran without any."""
     latency_s: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds of generating an item's answers, by task."""
     peak_memory_from: str = ""

@@ -166,11 +166,21 @@ def lost_attempt(paths: Paths, configs: Sequence[TrialConfig], held_s: float, ca
 
 
 def lost_seconds(paths: Paths, study: str) -> dict[str, float]:
-    """Wall seconds of lost attempts by trial key, beside what the trial's own record says."""
+    """Wall seconds of lost attempts by trial key, beside what the trial's own record says.
+
+    Of an attempt that its trial went on from, the record has the seconds up to the checkpoint.
+    """
     seconds: dict[str, float] = {}
     for lost in read_lost(paths.study(study).jobs):
         seconds[lost.key] = seconds.get(lost.key, 0.0) + lost.seconds
-    return seconds
+    return {key: max(0.0, lost - _recorded(paths, key)) for key, lost in seconds.items()}
+
+
+def _recorded(paths: Paths, key: str) -> float:
+    """Wall seconds of interrupted attempts that are among those of a trial's record."""
+    result = find_result(paths, key)
+    resumed = result.provenance.effective.resumed if result else None
+    return resumed.seconds if resumed else 0.0
 
 
 def chances_used(lines: Path) -> dict[str, int]:

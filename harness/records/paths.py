@@ -107,6 +107,10 @@ class Paths:
         """Where a trial that stopped at a rung left what its continuation needs."""
         return self.trial(key) / "checkpoint"
 
+    def midway(self, key: str) -> Path:
+        """What a trial that is not yet done has saved, to go on from if it is interrupted."""
+        return self.trial(key) / "midway"
+
     def rungs(self, key: str) -> Path:
         """Which lower rungs of a full-fidelity trial left a checkpoint: one small file each."""
         return self.trial(key) / "rungs"

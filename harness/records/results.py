@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from harness.errors import NewerRecord, StorageError
 from harness.files import parse_json, write_atomically
 from harness.records.codec import Misfit, fingerprint, to_json
 from harness.records.paths import Paths
-from harness.records.trial import SCHEMA_VERSION, TrialResult, migrate, result_from_json
+from harness.records.trial import SCHEMA_VERSION, TrialResult, TrialStatus, migrate, result_from_json
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,16 @@ log = logging.getLogger(__name__)
 def write_result(paths: Paths, result: TrialResult) -> Path:
     """Write a trial's record; returns its path.
 
+    What the trial saved on its way is removed, unless it was taken away from outside and may run again.
+
     Raises:
         StorageError: When the file system refuses.
         Misfit: When nobody could read it again, for example since a score is not finite.
     """
     path = paths.record(result.config.key)
     write_atomically(path, result_text(result))
+    if result.status is not TrialStatus.PREEMPTED:
+        shutil.rmtree(paths.midway(result.config.key), ignore_errors=True)
     return path
 
 

@@ -96,7 +96,7 @@ class Alone(Session):
         """The model itself."""
         return nullcontext((self.learner.model, 1))
 
-    def close(self) -> None:
+    def keep(self) -> None:
         """Keep the optimiser's state; the weights are the model's already."""
         learner, state = self.learner, self.optimizer.state
         if overrides(learner.choices.method, "optimizer"):
@@ -106,4 +106,3 @@ class Alone(Session):
             for name, p in self.trained.items()
             if "exp_avg" in state.get(p, {})
         }
-        learner.model.eval()

@@ -1,9 +1,9 @@
-"""Checkpoints at rungs: a trial that stops early leaves what its continuation needs to go on bit for bit.
+"""Checkpoints: what a trial needs to go on bit for bit, saved at a rung, or in its midst (`trial.midway`).
 
 A checkpoint holds the parameters that move and AdamW's moments (safetensors, by name), the state of an optimiser that the
 method brings, what the method's hooks keep, or what a trainer of TRL's writes of its own state, and the learning curve
-so far. A full-fidelity trial's folder lists the rungs below it (`Paths.rungs`), so that a continuation finds the highest
-one without knowing the scheduler.
+so far. A trial at a rung stops early and leaves one. A full-fidelity trial's folder lists the rungs below it
+(`Paths.rungs`), so that a continuation finds the highest one without knowing the scheduler.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.files import parse_json, write_atomically
 from harness.records.codec import Record, decode, to_json
@@ -24,11 +24,14 @@ from harness.records.trial import CurvePoint, TrialConfig
 from harness.training.trl import save_state
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Parameter
 
     from harness.training.learner import Learner
 
-WEIGHTS, MOMENTS, OPTIMIZER = "moved.safetensors", "moments.safetensors", "optimizer.pt"
+WEIGHTS, MOMENTS, OPTIMIZER = "moved.safetensors", "moments.safetensors", "optimizer.safetensors"
+OLD_OPTIMIZER = "optimizer.pt"
+"""What rungs of earlier versions have instead; only tensors and plain values are read from it."""
 METHOD = "method.safetensors"
 PROGRESS = "progress.json"
 
@@ -61,12 +64,24 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
         learner: What has trained.
         progress: What the trial has behind it.
     """
-    import torch
-    from safetensors.torch import save_file
-
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
+    write(building, learner, progress)
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+
+
+def write(building: Path, learner: Learner, progress: Progress) -> None:
+    """Write the files of a checkpoint.
+
+    Args:
+        building: An empty folder.
+        learner: What has trained; `Session.keep` was called.
+        progress: What the trial has behind it.
+    """
+    from safetensors.torch import save_file
+
     # safetensors refuses views that are not contiguous.
     save_file({name: p.detach().cpu().contiguous() for name, p in _moving(learner)}, building / WEIGHTS)
     if state := learner.choices.method.state(learner.model):
@@ -77,12 +92,60 @@ def save(folder: Path, learner: Learner, progress: Progress) -> None:
             building / MOMENTS,
         )
         if learner.optimizer_state:
-            torch.save(learner.optimizer_state, building / OPTIMIZER)
+            tensors, rest = packed(learner.optimizer_state)
+            save_file(tensors, building / OPTIMIZER, metadata={"rest": json.dumps(rest)})
     else:
         save_state(learner.trainer, building)
     (building / PROGRESS).write_text(json.dumps(to_json(progress)))
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+
+
+def size(learner: Learner) -> int:
+    """Bytes of the tensors that `write` saves, those of the method's hooks left out."""
+    tensors: list[Tensor] = [p for _, p in _moving(learner)]
+    if learner.optimizer_state:
+        tensors += packed(learner.optimizer_state)[0].values()
+    tensors += [moment for pair in learner.moments.values() for moment in pair]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def packed(state: Any) -> tuple[dict[str, Tensor], Any]:
+    """An optimiser's state as tensors by name, each once, and the rest of it as JSON.
+
+    Args:
+        state: Dictionaries, lists and tuples of tensors and plain values.
+    """
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    names: dict[tuple[Any, ...], str] = {}
+
+    def pack(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            same = (value.data_ptr(), value.shape, value.stride(), value.dtype)  # some optimisers share tables
+            name = names.setdefault(same, str(len(names)))
+            tensors[name] = value.detach().cpu().contiguous()
+            return {"tensor": name}
+        if isinstance(value, dict):
+            return {"dict": [[key, pack(item)] for key, item in value.items()]}
+        if isinstance(value, list | tuple):
+            return {type(value).__name__: [pack(item) for item in value]}
+        return value
+
+    rest = pack(state)
+    return tensors, rest
+
+
+def unpacked(tensors: Mapping[str, Tensor], rest: Any) -> Any:
+    """The inverse of `packed`."""
+    if not isinstance(rest, dict):
+        return rest
+    ((kind, content),) = rest.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unpacked(tensors, item) for key, item in content}
+    items = [unpacked(tensors, item) for item in content]
+    return tuple(items) if kind == "tuple" else items
 
 
 def announce(paths: Paths, config: TrialConfig) -> None:
@@ -136,16 +199,31 @@ def restore(folder: Path, learner: Learner) -> Progress:
     progress = read_progress(folder)
     if learner.trainer is None:
         moments = load_file(folder / MOMENTS, device=learner.setup.device)
-        if (folder / OPTIMIZER).exists():
-            learner.optimizer_state = torch.load(
-                folder / OPTIMIZER, map_location=learner.setup.device, weights_only=True
-            )
+        learner.optimizer_state = _optimizer_state(folder, learner.setup.device)
         learner.moments = {
             name: (moments[f"0/{name}"], moments[f"1/{name}"]) for name in saved if f"0/{name}" in moments
         }
     learner.step = progress.step
     learner.losses.total, learner.losses.steps = progress.losses
     return progress
+
+
+def _optimizer_state(folder: Path, device: str) -> dict[str, Any]:
+    """The state of an optimiser that the method brings; empty for one that brings none."""
+    import torch
+    from safetensors import safe_open
+
+    if (folder / OLD_OPTIMIZER).exists():
+        old: dict[str, Any] = torch.load(folder / OLD_OPTIMIZER, map_location=device, weights_only=True)
+        return old
+    if not (folder / OPTIMIZER).exists():
+        return {}
+    with safe_open(folder / OPTIMIZER, "pt", device=device) as file:
+        state: dict[str, Any] = unpacked(
+            {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118  it is no dictionary
+            parse_json(file.metadata()["rest"]),
+        )
+    return state
 
 
 def _moving(learner: Learner) -> Iterator[tuple[str, Parameter]]:

@@ -93,6 +93,8 @@ class Learner:
     losses: Losses = field(default_factory=Losses)
     step: int = 0
     """Optimiser steps done."""
+    unscored: bool = False
+    """Whether it stands at a pause and was not scored there yet."""
     moments: Moments = field(default_factory=dict)
     """AdamW's, as they were when the last session was closed; empty before the first step."""
     optimizer_state: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +112,11 @@ class Learner:
     def active(self) -> bool:
         """Whether there are steps to do."""
         return self.failure is None and self.step < self.watch.stop_at
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to be scored before its next step."""
+        return self.failure is None and self.unscored
 
     @property
     def until_pause(self) -> int:

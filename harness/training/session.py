@@ -1,13 +1,14 @@
 """The harness's own training loop, for one trial or for several that share a forward pass.
 
 A session trains learners in step, together (`nn.stack.Stack`) or alone. All that a continuation needs is a learner's
-weights, its moments and its step: batches and random numbers are functions of seed and step.
+weights, its moments and its step: batches and random numbers are functions of seed and step. So a session may stop
+after any step, and `keep` gives the learners what a checkpoint of them holds.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,8 +94,14 @@ class Session(ABC):
         """A model that takes the rows of those learners, member-major, and their number."""
 
     @abstractmethod
+    def keep(self) -> None:
+        """Write weights and moments back to the learners; the session may go on afterwards."""
+
     def close(self) -> None:
-        """Write weights and moments back to the learners."""
+        """Write weights and moments back to the learners, whose models are scored or saved next."""
+        self.keep()
+        for learner in self.learners:
+            learner.model.eval()
 
     def before_passes(self) -> None:  # noqa: B027  a hook that does nothing by default
         """Called before the first forward pass of every optimiser step."""
@@ -106,16 +113,22 @@ class Session(ABC):
     def after_pass(self) -> None:  # noqa: B027
         """Called after every backward pass."""
 
-    def advance(self, steps: int) -> None:
-        """Do so many optimiser steps, or fewer if a learner fails meanwhile (its `failure` says why)."""
+    def advance(self, steps: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Do so many optimiser steps, or fewer if a learner fails meanwhile (its `failure` says why).
+
+        Args:
+            steps: To the next pause at most.
+            stop: Asked after every step whether to stop there.
+        """
         try:
             for _ in range(steps):
                 self._unread.append(self._step())
                 for learner in self.learners:
                     learner.step += 1
+                    learner.unscored = learner.step in learner.watch.score_at
                 if len(self._unread) >= CHECK_EVERY[self.common.device]:
                     self._read_losses()
-                if any(learner.failure for learner in self.learners):
+                if any(learner.failure for learner in self.learners) or stop():
                     return
         finally:
             self._read_losses()

@@ -104,10 +104,9 @@ class Together(Session):
         self.stack.write_back()  # a smaller stack is made of the learners' own models
         return stacked([learner.model for learner in due], [learner.choices.method for learner in due])
 
-    def close(self) -> None:
+    def keep(self) -> None:
         """Each trial's weights to its model, its moments to itself."""
         self.stack.write_back()
         for k, learner in enumerate(self.learners):
             first, second = (self.stack.named(moments[k], k) for moments in (self.first, self.second))
             learner.moments = {name: (first[name].clone(), second[name].clone()) for name in first}
-            learner.model.eval()

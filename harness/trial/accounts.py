@@ -38,6 +38,12 @@ class Accounts:
     """Trials that were trained together, itself included."""
     solo_equivalent_s: float | None = None
     """Training seconds that it would have taken alone; None where it was trained alone."""
+    alone_before_s: float = 0.0
+    """Training seconds that its earlier attempts, which it goes on from, would have taken alone."""
+    padded_before: int = 0
+    """Padded tokens that these trained on."""
+    train_before_s: float = 0.0
+    """Training seconds on the meter before this attempt."""
 
     def open_stage(self, size: Size) -> Tally:
         """Counters for a stage that is about to train a model of that size."""
@@ -72,11 +78,29 @@ class Accounts:
             padded_tokens: Tokens of its batches, padded as they would have been alone.
             together: Trials that were trained together.
         """
-        self.trained_with = together
-        self.solo_equivalent_s = solo.seconds_per_token * padded_tokens
-        # One process's memory cannot be told apart by trial, so the peak is that of the steps that it did alone.
-        self.meter.peak_memory_bytes = solo.peak_memory_bytes
+        self.trained_with = max(together, self.trained_with)
+        self.solo_equivalent_s = self.alone_s(solo, padded_tokens)
+        self.meter.peak_memory_bytes = self.peak_memory(solo)
         self.meter.peak_memory_from += ", of steps alone"
+
+    def alone_s(self, solo: Solo | None, padded_tokens: int) -> float:
+        """Training seconds that the trial would have taken alone up to now, earlier attempts included.
+
+        Args:
+            solo: Its figures alone; None where this attempt trains it alone.
+            padded_tokens: Of its batches, earlier attempts included.
+        """
+        if solo is None:
+            return self.alone_before_s + self.meter.so_far("train") - self.train_before_s
+        return self.alone_before_s + solo.seconds_per_token * (padded_tokens - self.padded_before)
+
+    def peak_memory(self, solo: Solo | None) -> int | None:
+        """Peak memory of training up to now.
+
+        One process's memory cannot be told apart by trial, so that of a group is that of the steps that it did alone.
+        """
+        own = self.meter.peak_memory_bytes if solo is None else solo.peak_memory_bytes
+        return max(filter(None, (own, self.meter.carried.peak_memory_bytes)), default=None)
 
     def cost(self, prices: Prices, threads: int, peak_flops: float | None) -> CostRecord:
         """The cost part of the record; earlier rungs have records of their own.
@@ -88,6 +112,8 @@ class Accounts:
         """
         size = self.stages[-1].size if self.stages else Size()
         seconds = self.meter.seconds["train"]
+        if self.trained_with > 1 and self.solo_equivalent_s is None:  # an earlier attempt trained it with others
+            self.solo_equivalent_s = self.alone_s(None, 0)
         return replace(
             cost_record(self.meter, self._total(), size, prices, threads),
             trained_with=self.trained_with,

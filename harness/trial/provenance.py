@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 import socket
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.plugins import AXIS_FOLDER, code_hash, load, names
+from harness.records.codec import fingerprint
 from harness.records.execution import Execution, StageSettings
 from harness.records.trial import Provenance, Score, TrialConfig
 
@@ -56,6 +58,24 @@ def provenance(started_at: str, study: str, execution: Execution, plugins: Mappi
         effective=execution,
         plugins=plugins,
     )
+
+
+def code_version(config: TrialConfig) -> str:
+    """Fingerprint of all code that a trial's outcome may depend on: the harness's, its plug-ins', and the libraries'.
+
+    Args:
+        config: The trial.
+    """
+    return fingerprint([_own_code(), platform.python_version(), _versions(), plugin_code(config, ())])
+
+
+@cache
+def _own_code() -> str:
+    """Hash of the harness's own files, which are read once: they are those that this process imports."""
+    home, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
+    for path in sorted(home.rglob("*.py")):
+        digest.update(f"{path.relative_to(home)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def plugin_code(config: TrialConfig, scores: Sequence[Score]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from harness.records.execution import Resumed
 from harness.records.results import write_result
 from harness.records.trial import TrialResult
 from harness.trial.model_folder import write_model_card
@@ -34,6 +35,7 @@ def record(run: Run) -> TrialResult:
     execution = replace(
         run.execution,
         peak_memory_from=run.meter.peak_memory_from,
+        resumed=_resumed(run),
         latency_s={
             outcome.score.task: outcome.latency_s
             for whole in run.evaluated
@@ -53,6 +55,12 @@ def record(run: Run) -> TrialResult:
         notes=tuple(dict.fromkeys(run.notes)),
         path=tuple(run.path) if scored else (),
     )
+
+
+def _resumed(run: Run) -> Resumed | None:
+    """The interruptions, and what the attempts before them took that is in the record's cost."""
+    steps, seconds = (run.execution.resumed or Resumed()).steps, sum(run.meter.carried.seconds.values())
+    return Resumed(steps, seconds) if steps or seconds else None
 
 
 def _peak_flops(run: Run) -> float | None:

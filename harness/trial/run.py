@@ -6,6 +6,7 @@ an interrupt go up.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from harness.errors import HarnessError, StorageError, describe
 from harness.files import now
 from harness.records.execution import Execution
 from harness.records.trial import COMPLETE, CurvePoint, Ended, PathPoint, TrialConfig
+from harness.training.checkpoint import Progress
 from harness.trial.accounts import Accounts
 from harness.trial.failures import Split, ended_by, out_of_memory
 from harness.trial.process import WarmProcess
@@ -24,6 +26,7 @@ from harness.trial.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.evaluation.evaluate import Evaluated
+    from harness.training.learner import Learner
 
 T = TypeVar("T")
 
@@ -43,6 +46,8 @@ class Run:
     """Final scores: the task's own first, then the off-target suite."""
     path: list[PathPoint] = field(default_factory=list)
     execution: Execution = field(default_factory=Execution)
+    saved_at: float = field(default_factory=time.monotonic)
+    """When it was last saved, or started; see `trial.midway`."""
     outcome: Ended = COMPLETE
     """How it ends, unless something ends it sooner."""
 
@@ -75,6 +80,18 @@ class Run:
         if isinstance(result, Ended):
             self.outcome = result
         return result
+
+    def progress(self, learner: Learner) -> Progress:
+        """What it has behind it in the stage that trains."""
+        return Progress(
+            key=self.config.key,
+            step=learner.step,
+            curve=tuple(self.curve),
+            losses=(learner.losses.total, learner.losses.steps),
+            train_seconds=self.accounts.train_seconds,
+            tokens=self.accounts.tokens,
+            total_s=self.accounts.total_s,
+        )
 
     def add_point(self, fraction: float, step: int, loss: float | None, score: float) -> None:
         """Add a point to the learning curve.

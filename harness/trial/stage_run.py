@@ -31,7 +31,9 @@ from harness.training.choices import Choices, choices, refusal
 from harness.training.learner import Learner, Watch
 from harness.training.prepare import make_learner
 from harness.training.reach import Weights, reach
+from harness.trial import midway
 from harness.trial.failures import finite
+from harness.trial.midway import Found, Place
 from harness.trial.model_folder import save_model, save_untouched
 from harness.trial.process import ready_process
 from harness.trial.provenance import stage_settings
@@ -86,6 +88,8 @@ class Start:
     """Optimiser steps of earlier stages."""
     left: Mapping[str, Path] = field(default_factory=dict)
     """Folders that earlier stages left beside the policy, by objective."""
+    midway: Found | None = None
+    """The checkpoint that its next stage goes on from, if it was interrupted there."""
 
     @property
     def run(self) -> Run:
@@ -111,6 +115,12 @@ class Prepared:
     def run(self) -> Run:
         """The trial."""
         return self.start.run
+
+    @property
+    def place(self) -> Place:
+        """Where the stage stands in its pipeline."""
+        start, base = self.start, Path(self.start.base.source) if self.start.base.is_temporary else None
+        return Place(stage=start.next.index, steps_done=start.steps_done, base=base, left=start.left)
 
 
 @dataclass(frozen=True)
@@ -172,14 +182,29 @@ def stage_plans(config: TrialConfig) -> tuple[StagePlan, ...]:
 
 
 def begin(opened: Opened) -> Start | Tuned:
-    """The trial before its first stage; where none trains anything, the base as it is."""
-    if opened.stages:
-        return Start(opened=opened, stages=opened.stages, base=opened.base)
+    """The trial before its first stage, or where it was interrupted; where no stage trains, the base as it is."""
     run = opened.run
+    if opened.stages:
+        with run.meter.phase("load"):
+            found = midway.find(run)
+        return _interrupted(opened, found) if found else Start(opened=opened, stages=opened.stages, base=opened.base)
     with run.meter.phase("load"):
         model = run.process.fresh_model(opened.base, _held(run, opened.base), run.meter.device)
         run.accounts.open_stage(replace(model_size(model), trainable_params=0, trainable_bytes=0))
     return Tuned(opened, model, None)
+
+
+def _interrupted(opened: Opened, found: Found) -> Start:
+    """The trial before the stage in which it was interrupted."""
+    made = BaseModel(opened.run.config.pipeline.base_model, str(found.base), is_temporary=True)
+    return Start(
+        opened=opened,
+        stages=tuple(plan for plan in opened.stages if plan.index >= found.standing.stage),
+        base=made if found.base.exists() else opened.base,
+        steps_done=found.standing.steps_done,
+        left=found.left,
+        midway=found,
+    )
 
 
 def prepare(start: Start) -> Prepared:
@@ -200,6 +225,10 @@ def prepare(start: Start) -> Prepared:
         rows, sums = run.process.rows_of(task, opened.base), run.process.reference_sums
         learner = make_learner(model, rows, chosen, setup, _watch(start, tally), sums)
         learner.settings = replace(learner.settings, reach=share, reach_experts=of_experts)
+    if start.midway:
+        with run.meter.phase("load"):
+            midway.take_up(run, learner, start.midway)
+        return Prepared(start=start, learner=learner, resumed_from=None)
     return Prepared(start=start, learner=learner, resumed_from=_resume(run, learner))
 
 
@@ -313,7 +342,7 @@ def score_point(prepared: Prepared, outcome: ScoreOutcome) -> None:
     step = prepared.start.steps_done + learner.step
     fraction = _scored_steps(prepared.run.config)[step]
     prepared.run.add_point(fraction, step, learner.losses.mean, outcome.score.value)
-    learner.losses.total, learner.losses.steps = 0.0, 0
+    learner.losses.total, learner.losses.steps, learner.unscored = 0.0, 0, False
 
 
 def finish(prepared: Prepared) -> Tuned | Ended:
@@ -327,27 +356,13 @@ def finish(prepared: Prepared) -> Tuned | Ended:
         return broken
     if run.workspace.keep_checkpoint and len(run.config.pipeline.stages) == 1 and run.config.fidelity < 1:
         with run.meter.phase("save"):
-            _save_checkpoint(prepared)
+            checkpoint.save(run.workspace.paths.checkpoint(run.config.key), learner, run.progress(learner))
+            checkpoint.announce(run.workspace.paths, run.config)
     if overrides(learner.choices.retention, "finish"):
         with run.meter.phase("train"):
             learner.model, learner.merged = learner.choices.method.merge(learner.model, learner.setup), True
             learner.choices.retention.finish(learner.model, learner.setup)
     return Tuned(prepared.start.opened, learner.model, prepared)
-
-
-def _save_checkpoint(prepared: Prepared) -> None:
-    run, learner = prepared.run, prepared.learner
-    progress = checkpoint.Progress(
-        key=run.config.key,
-        step=prepared.start.next.stop_at,
-        curve=tuple(run.curve),
-        losses=(learner.losses.total, learner.losses.steps),
-        train_seconds=run.accounts.train_seconds,
-        tokens=run.accounts.tokens,
-        total_s=run.accounts.total_s,
-    )
-    checkpoint.save(run.workspace.paths.checkpoint(run.config.key), learner, progress)
-    checkpoint.announce(run.workspace.paths, run.config)
 
 
 def hand_on(tuned: Tuned, scratch: Path) -> Start | Tuned:

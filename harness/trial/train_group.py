@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.cost.meter import free_memory
 from harness.nn.determinism import random_state_kept
 from harness.records.trial import Ended
+from harness.training import leaving
 from harness.training.alone import Alone
 from harness.training.learner import Learner
 from harness.training.session import Session
 from harness.training.solo_cost import Solo
 from harness.training.together import Together
 from harness.training.trl import run_trainer
+from harness.trial import midway
 from harness.trial.failures import Split, out_of_memory
 from harness.trial.packs import alike
 from harness.trial.process import release_memory
@@ -39,7 +42,10 @@ def train(prepared: Sequence[Prepared]) -> Split | None:
         for trial in prepared:
             _train_by_trl(trial)
         return None
-    with random_state_kept():  # a trainer of TRL's goes without: checkpoints need the state that it leaves
+    with (
+        random_state_kept(),
+        leaving.heeded(),
+    ):  # a trainer of TRL's goes without: checkpoints need the state that it leaves
         return _train_in_step(prepared)
 
 
@@ -56,16 +62,21 @@ def _train_by_trl(trial: Prepared) -> None:
 
 def _train_in_step(prepared: Sequence[Prepared]) -> Split | None:
     solos: list[Solo] = []
-    if len(prepared) > 1:
-        measured = shared([trial.run for trial in prepared], "train", partial(_measured, prepared))
+    training = [trial for trial in prepared if trial.learner.active]  # one that was interrupted may have done its steps
+    if len(training) > 1:
+        measured = shared([trial.run for trial in training], "train", partial(_measured, training))
         if isinstance(measured, Ended | Split):
-            return _stop(prepared, measured)
+            return _stop(training, measured)
         solos = measured
-    while active := [trial for trial in prepared if trial.learner.active]:
-        if split := _advance(active):
+        for trial in training:
+            trial.run.accounts.trained_with = max(trial.run.accounts.trained_with, len(training))
+    alone = dict(zip((trial.run.config.key for trial in training), solos, strict=bool(solos)))
+    saving = Saving(prepared, alone)
+    while active := [trial for trial in prepared if trial.learner.active or trial.learner.due]:
+        if split := _advance(active, saving):
             return split
-    for trial, solo in zip(prepared, solos, strict=bool(solos)):
-        trial.run.accounts.charge_as_alone(solo, trial.learner.padded_tokens, len(prepared))
+    for trial, solo in zip(training, solos, strict=bool(solos)):
+        trial.run.accounts.charge_as_alone(solo, trial.learner.padded_tokens, len(training))
     return None
 
 
@@ -83,23 +94,58 @@ def _measured(prepared: Sequence[Prepared]) -> list[Solo] | Split:
     return solos if reason_apart is None else Split(reason_apart)
 
 
-def _advance(active: Sequence[Prepared]) -> Split | None:
+class Saving:
+    """Saves trials that train: every so often, and when their process is asked to leave, which it does then."""
+
+    def __init__(self, prepared: Sequence[Prepared], solos: Mapping[str, Solo]) -> None:
+        """Take trials, and what those that train together would take alone, by their keys."""
+        self._prepared, self._solos, self._longest_s = prepared, solos, 0.0
+
+    def due(self) -> bool:
+        """Whether to save now."""
+        period = max(self._prepared[0].run.workspace.checkpoint_s, self._longest_s / midway.LARGEST_SHARE)
+        return leaving.asked() or time.monotonic() - min(trial.run.saved_at for trial in self._prepared) > period
+
+    def save(self, session: Session) -> Ended | Split | None:
+        """Save every trial that has not failed; their learners get from the session what it holds of them."""
+        started, trials = time.monotonic(), [trial for trial in self._prepared if trial.learner.failure is None]
+        stopped = shared([trial.run for trial in self._prepared], "save", partial(self._save, session, trials))
+        for trial in self._prepared:
+            trial.run.saved_at = time.monotonic()
+        self._longest_s = max(self._longest_s, time.monotonic() - started)
+        leaving.leave()
+        return stopped
+
+    def _save(self, session: Session, trials: Sequence[Prepared]) -> None:
+        session.keep()
+        for trial in trials:
+            midway.save(trial.run, trial.learner, trial.place, self._solos.get(trial.run.config.key))
+
+    def scored(self, session: Session, due: Sequence[Prepared]) -> Split | None:
+        """Score trials that pause; a process that is asked to leave meanwhile does not wait for the end of that."""
+        try:
+            with leaving.unheeded():
+                return _score_paused(due, partial(_live_scores, session, due))
+        except SystemExit:
+            self.save(session)
+            raise
+
+
+def _advance(active: Sequence[Prepared], saving: Saving) -> Split | None:
     """Train in step until one of the trials ends; their sessions' state is the learners' again then."""
     runs, learners = [trial.run for trial in active], [trial.learner for trial in active]
-    session = shared(runs, "train", partial(_session, learners))
-    while isinstance(session, Session) and all(learner.active for learner in learners):
-        session = shared(runs, "train", partial(_advanced, session, learners))
-        due = [trial for trial in active if _is_due(trial.learner)]
-        if isinstance(session, Session) and due:
-            split = _score_paused(due, partial(_live_scores, session, due))
-            if split is not None:
-                return split
+    session: Session | Ended | Split = shared(runs, "train", partial(_session, learners))
+    while isinstance(session, Session):
+        due = [trial for trial in active if trial.learner.due]
+        if due and (split := saving.scored(session, due)) is not None:
+            return split
+        if not all(learner.active for learner in learners):
+            break
+        session = shared(runs, "train", partial(_advanced, session, saving))
+        if isinstance(session, Session) and saving.due():
+            session = saving.save(session) or session
     closed = shared(runs, "train", session.close) if isinstance(session, Session) else session
     return None if closed is None else _stop(active, closed)
-
-
-def _is_due(learner: Learner) -> bool:
-    return learner.failure is None and learner.step in learner.watch.score_at
 
 
 def _session(learners: Sequence[Learner]) -> Session | Split:
@@ -112,10 +158,11 @@ def _session(learners: Sequence[Learner]) -> Session | Split:
         return Split(str(reason))
 
 
-def _advanced(session: Session, learners: Sequence[Learner]) -> Session:
-    """The session at its next pause; a trial alone that runs out of memory goes on with less speed."""
+def _advanced(session: Session, saving: Saving) -> Session:
+    """The session at its next pause, or when it shall be saved; a trial short of memory goes on with less speed."""
+    learners = session.learners
     try:
-        session.advance(min(learner.until_pause for learner in learners))
+        session.advance(min(learner.until_pause for learner in learners), saving.due)
         return session
     except Exception as error:
         if len(learners) > 1 or not out_of_memory(error) or not learners[0].spare_memory():

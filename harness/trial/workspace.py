@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from harness.errors import UsageError, one_line
 from harness.records.paths import Paths
 from harness.study.spec import Prices
+
+CHECKPOINT_MIN = "HARNESS_CHECKPOINT_MIN"
+"""Environment variable: minutes between two checkpoints in the midst of a trial; 0 for none."""
+
+
+def checkpoint_seconds() -> float:
+    """What the environment says of the time between two checkpoints, in seconds; a quarter of an hour by default.
+
+    Raises:
+        UsageError: When it is no number from 0 on.
+    """
+    text = os.environ.get(CHECKPOINT_MIN, "15")
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not minutes >= 0:
+        raise UsageError(
+            f"{CHECKPOINT_MIN} must be a number of minutes from 0 on, but is '{one_line(text, 60)}': correct it"
+        )
+    return 60 * minutes if minutes else math.inf
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,8 @@ class Workspace:
     """What is left of a model that is kept, where its method can be merged."""
     keep_checkpoint: bool = False
     time_limit_s: float | None = None
+    checkpoint_s: float = field(default_factory=checkpoint_seconds)
+    """Seconds between two checkpoints in the midst of a trial; infinity for none but those at a signal."""
     together: int = 8
     """Trials that train together at most."""
     study: str = ""

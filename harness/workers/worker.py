@@ -34,6 +34,7 @@ from harness.plugins import project_root, use_project
 from harness.records.causes import Cause
 from harness.records.codec import canonical_json, decode, fingerprint, to_json
 from harness.records.trial import TrialConfig, TrialResult
+from harness.training import leaving
 
 if TYPE_CHECKING:
     from harness.trial.workspace import Workspace
@@ -186,10 +187,13 @@ def serve(duty: Duty) -> int:
 
 
 def _leave(mine: Path, number: int, frame: FrameType | None) -> None:
-    """End the process. submitit would ignore SIGTERM and requeue on SIGUSR2, but the driver decides what runs again."""
+    """Leave, at once or when what trains is saved.
+
+    submitit would ignore SIGTERM and requeue on SIGUSR2, but the driver decides what runs again.
+    """
     with suppress(OSError):  # the disk may be full; then the scheduler's word is all that there is
         (mine / _LEFT).write_text(_TOLD_TO_LEAVE[signal.Signals(number)])
-    raise SystemExit(128 + number)
+    leaving.ask(number)
 
 
 def why_it_left(mine: Path) -> Cause | None:

@@ -150,3 +150,15 @@ def test_sizes_of_a_tied_and_of_a_quantised_model(world):
 )
 def test_half_an_hour_on_four_cores(prices, gpu, wanted):
     assert money(prices, 1800, 4, gpu) == wanted
+
+
+def test_what_earlier_attempts_took_is_counted_once_however_often_it_is_taken_up():
+    meter, first, second = Meter("cpu"), Meter("cpu"), Meter("cpu")
+    meter.seconds["train"], meter.cpu_s, meter.peak_memory_bytes = 1.0, 0.5, 100
+    first.seconds["train"], first.energy_j, first.peak_memory_bytes = 8.0, 3.0, 300
+    second.seconds["load"], second.cpu_s = 2.0, 4.0
+    meter.carry(first.spent())
+    assert (meter.seconds["train"], meter.energy_j, meter.peak_memory_bytes) == (9.0, 3.0, 300)
+    meter.carry(second.spent())
+    assert (meter.seconds["train"], meter.seconds["load"], meter.cpu_s, meter.total_s) == (1.0, 2.0, 4.5, 3.0)
+    assert meter.energy_j == 0.0

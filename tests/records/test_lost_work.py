@@ -6,9 +6,20 @@ import pytest
 
 from harness.files import read_lines
 from harness.records.causes import Cause
+from harness.records.execution import Execution, Resumed
 from harness.records.lost_work import append_lost, chances_used, lost_attempt, lost_seconds
 from harness.records.results import write_result
-from harness.records.trial import CostRecord, ModelRef, Pipeline, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus
+from harness.records.trial import (
+    CostRecord,
+    ModelRef,
+    Pipeline,
+    Provenance,
+    Stage,
+    TaskRef,
+    TrialConfig,
+    TrialResult,
+    TrialStatus,
+)
 
 FIRST = TrialConfig(
     pipeline=Pipeline(ModelRef("base", "r"), (Stage(method="lora"),)), task=TaskRef("task", "f"), steps=10
@@ -35,3 +46,12 @@ def test_lost_seconds_are_shared_and_add_up_over_attempts(paths):
     assert lost_seconds(paths, "any") == {FIRST.key: 3.0, SECOND.key: 3.0 + 4.0}
     assert chances_used(lines) == {SECOND.key: 1}
     assert [line["of"] for line in read_lines(lines)] == [2, 2, 1]
+
+
+def test_seconds_that_a_record_took_over_from_a_lost_attempt_are_not_lost(paths):
+    """Ten seconds were lost with a worker; the trial went on from a checkpoint after seven of them."""
+    append_lost(paths.study("any").jobs, lost_attempt(paths, [FIRST], 10.0, Cause.DIED, "its worker died"))
+    provenance = Provenance(effective=Execution(resumed=Resumed((5,), 7.0)))
+    cost = CostRecord(seconds={"train": 9.0})
+    write_result(paths, TrialResult(config=FIRST, status=TrialStatus.COMPLETE, cost=cost, provenance=provenance))
+    assert lost_seconds(paths, "any") == {FIRST.key: 3.0}

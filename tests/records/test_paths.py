@@ -45,7 +45,7 @@ def test_no_other_module_writes_a_name_that_paths_computes() -> None:
 def test_every_path_lies_below_its_root_and_no_two_are_one(tmp_path: Path) -> None:
     paths, study = Paths(tmp_path / "results", tmp_path / "reports"), Paths(tmp_path / "results").study("s")
     key = "ab" + "0" * 18
-    trial = [paths.record, paths.items, paths.checkpoint, paths.rungs, paths.traceback, paths.model]
+    trial = [paths.record, paths.items, paths.checkpoint, paths.midway, paths.rungs, paths.traceback, paths.model]
     files = [part(key) for part in trial]
     assert all(file.parent == paths.trial(key) == paths.trials / "ab" / key for file in files)
     own = [study.spec, study.plan, study.members, study.stops, study.jobs, study.queue, study.logs, study.lock]
