@@ -8,22 +8,13 @@ there is no deadlock. `tests/records/test_claims.py` tries all orders of what se
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
-from harness.errors import StorageError
 from harness.records.paths import Paths
-
-log = logging.getLogger(__name__)
-
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What a file system answers that knows no locks, as Lustre does unless it is mounted with `flock`."""
+from harness.records.turns import opened, try_lock
 
 
 @contextmanager
@@ -53,34 +44,13 @@ def claimed(paths: Paths, keys: Sequence[str]) -> Iterator[list[str]]:
 def _claim(path: Path) -> int | None:
     """Lock a trial's file; None where another process has it."""
     while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # somebody removed the empty folder in between
-            continue
-        except OSError as error:
-            raise StorageError(
-                f"{path} could not be written ({error.strerror}): free space or fix permissions, then run again"
-            ) from error
-        if not _lock(handle, path):
+        handle = opened(path)
+        if not try_lock(handle, path):
             os.close(handle)
             return None
         if _is(handle, path):
             return handle
         os.close(handle)  # its owner removed the file between opening and locking: the lock is on nothing
-
-
-def _lock(handle: int, path: Path) -> bool:
-    """Whether this process has the lock now, or the file system has no locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise StorageError(f"{path} could not be locked ({error.strerror}): mount it with locks") from error
-        _warn(error.strerror)
-    return True
 
 
 def _is(handle: int, path: Path) -> bool:
@@ -93,9 +63,3 @@ def _is(handle: int, path: Path) -> bool:
 def _release(path: Path, handle: int) -> None:
     path.unlink(missing_ok=True)  # while it is locked: whoever has it open sees that it is gone, and tries again
     os.close(handle)
-
-
-@cache
-def _warn(reason: str) -> None:
-    """Say it once for each process."""
-    log.warning("the results folder has no locks (%s): two studies at once may run the same trial twice", reason)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from harness.cost.meter import Meter
@@ -25,6 +24,7 @@ from harness.records.claims import claimed
 from harness.records.execution import Execution
 from harness.records.results import find_or_set_aside
 from harness.records.trial import COMPLETE, TrialConfig, TrialResult
+from harness.records.turns import pauses
 from harness.training.choices import refusal
 from harness.trial.accounts import Accounts
 from harness.trial.failures import Split
@@ -36,9 +36,6 @@ from harness.trial.score_group import score
 from harness.trial.stage_run import Opened, Start, Tuned, begin, finish, hand_on, keep, open_trial, prepare
 from harness.trial.train_group import train
 from harness.trial.workspace import Workspace
-
-_LONGEST_PAUSE_S = 5.0
-"""Between two looks for a trial that another process runs; the first ones follow each other more quickly."""
 
 __all__ = ["Workspace", "refusal", "run_pack", "run_trial", "warm_up"]
 
@@ -80,18 +77,14 @@ def run_pack(
     Returns:
         Their records, in the order of `configs`.
     """
-    process = process or WarmProcess()
-    results: dict[str, TrialResult] = {}
-    for attempt in count():
-        results |= {key: known for key, known in _records(configs, workspace).items() if key not in results}
-        waiting = list({config.key: config for config in configs if config.key not in results}.values())
-        if not waiting:
-            return [results[config.key] for config in configs]
-        if attempt:  # what is left is being run by another process, for another study
-            time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 1.5**attempt))
+    process, every = process or WarmProcess(), {config.key: config for config in configs}
+    results, pause = _records(configs, workspace), pauses()
+    while waiting := [config for key, config in every.items() if key not in results]:
         for group in cut(waiting, 1, workspace.together):
             results |= _run_claimed(group, workspace, process)
-    raise AssertionError
+        if results.keys() != every.keys():  # what is left is being run by another process, for another study
+            time.sleep(next(pause))
+    return [results[config.key] for config in configs]
 
 
 def _run_claimed(group: Sequence[TrialConfig], workspace: Workspace, process: WarmProcess) -> dict[str, TrialResult]:

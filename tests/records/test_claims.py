@@ -166,6 +166,23 @@ def test_a_claim_ends_with_its_process_and_a_stopped_one_keeps_it(tmp_path):
     assert not paths.claim("bb2").exists()
 
 
+def test_a_claim_is_never_on_a_file_that_its_owner_has_removed(tmp_path, monkeypatch):
+    """As where the owner ends between this process's opening of the file and its lock."""
+    paths, lock, removed = Paths(tmp_path), fcntl.flock, []
+
+    def late(handle, how):
+        if not removed:
+            paths.claim("aa1").unlink()
+            removed.append(True)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(paths, ["aa1"]) as mine:
+        assert mine == ["aa1"]
+        with claimed(paths, ["aa1"]) as others:
+            assert others == []
+
+
 def test_claims_are_given_back_when_what_they_are_for_fails(tmp_path):
     paths = Paths(tmp_path)
     with pytest.raises(KeyError), claimed(paths, ["aa1"]):

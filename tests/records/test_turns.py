@@ -1,15 +1,19 @@
 """Processes that must not work at once: the second waits, and a killed one leaves nothing to clean up."""
 
+import errno
+import fcntl
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from itertools import islice
 
 import pytest
 
 from harness.errors import StorageError
-from harness.records.turns import my_turn
+from harness.records.turns import my_turn, pauses
 from tests.patience import PATIENCE_S
 
 HOLD = """
@@ -43,6 +47,23 @@ def test_the_second_process_waits_says_for_whom_and_goes_on_however_the_first_en
         f"process {first.pid} on {socket.gethostname()} tries something: this command goes on when that has ended"
     ]
     assert lock.read_text() == ""  # or the next one would be told of a process that is gone
+
+
+def test_whoever_waits_for_days_goes_on_waiting():
+    """Ever longer pauses must not grow beyond what a float holds, as 1.5 to the power of the tries does after hours."""
+    waits = list(islice(pauses(), 5000))
+    assert waits[0] == 0.1
+    assert waits == sorted(waits)
+    assert set(waits[20:]) == {5.0}
+
+
+def test_a_file_system_without_locks_lets_everybody_work(tmp_path, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with my_turn(tmp_path / "lock", "tries something"), my_turn(tmp_path / "lock", "tries something"):
+        pass
 
 
 def test_a_lock_that_cannot_be_written_is_one_sentence(tmp_path):
