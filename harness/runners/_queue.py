@@ -34,10 +34,9 @@ log = logging.getLogger(__name__)
 
 _TAIL = 300
 """Characters of a worker's log that a reason quotes."""
-_CRASH = re.compile(
-    "Fatal Python error:|Traceback \\(most recent call last\\)|terminate called after|Assertion .* failed"
-)
-"""How the log of a process ends that crashed by itself: of the interpreter (faulthandler), Python, C++ or C."""
+_CRASH = "Fatal Python error:"
+"""What `faulthandler` writes to the log of a process that ends by a fault of its own: in its memory, or by an abort in C or
+C++. A traceback says nothing: a Python error ends no worker, and the log may have that of an earlier trial."""
 _FALSE_STARTS = 3
 """Workers in a row that may end before they began, until that is an error."""
 
@@ -222,8 +221,8 @@ class QueueRunner(Runner):
             return loss
         if (cause := why_it_left(self.folders.claimed / job)) is not None:
             return replace(loss, cause=cause)
-        if crash := _CRASH.search(log):
-            return replace(loss, cause=Cause.DIED, reason=f"{loss.reason} ({log[crash.start() :][:_TAIL]})")
+        if (crash := log.rfind(_CRASH)) >= 0:
+            return replace(loss, cause=Cause.DIED, reason=f"{loss.reason} ({log[crash:][:_TAIL]})")
         return loss
 
     def _log_tail(self, job: str) -> str:

@@ -8,6 +8,7 @@ scheduler, derive it from `JobBackend` (`_queue.py`), whose runner feeds warm wo
 from __future__ import annotations
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -29,11 +30,37 @@ from harness.workers.worker import Duty
 log = logging.getLogger(__name__)
 
 
+class Pattern(str):
+    """A regular expression as text.
+
+    Raises:
+        ValueError: When it is none.
+    """
+
+    def __new__(cls, text: str) -> Pattern:
+        """Take one that `re` understands."""
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(error) from None
+        return super().__new__(cls, text)
+
+
+_KINDS: Mapping[type, tuple[str, str]] = {
+    int: ("whole number", "4"),
+    float: ("number", "4"),
+    str: ("text", "name"),
+    Pattern: ("regular expression", "'NCCL|Xid'"),
+}
+"""What the value of an option is called, and an example."""
+
+
 @dataclass(frozen=True)
 class Option:
     """What `--runner-option KEY=VALUE` may set."""
 
     kind: type[int] | type[float] | type[str]
+    """What its value is; of a text also `Pattern`."""
     summary: str
     """One line: what it is, with its unit."""
     default: int | float | str | None = None
@@ -54,7 +81,10 @@ class Option:
         try:
             parsed = self.kind(value)
         except ValueError:
-            raise UsageError(f"runner option {key} must be a number, but got '{value}': for example {key}=4") from None
+            rule, example = _KINDS[self.kind]
+            raise UsageError(
+                f"runner option {key} must be a {rule}, but got '{value}': for example {key}={example}"
+            ) from None
         if isinstance(parsed, int) and parsed < self.minimum:
             raise UsageError(f"runner option {key} must be at least {self.minimum}, but got {value}: raise it")
         if isinstance(parsed, float) and not parsed > 0:
@@ -63,8 +93,7 @@ class Option:
 
     def __str__(self) -> str:
         """For example `whole number: CPU threads of each worker; default 1`."""
-        kind = {int: "whole number", float: "number", str: "text"}[self.kind]
-        return f"{kind}: {self.summary}; default {'none' if self.default is None else self.default}"
+        return f"{_KINDS[self.kind][0]}: {self.summary}; default {'none' if self.default is None else self.default}"
 
 
 COMMON: Mapping[str, Option] = {
@@ -74,7 +103,7 @@ COMMON: Mapping[str, Option] = {
     # Resolving a study's names takes the next phase's driver seconds, on a busy machine tens of them.
     "idle_s": Option(float, "seconds that a worker waits after a phase for the next one to find it warm", 60.0),
     "time_limit_min": Option(float, "minutes after which a trial ends as timed out"),
-    "outside": Option(str, "regular expression: a worker that dies with such a line in its log was lost to its site"),
+    "outside": Option(Pattern, "a worker that dies with this in its log was lost to its site"),
 }
 """Options of every runner; the default of `workers` is the runner's."""
 

@@ -41,7 +41,7 @@ def begin(tmp_path):
         subprocess.run(["scancel", *(line["job"]["job"] for line in started(scene))], capture_output=True)
 
 
-def ended_well(scene, driver, causes):
+def assert_ended_well(scene, driver, causes):
     """The trial has one record, its own; what was lost is written down with its seconds, and charged to nobody."""
     said, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, said
@@ -77,13 +77,13 @@ def test_ten_preemptions_of_the_same_trial(begin):
         urgent = ["sbatch", "-p", "urgent", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 0.1"]
         subprocess.run(urgent, check=True, capture_output=True)
         wait_for_state(job, "PREEMPTED")
-    ended_well(scene, driver, [Cause.PREEMPTED] * 10)
+    assert_ended_well(scene, driver, [Cause.PREEMPTED] * 10)
 
 
 def test_a_time_limit_that_is_shorter_than_the_trial_is_doubled_until_it_is_not(begin):
     """A minute less the half that a worker has to leave is too short for 40 s, two minutes are long enough."""
     scene, driver = begin(seconds=40, time_min=1)
-    ended_well(scene, driver, [Cause.JOB_TIME])
+    assert_ended_well(scene, driver, [Cause.JOB_TIME])
 
 
 def test_a_node_that_goes_down_and_comes_back(begin):
@@ -96,7 +96,7 @@ def test_a_node_that_goes_down_and_comes_back(begin):
         wait_for_state(job, "NODE_FAIL")
     finally:
         subprocess.run([*set_node, "state=idle"], check=True)
-    ended_well(scene, driver, [Cause.NODE_FAILED])
+    assert_ended_well(scene, driver, [Cause.NODE_FAILED])
 
 
 def test_slurm_cannot_requeue_a_worker_and_a_new_controller_changes_nothing(begin):
@@ -108,4 +108,4 @@ def test_slurm_cannot_requeue_a_worker_and_a_new_controller_changes_nothing(begi
     os.kill(int(Path("/run/slurm/slurmctld.pid").read_text()), signal.SIGTERM)
     time.sleep(8)
     subprocess.run(["bash", REPOSITORY / "scripts" / "start_slurm.sh"], check=True, capture_output=True)
-    ended_well(scene, driver, [])
+    assert_ended_well(scene, driver, [])

@@ -69,6 +69,7 @@ def test_a_job_keeps_what_site_and_user_want_and_loses_what_the_callers_job_has(
         ("FAILED", "job_time", "", Cause.JOB_TIME),  # it left at SIGUSR2, before the limit
         ("FAILED", "", "Fatal Python error: Segmentation fault", Cause.DIED),
         ("FAILED", "", "srun: error: host: task 0: Killed", Cause.KILLED),
+        ("FAILED", "", "Traceback (most recent call last): of a trial that the worker survived", Cause.KILLED),
         ("OUT_OF_MEMORY", "", "", Cause.HOST_MEMORY),
         ("FAILED", "", "Traceback (most recent call last): NCCL error", Cause.SITE),
     ],
