@@ -48,7 +48,6 @@ def pseudo_values(
     sizes = np.bincount(block)
     times = count / sizes
     own = times * score - (times - 1) * np.array(left)
-    spread = (np.sqrt(sizes) * (own - np.average(own, weights=sizes)))[
-        block
-    ]  # as many items say the same as a block has
+    # As many items say the same as a block has, so that each says it with the root of that number.
+    spread = (np.sqrt(sizes) * (own - np.average(own, weights=sizes)))[block]
     return [float(value) for value in score + spread - spread.mean()]

@@ -40,6 +40,17 @@ def request_for(paths: Paths, task: Task, base: BaseModel, **limits: Any) -> Req
     )
 
 
+_OF_THIS_PAIR = (
+    "t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? AND t.chat_template = ? AND t.task = ? "
+    "AND t.task_fingerprint = ?"
+)
+"""Condition: a trial ran to its end on a task and a base model as they are now; `_pair` has its parameters."""
+
+
+def _pair(task: Task, base: BaseModel) -> list[str]:
+    return [base.ref.name, base.ref.revision, base.ref.chat_template, task.name, task.ref.fingerprint]
+
+
 def recorded_base(paths: Paths, task: Task, base: BaseModel) -> float | None:
     """The base's validation score on this very task, on the most items; None where its file or data were others.
 
@@ -54,10 +65,9 @@ def recorded_base(paths: Paths, task: Task, base: BaseModel) -> float | None:
     with connect(paths) as connection:
         rows = connection.execute(
             "SELECT avg(s.value) FROM trials t JOIN scores s ON s.key = t.key AND s.is_target "
-            "WHERE t.steps = 0 AND t.status = 'complete' AND t.base_model = ? AND t.base_revision = ? "
-            "AND t.chat_template = ? AND t.task = ? AND t.task_fingerprint = ? AND s.metric = ? AND s.split = 'validation' "
+            f"WHERE t.steps = 0 AND {_OF_THIS_PAIR} AND s.metric = ? AND s.split = 'validation' "
             "GROUP BY s.comparability, s.n ORDER BY s.n DESC, s.comparability",
-            [base.ref.name, base.ref.revision, base.ref.chat_template, task.name, task.ref.fingerprint, task.metric],
+            [*_pair(task, base), task.metric],
         ).fetchall()
     return float(rows[0][0]) if rows else None
 
@@ -75,10 +85,9 @@ def confirmed_in(paths: Paths, task: Task, base: BaseModel) -> list[str]:
     """
     with connect(paths) as connection:
         rows = connection.execute(
-            "SELECT DISTINCT study FROM members m JOIN trials t USING (key) WHERE m.role = 'confirm' AND t.status = 'complete' "
-            "AND t.base_model = ? AND t.base_revision = ? AND t.chat_template = ? AND t.task = ? AND t.task_fingerprint = ? "
-            "ORDER BY study",
-            [base.ref.name, base.ref.revision, base.ref.chat_template, task.name, task.ref.fingerprint],
+            "SELECT DISTINCT study FROM members m JOIN trials t USING (key) "
+            f"WHERE m.role = 'confirm' AND {_OF_THIS_PAIR} ORDER BY study",
+            _pair(task, base),
         ).fetchall()
     return [str(study) for (study,) in rows]
 
