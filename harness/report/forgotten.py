@@ -201,9 +201,16 @@ def in_short(suite: Sequence[Forgetting]) -> str | None:
 
 
 def count_lost(suite: Sequence[Forgetting]) -> str:
-    """How many of a pipeline's skills were lost: `2 of 6 skills`."""
-    lost = sum(own.status is Status.LOST for own in suite)
-    return f"{lost or 'none'} of {words.count(len(suite), 'skill')}"
+    """How many of a pipeline's skills were lost: `2 of 6 skills`; none only where every one was seen to be kept.
+
+    Args:
+        suite: What one pipeline forgot; not empty.
+    """
+    lost, kept = (sum(own.status is status for own in suite) for status in (Status.LOST, Status.KEPT))
+    of = f"of {words.count(len(suite), 'skill')}"
+    if lost or kept == len(suite):
+        return f"{lost or 'none'} {of}"
+    return f"not known for {len(suite) - kept} {of}"
 
 
 def interval_in_words(lost: Forgetting) -> str | None:

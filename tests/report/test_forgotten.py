@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from harness.records.trial import TrialConfig
 from harness.report.accepting import limits_in_words
 from harness.report.data import load_study_data
 from harness.report.findings import BASE, Advice, compare
-from harness.report.forgotten import how_sure, in_short, interval_in_words
+from harness.report.forgotten import count_lost, how_sure, in_short, interval_in_words
 from harness.report.page import render_report
 from harness.study.accept import Limits
 from tests.fabricate import fabricate, study_spec
@@ -124,11 +125,24 @@ def test_the_page_counts_statuses(paths: Paths) -> None:
     assert "0.0 points lost" not in page.split("What was forgotten, skill by skill")[0]
 
 
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ([Status.LOST, Status.KEPT, Status.TOO_FEW], "1 of 3 skills"),
+        ([Status.KEPT, Status.KEPT], "none of 2 skills"),
+        ([Status.KEPT, Status.TOO_FEW, Status.NO_HEADROOM], "not known for 2 of 3 skills"),
+        ([Status.CANNOT_TELL], "not known for 1 of 1 skill"),
+    ],
+)
+def test_none_is_said_to_be_lost_only_where_all_were_seen_to_be_kept(statuses: list[Status], expected: str) -> None:
+    assert count_lost([SimpleNamespace(status=status) for status in statuses]) == expected  # type: ignore[list-item]
+
+
 def test_without_items_nothing_is_kept_and_the_page_says_so(paths: Paths) -> None:
     study = replace(load_study_data(paths, "made_up"), outcomes=Outcomes(), likelihoods=Outcomes())
     for contender in compare(study)[0].contenders:
         assert {own.status for own in contender.lost} == {Status.CANNOT_TELL, Status.NO_HEADROOM}
-        assert "cannot tell: 3" in str(in_short(contender.lost))
+        assert in_short(contender.lost) == "lost: not known for 5 of 5 skills; no headroom: 2; cannot tell: 3"
         assert "no single items" in how_sure(contender.lost)
 
 
