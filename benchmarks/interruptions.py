@@ -1,6 +1,6 @@
 """Workers that are told to leave, or killed, in the midst of real trials: does anybody see it in the results?
 
-    python benchmarks/interruptions.py [--steps 60] [--times 4] [--disk FOLDER]
+    python benchmarks/interruptions.py [--steps 200] [--times 3] [--disk FOLDER]
 
 A real worker takes trials on the smallest embedded model from a queue, one alone (full fine-tuning, LoRA) or two together,
 and is interrupted when a trial has reached a step that chance chooses: by SIGUSR2, by SIGTERM, or by SIGKILL between two
@@ -91,7 +91,7 @@ def interrupt(folder: Path, configs: Sequence[TrialConfig], number: int, rng: ra
     time.sleep(rng.uniform(0.0, 2.0))
     worker.send_signal(number)
     status = worker.wait()
-    if status == 0:
+    if status == 0 or find_result(paths, key) is not None:  # it had ended, or was ending, when the signal came
         return None
     assert status == (-number if number == signal.SIGKILL else 128 + number), status
     return reached(paths, key)
@@ -109,8 +109,8 @@ def told(result: TrialResult) -> object:
 def main() -> None:
     """Print a line for each kind of trial and signal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--times", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--disk", type=Path)
     parser.add_argument("--worker", type=Path)
     chosen = parser.parse_args()
