@@ -6,6 +6,7 @@
     ├── PartialFailure      4   some trials failed, the rest is done and kept
     ├── StorageError        5   a record, database or folder cannot be read or written
     │   └── NewerRecord         a record of a later version of harness: it is whole, and stays
+    ├── BudgetReached       8   what the study may cost is spent; what is left was not begun
     └── TrialFailure            ends one trial; becomes its record's reason, never reaches the user
 
 A message states the rule, the value received, and the remedy, in one sentence.
@@ -51,6 +52,12 @@ class StorageError(HarnessError):
     """A record, database or folder cannot be read or written."""
 
     exit_code = 5
+
+
+class BudgetReached(HarnessError):
+    """What a study may cost in all is spent before it has ended."""
+
+    exit_code = 8
 
 
 class NewerRecord(StorageError):

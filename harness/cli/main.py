@@ -1,8 +1,8 @@
 """The command line: verbs, exit codes, and one clear sentence for every mistake.
 
 Results go to stdout (`--json` for programs), progress and logs to stderr. Exit codes: 0 done, 2 usage, 3 bad study or
-task file, 4 partly failed, 5 storage, 6 lost and 7 cannot tell (both of `compare`), 130 interrupted. Everything heavy is
-imported inside the verb that needs it.
+task file, 4 partly failed, 5 storage, 6 lost and 7 cannot tell (both of `compare`), 8 the study's budget is reached, 130
+interrupted. Everything heavy is imported inside the verb that needs it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -43,7 +44,7 @@ class Site:
         """Refuse wrong options before anything is resolved, written or started."""
         parse_options(self.runner, self.options)
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """The runner's options with their types and defaults."""
         return parse_options(self.runner, self.options)
@@ -60,7 +61,7 @@ class Site:
         """Packs of trials that run at a time."""
         return backend(self.runner).workers(self.settings)
 
-    @property
+    @cached_property
     def gpu(self) -> str | None:
         """Name of the GPU that a trial holds, as prices are keyed by; None for a CPU.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from harness.cost.price import money
-from harness.driver.experiment import ModelInfo, TaskInfo
+from harness.driver.experiment import Experiment, ModelInfo, TaskInfo
 from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
@@ -51,6 +51,19 @@ class Occasion:
         return self.tasks[self.config.task.name]
 
 
+def occasion_of(experiment: Experiment, config: TrialConfig) -> Occasion:
+    """A trial of a study, where the study's trials run."""
+    site = experiment.site
+    return Occasion(
+        config=config,
+        model=next(model for model in experiment.models if model.ref == config.pipeline.base_model),
+        tasks={task.ref.name: task for task in (*experiment.tasks, *experiment.off_target)},
+        gpu=site.gpu,
+        threads=site.settings.threads,
+        prices=experiment.spec.prices,
+    )
+
+
 @dataclass(frozen=True)
 class Past:
     """Complete trials, by what makes their cost alike: base model and choices on all axes."""
@@ -59,7 +72,7 @@ class Past:
 
     def like(self, config: TrialConfig) -> Sequence[TrialResult]:
         """Those with the trial's base model and choices: of its own task if there are any, else of all tasks."""
-        alike = self.trials.get(_kind(config), ())
+        alike = self.trials.get(kind(config), ())
         return [past for past in alike if past.config.task == config.task] or alike
 
 
@@ -68,7 +81,7 @@ def read_past(paths: Paths) -> Past:
     trials: dict[tuple[str, ...], list[TrialResult]] = {}
     for _, result in iterate_results(paths):
         if isinstance(result, TrialResult) and result.status == TrialStatus.COMPLETE:
-            trials.setdefault(_kind(result.config), []).append(result)
+            trials.setdefault(kind(result.config), []).append(result)
     return Past(trials)
 
 
@@ -143,7 +156,7 @@ def _memory(occasion: Occasion) -> float:
     return most
 
 
-def _kind(config: TrialConfig) -> tuple[str, ...]:
+def kind(config: TrialConfig) -> tuple[str, ...]:
     """What makes the cost of two trials alike: base model, and the choices of every stage."""
     stages = config.pipeline.stages
     return (

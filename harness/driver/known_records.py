@@ -31,16 +31,15 @@ class KnownRecords:
     def find(self, key: str) -> TrialResult | None:
         """The record of a trial that a phase asks for; None where it has to run.
 
-        A damaged record is set aside. With `refresh`, a doubtful one is deleted. One that says that a worker was taken
-        away is deleted after its seconds were written down as lost: its trial never ended.
+        A damaged record is set aside. One that says that a worker was taken away is deleted, since its trial never ended;
+        with `refresh`, a doubtful one is, too. Their seconds are written down as lost first, so that they stay on the bill.
 
         Raises:
             NewerRecord: When a later version of harness wrote it.
         """
         result = find_or_set_aside(self.paths, key)
-        if result is not None and taken_away(result):
-            append_reopened(self.lines, result)
         if result is not None and (taken_away(result) or (self.refresh and doubtful(result))):
+            append_reopened(self.lines, result)
             self.paths.record(key).unlink()  # a worker that finds a record would take it for its own result
             return None
         return self._noted(result)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from harness import __version__
+from harness.driver.allowance import Allowance
 from harness.driver.display import Display, Paced, Snapshot
 from harness.driver.experiment import Experiment
 from harness.driver.known_records import KnownRecords
@@ -55,6 +57,7 @@ class Driver:
         self.roll = Roll(self.paths, experiment.name, members)
         self.said = said
         self._said = Paced(said)
+        self.allowance = Allowance(experiment, members)
         self._losses = Losses(self.paths, experiment.name, experiment.site.settings.pack)
         self._waiting: dict[str, list[Proposal]] = {}
         """Proposals whose trials have no record yet, by key."""
@@ -114,7 +117,7 @@ class Driver:
     def _fill(self, source: Source) -> int:
         """Take proposals while a worker could become idle; returns how many were taken."""
         taken = 0
-        while (room := self.runner.slots - len(self._under_way())) > 0:
+        while not self.allowance.reached and (room := self.runner.slots - len(self._under_way())) > 0:
             proposals, more_follow = self._ask(source, room)
             if not proposals:
                 return taken
@@ -165,6 +168,8 @@ class Driver:
         for proposal in proposals:
             key = proposal.config.key
             result = self.known.find(key)
+            if result is None and key not in self._waiting and not self._may_start(proposal.config):
+                continue
             self.roll.enter(proposal.member, recorded=result is not None)
             if result is not None:
                 self._tell(source, proposal, result)
@@ -174,10 +179,17 @@ class Driver:
             self._waiting.setdefault(key, []).append(proposal)
         self._submit(new, more_follow)
 
+    def _may_start(self, config: TrialConfig) -> bool:
+        """Whether the study's own budget pays for a trial; what an earlier driver has queued runs in any case."""
+        return self.allowance.admits(config) or config.key in self._queued()
+
+    def _queued(self) -> set[str]:
+        """Trials that the runner has, those of an earlier driver included."""
+        return {key for pack in self.runner.under_way() for key in pack}
+
     def _submit(self, configs: Sequence[TrialConfig], more_follow: bool) -> None:
         """Have trials run in packs, apart from those that run already; see `_admit`."""
-        # An earlier driver that was killed may have left packs in the queue.
-        under_way = {key for pack in self.runner.under_way() for key in pack}
+        under_way = self._queued()  # an earlier driver that was killed may have left packs
         new = [config for config in configs if config.key not in under_way]
         self.tally.ran += len(new)
         workers, largest = self.runner.workers, self._losses.largest
@@ -193,15 +205,24 @@ class Driver:
             return
         verdict = self._losses.judge(pack.configs, unrecorded, pack.loss)
         self.tally.seconds += verdict.seconds
+        self.allowance.lose(verdict.seconds)
         for config in verdict.failed:
             write_result(self.paths, self._failure(config, pack.loss))
             self._take_record(source, config.key)
         for config in verdict.put_off:
             self._put_off[config.key] = pack.loss
-            for proposal in self._waiting.pop(config.key):
-                self._tell(source, proposal, self._failure(config, pack.loss))
+            for proposal in self._waiting.pop(config.key):  # its seconds were counted as lost
+                self._tell(source, proposal, self._failure(config, replace(pack.loss, seconds=0.0)))
         for again in verdict.again:
-            self.runner.submit(again)
+            if paid := [config for config in again if self._is_paid_for_again(config)]:
+                self.runner.submit(paid)
+
+    def _is_paid_for_again(self, config: TrialConfig) -> bool:
+        """Whether the study's own budget pays for another attempt; nobody waits for the trial any more where it does not."""
+        admitted = self.allowance.admits(config)
+        if not admitted:
+            del self._waiting[config.key]
+        return admitted
 
     def _failure(self, config: TrialConfig, loss: Loss) -> TrialResult:
         """A failure is a record too: the driver writes it where the worker could not."""
@@ -242,7 +263,9 @@ class Driver:
 
     def _tell(self, source: Source, proposal: Proposal, result: TrialResult) -> None:
         """Count a trial, and bring its record to the source."""
-        self.roll.count(proposal.member, result)
+        self.allowance.settle(proposal.config.key)
+        if self.roll.count(proposal.member, result):
+            self.allowance.charge(result)
         source.tell(proposal, result)
 
     def _snapshot(self, source: Source) -> Snapshot:

@@ -168,6 +168,10 @@ def _drive(
     title, currency = f"{experiment.name} {role}", experiment.spec.prices.currency
     with Display(title, experiment.site.display, currency) as display:
         driver.run(source, earlier, display)
+    shares = source.shares
+    left = sum(max(0, share.planned - share.ended) for share in shares.values())
+    driver.allowance.raise_if_reached(role, left, shares)
+    experiment.files.halt.unlink(missing_ok=True)
 
 
 def _summary(role: Role, driver: Driver, outcome: Outcome) -> Summary:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.driver.allowance import caps
 from harness.driver.detect import Detectable, detectable_on
 from harness.driver.experiment import Experiment, TaskInfo
-from harness.driver.forecast import Occasion, forecast, read_past
+from harness.driver.forecast import forecast, occasion_of, read_past
 from harness.driver.reach import Reach, reaches
 from harness.driver.trials import base_proposals, confirm_evaluation, search_cells
 from harness.errors import PartialFailure, SpecError
 from harness.files import duration
+from harness.records.bill import Bill
 from harness.records.results import find_result
 from harness.records.study_trials import Role
 from harness.records.trial import Forecast, TrialConfig
@@ -110,7 +112,7 @@ def plan_study(experiment: Experiment) -> Plan:
         currency=experiment.spec.prices.currency,
         detectable=detectable_on(experiment, outlook.confirmation),
         reach=reaches(experiment),
-        notes=(*experiment.notes, *outlook.notes()),
+        notes=(*experiment.notes, *outlook.notes(), *outlook.over(seconds)),
         refused=experiment.refused,
     )
 
@@ -130,7 +132,7 @@ class _Outlook:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.spec = experiment, experiment.spec
         self.past = read_past(experiment.paths)
-        self.threads, self.gpu = experiment.site.settings.threads, experiment.site.gpu
+        self.gpu = experiment.site.gpu
         self.tasks = {task.ref.name: task for task in (*experiment.tasks, *experiment.off_target)}
         self.cells = search_cells(experiment, {})
         self.full = [(cell, self.of(_first(cell))) for cell in self.cells]
@@ -144,16 +146,7 @@ class _Outlook:
             config: The trial.
             alone: Whether it is to be that of a trial that trains alone, not of its share of a pack.
         """
-        model = next(model for model in self.experiment.models if model.ref == config.pipeline.base_model)
-        occasion = Occasion(
-            config=config,
-            model=model,
-            tasks=self.tasks,
-            gpu=self.gpu,
-            threads=self.threads,
-            prices=self.spec.prices,
-        )
-        return forecast(occasion, self.past, alone)
+        return forecast(occasion_of(self.experiment, config), self.past, alone)
 
     def guesses(self) -> dict[str, float]:
         """Seconds of a full search trial by family, alone."""
@@ -221,6 +214,20 @@ class _Outlook:
             return []
         priced = "its price is taken to be" if "default" in self.spec.prices.gpu_hour else "there is no price without"
         return [f"money: which GPU a trial will get is not known before it runs, so {priced} prices.gpu_hour.default"]
+
+    def over(self, seconds: float) -> list[str]:
+        """What the study will probably not come to the end of.
+
+        Args:
+            seconds: Wall seconds of all trials.
+        """
+        expected = Bill(seconds=seconds, hours=seconds / 3600, money=self.money(seconds))
+        return [
+            f"budget.{cap.name}: about {used:.3g} {cap.unit} are expected, but the study may take {cap.most:g}: it will "
+            "probably stop before its end; raise that, or lower what is to be done"
+            for cap in caps(self.experiment)
+            if (used := cap.of(expected)) > cap.most
+        ]
 
     def disk_bytes(self, phases: Sequence[PhasePlan]) -> float:
         """Records and items; checkpoints are removed after the search, models are not kept."""

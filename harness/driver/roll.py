@@ -71,8 +71,8 @@ class Roll:
         self._reused[member.key] = entered.reused
         self._members[_identity(member)] = entered
 
-    def count(self, member: Member, result: TrialResult) -> None:
-        """Add a trial to the tally.
+    def count(self, member: Member, result: TrialResult) -> bool:
+        """Add a trial to the tally; returns whether the study pays for it.
 
         Args:
             member: Why the study wanted it.
@@ -82,6 +82,7 @@ class Roll:
         reused = is_reused(self._members[_identity(member)], result, self.study)
         self.tally.add(result, reused=reused, paid=member.key not in self._counted)
         self._counted.add(member.key)
+        return not reused
 
 
 def _identity(member: Member) -> tuple[str, str, str, int, int]:

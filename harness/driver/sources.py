@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import SpecError, StorageError
 from harness.files import now
+from harness.records.bill import Share
 from harness.records.lost_work import Stop
 from harness.records.study_trials import Member
 from harness.records.trial import TrialConfig, TrialResult
@@ -56,6 +58,11 @@ class Source(ABC):
     def left(self) -> int:
         """About how many of them `next` has not given yet."""
 
+    @property
+    @abstractmethod
+    def shares(self) -> Mapping[str, Share]:
+        """How many of its trials each family has had, and about how many it is to have."""
+
     def leaders(self) -> Sequence[str]:
         """The highest so far, one sentence for each task."""
         return ()
@@ -91,6 +98,13 @@ class FixedSource(Source):
     def left(self) -> int:
         """What was not asked for yet."""
         return len(self.proposals) - self._asked
+
+    @property
+    def shares(self) -> Mapping[str, Share]:
+        """By family."""
+        planned = Counter(proposal.member.family for proposal in self.proposals)
+        ended = Counter(p.member.family for p in self.proposals if p.member.key in self._results)
+        return {family: Share(ended=ended[family], planned=count) for family, count in planned.items()}
 
     def without_score(self) -> tuple[str, ...]:
         """Groups of trials (family, task, base model, split) of which none has a score."""
@@ -206,6 +220,15 @@ class SearchSource(Source):
     def left(self) -> int:
         """Of these, those not asked for yet."""
         return self.planned - sum(len(cell.history.results) for cell in self.cells)
+
+    @property
+    def shares(self) -> Mapping[str, Share]:
+        """By family, over its cells."""
+        ended, planned = Counter[str](), Counter[str]()
+        for cell in self.cells:
+            ended[cell.design.family.name] += cell.history.finished
+            planned[cell.design.family.name] += cell.planned_jobs
+        return {family: Share(ended=ended[family], planned=planned[family]) for family in planned}
 
     def leaders(self) -> list[str]:
         """The highest of each task and base model: no verdict, since each is one run, picked by its score."""

@@ -45,6 +45,11 @@ class StudyPaths:
         return self.folder / "early.jsonl"
 
     @property
+    def halt(self) -> Path:
+        """Where the study's own budget stopped it; gone once the phase has ended."""
+        return self.folder / "halt.json"
+
+    @property
     def jobs(self) -> Path:
         """One line for each worker that started or ended, and for each trial that was lost with one."""
         return self.folder / "jobs.jsonl"

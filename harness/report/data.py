@@ -15,6 +15,7 @@ from harness.database.rows import read_rows
 from harness.errors import SpecError, StorageError, one_of
 from harness.files import parse_json
 from harness.recommend.backtest import Backtest
+from harness.records.bill import Halt, read_halt
 from harness.records.codec import Misfit, decode
 from harness.records.lost_work import Stop, lost_seconds, read_stops
 from harness.records.paths import Paths
@@ -67,6 +68,8 @@ class StudyData:
     """How unlikely each item's right answer is, in nats, where that was asked for."""
     stops: Sequence[Stop] = ()
     """Families that gave up before their budget was used."""
+    halt: Halt | None = None
+    """Where the study's own budget stopped it; None where it did not."""
     lost: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds of attempts that left no record, by the trial's key."""
 
@@ -118,6 +121,7 @@ def load_study_data(paths: Paths, study: str, confirmed_now: bool = False) -> St
             outcomes=load_outcomes(connection, study),
             likelihoods=load_likelihoods(connection, study),
             stops=read_stops(paths, study),
+            halt=read_halt(files),
             lost=lost_seconds(paths, study),
         )
 

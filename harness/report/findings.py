@@ -266,7 +266,11 @@ def _judged(study: StudyData, comparisons: Sequence[Comparison]) -> list[Compari
 
 
 def _question(study: StudyData, comparison: Comparison) -> Question | Verdict:
-    """Who is best? The verdict that it cannot be tested where there are no item outcomes."""
+    """Who is best? The verdict that it cannot be tested where budgets are unequal or there are no item outcomes."""
+    if study.halt is not None:
+        return untestable(
+            f"the study's budget was reached before its {study.halt.phase} had ended", comparison.best.label
+        )
     keys = {contender.label: contender.runs for contender in comparison.contenders}
     gaps = (f"{label}: {gap}" for label, own in keys.items() if (gap := study.outcomes.gap(own, comparison.task)))
     if gap := next(gaps, None):

@@ -74,7 +74,10 @@ class ModelSpec(Strict):
 
 
 class Budget(Strict):
-    """What every family gets, per task and base model. One of trials and gpu_seconds; one of steps, epochs, examples."""
+    """What every family gets, per task and base model: one of trials and gpu_seconds; one of steps, epochs, examples.
+
+    Beside that, `gpu_hours` and `money` are what the whole study may take: where it stops, and never what it runs.
+    """
 
     trials: Few | None = Field(None, description="Tuning trials per family, task and base model.")
     gpu_seconds: float | None = Field(
@@ -88,6 +91,22 @@ class Budget(Strict):
         None, gt=0, le=10**5, description="Passes over the training rows of a full-fidelity trial."
     )
     examples: Count | None = Field(None, description="Training examples of a full-fidelity trial.")
+    gpu_hours: float | None = Field(
+        None,
+        gt=0,
+        le=10**9,
+        exclude_if=lambda value: value is None,
+        description="Most hours of GPUs (wall hours without one) that the whole study may take, failed and interrupted work "
+        "included: then nothing new starts.",
+    )
+    money: float | None = Field(
+        None,
+        gt=0,
+        le=10**12,
+        exclude_if=lambda value: value is None,
+        description="Most money that the whole study may cost by its `prices`, failed and interrupted work included: then "
+        "nothing new starts.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one_of_each(self) -> Budget:
@@ -238,7 +257,12 @@ class StudySpec(Strict):
     @property
     def fingerprint(self) -> str:
         """Hash of what the study runs; another hash under the same name is another study."""
-        return fingerprint(self.model_dump(mode="json", exclude={"accept", "smallest_difference"}))
+        # how far it may go does not make it another study, or nobody could raise that and go on
+        return fingerprint(
+            self.model_dump(
+                mode="json", exclude={"accept": True, "smallest_difference": True, "budget": {"gpu_hours", "money"}}
+            )
+        )
 
 
 def sentences(error: ValidationError, model: type[BaseModel]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from harness import __version__, plugins
 from harness.driver.known_records import doubtful
 from harness.plugins import code_hash, names, use_project
+from harness.records.lost_work import read_lost
 from harness.records.trial import ModelRef, Pipeline, Provenance, Stage, TaskRef, TrialConfig, TrialResult, TrialStatus
 from harness.trial.provenance import plugin_code
 from tests.driver import standin
@@ -103,3 +104,15 @@ def test_a_changed_plugin_is_named_once_and_refreshed_on_demand(project, tmp_pat
     refreshed = standin.run("search", spec, replace(site, refresh=True))
     assert (refreshed.ran, refreshed.notes) == (6, ())
     assert standin.run("search", spec, site).notes == ()
+
+
+def test_what_a_record_cost_that_is_made_anew_stays_on_the_bill(tmp_path, monkeypatch):
+    monkeypatch.setenv("STANDIN_RAN", str(tmp_path / "ran"))
+    spec, site = standin.study(tasks=["one"], budget={"trials": 1, "steps": 9}), standin.site(tmp_path)
+    ran = standin.run("search", spec, site).ran
+    files = site.paths.study(spec.name)
+    monkeypatch.setattr("harness.driver.known_records.doubtful", lambda result: True)
+    assert standin.run("search", spec, replace(site, refresh=True)).ran == ran
+    lost = read_lost(files.jobs)
+    assert [(one.seconds, one.blamed) for one in lost] == [(1.0, False)] * ran
+    assert lost[0].reason.startswith("a record that said complete")

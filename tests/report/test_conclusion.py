@@ -12,6 +12,8 @@ from harness.cli.advice import Answer, _measured
 from harness.cli.listing import study_status
 from harness.cli.main import _said
 from harness.database.ingest import ingest
+from harness.plugins import load
+from harness.records.bill import Halt, Share, write_halt
 from harness.report.conclusion import said, said_now
 from harness.report.data import load_study_data
 from tests.fabricate import Fabricated, fabricate, study_spec
@@ -89,3 +91,19 @@ def test_a_damaged_file_does_not_stop_a_study_that_runs(unread: tuple[Paths, Fab
     plan.unlink()
     assert line.startswith("no verdict can be given: ")
     assert str(plan) in line
+
+
+def test_a_study_that_its_budget_stopped_is_given_no_verdict(unread: tuple[Paths, Fabricated]) -> None:
+    paths, _ = unread
+    files = paths.study("made_up")
+    shares = {"lora": Share(ended=1, planned=3)}
+    write_halt(files, Halt(phase="confirm", text="made_up <b>has</b> spent it", families=shares, at="2026-11-28"))
+    try:
+        [one] = said_now(paths, "made_up")
+        study = load_study_data(paths, "made_up", confirmed_now=True)
+    finally:
+        files.halt.unlink()
+    reason = "That cannot be tested: the study's budget was reached before its confirm had ended."
+    assert one.text == f"For task_0 on tiny-1m, nothing can be said yet. {reason}"
+    page = str(load("report/sections", "answer")().render(study))
+    assert "made_up &lt;b&gt;has&lt;/b&gt; spent it." in page

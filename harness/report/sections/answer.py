@@ -38,7 +38,12 @@ class Answer(Section):
         found = compare(study)
         cards = join(_card(study, comparison) for comparison in found)
         summary = _across(study) + _summary(study, found) if len(found) > 1 else Html("")
-        return summary + _open_questions(study) + cards + _spend(study)
+        return _halted(study) + summary + _open_questions(study) + cards + _spend(study)
+
+
+def _halted(study: StudyData) -> Html:
+    """That the study was not let end."""
+    return paragraph(f"{study.halt.text}.", kind="warning") if study.halt else Html("")
 
 
 def _across(study: StudyData) -> Html:

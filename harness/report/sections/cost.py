@@ -55,7 +55,8 @@ def _notes(study: StudyData) -> Html:
     # A clock that was set back may give an attempt negative seconds.
     if lost := [seconds for seconds in study.lost.values() if seconds > 0]:
         notes.append(
-            "Lost time is that of attempts whose worker or machine ended before it wrote a record: here "
+            "Lost time is that of attempts whose worker or machine ended before it wrote a record, or whose record was made "
+            "anew: here "
             f"{words.seconds(sum(lost))} of {words.count(len(lost), 'trial')}, in addition to the time on record."
         )
     return paragraph(" ".join(notes), kind="note") if notes else Html("")
