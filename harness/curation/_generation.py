@@ -15,6 +15,7 @@ from harness.models.base_model import context_length
 from harness.models.chat import ChatTemplate, chat_template
 from harness.models.tokens import encoder
 from harness.nn.batches import padding_id
+from harness.nn.determinism import seed_torch
 from harness.records.codec import fingerprint
 from harness.records.trial import derive_seed
 from harness.space import Named
@@ -141,7 +142,7 @@ def continuations(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         for number, places in enumerate(_batches(ids, bool(getattr(model, "_is_stateful", False)))):
-            torch.manual_seed(derive_seed("continuations", seed, number))
+            seed_torch(derive_seed("continuations", seed, number))
             texts = _continued(model, tokenizer, [ids[place] for place in places], sampling)
             for place, text in zip(places, texts, strict=True):
                 continued[place] = _ended(text, sampling.stop)

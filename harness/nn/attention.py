@@ -109,9 +109,9 @@ def _sample(model: PreTrainedModel, tokens: int, count: int) -> Batch:
 @contextmanager
 def _short_last_layer(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
     """The last layer's queries and feed-forward part at the batch's supervised positions only."""
-    layer = _last_layer(model)
     late = late_positions(batch)
-    if layer is None or late.shape[1] * FEW > batch.input_ids.shape[1]:
+    layer = None if late.shape[1] * FEW > batch.input_ids.shape[1] else _last_layer(model)
+    if layer is None:
         yield
         return
     attention, feed_forward = layer

@@ -22,6 +22,19 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's random numbers, those of a GPU too where one is in use.
+
+    The same numbers as after `torch.manual_seed`, which on a machine without a GPU formats three tracebacks a call and
+    keeps them for a GPU that may come: .3 ms, and memory that only grows.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Put the random states of python, numpy and torch back as they were."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from harness.nn.batches import Batch
+from harness.nn.determinism import seed_torch
 from harness.nn.logits import supervised_nats
 from harness.nn.optimizer import adamw, decaying, learning_rate, put_state
 from harness.plugins import overrides
@@ -52,10 +53,8 @@ class Alone(Session):
 
     def forward(self, batch: Batch, seeds: Sequence[int]) -> Tensor:
         """The model's own forward pass, its random numbers seeded for the step."""
-        import torch
-
         for seed in seeds:
-            torch.manual_seed(seed)
+            seed_torch(seed)
         with precision(self.learner, self.learner.model, batch):
             return supervised_nats(self.learner.model, batch)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.models.tokens import encoder
 from harness.nn.batches import padding_id
+from harness.nn.determinism import seed_torch
 from harness.records.trial import derive_seed
 from harness.tasks.training_rows import Row
 
@@ -33,7 +34,7 @@ def sampled_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, te
     import torch
 
     (start,) = encoder(tokenizer).start or (0,)
-    torch.manual_seed(derive_seed("rehearsal", texts))
+    seed_torch(derive_seed("rehearsal", texts))
     rows: list[Row] = []
     model.eval()
     for _ in range(0, texts, _BATCH):
