@@ -244,7 +244,7 @@ class CostRecord(Record):
     total_params: int = 0
     artifact_bytes: int = 0
     solo_equivalent_s: float | None = None
-    """Training seconds that the trial would have taken alone, where it was trained together with others."""
+    """Training seconds that the trial would have taken alone, where it was trained together with others, or that was tried."""
     trained_with: int = 1
     """Trials that were trained together, itself included; its `seconds` are its share of what they took."""
     utilisation: float | None = None
