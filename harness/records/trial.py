@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from harness import __version__
@@ -138,7 +139,7 @@ class TrialConfig(Record):
     seed: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the canonical JSON of all fields that are not `added` and at their default, 20 hexadecimal digits."""
         return fingerprint(to_json(self))
