@@ -94,6 +94,8 @@ class TaskInfo:
     """Mean characters of a training row."""
     tokens: Mapping[str, float] = field(default_factory=dict)
     """Mean tokens of a training row, by base model."""
+    longest: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Tokens of its longest training row, and most tokens of one that carry loss, by base model."""
     items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Items by split; of a group those of each of its tasks."""
     facts: TaskFacts = field(default_factory=TaskFacts)

@@ -12,12 +12,12 @@ from statistics import median
 
 from harness.cost.price import money
 from harness.driver.experiment import Experiment, ModelInfo, TaskInfo
-from harness.plugins import load
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from harness.records.trial import Evaluation, Forecast, TrialConfig, TrialResult, TrialStatus
 from harness.space import Params
 from harness.study.spec import Prices
+from harness.trial.packs import SHARED
 
 FLOPS_PER_SECOND = {"cpu": 4e10, "cuda": 3e13}
 """Useful FLOPs per second of training a small model in one thread of a CPU, or on one GPU."""
@@ -26,8 +26,6 @@ CHARACTERS_PER_TOKEN = 3.0
 SECONDS_PER_SCORING = 0.5
 """What one scoring of one task costs apart from the model's work."""
 SECONDS_PER_TRIAL = 1.0
-ADDED_RANK = 16
-"""Rank whose size stands for what a method adds that has no rank."""
 CHOICES = 2
 """Sequences scored per item, about."""
 
@@ -86,7 +84,7 @@ def read_past(paths: Paths) -> Past:
 
 
 def forecast(occasion: Occasion, past: Past, alone: bool = False) -> Forecast:
-    """Seconds, memory, disk and money of one trial.
+    """Seconds, disk and money of one trial, and the memory that past ones took (see `driver/memory` for what is expected).
 
     Args:
         occasion: The trial, and where it will run.
@@ -107,12 +105,23 @@ def _from_past(occasion: Occasion, alike: Sequence[TrialResult], alone: bool) ->
     seconds = (median(train) * work if train else 0.0) + median(rest) * max(1, items)
     return Forecast(
         seconds=seconds,
-        peak_memory_bytes=_median(past.cost.peak_memory_bytes for past in alike),
+        peak_memory_bytes=_past_peak(occasion.config, alike),
         artifact_bytes=_median(past.cost.artifact_bytes for past in alike),
         flops=_median(past.cost.flops / max(1, past.config.steps_run) for past in alike) * work,
         money=money(occasion.prices, seconds, occasion.threads, occasion.gpu),
         basis=f"{len(alike)} past trials of the same choices on {occasion.model.ref.name}",
     )
+
+
+def _past_peak(config: TrialConfig, alike: Sequence[TrialResult]) -> float | None:
+    """What past trials with the same batches took; None where there is none, or nobody measured."""
+    peaks = [past.cost.peak_memory_bytes for past in alike if _batches(past.config) == _batches(config)]
+    return _median(peaks) if any(peaks) else None
+
+
+def _batches(config: TrialConfig) -> list[list[object]]:
+    """What fixes the shape and the arithmetic of a trial's batches, by stage; None stands for a default."""
+    return [[stage.params.get(name) for name in SHARED] for stage in config.pipeline.stages]
 
 
 def _from_formula(occasion: Occasion) -> Forecast:
@@ -132,28 +141,10 @@ def _from_formula(occasion: Occasion) -> Forecast:
     seconds = (flops + 2 * passed * scored) / rate + SECONDS_PER_SCORING * tasks + SECONDS_PER_TRIAL
     return Forecast(
         seconds=seconds,
-        peak_memory_bytes=_memory(occasion),
         artifact_bytes=0.0,
         flops=flops,
         money=money(occasion.prices, seconds, occasion.threads, occasion.gpu),
     )
-
-
-def _memory(occasion: Occasion) -> float:
-    """Bytes before activations: the base's weights, and in float32 what trains, its gradient and its two moments."""
-    facts = occasion.model.facts
-    most = 0.0
-    for stage in occasion.config.pipeline.stages:
-        method, params = load("methods", stage.method)(), Params(stage.params)
-        frozen = method.weight_bytes(params, facts.dtype) * facts.parameters
-        if not method.needs_training:
-            most = max(most, frozen)
-        elif method.shares_base:
-            added = facts.linear_features * params.number("rank", ADDED_RANK)
-            most = max(most, frozen + 16.0 * min(added, facts.parameters))
-        else:
-            most = max(most, 16.0 * facts.parameters)
-    return most
 
 
 def kind(config: TrialConfig) -> tuple[str, ...]:

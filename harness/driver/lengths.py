@@ -18,6 +18,7 @@ from harness.driver.experiment import Experiment, TaskInfo
 from harness.errors import SpecError, StorageError
 from harness.files import parse_json, write_atomically
 from harness.models.tokens import Encoder, TokenCache
+from harness.nn.sequences import IGNORED
 from harness.records.codec import Record, decode, fingerprint, to_json
 from harness.space import Params
 
@@ -36,6 +37,8 @@ class _Counts(Record):
 
     tokens: Mapping[str, Mapping[str, float]]
     """Mean of a training row, by task and base model."""
+    longest: Mapping[str, Mapping[str, tuple[int, int]]]
+    """Tokens of the longest training row, and most tokens of one that carry loss, likewise."""
     notes: tuple[str, ...]
 
 
@@ -55,7 +58,7 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
     try:
         counted = decode(_Counts, parse_json(path.read_text()))
     except (OSError, ValueError):
-        counted = _Counts({}, ())
+        counted = _Counts({}, {}, ())
     names = {model.ref.name for model in models}
     if {name: set(own) for name, own in counted.tokens.items()} != {t.ref.name: names for t in experiment.tasks}:
         counted = _counted(experiment, models, tasks)
@@ -63,7 +66,10 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
             write_atomically(path, json.dumps(to_json(counted)))
     return replace(
         experiment,
-        tasks=tuple(replace(task, tokens=counted.tokens[task.ref.name]) for task in experiment.tasks),
+        tasks=tuple(
+            replace(task, tokens=counted.tokens[task.ref.name], longest=counted.longest[task.ref.name])
+            for task in experiment.tasks
+        ),
         notes=(*experiment.notes, *counted.notes),
     )
 
@@ -79,15 +85,17 @@ def _key(experiment: Experiment, tasks: Mapping[str, Task]) -> str:
 def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> _Counts:
     notes: list[str] = []
     tokens: dict[str, dict[str, float]] = {task.ref.name: {} for task in experiment.tasks}
+    longest: dict[str, dict[str, tuple[int, int]]] = {task.ref.name: {} for task in experiment.tasks}
     for model in models:
         texts = _Texts(experiment, model, tasks)
         for task in experiment.tasks:
             tokens[task.ref.name][model.ref.name] = texts.mean_tokens(task.ref.name)
+            longest[task.ref.name][model.ref.name] = texts.longest(task.ref.name)
             notes += texts.training_notes(task.ref.name)
             notes += texts.proof_notes(task.ref.name)
         for info in (*experiment.tasks, *experiment.off_target):
             notes += texts.scoring_notes(info)
-    return _Counts(tokens, tuple(dict.fromkeys(notes)))
+    return _Counts(tokens, longest, tuple(dict.fromkeys(notes)))
 
 
 class _Texts:
@@ -109,6 +117,12 @@ class _Texts:
         """Of a training row."""
         sequences = self._encoded(task).sequences
         return sum(len(sequence.input_ids) for sequence in sequences) / max(1, len(sequences))
+
+    def longest(self, task: str) -> tuple[int, int]:
+        """Tokens of the longest training row, and most tokens of one that carry loss."""
+        sequences = self._encoded(task).sequences
+        answers = (sum(label != IGNORED for label in sequence.labels[1:]) for sequence in sequences)
+        return max((len(sequence.input_ids) for sequence in sequences), default=1), max(answers, default=1)
 
     def training_notes(self, task: str) -> Iterator[str]:
         """What families will cut of training rows, and where tokens would span prompt and answer."""

@@ -9,6 +9,7 @@ from harness.driver.allowance import caps
 from harness.driver.detect import Detectable, detectable_on
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.driver.forecast import forecast, occasion_of, read_past
+from harness.driver.memory import FamilyMemory, Needs
 from harness.driver.reach import Reach, reaches
 from harness.driver.trials import base_proposals, confirm_evaluation, search_cells
 from harness.errors import PartialFailure, SpecError
@@ -55,6 +56,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     """Base models that are left out, each with the reason."""
+    memory: tuple[FamilyMemory, ...] = ()
+    """Of a search trial, by family and base model: the task whose rows need most."""
     reach: tuple[Reach, ...] = ()
     """Share of the base's weights that methods reach, by family and base model."""
 
@@ -78,6 +81,8 @@ class Plan:
             lines.append(f"money: {self.money:.2f} {self.currency}")
         lines.append("one full search trial:")
         lines += [f"  {name:<24} {duration(f.seconds):>9}  (from {f.basis})" for name, f in self.families.items()]
+        lines += ["memory of one trial at most, at its family's defaults, by what holds it:"] if self.memory else []
+        lines += [f"  {one.text()}" for one in self.memory]
         lines += ["weights of the base that move, or in whose place stands what moves:"] if self.reach else []
         lines += [f"  {one.text()}" for one in self.reach]
         lines.append("the confirm phase can tell two families apart if they differ by:")
@@ -111,6 +116,7 @@ def plan_study(experiment: Experiment) -> Plan:
         money=outlook.money(seconds),
         currency=experiment.spec.prices.currency,
         detectable=detectable_on(experiment, outlook.confirmation),
+        memory=outlook.needs.families(outlook.cells),
         reach=reaches(experiment),
         notes=(*experiment.notes, *outlook.notes(), *outlook.over(seconds)),
         refused=experiment.refused,
@@ -131,11 +137,11 @@ class _Outlook:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.spec = experiment, experiment.spec
-        self.past = read_past(experiment.paths)
+        self.past, self.needs = read_past(experiment.paths), Needs(experiment)
         self.gpu = experiment.site.gpu
         self.tasks = {task.ref.name: task for task in (*experiment.tasks, *experiment.off_target)}
         self.cells = search_cells(experiment, {})
-        self.full = [(cell, self.of(_first(cell))) for cell in self.cells]
+        self.full = [(cell, self._with_memory(_first(cell))) for cell in self.cells]
         self.alone = [(cell, self.of(_first(cell), alone=True)) for cell in self.cells]
         self._check_budget()
 
@@ -147,6 +153,11 @@ class _Outlook:
             alone: Whether it is to be that of a trial that trains alone, not of its share of a pack.
         """
         return forecast(occasion_of(self.experiment, config), self.past, alone)
+
+    def _with_memory(self, config: TrialConfig) -> Forecast:
+        """The forecast of a trial, with the memory that it needs where no past trial says what it takes."""
+        one = self.of(config)
+        return replace(one, peak_memory_bytes=one.peak_memory_bytes or self.needs.measured(config))
 
     def guesses(self) -> dict[str, float]:
         """Seconds of a full search trial by family, alone."""
@@ -264,7 +275,7 @@ def _mean(forecasts: Sequence[Forecast]) -> Forecast:
     return Forecast(
         seconds=sum(one.seconds for one in forecasts) / count,
         # A machine must hold the largest of them; the rest are sums, of which a mean is the share.
-        peak_memory_bytes=max(one.peak_memory_bytes for one in forecasts),
+        peak_memory_bytes=max((size for one in forecasts if (size := one.peak_memory_bytes)), default=None),
         artifact_bytes=sum(one.artifact_bytes for one in forecasts) / count,
         flops=sum(one.flops for one in forecasts) / count,
         money=sum(money) / len(money) if money else None,

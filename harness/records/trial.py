@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 from typing import Any
 
 from harness import __version__
@@ -139,7 +138,7 @@ class TrialConfig(Record):
     seed: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Hash of the canonical JSON of all fields that are not `added` and at their default, 20 hexadecimal digits."""
         return fingerprint(to_json(self))
@@ -245,7 +244,7 @@ class CostRecord(Record):
     total_params: int = 0
     artifact_bytes: int = 0
     solo_equivalent_s: float | None = None
-    """Training seconds that the trial would have taken alone, where it was trained together with others, or that was tried."""
+    """Training seconds that the trial would have taken alone, where it was trained together with others."""
     trained_with: int = 1
     """Trials that were trained together, itself included; its `seconds` are its share of what they took."""
     utilisation: float | None = None
@@ -317,8 +316,9 @@ class Forecast(Record):
     """What `plan` predicted for the quantities that `CostRecord` measures."""
 
     seconds: float
-    peak_memory_bytes: float
     artifact_bytes: float
+    peak_memory_bytes: float | None = None
+    """None where it is not known."""
     flops: float = 0.0
     money: float | None = None
     basis: str = "formula"
