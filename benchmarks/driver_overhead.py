@@ -7,8 +7,9 @@ Goals: 30 ms in this process, 300 ms with two worker processes of this machine. 
 with the same sampler, and a record written and fsynced for each trial, in the same run.
 
 With `--growth`, one cell of each size is searched in this process: CPU time of the driver for each trial, what it takes
-to go on with a cell of which all trials have records, and the ratio to the first size. The sampler's own arithmetic is
-in it, and is linear in the cell's trials for `tpe`; `random` has none.
+to go on with a cell of which all trials have records, what `harness status` takes, and the ratio to the first size. The sampler's own arithmetic is
+in it, and is linear in the cell's trials for `tpe`; `random` has none. Without its receipt a complete phase reads all of
+its records again, as one does that goes on after it was killed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.cli.status import study_status
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.driver.phases import run_phase
 from harness.files import write_atomically
@@ -122,14 +124,20 @@ def growth(sizes: Sequence[int], sampler: str) -> None:
     for trials in sizes:
         spec, spent = study(trials, sampler), [time.process_time()]
         with tempfile.TemporaryDirectory() as name:
-            for _ in range(2):
+            receipt = Paths(Path(name) / "inline").study(spec.name).receipt("search")
+            for keep in (True, False, True):
                 driven("inline", spec, Path(name))
                 spent.append(time.process_time())
+                if not keep:
+                    receipt.unlink()
+            study_status(Paths(Path(name) / "inline"), spec.name)
+            spent.append(time.process_time())
         cpu_ms = (spent[1] - spent[0]) / trials * 1000
         first = first or cpu_ms
         print(
             f"{sampler:<7} {trials:>7} trials {cpu_ms:7.2f} ms CPU each, {cpu_ms / first:5.2f} x the first size; "
-            f"the same again with nothing to do {spent[2] - spent[1]:6.2f} s CPU"
+            f"the same again with nothing to do {spent[2] - spent[1]:6.2f} s CPU, {spent[3] - spent[2]:.2f} s without its receipt, "
+            f"harness status {spent[4] - spent[3]:.2f} s"
         )
 
 

@@ -1,9 +1,8 @@
-"""What there is: plug-ins, tasks, models and studies, how far each study is, and records taken over from elsewhere."""
+"""What there is: plug-ins, tasks, models and studies, and records taken over from elsewhere."""
 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from harness.files import read_yaml, write_atomically
 from harness.models.parts import PARTS, Part
 from harness.plugins import FOLDERS, load, names
 from harness.records.paths import Paths
-from harness.records.results import find_result, iterate_results
+from harness.records.results import iterate_results
 from harness.space import Choice, Distribution, Float, Integer, Text
 from harness.study.recipes import recipes
 
@@ -172,67 +171,6 @@ def inventory_text(kinds: Mapping[str, list[Entry]]) -> str:
                 lines += [f"      {entry.limits}"] if entry.limits else []
                 lines += [f"      {name:<22} {text}" for name, text in entry.space.items()]
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class StudyStatus:
-    """How far a study is."""
-
-    study: str
-    done: int
-    running: int
-    """Trials that the study asked for and that have no record yet."""
-    failed: Mapping[str, int]
-    """Failures by status."""
-    seconds: float
-    """Wall seconds of all its trials, reused ones left out."""
-    steps_done: tuple[str, ...]
-    """Which of base, search and confirm are complete."""
-    verdicts: tuple[str, ...] = ()
-    """What its confirmed runs say, a line for each task; none before any."""
-
-    def text(self) -> str:
-        """One line, and one for each verdict."""
-        failures = ", ".join(f"{count} {status}" for status, count in self.failed.items()) or "none failed"
-        steps = ", ".join(self.steps_done) or "nothing"
-        head = (
-            f"{self.study}: {self.done} done, {self.running} open, {failures}; {self.seconds:.0f} s; complete: {steps}"
-        )
-        return "\n".join([head, *(f"  {verdict}" for verdict in self.verdicts)])
-
-
-def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
-    """The status of one study, or of every study that was started.
-
-    Raises:
-        SpecError: When the study was never started here.
-    """
-    started = [files.name for files in paths.started()]
-    if study is not None and Path(study).stem not in started:
-        raise SpecError(one_of("started study", study, started))
-    return [_status_of(paths, name) for name in started if study is None or Path(study).stem == name]
-
-
-def _status_of(paths: Paths, study: str) -> StudyStatus:
-    from harness.records.study_trials import is_reused, read_members
-    from harness.report.conclusion import said_now
-
-    members = {member.key: member for member in read_members(paths, study)}
-    results = {key: find_result(paths, key) for key in members}
-    found = {key: result for key, result in results.items() if result is not None}
-    failed = Counter(str(result.status) for result in found.values() if not result.status.has_scores)
-    seconds = sum(result.cost.total_s for key, result in found.items() if not is_reused(members[key], result, study))
-    steps = tuple(step for step in ("base", "search", "confirm") if paths.study(study).done(step).exists())
-    confirmed = any(members[key].role == "confirm" for key in found)
-    return StudyStatus(
-        study=study,
-        done=len(found) - failed.total(),
-        running=len(members) - len(found),
-        failed=dict(failed),
-        seconds=seconds,
-        steps_done=steps,
-        verdicts=tuple(one.text for one in said_now(paths, study)) if confirmed else (),
-    )
 
 
 @dataclass(frozen=True)

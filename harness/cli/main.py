@@ -261,17 +261,17 @@ def report(root: Path, study: str) -> None:
 
 @main.command()
 @click.argument("study", required=False)
+@click.option("--watch", is_flag=True, help="Look again every few seconds, until no driver runs.")
 @json_option
 @click.pass_obj
-def status(root: Path, study: str | None, as_json: bool) -> None:
-    """Say what is done, running and failed, of one study or of all."""
-    from harness.cli.listing import study_status
+def status(root: Path, study: str | None, watch: bool, as_json: bool) -> None:
+    """Say what is done, running, left and failed, and what it has cost, of one study or of all; disturbs nothing."""
+    from harness.cli.status import looks
 
-    show(
-        study_status(_paths(root), study),
-        as_json,
-        lambda rows: "\n".join(row.text() for row in rows) or "no studies yet",
-    )
+    for rows in looks(_paths(root), study, watch):
+        if watch and not as_json and sys.stdout.isatty():
+            click.clear()
+        show(rows, as_json, lambda rows: "\n".join(row.text() for row in rows) or "no studies yet")
 
 
 @main.command("list")

@@ -249,7 +249,7 @@ TABLES = (
             total_params BIGINT | Parameters of the model.
             artifact_bytes BIGINT | Size of what the trial would keep.
             trained_with BIGINT | Trials that were trained together, itself included; 1 is alone. | coalesce(r.cost.trained_with, 1)
-            solo_equivalent_s DOUBLE | Training seconds had it not been trained together with others; null where it was not.
+            solo_equivalent_s DOUBLE | Training seconds had nobody trained it with others, or tried to; null where nobody did.
             solo_train_s DOUBLE | Training seconds alone: what methods are compared by. | {_SOLO_TRAIN_S}
             solo_s DOUBLE | Wall seconds of all phases, had it been trained alone. | {_SOLO_S}
             solo_money DOUBLE | Money, had it been trained alone. | r.cost.money * {_SOLO_S} / nullif({_TOTAL_S}, 0)

@@ -117,8 +117,7 @@ class Allowance:
 
     def charge(self, result: TrialResult) -> None:
         """Count what a trial of the study cost, once."""
-        key = result.config.key
-        if not self.caps or key in self._charged:
+        if not self.caps or (key := result.config.key) in self._charged:
             return
         self._charged.add(key)
         bill = bill_of(result.cost)

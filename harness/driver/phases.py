@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from harness.driver.display import Display
 from harness.driver.experiment import Experiment, Site
 from harness.driver.loop import Driver
 from harness.driver.plan import guesses, plan_study
+from harness.driver.receipts import read_receipt, write_receipt
 from harness.driver.resolve import resolve
 from harness.driver.sources import FixedSource, Proposal, SearchSource, Source
 from harness.driver.trials import base_proposals, confirm_proposals, restored_cells, search_cells
 from harness.errors import PartialFailure, SpecError
 from harness.files import duration, parse_json, write_atomically
-from harness.records.codec import to_json
+from harness.records.codec import Json, to_json
 from harness.records.lost_work import append_stop, read_stops
 from harness.records.paths import Paths, StudyPaths
 from harness.records.study_trials import Role, read_members
@@ -109,13 +110,25 @@ def run_phase(
     with _open_runner(role, spec, site) as runner:
         experiment = resolve(spec, site)
         _keep_study(experiment)
+        if (known := read_receipt(experiment, role, duty(spec, site))) is not None:
+            return replace(_from_receipt(known), verdicts=tuple(said()) if role == "confirm" else ())
         told = said if role == "confirm" else tuple  # before, nothing is confirmed that anything could be said of
         driver = Driver(experiment, runner, read_members(site.paths, spec.name), told)
         outcome = _PHASES[role](experiment, driver)
         driver.raise_if_put_off()
         summary = _summary(role, driver, outcome)
         write_atomically(experiment.files.done(role), summary.text() + "\n")
+        write_receipt(experiment, role, duty(spec, site), to_json(replace(summary, ran=0)))
     return summary
+
+
+def _from_receipt(known: Json) -> Summary:
+    """A phase's summary as `to_json` wrote it, which nobody has changed since."""
+    return Summary(**{"phase": known.pop("step"), **{name: _tuple(value) for name, value in known.items()}})
+
+
+def _tuple(value: Json) -> Json:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _base(experiment: Experiment, driver: Driver) -> Outcome:
@@ -292,7 +305,8 @@ def duty(spec: StudySpec, site: Site) -> Duty:
 
 def _remove_checkpoints(paths: Paths, cells: Sequence[Cell]) -> None:
     """What rungs left behind is of no use once the search is over."""
-    for config in (cell.config(job) for cell in cells for job in cell.history.results):
+    several = [cell for cell in cells if cell.design.top]  # with one rung there is nothing to go on from
+    for config in (cell.config(job) for cell in several for job in cell.history.results):
         shutil.rmtree(paths.checkpoint(config.key), ignore_errors=True)
         full = config.at(1.0).key  # the trial at full fidelity lists its rungs, whether or not it ever ran
         shutil.rmtree(paths.rungs(full), ignore_errors=True)

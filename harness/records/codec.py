@@ -81,26 +81,41 @@ def _declared(kind: type) -> list[Field[Any]]:
 
 def to_json(value: object) -> Json:
     """Dataclasses, tuples, paths and enums as plain JSON values; a field whose metadata says `json` has that name there."""
-    if is_dataclass(value) and not isinstance(value, type):
-        unknown = value.unknown if isinstance(value, Record) else {}
-        own = ((as_name, getattr(value, name), omitted) for name, as_name, omitted in _written(type(value)))
-        return {name: to_json(item) for name, item, omitted in own if item not in omitted} | dict(unknown)
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
-    return value.value if isinstance(value, StrEnum) else value
+    kind: Annotation = type(value)
+    return _writer(kind)(value)
 
 
+# Writers are made once for each type, as readers are: a study's keys and records have millions of values.
 @cache
-def _written(kind: Annotation) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """The fields that a dataclass declares: name, name in JSON, and the values that are not written."""
-    return [
-        (item.name, item.metadata.get("json", item.name), (item.default,) if item.metadata.get("added") else ())
+def _writer(kind: Annotation) -> Callable[[Any], Json]:
+    if is_dataclass(kind):
+        return _record_writer(kind)
+    if issubclass(kind, Mapping):
+        return lambda value: {str(key): to_json(item) for key, item in value.items()}
+    if issubclass(kind, list | tuple):
+        return lambda value: [to_json(item) for item in value]
+    if issubclass(kind, PurePath):
+        return str
+    return (lambda value: value.value) if issubclass(kind, StrEnum) else lambda value: value
+
+
+def _record_writer(kind: Annotation) -> Callable[[Any], Json]:
+    always = object()  # no field has it as its default
+    written = [
+        (item.name, item.metadata.get("json", item.name), item.default if item.metadata.get("added") else always)
         for item in _declared(kind)
     ]
+    keeps_unknown = issubclass(kind, Record)
+
+    def write(value: Any) -> Json:
+        data = {}
+        for name, as_name, omitted in written:
+            item = getattr(value, name)
+            if omitted is always or item != omitted:
+                data[as_name] = to_json(item)
+        return data | value.unknown if keeps_unknown and value.unknown else data
+
+    return write
 
 
 def canonical_json(value: Json) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+_RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class StudyPaths:
         """Held by the one driver that runs the study."""
         return self.folder / "driver.lock"
 
+    def receipt(self, phase: str) -> Path:
+        """What a complete phase came to, and the state of all that it rests on; deleting it loses nothing."""
+        return self.folder / f"{phase}.receipt.json"
+
     def done(self, phase: str) -> Path:
         """Written when a phase (base, search, confirm) is complete; Snakemake waits for it."""
         return self.folder / f"{phase}.done"
@@ -92,13 +98,18 @@ class Paths:
 
     def record(self, key: str) -> Path:
         """A trial's record."""
-        return self.trial(key) / "record.json"
+        return self.trial(key) / _RECORD
+
+    def records_of(self, keys: Iterable[str]) -> Iterator[str]:
+        """Where the records of trials lie, whether or not they are there."""
+        folder = str(self.trials)
+        return (f"{folder}/{key[:2]}/{key}/{_RECORD}" for key in keys)  # as below: no Path objects
 
     def records(self) -> Iterator[str]:
         """Where the record of every trial that has a folder lies, in key order; a trial still running has none yet."""
         for shard in _folders(self.trials):
             for trial in _folders(shard):
-                yield f"{trial}/record.json"  # a hundred thousand Path objects would cost as much as reading the files
+                yield f"{trial}/{_RECORD}"  # a hundred thousand Path objects would cost as much as reading the files
 
     def claim(self, key: str) -> Path:
         """Locked by the process that runs a trial; there only while one does."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.errors import NewerRecord, StorageError
 from harness.files import parse_json, write_atomically
-from harness.records.codec import Misfit, fingerprint, to_json
+from harness.records.codec import Json, Misfit, fingerprint, to_json
 from harness.records.paths import Paths
 from harness.records.trial import SCHEMA_VERSION, TrialResult, TrialStatus, migrate, result_from_json
 
@@ -80,6 +80,9 @@ def _parsed(key: str, raw: bytes) -> tuple[Mapping[str, Any], TrialResult]:
     data = parse_json(raw)
     if not isinstance(data, dict):
         raise Misfit("an object", data)
+    if is_intact(key, raw):  # as `result_text` left it: key and digest fit
+        del data["digest"]
+        return data, result_from_json(data)
     digest, own_digest = data.pop("digest", None), fingerprint(data)
     result = result_from_json(data)
     own_key = fingerprint(data["config"])  # as it stands: a field that it lacks was not hashed either
@@ -122,6 +125,29 @@ def find_result(paths: Paths, key: str) -> TrialResult | None:
     except NewerRecord:
         raise
     except StorageError:
+        return None
+
+
+def find_current(path: str) -> Json | None:
+    """The JSON of a record that `find_result` believes, in the shape of the current version; None where it gives None.
+
+    For those who need little of each of many records: one that is intact is not decoded.
+
+    Args:
+        path: As `Paths.records_of` gives it.
+
+    Raises:
+        NewerRecord: When a later version of harness wrote it.
+    """
+    from pydantic_core import from_json  # takes half the time of Python's own; only for what has its digest
+
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        return from_json(raw) if is_intact(path.split("/")[-2], raw) else read_current(Path(path))
+    except NewerRecord:
+        raise
+    except (OSError, StorageError):
         return None
 
 

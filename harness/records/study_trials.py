@@ -54,7 +54,12 @@ def is_reused(member: Member, result: TrialResult, study: str) -> bool:
         result: Its record.
         study: The study's name.
     """
-    return member.reused or result.provenance.study not in ("", study)
+    return is_paid_by_another(member.reused, result.provenance.study, study)
+
+
+def is_paid_by_another(reused: bool, made_for: str, study: str) -> bool:
+    """The same, from a member's flag and the study that a record was made for, empty where that is not known."""
+    return reused or made_for not in ("", study)
 
 
 def append_member(paths: Paths, study: str, member: Member) -> None:

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from harness import __version__
@@ -138,7 +139,7 @@ class TrialConfig(Record):
     seed: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the canonical JSON of all fields that are not `added` and at their default, 20 hexadecimal digits."""
         return fingerprint(to_json(self))
@@ -244,7 +245,7 @@ class CostRecord(Record):
     total_params: int = 0
     artifact_bytes: int = 0
     solo_equivalent_s: float | None = None
-    """Training seconds that the trial would have taken alone, where it was trained together with others."""
+    """Training seconds that the trial would have taken alone, where it was trained together with others, or that was tried."""
     trained_with: int = 1
     """Trials that were trained together, itself included; its `seconds` are its share of what they took."""
     utilisation: float | None = None

@@ -1,7 +1,9 @@
 """What a trial that trains with others would take alone: measured on its first steps, which are then undone.
 
-A pack's smallest and largest trial (by trainable parameters) do a few steps alone; the others lie between them.
-A process keeps the figures (`SoloCosts`), so that its later packs of the same kind pay nothing.
+A pack's smallest and largest trial (by trainable parameters) do a few steps alone; the others lie between them. Then the
+pack does as many together: a stack shares a frozen base's passes, but where every weight moves it may be slower than its trials
+one after the other, and no list of methods says on which machine. A process keeps the figures (`SoloCosts`), so that its later
+packs of the same kind pay nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from harness.cost.meter import Meter, Tally
 from harness.records.execution import StageSettings
 from harness.training.alone import Alone
 from harness.training.learner import Learner, Losses
+from harness.training.session import Session
 from harness.training.together import Together
 
 STEPS = 3
@@ -43,12 +46,40 @@ ROOM, HALF_ROOM = 1e-3, 3e-2
 """Relative difference of two losses that rounding explains, in float32 and in bfloat16."""
 
 
+WORTHWHILE = 1.1
+"""Times as long as one after the other that the fastest step together may take: less is what a busy machine does to timings,
+and trials together are scored together, too."""
+
+
 class SoloCosts:
-    """What a process has measured of trials alone, and which kinds of pack it has seen to agree with them."""
+    """What a process has measured of trials alone, and which kinds of pack it has seen to agree with them, and to pay."""
 
     def __init__(self) -> None:
         self._measured: dict[tuple[Kind, int], Solo] = {}
         self._agreed: set[Kind] = set()
+        self._slower: dict[Kind, str | None] = {}
+
+    def slower(self, kind: Kind) -> str | None:
+        """Why trials of this kind are better trained one after the other, where that has been measured.
+
+        Args:
+            kind: Of packs that take the same arithmetic: fingerprint of what trains (see `packs.kindred`), device, threads.
+        """
+        return self._slower.get(kind)
+
+    def lose(self, learners: Sequence[Learner], kind: Kind, solos: Sequence[Solo]) -> str | None:
+        """Why these trials are better trained one after the other: measured once per kind, on steps that are undone.
+
+        Args:
+            learners: Trials that are alike, before any step of this session.
+            kind: See `slower`.
+            solos: What `calibrate` said of them.
+        """
+        if kind not in self._slower:
+            ratio = _times_as_long(learners, solos)
+            together = f"together, steps took {ratio:.1f} times as long as one trial after the other"
+            self._slower[kind] = together if ratio > WORTHWHILE else None
+        return self._slower[kind]
 
     def calibrate(self, learners: Sequence[Learner], kind: Kind) -> list[Solo]:
         """Each learner's figures alone.
@@ -112,26 +143,49 @@ def _measure(learner: Learner, size: int) -> Solo:
     import torch
 
     before = {name: p.detach().clone() for name, p in learner.model.named_parameters() if p.requires_grad}
-    meter, spans = Meter(learner.setup.device), []
-    shadow = replace(
+    meter = Meter(learner.setup.device)
+    shadow = _shadow(learner, meter)
+    held = meter.memory_now()
+    with meter.phase("train"):
+        timed = _timed(Alone(shadow), [shadow])
+    with torch.no_grad():
+        for name, weights in before.items():
+            learner.model.get_parameter(name).copy_(weights)
+    per_token = sum(seconds for seconds, _ in timed) / sum(tokens for _, (tokens,) in timed)
+    return Solo(size, per_token, meter.peak_memory_bytes, max(0, (meter.peak_memory_bytes or 0) - held))
+
+
+def _times_as_long(learners: Sequence[Learner], solos: Sequence[Solo]) -> float:
+    """Seconds of the fastest step together for each second that its trials take one after the other."""
+    shadows = [_shadow(learner, Meter(learner.setup.device)) for learner in learners]
+    # a stack holds copies of what it trains and writes them back when it is closed, which this one never is
+    timed = _timed(Together(shadows), shadows)
+    apart = [sum(solo.seconds_per_token * own for solo, own in zip(solos, tokens, strict=True)) for _, tokens in timed]
+    return min(seconds / alone for (seconds, _), alone in zip(timed, apart, strict=True))
+
+
+def _shadow(learner: Learner, meter: Meter) -> Learner:
+    """A stand-in whose steps leave nothing behind but the weights of the model that it shares."""
+    return replace(
         learner,
         watch=replace(learner.watch, tally=Tally(), meter=meter),
         losses=Losses(),
         settings=StageSettings(),
         moments={name: (first.clone(), second.clone()) for name, (first, second) in learner.moments.items()},
     )
-    held = meter.memory_now()
-    with meter.phase("train"):
-        session = Alone(shadow)
-        for _ in range(min(1 + STEPS, learner.watch.stop_at - learner.step)):
-            started, tokens = time.perf_counter(), shadow.padded_tokens
-            session.advance(1)
-            if learner.setup.device == "cuda":
-                torch.cuda.synchronize()
-            spans.append((time.perf_counter() - started, shadow.padded_tokens - tokens))
-    timed = spans[1:] or spans
-    with torch.no_grad():
-        for name, weights in before.items():
-            learner.model.get_parameter(name).copy_(weights)
-    per_token = sum(seconds for seconds, _ in timed) / sum(tokens for _, tokens in timed)
-    return Solo(size, per_token, meter.peak_memory_bytes, max(0, (meter.peak_memory_bytes or 0) - held))
+
+
+def _timed(session: Session, shadows: Sequence[Learner]) -> list[tuple[float, list[int]]]:
+    """Seconds of each step, and every trial's tokens of it as padded alone; without the first step where there are others."""
+    import torch
+
+    spans = []
+    for _ in range(min(1 + STEPS, *(shadow.watch.stop_at - shadow.step for shadow in shadows))):
+        before = [shadow.padded_tokens for shadow in shadows]
+        started = time.perf_counter()
+        session.advance(1)
+        if shadows[0].setup.device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        spans.append((seconds, [s.padded_tokens - b for s, b in zip(shadows, before, strict=True)]))
+    return spans[1:] or spans

@@ -37,7 +37,7 @@ class Accounts:
     trained_with: int = 1
     """Trials that were trained together, itself included."""
     solo_equivalent_s: float | None = None
-    """Training seconds that it would have taken alone; None where it was trained alone."""
+    """Training seconds that it would have taken alone; None where it was trained alone from the start."""
     alone_before_s: float = 0.0
     """Training seconds that its earlier attempts, which it goes on from, would have taken alone."""
     padded_before: int = 0
@@ -112,7 +112,9 @@ class Accounts:
         """
         size = self.stages[-1].size if self.stages else Size()
         seconds = self.meter.seconds["train"]
-        if self.trained_with > 1 and self.solo_equivalent_s is None:  # an earlier attempt trained it with others
+        # an earlier attempt trained it with others, or tried to: the meter holds its share of steps that were undone
+        shared = self.trained_with > 1 or self.train_before_s > self.alone_before_s
+        if shared and self.solo_equivalent_s is None:
             self.solo_equivalent_s = self.alone_s(None, 0)
         return replace(
             cost_record(self.meter, self._total(), size, prices, threads),

@@ -28,7 +28,7 @@ from harness.records.turns import pauses
 from harness.training.choices import refusal
 from harness.trial.accounts import Accounts
 from harness.trial.failures import Split
-from harness.trial.packs import alone_because, cut
+from harness.trial.packs import alone_because, cut, kindred
 from harness.trial.process import WarmProcess, pick_device, release_memory
 from harness.trial.record import write
 from harness.trial.run import Run, each
@@ -131,14 +131,24 @@ def _run(config: TrialConfig, workspace: Workspace, process: WarmProcess, meter:
     )
 
 
+def _known_split(runs: Sequence[Run]) -> Split | None:
+    """That trials of this kind were seen to be slower together, before anything is done for these."""
+    run = runs[0]
+    kind = (kindred(run.config), run.meter.device, run.workspace.threads)
+    reason = run.process.solo_costs.slower(kind) if len(runs) > 1 else None
+    return None if reason is None else Split(reason)
+
+
 def _run_group(runs: Sequence[Run]) -> list[TrialResult]:
-    """Run trials that are alike, in fewer at a time where they do not fit, alone where they cannot be stacked."""
-    outcome = _results(runs)
+    """Run trials that are alike, in fewer at a time where they do not fit, alone where they cannot or should not be stacked."""
+    outcome = _known_split(runs) or _results(runs)
     if not isinstance(outcome, Split):
         return outcome
     size = (len(runs) + 1) // 2 if outcome.in_halves else 1
     # They start anew, but what the attempt took stays on their meters.
     fresh = [_run(run.config, run.workspace, run.process, run.meter) for run in runs]
+    for run in fresh:
+        run.accounts.train_before_s = run.meter.so_far("train")
     release_memory()
     parts = [fresh[start : start + size] for start in range(0, len(fresh), size)]
     for part in parts:

@@ -57,6 +57,11 @@ def alike(config: TrialConfig) -> str:
     return fingerprint([to_json(part) for part in (config.pipeline.base_model, config.task, config.evaluation, common)])
 
 
+def kindred(config: TrialConfig) -> str:
+    """Fingerprint of what decides whether training together pays: the base and what trains it, whatever the task is."""
+    return fingerprint([to_json(config.pipeline.base_model), [_common(stage) for stage in config.pipeline.stages]])
+
+
 def _common(stage: Stage) -> dict[str, object]:
     choices = {axis: getattr(stage, axis) for axis in AXIS_FOLDER}
     params = defaults(stage_space(choices)) | dict(stage.params)

@@ -19,7 +19,7 @@ from harness.training.together import Together
 from harness.training.trl import run_trainer
 from harness.trial import midway
 from harness.trial.failures import Split, out_of_memory
-from harness.trial.packs import alike
+from harness.trial.packs import alike, kindred
 from harness.trial.process import release_memory
 from harness.trial.run import shared
 from harness.trial.score_group import score_live
@@ -81,16 +81,17 @@ def _train_in_step(prepared: Sequence[Prepared]) -> Split | None:
 
 
 def _measured(prepared: Sequence[Prepared]) -> list[Solo] | Split:
-    """What each would take alone; a split where memory does not suffice, or where together is not what alone is."""
+    """What each would take alone; a split where memory does not suffice, or together is not what alone is, or slower."""
     run, learners = prepared[0].run, [trial.learner for trial in prepared]
-    kind = (alike(run.config), run.meter.device, run.workspace.threads)
-    solos = run.process.solo_costs.calibrate(learners, kind)
+    costs, machine = run.process.solo_costs, (run.meter.device, run.workspace.threads)
+    kind = (alike(run.config), *machine)
+    solos = costs.calibrate(learners, kind)
     needed = sum(solo.step_memory_bytes for solo in solos)
     free = free_memory(run.meter.device)
     if free is not None and needed > MEMORY_SHARE * free:
         reason = f"{len(learners)} trials need {needed} bytes together, of which {free} are free"
         return Split(reason, in_halves=True)
-    reason_apart = run.process.solo_costs.differ(learners, kind)
+    reason_apart = costs.differ(learners, kind) or costs.lose(learners, (kindred(run.config), *machine), solos)
     return solos if reason_apart is None else Split(reason_apart)
 
 

@@ -162,6 +162,15 @@ def read_item(path: Path) -> list[TrialConfig]:
     return [decode(TrialConfig, data) for data in parse_json(path.read_text())]
 
 
+def held_trials(folders: Folders) -> set[str]:
+    """Keys of the trials that workers hold; what they end or take meanwhile may be missed."""
+    keys: set[str] = set()
+    for path in folders.claimed.glob("*/*.json"):
+        with suppress(OSError, ValueError):
+            keys.update(config.key for config in read_item(path))
+    return keys
+
+
 def serve(duty: Duty) -> int:
     """A worker's life, from the start of its job to its end.
 

@@ -8,6 +8,7 @@ import torch
 from harness.training import solo_cost as calibration
 from harness.training.alone import Alone
 from harness.training.solo_cost import Solo, SoloCosts
+from harness.training.together import Together
 from tests.tiny import attached, stage, train
 
 KIND = ("kind", "cpu", 1)
@@ -49,6 +50,7 @@ def test_measuring_and_looking_change_nothing(resumed, method, world):
     costs = SoloCosts()
     costs.calibrate(group, KIND)
     assert costs.differ(group, KIND) is None
+    costs.lose(group, KIND, costs.calibrate(group, KIND))
     for one, (tensors, numbers) in zip(group, before, strict=True):
         after, same = state(one)
         assert same == numbers
@@ -62,6 +64,7 @@ def test_training_after_it_is_training_without_it(world):
     costs = SoloCosts()
     costs.calibrate(measured, KIND)
     costs.differ(measured, KIND)
+    costs.lose(measured, KIND, costs.calibrate(measured, KIND))
     assert train(*measured) == train(*plain)
 
 
@@ -122,3 +125,27 @@ def test_bases_that_differ_are_found_out(world):
     assert costs.differ(group, KIND).startswith("together its first loss is ")
     assert costs.differ(learners(world), KIND) is None
     assert costs.differ(group, KIND) is None  # looked at once per kind
+
+
+@pytest.mark.parametrize(("slowness", "pays"), [(1.05, True), (1.3, False)])
+def test_whether_together_pays_is_measured_once_and_by_the_fastest_step(slowness, pays, world, monkeypatch):
+    """By a clock that steps turn: alone 10 ms per token, together so many times that, and once the machine is busy."""
+    now, busy = [0.0], [10.0, 5.0, 0.0, 0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    usual = Together._step
+
+    def step(self):
+        before = [one.padded_tokens for one in self.learners]
+        done = usual(self)
+        tokens = sum(one.padded_tokens - b for one, b in zip(self.learners, before, strict=True))
+        now[0] += slowness * 0.010 * tokens + busy.pop(0)
+        return done
+
+    monkeypatch.setattr(Together, "_step", step)
+    group, costs = learners(world), SoloCosts()
+    solos = [Solo(trainable=1, seconds_per_token=0.010, peak_memory_bytes=1, step_memory_bytes=1)] * 3
+    reason = None if pays else "together, steps took 1.3 times as long as one trial after the other"
+    assert costs.slower(KIND) is None
+    assert costs.lose(group, KIND, solos) == reason
+    assert costs.lose(group, KIND, solos) == costs.slower(KIND) == reason
+    assert busy == []

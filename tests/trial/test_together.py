@@ -215,6 +215,26 @@ def test_where_not_even_two_fit_each_is_alone_and_says_why(world, workspace, pro
     }
 
 
+def test_where_together_is_slower_each_is_alone_and_the_next_pack_is_not_tried(world, workspace, apart, monkeypatch):
+    """Also on another task: what trains decides, not what is asked."""
+    monkeypatch.setattr("harness.training.solo_cost._times_as_long", lambda learners, solos: 1.34)
+    process, stacks = WarmProcess(), []
+    usual = Together.__init__
+    monkeypatch.setattr(Together, "__init__", lambda self, learners: stacks.append(1) or usual(self, learners))
+    results = run_pack(four(world)[:2], workspace, process)
+    tried = len(stacks)
+    others = run_pack(four(world, task="echo")[:2], workspace, process)
+    assert len(stacks) == tried > 0
+    reason = "together, steps took 1.3 times as long as one trial after the other"
+    assert {r.provenance.effective.alone for r in (*results, *others)} == {reason}
+    assert {r.cost.trained_with for r in (*results, *others)} == {1}
+    assert all(
+        0 < r.cost.solo_equivalent_s < r.cost.seconds["train"] for r in results
+    )  # the attempt is not its own time
+    assert {r.cost.solo_equivalent_s for r in others} == {None}
+    assert_same(results, run_pack(four(world)[:2], apart))
+
+
 @pytest.mark.parametrize("where", ["__init__", "forward"])
 def test_out_of_memory_together_is_two_packs(where, world, workspace, apart, monkeypatch):
     """Torch refuses memory to four at once, when they are stacked or in a step."""
@@ -241,7 +261,7 @@ def test_an_error_that_is_nobodys_own_is_tried_again_one_by_one(world, workspace
     for result in together:
         assert "ValueError: the stack fell over" in result.provenance.effective.alone
         assert result.cost.trained_with == 1
-        assert result.cost.solo_equivalent_s is None
+        assert 0 < result.cost.solo_equivalent_s < result.cost.seconds["train"]  # without its share of the attempt
     assert_same(together, run_pack(four(world), apart))
 
 
