@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.patience import THOROUGH
+
 # Before torch and the hub are imported: one thread (several on shared cores are slower), no network.
 for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
     os.environ.setdefault(name, value)
@@ -17,6 +19,15 @@ for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_P
 # A busy machine is slow to draw and to run examples, which says nothing of the code.
 settings.register_profile("harness", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("harness")
+
+
+def pytest_collection_modifyitems(items):
+    """Outside CI, skip what takes long and would find what other tests find sooner."""
+    if not THOROUGH:
+        long = pytest.mark.skip(reason="takes long; CI runs it (CI=true)")
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(long)
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.axes.contract import Situation, StageSetup
@@ -95,6 +96,7 @@ class DpLora(Lora):
             p.grad = (total + deviation * noise) / self.examples
 
 
+@cache  # seconds, and the same for all seeds
 def noise_multiplier(epsilon: float, rows: int, examples: int, steps: int) -> float:
     """Standard deviation of the noise, in units of the clipping norm, that a privacy budget takes.
 

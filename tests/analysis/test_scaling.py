@@ -57,6 +57,7 @@ def test_too_few_points_are_no_fit() -> None:
         fit("powr", [1.0], [1.0])
 
 
+@pytest.mark.thorough
 @pytest.mark.shared
 def test_public_fine_tuning_curves_fit_as_well_as_published(shared_data: Path) -> None:
     """Of 30 models x 3 tasks every sixth curve.

@@ -123,6 +123,7 @@ def test_scoring_the_base_first_gives_expected_scores(project):
         assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
 
 
+@pytest.mark.thorough
 def test_too_little_evidence_says_what_to_run(fresh):
     write = (fresh.folder / "studies" / "quickstart.yaml").read_text().replace("- tb_newfacts\n", "")
     (fresh.folder / "studies" / "quickstart.yaml").write_text(write)
@@ -213,6 +214,7 @@ def test_help_needs_no_heavy_library():
     )
 
 
+@pytest.mark.thorough
 def test_a_family_that_never_works_is_a_result_and_not_the_end(fresh):
     """A learning rate that no weights survive: every trial of one family diverges, the report still comes."""
     study = fresh.folder / "studies" / "quickstart.yaml"

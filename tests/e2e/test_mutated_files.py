@@ -7,7 +7,7 @@ from tests.e2e import preloaded
 from tests.patience import THOROUGH
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-CASES = 1000 if THOROUGH else 60
+CASES = 1000 if THOROUGH else 20
 """`benchmarks/README.md` says how to try more."""
 FIRST, SEED = 30_000, 0
 

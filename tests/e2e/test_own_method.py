@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import yaml
 
 from harness.files import read_lines
@@ -32,6 +33,7 @@ STUDY = {
 }
 
 
+@pytest.mark.thorough
 def test_a_method_that_was_edited_is_named_before_its_records_are_used(tmp_path):
     project, file = Project(tmp_path), tmp_path / "plugins" / "methods" / "half_lora.py"
     (tmp_path / "studies").mkdir()

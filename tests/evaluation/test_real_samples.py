@@ -29,6 +29,7 @@ def stories(shared_data: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder), tokenizer
 
 
+@pytest.mark.thorough
 def test_votes_on_school_mathematics(stories: Any) -> None:
     """A story model knows none of it; the right number, voted for, would count, and its row ends with it."""
     task = find_task("gsm8k_votes", FOLDERS)
@@ -43,6 +44,7 @@ def test_votes_on_school_mathematics(stories: Any) -> None:
         assert built.process_results(doc, ["1" + doc["answer"]]) == {"exact_match": 0.0}
 
 
+@pytest.mark.thorough
 def test_programs_of_a_story_model_do_not_pass(stories: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := why_no_sandbox():
         pytest.skip(reason)

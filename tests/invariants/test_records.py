@@ -75,7 +75,7 @@ def test_scoring_on_the_way_changes_no_training(world, workspace):
 
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("steps", [9, 18])
+@pytest.mark.parametrize("steps", [9, pytest.param(18, marks=pytest.mark.thorough)])
 def test_rungs_add_up_to_the_straight_run(method, steps, world, workspace, tmp_path):
     """Dropout makes the random state matter; 24 rows in batches of 4 put rungs of 9 steps inside a pass and at its end."""
     model = save_gpt2(tmp_path / "dropout", dropout=0.1)

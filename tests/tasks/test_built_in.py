@@ -43,6 +43,7 @@ def _of(entries: dict[str, Any], group: str, member: str | dict[str, Any]) -> li
     return [leaf for one in listed for leaf in _of(entries, inner, one)]
 
 
+@pytest.mark.thorough
 def test_files_and_tags_are_lm_evals(theirs: dict[str, Any]) -> None:
     tags = {name: tuple(sorted(entry.tags)) for name, entry in theirs.items() if entry.kind.name == "TAG"}
     assert index().tags == tags

@@ -62,6 +62,7 @@ def test_shipped_models_are_small():
     assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 12e6
 
 
+@pytest.mark.thorough
 def test_training_twice_gives_the_same_bytes(tmp_path):
     digests = set()
     for attempt in ("first", "second"):

@@ -19,6 +19,7 @@ from harness.training.choices import refusal
 from harness.training.prepare import make_learner
 from harness.trial.group import Workspace, run_pack
 from harness.trial.packs import alike, alone_because
+from tests.patience import THOROUGH
 from tests.tiny import attached, config, stage, train
 from tests.training.pairs import ROWS, made_up, ready
 
@@ -106,7 +107,7 @@ def test_together_is_alone(objective, family, world):
 
     def learners():
         folder = getattr(world, family)
-        steps = 100 if (objective, family) == ("dpo", "llama") else 25
+        steps = 100 if THOROUGH and (objective, family) == ("dpo", "llama") else 20
         return [ready(folder, one, steps, made_up(30 + n, n), seed=n) for n, one in enumerate(stages)]
 
     alone = [curve for one in learners() for curve in train(one)]

@@ -37,13 +37,13 @@ def test_a_step_in_pieces_is_the_step(together, objective, world, monkeypatch):
         passes.clear()
         monkeypatch.setitem(batches.OVERHEAD, "cpu", overhead)
         stages = [stage("lora", objective, batch_size=8, rank=rank, max_length=40) for rank in (2, 4)[: 1 + together]]
-        group = [attached(world.gpt2, one, 10, rows, dtype=torch.float64)[0] for one in stages]
+        group = [attached(world.gpt2, one, 4, rows, dtype=torch.float64)[0] for one in stages]
         session = Together(group) if together else Alone(group[0])
-        session.advance(10)
+        session.advance(4)
         return losses(group), len(passes)
 
     (whole, once), (pieces, often) = run(10**9), run(0)
-    assert once == 10 * (1 + (objective == "kto"))  # which is shown other answers apart
+    assert once == 4 * (1 + (objective == "kto"))  # which is shown other answers apart
     plugin = load("objectives", objective)
     assert often == once if plugin.compares or plugin.packs else often > once
     for mine, other in zip(pieces, whole, strict=True):

@@ -96,6 +96,7 @@ print(result.status, result.reason, sep="|")
 """
 
 
+@pytest.mark.thorough
 def test_running_out_of_memory_is_told_apart(world, workspace, tmp_path):
     """A real one: a process that may use 256 MiB more, and a batch of long rows that needs several."""
     rows = [{"word": "red " * 2000, "number": i, "answer": 0, "text": ""} for i in range(16)]
