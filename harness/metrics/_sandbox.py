@@ -36,8 +36,10 @@ exec chroot "$root" "$python" -I -S -B -c "$PROLOGUE"
 """
 _PROLOGUE = """
 import ctypes, os, platform, resource, struct, sys
-token, cpu, memory, size = sys.stdin.buffer.readline().decode().split()
-source = sys.stdin.buffer.read(int(size)).decode()
+cpu, memory, size = os.read(0, 48).split()
+source = b''
+while len(source) < int(size):
+    source += os.read(0, int(size) - len(source))
 limits = {resource.RLIMIT_CPU: int(cpu), resource.RLIMIT_AS: int(memory), resource.RLIMIT_FSIZE: 1 << 20,
           resource.RLIMIT_NOFILE: 32, resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 16}
 libc = ctypes.CDLL(None, use_errno=True)
@@ -61,14 +63,16 @@ for name, value in limits.items():
 answer = os.dup(1)
 os.dup2(2, 1)
 os.chdir('/tmp')
-os.write(answer, b'ready\\n')
-exec(compile(source, 'program', 'exec'), {'__name__': '__main__'})
+os.write(answer, b'ready')
+exec(compile(source.decode(), 'program', 'exec'), {'__name__': '__main__'})
 sys.stdout.flush()
-os.write(answer, token.encode())
+os.write(answer, os.read(0, 16))
 """
 """Drops every capability (24: PR_CAPBSET_DROP, 38: PR_SET_NO_NEW_PRIVS), forbids to start processes and threads, to mount
-and to unshare (22: PR_SET_SECCOMP; the calls' numbers by processor), sets limits, runs the program, and says that it got
-to its end: one that exits early has passed nothing."""
+and to unshare (22: PR_SET_SECCOMP; the calls' numbers by processor), sets limits, runs the program, and only then passes on
+what waits in its pipe: while a program runs, nothing in its interpreter holds what would say that it got to its end."""
+_DECOY = "\nraise AssertionError"
+"""What an honest program with this line behind it does not get beyond."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class Limits:
 def passes(programs: Sequence[str], limits: Limits = Limits()) -> list[bool]:
     """Whether each program runs to its end without an error, within its limits.
 
+    A program is judged from outside, by 16 random bytes that come back when it has ended. One that passes runs a second time with a
+    line behind it that must fail: one that passes then, too, forges its result, in whatever way, and has not passed.
+    Whatever shares an interpreter with its own tests can still forge, if it looks for that line: as a reward this is for
+    models that do not know this file.
+
     Args:
         programs: Sources in Python.
         limits: Of each.
@@ -96,7 +105,7 @@ def passes(programs: Sequence[str], limits: Limits = Limits()) -> list[bool]:
     if reason := why_no_sandbox():
         raise SpecError(f"programs that a model wrote must run in a sandbox, but {reason}")
     with ThreadPoolExecutor(max_workers=max(1, min(len(programs), os.cpu_count() or 1))) as pool:
-        return list(pool.map(lambda program: _run(program, limits), programs))
+        return list(pool.map(lambda program: _run(program, limits) and not _run(program + _DECOY, limits), programs))
 
 
 @cache
@@ -112,9 +121,12 @@ def why_no_sandbox() -> str | None:
 
 
 def _run(program: str, limits: Limits) -> bool:
-    # The prologue writes the token after the program's last line: one that exits early, or prints, has not said it.
-    token, source = secrets.token_hex(16), program.encode(errors="surrogateescape")
-    header = f"{token} {max(1, -int(-limits.seconds // 1))} {limits.memory_mb << 20} {len(source)}\n".encode()
+    try:
+        source = program.encode()
+    except UnicodeEncodeError:
+        return False  # half a character is no Python
+    token = secrets.token_bytes(16)
+    header = f"{max(1, -int(-limits.seconds // 1))} {limits.memory_mb << 20} {len(source)}".ljust(48).encode()
     with tempfile.TemporaryDirectory() as root:
         command = ["unshare", *_UNSHARE, "sh", "-c", _SHELL, "sh", root, *_python()]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PROLOGUE": _PROLOGUE, "LANG": "C.UTF-8"}
@@ -122,16 +134,16 @@ def _run(program: str, limits: Limits) -> bool:
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         try:
-            told, complaint = child.communicate(header + source, timeout=3 * limits.seconds + 5)
+            told, complaint = child.communicate(header + source + token, timeout=3 * limits.seconds + 5)
         except subprocess.TimeoutExpired:
             child.kill()  # the first process of its namespace goes with it, and so do all others
             child.communicate()
             return False
-    if not told.startswith(b"ready\n"):
+    if not told.startswith(b"ready"):
         # The sandbox itself did not start: that is this machine's fault and not the program's.
         words = " ".join(complaint.decode(errors="replace").split())
         raise RuntimeError(words[:200] or f"it ended with code {child.returncode}")
-    return told == b"ready\n" + token.encode()
+    return told == b"ready" + token
 
 
 def _python() -> list[str]:

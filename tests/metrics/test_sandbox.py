@@ -85,6 +85,38 @@ def test_only_a_program_that_gets_to_its_end_passes() -> None:
     assert passes([*early, "pass"]) == [False] * len(early) + [True]
 
 
+# Writes all that it finds to all files, without knowing which file is listened to.
+SPREAD = (
+    "import os, sys\ndef spread(*found):\n    for handle in range(3, 16):\n        for each in found:\n            try:\n"
+    "                os.write(handle, each if isinstance(each, bytes) else str(each).encode())\n"
+    "            except OSError:\n                pass\n    os._exit(0)\n"
+)
+FORGED = {
+    "every value of every frame": (
+        f"{SPREAD}frame, found = sys._getframe(), []\nwhile frame:\n"
+        "    found += [*frame.f_locals.values(), *frame.f_globals.values()]\n    frame = frame.f_back\nspread(*found)"
+    ),
+    "every text that is known": f"{SPREAD}import gc\nspread(*[v for v in gc.get_objects() if isinstance(v, str | bytes)])",
+    "what waits in the pipe": f"{SPREAD}spread(os.read(0, 16))",
+    "the same, through another name": f"{SPREAD}spread(sys.stdin.buffer.read(16))",
+    "in place of an error": f"{SPREAD}sys.excepthook = lambda *error: spread(os.read(0, 16))\nassert False",
+    "when the interpreter ends": f"{SPREAD}import atexit\natexit.register(lambda: spread(os.read(0, 16)))\nassert False",
+    "an error that is none": (
+        f"{SPREAD}import builtins\nbuiltins.AssertionError = lambda *a: spread(os.read(0, 16))\nraise AssertionError"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_a_forged_end_is_no_end(how: str) -> None:
+    """Those that read the pipe get their answer out, so that it is the second run that finds them."""
+    assert passes([FORGED[how]]) == [False]
+
+
+def test_half_a_character_is_no_program() -> None:
+    assert passes(["x = '\ud800'", "x = '\udcff'", "x = '\u00e9'"]) == [False, False, True]
+
+
 def test_time_is_limited() -> None:
     start = time.monotonic()
     assert passes(["while True: pass", "import time; time.sleep(60)"], Limits(seconds=1)) == [False, False]
