@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -74,10 +75,11 @@ def _write(path: Path, content: str | bytes, place: Callable[[str, Path], None])
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        # Not by mkstemp, whose files nobody else may read: who may is the umask's to say, as for every other file.
+        name = f"{path.parent}/.{path.name}.{secrets.token_hex(8)}"
+        with open(name, "xb") as file:
+            temporary = name
             file.write(raw)
-            os.fchmod(handle, 0o644)  # mkstemp makes files that nobody else may read
             file.flush()
             os.fsync(file.fileno())
         place(temporary, path)

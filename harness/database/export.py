@@ -93,11 +93,30 @@ def export_tables(paths: Paths, folder: Path, file_format: str) -> tuple[Path, .
     with connect(paths) as connection:
         for table in SCHEMA:
             path = folder / f"{table.name}.{file_format}"
-            options = "FORMAT csv, HEADER" if file_format == "csv" else "FORMAT parquet, COMPRESSION zstd"
+            csv = file_format == "csv"
+            options = "FORMAT csv, HEADER" if csv else "FORMAT parquet, COMPRESSION zstd"
             target = str(path).replace("'", "''")  # DuckDB takes no parameter for the target of COPY
-            connection.execute(f"COPY (SELECT * FROM {table.name} ORDER BY ALL) TO '{target}' ({options})")
+            columns = _harmless(connection.execute(f"DESCRIBE {table.name}").fetchall()) if csv else "*"
+            connection.execute(
+                f"COPY (SELECT {columns} FROM (FROM {table.name} ORDER BY ALL)) TO '{target}' ({options})"
+            )
             written.append(path)
     return tuple(written)
+
+
+def _harmless(described: Sequence[tuple[str, ...]]) -> str:
+    """A table's columns for a SELECT, with an apostrophe before each text that a spreadsheet would run as a formula.
+
+    As OWASP advises (CSV Injection); a text that is a number stays one.
+    """
+    columns = []
+    for name, kind, *_ in described:
+        column = f'"{name}"'
+        if kind == "VARCHAR":
+            runs = f"regexp_matches({column}, '^[=+@\\t\\r-]') AND TRY_CAST({column} AS DOUBLE) IS NULL"
+            column = f"CASE WHEN {runs} THEN '''' || {column} ELSE {column} END AS {column}"
+        columns.append(column)
+    return ", ".join(columns)
 
 
 def export_optuna(paths: Paths, study: str, path: Path) -> Path:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import yaml
+
 from harness.errors import SpecError
 from harness.files import expand, parse_json
 from harness.models.base_model import BaseModel, embedded_models, load_model, resolve_model
@@ -137,10 +139,11 @@ def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Sc
     config, cost = result.config, result.cost
     base = config.pipeline.base_model
     adapter = (folder / TUNED).exists()
-    front = ["---", f"library_name: {'peft' if adapter else 'transformers'}"]
-    front += [f"base_model: {name}"] if (name := _hub_name(base.name)) else []
-    licence = _licence(base.name)
-    front += [f"license: {licence}"] if licence else []
+    front = {
+        "library_name": "peft" if adapter else "transformers",
+        "base_model": _hub_name(base.name),
+        "license": _licence(base.name),
+    }
     stages = [
         f"{number}. {stage.method}, {stage.objective}, retention {stage.retention}, curation {stage.curation}: "
         + ", ".join(f"{name} {value}" for name, value in sorted(stage.params.items()))
@@ -148,7 +151,8 @@ def write_model_card(folder: Path, result: TrialResult, base_scores: Sequence[Sc
     ]
     known = {(score.task, score.metric): score for score in base_scores}
     lines = [
-        *front,
+        "---",
+        yaml.safe_dump({name: value for name, value in front.items() if value}, sort_keys=False).rstrip(),
         "---",
         "",
         f"# {Path(base.name).name} tuned for {config.task.name}",

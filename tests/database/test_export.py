@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import optuna
 import pandas
 import pytest
@@ -37,6 +39,20 @@ def test_tables_say_what_the_database_says(paths: Paths, made: Fabricated, tmp_p
         total, count = database.execute("SELECT sum(value), count(*) FROM scores").fetchall()[0]
     assert (frame["value"].sum(), len(frame)) == (pytest.approx(total), count)
     assert export_tables(paths, tmp_path / "it's here", file_format) == written  # again replaces
+
+
+def test_a_spreadsheet_finds_no_formula_in_a_csv(paths: Paths, tmp_path: Path) -> None:
+    """Texts that people write (a task's name, a reason) and that a spreadsheet would run; numbers stay numbers."""
+    ingest(paths)
+    texts = ["=1+1", "+cmd", "-2+3", "@sum", "\tx", "-0.5", "1e-3", "fine", "it's = fine", None]
+    with duckdb.connect(str(paths.database)) as database:
+        rows = [(f"k{number}", text) for number, text in enumerate(texts)]
+        database.executemany("INSERT INTO trials (key, reason) VALUES (?, ?)", rows)
+    [path] = [one for one in export_tables(paths, tmp_path / "out", "csv") if one.stem == "trials"]
+    with path.open(newline="") as file:
+        found = {row["key"]: row["reason"] for row in csv.DictReader(file)}
+    wanted = ["'=1+1", "'+cmd", "'-2+3", "'@sum", "'\tx", "-0.5", "1e-3", "fine", "it's = fine", ""]
+    assert found == {f"k{number}": text for number, text in enumerate(wanted)}
 
 
 def test_optuna_has_the_same_trials_and_values(paths: Paths, made: Fabricated, tmp_path: Path) -> None:

@@ -45,10 +45,15 @@ def test_a_line_is_forced_to_the_disk_where_it_must_outlive_a_power_cut(tmp_path
     assert calls == forced
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
 @pytest.mark.parametrize("write", [write_atomically, write_once])
-def test_everybody_may_read_and_only_the_owner_may_write(tmp_path, write):
-    write(tmp_path / "record.json", "{}")
-    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o644
+def test_the_umask_says_who_may_read(tmp_path, write, umask, mode):
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "record.json", "{}")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == mode
 
 
 def test_who_writes_once_leaves_what_is_there(tmp_path):
