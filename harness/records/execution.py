@@ -34,6 +34,8 @@ class StageSettings(Record):
     """Type of the model's weights, for example `float32`."""
     recomputes: bool = added(False)
     """Whether activations were computed again in the backward pass, to save memory."""
+    pass_examples: int | None = added(None)
+    """Most examples of a forward pass, where memory did not suffice for those of `batch`; a step's examples are the same."""
     reach: float | None = added(None)
     """Share of the base's weights that the method moves, or in whose place it stands; 0 where what it trains is beside
     the base. None in records from before this was noted."""

@@ -132,6 +132,17 @@ class Learner:
         """What it trained as a model that plain `transformers` can load."""
         return self.model if self.merged else self.choices.method.merge(self.model, self.setup)
 
+    def cut_passes(self) -> bool:
+        """Halve the examples of a forward pass from now on, and accumulate over more; False where it has one already."""
+        size = self.settings.pass_examples or self.batch[0]
+        if size == 1:
+            return False
+        if self.settings.pass_examples is None:
+            self.setup.note("forward passes were cut into smaller ones, since memory did not suffice")
+        self.model.zero_grad(set_to_none=True)
+        self.settings = replace(self.settings, pass_examples=(size + 1) // 2)
+        return True
+
     def spare_memory(self) -> bool:
         """Recompute activations in the backward pass from now on; False where that is done already, or not known how."""
         if self.settings.recomputes or not getattr(self.model, "supports_gradient_checkpointing", False):

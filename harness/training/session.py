@@ -103,6 +103,22 @@ class Session(ABC):
         for learner in self.learners:
             learner.model.eval()
 
+    @property
+    def cuttable(self) -> bool:
+        """Whether a pass may be cut into several that come to the same loss and gradients."""
+        return not (self.draws or self.common.objective.compares or self.common.one_by_one)
+
+    def spare_memory(self) -> bool:
+        """Go on with less memory from now on, in a new session: in smaller passes, then without keeping activations.
+
+        Returns:
+            False where there is no less, or several train together.
+        """
+        if len(self.learners) > 1:
+            return False
+        (one,) = self.learners
+        return (self.cuttable and one.cut_passes()) or one.spare_memory()
+
     def before_passes(self) -> None:  # noqa: B027  a hook that does nothing by default
         """Called before the first forward pass of every optimiser step."""
 
@@ -195,10 +211,12 @@ class Session(ABC):
         """A pass, cut where that saves padding and changes no loss."""
         if self.common.one_by_one:
             return [[part.piece(slice(k, k + 1)) for part in parts] for k in range(len(parts[0].examples))]
-        if self.draws or self.common.objective.compares:
+        if not self.cuttable:
             return [list(parts)]
         places = cuts([part.examples for part in parts], self.common.device)
-        return [[part.piece(place) for part in parts] for place in places]
+        most = min(learner.settings.pass_examples or learner.batch[0] for learner in self.learners)
+        smaller = [slice(k, min(k + most, p.stop)) for p in places for k in range(p.start, p.stop, most)]
+        return [[part.piece(place) for part in parts] for place in smaller]
 
     def _losses(self, parts: Sequence[Part], seeds: Sequence[int]) -> TokenLosses:
         """What the model says of the learners' parts of a forward pass, and of what is shown apart from it."""

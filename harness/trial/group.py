@@ -132,8 +132,10 @@ def _run(config: TrialConfig, workspace: Workspace, process: WarmProcess, meter:
 
 
 def _known_split(runs: Sequence[Run]) -> Split | None:
-    """That trials of this kind were seen to be slower together, before anything is done for these."""
+    """That trials of this kind were seen not to fit, or to be slower together, before anything is done for these."""
     run = runs[0]
+    if run.process.room.refused([one.config for one in runs]):
+        return Split(f"{len(runs)} trials of this kind were seen not to fit together", in_halves=True)
     kind = (kindred(run.config), run.meter.device, run.workspace.threads)
     reason = run.process.solo_costs.slower(kind) if len(runs) > 1 else None
     return None if reason is None else Split(reason)
@@ -145,6 +147,8 @@ def _run_group(runs: Sequence[Run]) -> list[TrialResult]:
     if not isinstance(outcome, Split):
         return outcome
     size = (len(runs) + 1) // 2 if outcome.in_halves else 1
+    if outcome.in_halves:
+        runs[0].process.room.shrink(runs[0].config, size)
     # They start anew, but what the attempt took stays on their meters.
     fresh = [_run(run.config, run.workspace, run.process, run.meter) for run in runs]
     for run in fresh:

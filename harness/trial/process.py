@@ -38,6 +38,7 @@ from harness.tasks.training_rows import Row, training_rows
 from harness.training.reference import ReferenceSums
 from harness.training.solo_cost import SoloCosts
 from harness.trial.hardware import Measurements
+from harness.trial.room import Room
 from harness.trial.self_samples import sampled_texts
 from harness.trial.workspace import Workspace
 
@@ -106,6 +107,7 @@ class WarmProcess:
         evaluator: Scores models; keeps tasks' items and laid-out requests.
         measurements: Of this machine.
         solo_costs: What trials would take alone.
+        room: What fitted into its device.
         reference_sums: The bases' log-probabilities.
         imports: What getting ready took; None before, and an empty meter once it has been charged to a trial.
     """
@@ -115,6 +117,7 @@ class WarmProcess:
         self.evaluator = Evaluator(self.tokens)
         self.measurements = Measurements()
         self.solo_costs = SoloCosts()
+        self.room = Room()
         self.reference_sums: ReferenceSums = {}
         self.imports: Meter | None = None
         self.facts_of = lru_cache(maxsize=8)(model_facts)

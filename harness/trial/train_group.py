@@ -70,6 +70,8 @@ def _train_in_step(prepared: Sequence[Prepared]) -> Split | None:
         solos = measured
         for trial in training:
             trial.run.accounts.trained_with = max(trial.run.accounts.trained_with, len(training))
+    if len(prepared) == 1:
+        prepared[0].run.process.room.give(prepared[0].run.config, prepared[0].learner)
     alone = dict(zip((trial.run.config.key for trial in training), solos, strict=bool(solos)))
     saving = Saving(prepared, alone)
     while active := [trial for trial in prepared if trial.learner.active or trial.learner.due]:
@@ -116,6 +118,11 @@ class Saving:
         self._longest_s = max(self._longest_s, time.monotonic() - started)
         leaving.leave()
         return stopped
+
+    def remember_room(self, learner: Learner) -> None:
+        """Let the process know how a trial was made to fit, by its learner."""
+        run = next(trial.run for trial in self._prepared if trial.learner is learner)
+        run.process.room.keep(run.config, learner)
 
     def _save(self, session: Session, trials: Sequence[Prepared]) -> None:
         session.keep()
@@ -166,8 +173,9 @@ def _advanced(session: Session, saving: Saving) -> Session:
         session.advance(min(learner.until_pause for learner in learners), saving.due)
         return session
     except Exception as error:
-        if len(learners) > 1 or not out_of_memory(error) or not learners[0].spare_memory():
+        if not out_of_memory(error) or not session.spare_memory():
             raise
+    saving.remember_room(learners[0])
     session.close()
     release_memory()
     return Alone(learners[0])
