@@ -12,8 +12,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from harness.cli.advice import Order, train_model
 from harness.cost.flops import model_size
-from harness.driver.forecast import Past
-from harness.driver.forecast import forecast as forecast_of
 from harness.errors import UsageError
 from harness.models.base_model import load_model, resolve_model
 from harness.nn.copies import float32_copy, train_in_float32
@@ -206,38 +204,6 @@ def test_lora_on_seven_billion_weights_fits_in_16_gigabytes(world):
     assert trained.trainable_params == 39_976_960  # rank 16 beside every linear layer
     needed = held + 12 * trained.trainable_params
     assert 13.5e9 < needed < 16e9
-    facts = dataclasses.replace(
-        one_fact(world),
-        parameters=6_738_415_616,
-        dtype="bfloat16",
-        linear_features=32 * (4 * 8192 + 3 * (4096 + 11008)),
-    )
-    assert planned(world, "lora", facts) == pytest.approx(needed, rel=0.01)
-    assert planned(world, "full", facts) == 16 * 6_738_415_616
-    assert planned(world, "qlora", facts) < 5e9
-
-
-def one_fact(world):
-    from harness.models.facts import model_facts
-
-    return model_facts(resolve_model(str(world.llama)))
-
-
-def planned(world, method, facts):
-    from harness.driver.experiment import ModelInfo, TaskInfo
-    from harness.driver.forecast import Occasion
-    from harness.study.spec import Prices
-
-    trial = config(world, stage(method))
-    occasion = Occasion(
-        config=trial,
-        model=ModelInfo(trial.pipeline.base_model, facts),
-        tasks={trial.task.name: TaskInfo(ref=trial.task, higher_is_better=True)},
-        gpu=None,
-        threads=1,
-        prices=Prices(),
-    )
-    return forecast_of(occasion, Past()).peak_memory_bytes
 
 
 def test_a_float32_copy_shares_nothing(half):
