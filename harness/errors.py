@@ -15,6 +15,7 @@ A message states the rule, the value received, and the remedy, in one sentence.
 from __future__ import annotations
 
 import os
+import re
 from typing import ClassVar
 
 EXIT_INTERRUPTED = 130
@@ -84,14 +85,31 @@ def one_of(kind: str, received: str, valid: list[str]) -> str:
     return f"{kind} must be one of those known, but got '{received}': {hint}valid: {', '.join(sorted(valid))}"
 
 
+_TOKEN = re.compile(
+    r"\b(?:hf_\w{30,}|sk-[\w-]{20,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|glpat-[\w-]{16,}|xox[abp]-[\w-]{10,})"
+    r"|(?i:(?<=bearer ))[\w.~+/=-]{8,}|(?<=://)[^\s@/]+(?=@)"
+)
+"""What the tokens of well-known services look like, what follows `Bearer`, and who logs in by an address."""
+_SECRET = re.compile("(?:^|_)(?:TOKEN|SECRET|PASSWORD|API_?KEY)(?:S?$|_)")
+"""In names of environment variables."""
+
+
+def redact(text: str) -> str:
+    """A text for a record or a log without the secrets that may stand in it: tokens, and values of variables that hold one."""
+    for name, value in os.environ.items():
+        if _SECRET.search(name.upper()) and len(value) >= 8:
+            text = text.replace(value, f"<{name}>")
+    return _TOKEN.sub("<token>", text)
+
+
 def one_line(text: str, longest: int = 1000) -> str:
-    """A text for the end of a sentence: on one line, cut, and without characters that a terminal would act on.
+    """A text for the end of a sentence: on one line, cut, without secrets or characters that a terminal would act on.
 
     Args:
         text: Any text, for example a value that a user gave.
         longest: Characters that are shown; of a longer one, the beginning and three dots.
     """
-    text = " ".join(text.split())
+    text = redact(" ".join(text.split()))
     cut = text if len(text) <= longest else f"{text[: longest - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 

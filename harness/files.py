@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -24,6 +25,11 @@ DEEPEST_YAML = 50
 """Levels of a YAML file."""
 MOST_NODES = 100_000
 """Keys and values of a YAML file, each counted as often as aliases repeat it."""
+
+
+ROOM = 64 << 20
+"""Bytes that are left free for records: nothing starts and no checkpoint is written on a fuller disk."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

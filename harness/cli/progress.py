@@ -97,6 +97,8 @@ class StudyFiles:
     """Keys of its trials, with or without a record."""
     trials: list[RecordedTrial]
     lost: list[LostTrial]
+    excluded: Mapping[str, str]
+    """Nodes that got no more workers from a driver, each with the reason."""
     spec: Mapping[str, Any]
     plan: Mapping[str, Any] | None
 
@@ -127,6 +129,7 @@ def read_study(paths: Paths, name: str, records: Records) -> StudyFiles:
         asked=set(members),
         trials=trials,
         lost=read_lost(files.jobs),
+        excluded={line["node"]: line["reason"] for line in read_lines(files.jobs) if line["event"] == "excluded"},
         spec=spec.get("study", {}) if isinstance(spec, dict) else {},
         plan=plan if isinstance(plan, dict) else None,
     )

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from statistics import NormalDist, fmean, median, stdev
@@ -101,6 +101,8 @@ class StudyStatus:
     time_left: Left | None
     """None where it has ended, or where nothing says how long it takes."""
     slow_nodes: Sequence[SlowNode] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that got no more workers from a driver, each with the reason."""
     halted: str = ""
     """Why it stopped, where its own budget was reached."""
     verdicts: tuple[str, ...] = ()
@@ -131,6 +133,7 @@ class StudyStatus:
         lines += [
             f"  slow: {one.host}, {one.times:.1f} times as long over {one.trials} trials" for one in self.slow_nodes
         ]
+        lines += [f"  excluded: {node}: {reason}" for node, reason in self.excluded.items()]
         lines += [f"  {self.halted}"] if self.halted else []
         return "\n".join([*lines, *(f"  {verdict}" for verdict in self.verdicts)])
 
@@ -211,6 +214,7 @@ def _status_of(paths: Paths, name: str, records: Records) -> StudyStatus:
         driver=_driver(files.lock),
         time_left=_time_left(study, study.plan, left) if study.plan and left else None,
         slow_nodes=_slow_nodes(trials),
+        excluded=study.excluded,
         halted=halt.text if halt else "",
         verdicts=_verdicts(paths, name) if any(trial.role == "confirm" for trial in trials) else (),
     )

@@ -7,6 +7,7 @@ are alike train together.
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from harness.driver.losses import Losses
 from harness.driver.roll import Roll, Tally
 from harness.driver.sources import Proposal, Source
 from harness.errors import HarnessError, StorageError
-from harness.files import now
+from harness.files import ROOM, now
 from harness.records.results import find_result, write_result
 from harness.records.study_trials import Member
 from harness.records.trial import CostRecord, Provenance, TrialConfig, TrialResult
@@ -117,6 +118,8 @@ class Driver:
     def _fill(self, source: Source) -> int:
         """Take proposals while a worker could become idle; returns how many were taken."""
         taken = 0
+        if self._waiting and self._free < ROOM:
+            return taken  # what runs needs the rest for its records
         while not self.allowance.reached and (room := self.runner.slots - len(self._under_way())) > 0:
             proposals, more_follow = self._ask(source, room)
             if not proposals:
@@ -179,6 +182,11 @@ class Driver:
             self._waiting.setdefault(key, []).append(proposal)
         self._submit(new, more_follow)
 
+    @property
+    def _free(self) -> int:
+        """Bytes that are free where records are written."""
+        return shutil.disk_usage(self.paths.results).free
+
     def _may_start(self, config: TrialConfig) -> bool:
         """Whether the study's own budget pays for a trial; what an earlier driver has queued runs in any case."""
         return self.allowance.admits(config) or config.key in self._queued()
@@ -191,6 +199,11 @@ class Driver:
         """Have trials run in packs, apart from those that run already; see `_admit`."""
         under_way = self._queued()  # an earlier driver that was killed may have left packs
         new = [config for config in configs if config.key not in under_way]
+        if new and (free := self._free) < ROOM:
+            raise StorageError(
+                f"{self.paths.results} must have {ROOM >> 20} MiB free before trials start, but has {free >> 20}: free space, "
+                "then type the same command again; everything recorded is kept"
+            )
         self.tally.ran += len(new)
         workers, largest = self.runner.workers, self._losses.largest
         packs = cut(new, 1, largest) if more_follow else cut(new, workers, largest, self._under_way())

@@ -7,6 +7,7 @@ the best families are run again with fresh seeds and scored once on the test spl
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -300,7 +301,9 @@ def duty(spec: StudySpec, site: Site) -> Duty:
         corpora=spec.corpora,
         study=spec.name,
     )
-    return Duty(paths.study(spec.name).queue, site.work, workspace, settings.idle_s)
+    # what the study names was fetched when it was resolved: a hub that is down must not hold up every job
+    environment = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")}
+    return Duty(paths.study(spec.name).queue, site.work, workspace, settings.idle_s, environment=environment)
 
 
 def _remove_checkpoints(paths: Paths, cells: Sequence[Cell]) -> None:

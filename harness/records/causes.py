@@ -52,6 +52,8 @@ class Policy:
     """Whether it is known that no trial did it. Otherwise the trials of a pack that was lost twice run one by one."""
     status: TrialStatus = TrialStatus.PREEMPTED
     """Of the record, where the trial is at fault."""
+    node: bool = False
+    """Whether the node may be at fault: one on which workers are lost so in a row gets no more of them."""
 
 
 _MANY = 100
@@ -62,11 +64,13 @@ _SOME = 10
 _POLICIES: Mapping[Cause, Policy] = MappingProxyType(
     {
         Cause.PREEMPTED: Policy("the scheduler needed the node for another job", "outside", _MANY),
-        Cause.NODE_FAILED: Policy("the node failed", "outside", _MANY),
+        Cause.NODE_FAILED: Policy("the node failed", "outside", _MANY, node=True),
         Cause.CANCELLED: Policy("somebody cancelled the job, or ended its process", "outside", _MANY),
-        Cause.SITE: Policy("the worker's log names a fault of the site", "outside", _MANY),
+        Cause.SITE: Policy("the worker's log names a fault of the site", "outside", _MANY, node=True),
         Cause.JOB_TIME: Policy("the job reached its time limit", "outside", _SOME, certain=False),
-        Cause.KILLED: Policy("the worker was killed, and nothing says by whom", "outside", _SOME, certain=False),
+        Cause.KILLED: Policy(
+            "the worker was killed, and nothing says by whom", "outside", _SOME, certain=False, node=True
+        ),
         Cause.UNSEEN: Policy("the worker was gone when a driver looked", "outside", _SOME, certain=False),
         Cause.HOST_MEMORY: Policy(
             "the host ran out of memory", "trial", 2, certain=False, status=TrialStatus.OUT_OF_MEMORY

@@ -19,25 +19,40 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import NewerRecord, StorageError
-from harness.files import parse_json, write_atomically
+from harness.files import FULL, parse_json, write_atomically
 from harness.records.codec import Json, Misfit, fingerprint, to_json
 from harness.records.paths import Paths
 from harness.records.trial import SCHEMA_VERSION, TrialResult, TrialStatus, migrate, result_from_json
+from harness.records.turns import pauses
 
 log = logging.getLogger(__name__)
+
+_PATIENCE_S = 1800.0
 
 
 def write_result(paths: Paths, result: TrialResult) -> Path:
     """Write a trial's record; returns its path.
 
-    What the trial saved on its way is removed, unless it was taken away from outside and may run again.
+    What the trial saved on its way is removed, unless it was taken away from outside and may run again. On a full disk it
+    waits half an hour for room: the trial has ended, and would have to run again.
 
     Raises:
         StorageError: When the file system refuses.
         Misfit: When nobody could read it again, for example since a score is not finite.
     """
     path = paths.record(result.config.key)
-    write_atomically(path, result_text(result))
+    text, until = result_text(result), time.monotonic() + _PATIENCE_S
+    for waited, pause in enumerate(pauses()):
+        try:
+            write_atomically(path, text)
+            break
+        except StorageError as error:
+            full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+            if not full or time.monotonic() > until:
+                raise
+            if waited == 0:
+                log.warning("%s cannot be written, since the disk is full: it waits until there is room", path)
+            time.sleep(pause)
     if result.status is not TrialStatus.PREEMPTED:
         shutil.rmtree(paths.midway(result.config.key), ignore_errors=True)
     return path

@@ -14,6 +14,7 @@ import re
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,7 +29,7 @@ from harness.records.lost_work import append_lost, lost_attempt
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig
 from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob, record_end, recorded_jobs
-from harness.workers.worker import Duty, Folders, forget, read_item, why_it_left, write_item
+from harness.workers.worker import Duty, Folders, forget, read_item, where_it_ran, why_it_left, write_item
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ _TAIL = 300
 _CRASH = "Fatal Python error:"
 """What `faulthandler` writes to the log of a process that ends by a fault of its own: in its memory, or by an abort in C or
 C++. A traceback says nothing: a Python error ends no worker, and the log may have that of an earlier trial."""
+_BAD_NODE = 3
+"""Workers in a row that may be lost on a node, none of which had ended a pack, until it gets no more."""
 _FALSE_STARTS = 3
 """Workers in a row that may end before they began, until that is an error."""
 
@@ -70,6 +73,10 @@ class JobBackend(Backend, ABC):
 
     def lengthen(self) -> None:
         """Ask for more time in the jobs to come: one reached its limit with work in hand. Nothing where none has a limit."""
+
+    def avoid(self, node: str) -> bool:
+        """Start no more workers on a node; returns whether that can be had: not where there is only one."""
+        return False
 
     @abstractmethod
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
@@ -106,6 +113,8 @@ class QueueRunner(Runner):
         self._sign = fingerprint([duty.sign(), vars(told)])
         self._looked_at, self._false_starts = -math.inf, 0
         self._seen_alive: set[str] = set()
+        self._killed: Counter[str] = Counter()
+        """Workers in a row that each node may have killed before they ended a pack."""
         self.jobs = {job.job: job for job in recorded_jobs(self.lines)}
         self.packs: dict[str, dict[str, TrialConfig]] = {}
         """Trials by key of each pack under way, by the name of its file."""
@@ -126,9 +135,21 @@ class QueueRunner(Runner):
         ended += [self._end_pack(name, self._reason(name)) for name in self._under_way_in(self.folders.failed)]
         for job, loss in dead.items():
             ended += [self._lose_pack(job, name, loss) for name in self._under_way_in(self.folders.claimed / job)]
+            self._blame_node(job, loss)
             forget(self.folders.claimed / job)
         self._start_workers()
         return ended
+
+    def _blame_node(self, job: str, loss: Loss) -> None:
+        """Count a worker that its node may have killed; a node that has killed several in a row gets no more of them."""
+        node, ended = where_it_ran(self.folders.claimed / job)
+        if not node or not loss.cause.policy.node:
+            return
+        self._killed[node] = 1 if ended else self._killed[node] + 1
+        if self._killed[node] == _BAD_NODE and self.backend.avoid(node):
+            reason = f"{_BAD_NODE} workers in a row were lost there, the last since {loss.cause.policy.what}"
+            log.warning("node %s gets no more workers until the command is typed again: %s", node, reason)
+            append_line(self.lines, {"event": "excluded", "node": node, "reason": reason, "at": now()})
 
     def under_way(self) -> Sequence[Collection[str]]:
         """Keys of the trials of each pack in the queue."""

@@ -48,7 +48,7 @@ class LocalBackend(JobBackend):
         executor = LocalExecutor(self.folder)
         executor.update_parameters(timeout_min=60 * 24 * 30)  # submitit kills a job after 5 minutes otherwise
         with _environment(OMP_NUM_THREADS=str(self.settings.threads)), _streams_to(self.folder / "controllers.log"):
-            job = executor.submit(serve, replace(duty, environment={"CUDA_VISIBLE_DEVICES": gpu}))
+            job = executor.submit(serve, replace(duty, environment={**duty.environment, "CUDA_VISIBLE_DEVICES": gpu}))
         self._children.append(job)
         return WorkerJob(job=job.job_id, birth=_birth(int(job.job_id)) or "", gpu=gpu)
 

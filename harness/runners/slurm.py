@@ -76,6 +76,7 @@ class SlurmBackend(JobBackend):
         super().__init__(folder, settings)
         self._missing: dict[str, float] = {}
         self._minutes: int = settings.own["time_min"]
+        self._avoided: list[str] = []
 
     @classmethod
     def default_workers(cls) -> int:
@@ -107,6 +108,18 @@ class SlurmBackend(JobBackend):
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
         """Submit one job; Slurm must not requeue it, since the driver does that for what it had claimed."""
+        try:
+            return self._submit(duty)
+        except HarnessError:
+            if not self._avoided:
+                raise
+            log.warning(
+                "Slurm has no place for the job without %s, so they may be used again", ", ".join(self._avoided)
+            )
+            self._avoided.clear()
+            return self._submit(duty)
+
+    def _submit(self, duty: Duty) -> WorkerJob:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
@@ -126,6 +139,11 @@ class SlurmBackend(JobBackend):
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
             ) from error
         return WorkerJob(job=job.job_id)
+
+    def avoid(self, node: str) -> bool:
+        """Exclude it from the jobs to come."""
+        self._avoided.append(node)
+        return True
 
     def lengthen(self) -> None:
         """Double the minutes of the jobs to come, up to `time_max_min`."""
@@ -158,6 +176,8 @@ class SlurmBackend(JobBackend):
     def _parameters(self, minutes: int) -> dict[str, Any]:
         own, threads = self.settings.own, self.settings.threads
         parameters = {name: own[name] for name in _PASSED_ON if name in own}
+        if self._avoided:
+            parameters["exclude"] = ",".join([*filter(None, [own.get("exclude")]), *self._avoided])
         if "mem_gb" in own:
             parameters["mem"] = f"{round(own['mem_gb'] * 1024)}MB"
         if "gpus" in own:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import SpecError, TrialFailure, describe
+from harness.errors import SpecError, TrialFailure, describe, redact
 from harness.files import write_atomically
 from harness.records.trial import Ended, TrialStatus
 
@@ -34,7 +34,7 @@ def ended_by(error: Exception, traceback_file: Path) -> Ended:
     """
     if isinstance(error, SpecError | TrialFailure):  # the study goes on: other choices may do
         return Ended(TrialStatus.CRASHED, str(error))
-    write_atomically(traceback_file, "".join(traceback.format_exception(error)))
+    write_atomically(traceback_file, redact("".join(traceback.format_exception(error))))
     return Ended(TrialStatus.OUT_OF_MEMORY if out_of_memory(error) else TrialStatus.CRASHED, describe(error))
 
 

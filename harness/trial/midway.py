@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from harness.cost.flops import Size
 from harness.cost.meter import Spent, Tally
 from harness.errors import one_line
-from harness.files import now, parse_json
+from harness.files import ROOM, now, parse_json
 from harness.records.codec import Record, decode, to_json
 from harness.records.execution import Inherited, Resumed, StageSettings
 from harness.training import checkpoint
@@ -42,8 +42,6 @@ LARGEST_SHARE = 0.05
 """Share of the time that saving may take: where a checkpoint takes long, there are fewer."""
 UNSAVED = "a checkpoint could not be saved, and perhaps later ones"
 STANDING, BASE = "standing.json", "base"
-ROOM = 64 << 20
-"""Bytes that a checkpoint leaves free on its disk: records are written there, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING
 
-from harness.errors import SpecError, StorageError
+from harness.errors import SpecError, StorageError, one_line
 from harness.files import parse_json, write_atomically
 from harness.plugins import project_root, use_project
 from harness.records.causes import Cause
@@ -64,6 +65,8 @@ _TOLD_TO_LEAVE = MappingProxyType(
 """What each signal tells a worker: submitit has Slurm send SIGUSR2 before a job's time limit."""
 _LEFT = ".left"
 """File in a worker's folder that says why it left before it was done."""
+_NODE = ".node"
+"""File in a worker's folder with the name of its node, and then a line for each pack that ended there."""
 _POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 """A worker without work looks into the queue after `_POLL_S`, and the longer it waits the more rarely, up to this."""
@@ -185,14 +188,34 @@ def serve(duty: Duty) -> int:
     folders = Folders(duty.queue)
     mine = folders.claimed / os.environ[duty.job_id_variable]
     mine.mkdir(parents=True, exist_ok=True)
+    _sign(mine, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
     for number in _TOLD_TO_LEAVE:
         signal.signal(number, partial(_leave, mine))
     work = start_work(duty)
     count = 0
     for item in _claims(folders, mine, duty):
         _run(item, folders, work)
+        _sign(mine, item.name)
         count += 1
     return count
+
+
+def _sign(mine: Path, line: str) -> None:
+    with suppress(OSError), (mine / _NODE).open("a") as file:  # a full disk is no reason not to work
+        file.write(f"{line}\n")
+
+
+def where_it_ran(mine: Path) -> tuple[str, int]:
+    """The node of a worker, and how many packs have ended there; no name where it could not write it.
+
+    Args:
+        mine: Its folder in `Folders.claimed`.
+    """
+    try:
+        node, *ended = (mine / _NODE).read_text().splitlines() or [""]
+    except OSError:
+        return "", 0
+    return node, len(ended)
 
 
 def _leave(mine: Path, number: int, frame: FrameType | None) -> None:
@@ -219,7 +242,8 @@ def why_it_left(mine: Path) -> Cause | None:
 
 def forget(mine: Path) -> None:
     """Remove a dead worker's folder; one that holds a pack which nobody asked for stays."""
-    (mine / _LEFT).unlink(missing_ok=True)
+    for name in (_LEFT, _NODE):
+        (mine / name).unlink(missing_ok=True)
     with suppress(OSError):
         mine.rmdir()
 
@@ -285,6 +309,6 @@ def _run(item: Path, folders: Folders, work: Work) -> None:
 def _why(error: Exception, started: float) -> dict[str, str | float]:
     known = {SpecError: Cause.SPEC, StorageError: Cause.STORAGE}
     cause = next((cause for base, cause in known.items() if isinstance(error, base)), Cause.RAISED)
-    text = " ".join(str(error).split())[:500]
+    text = one_line(str(error), 500)
     reason = text if cause != Cause.RAISED else f"{type(error).__name__}: {text}"
     return {"cause": cause, "reason": reason, "seconds": time.monotonic() - started}

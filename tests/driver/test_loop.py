@@ -1,11 +1,13 @@
 """How a driver fills its workers: packs, what it asks for ahead of results, lost packs, and families that give up."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from harness.driver import loop
 from harness.driver.display import Display
 from harness.driver.loop import Driver, pause_s
 from harness.driver.phases import duty
@@ -404,3 +406,10 @@ def test_a_pack_has_eight_trials_unless_told_otherwise():
 def test_the_longer_nothing_ends_the_more_rarely_the_driver_looks():
     """A twentieth of the quiet time, between .03 s and a second: a day of waiting costs 86,400 looks, not 2.9 million."""
     assert [pause_s(quiet) for quiet in (0, 0.5, 2, 10, 20, 86_400)] == pytest.approx([0.03, 0.03, 0.1, 0.5, 1, 1])
+
+
+def test_nothing_starts_on_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=3 << 20)
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StorageError, match="must have 64 MiB free before trials start, but has 3: free space"):
+        standin.run("search", standin.study(), standin.site(tmp_path))

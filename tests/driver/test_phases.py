@@ -414,3 +414,10 @@ def test_what_rungs_left_behind_is_removed_after_the_search(tmp_path, monkeypatc
     assert not list(site.paths.trials.rglob("rungs"))
     folders = {path.name for path in site.paths.trials.glob("*/*")}
     assert folders == {member.key for member in read_members(site.paths, spec.name)}
+
+
+def test_jobs_do_not_ask_a_hub_that_may_be_down_unless_told_to(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert duty(standin.study(), standin.site(tmp_path)).environment == {"HF_HUB_OFFLINE": "1"}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert duty(standin.study(), standin.site(tmp_path)).environment == {"HF_HUB_OFFLINE": "0"}

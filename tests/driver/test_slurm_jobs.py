@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from harness.files import append_line
+from harness.files import append_line, read_lines
 from harness.records.causes import Cause
 from harness.runners._queue import QueueRunner
-from harness.runners.base import WorkerJob, backend, parse_options
+from harness.runners.base import Loss, WorkerJob, backend, parse_options
 from harness.trial.workspace import Workspace
 from harness.workers.worker import Duty
 
@@ -115,3 +115,59 @@ def test_a_job_is_gone_when_slurm_has_not_known_it_for_half_a_minute_in_a_row(tm
         known.update({"7": state} if state else {})
         gone.append(list(runner.dead([WorkerJob(job="7")])))
     assert gone == [[], [], [], [], [], ["7"]]  # unknown from 40 s on, which is 31 s ago at 71 s
+
+
+@pytest.mark.parametrize(
+    ("cause", "ended", "avoided"),
+    [
+        (Cause.KILLED, 0, ["bad"]),
+        (Cause.NODE_FAILED, 0, ["bad"]),
+        (Cause.PREEMPTED, 0, []),  # the node did nothing
+        (Cause.KILLED, 1, []),  # each worker had ended a pack there
+    ],
+)
+def test_a_node_on_which_three_workers_in_a_row_were_lost_gets_no_more(tmp_path, paths, cause, ended, avoided):
+    class Losing(backend("local")):
+        lost = ()
+        avoided: list[str] = []
+
+        def dead(self, jobs):
+            return {job: Loss(cause, "as the test asked") for job in self.lost}
+
+        def start(self, duty, running):
+            raise AssertionError("there is no pack")
+
+        def avoid(self, node):
+            self.avoided.append(node)
+            return True
+
+    Losing.avoided = []
+    lines, queue = tmp_path / "jobs.jsonl", tmp_path / "queue"
+    losing = Losing(tmp_path / "jobs" / "1", parse_options("local", {}))
+    runner = QueueRunner(lines, Duty(queue, "harness.trial.group:work", Workspace(paths), job_id_variable="X"), losing)
+    for number in range(3):
+        for node in ("bad", "good"):
+            job = f"{node}-{number}"
+            runner.jobs[job] = WorkerJob(job=job)
+            mine = runner.folders.claimed / job
+            mine.mkdir()
+            packs = ended if node == "bad" else number % 2
+            (mine / ".node").write_text("\n".join([node, *["pack"] * packs]) + "\n")
+            losing.lost = (job,)
+            runner._looked_at = float("-inf")
+            runner.poll()
+            assert not mine.exists()
+    assert losing.avoided == avoided
+    assert [line["node"] for line in read_lines(lines) if line["event"] == "excluded"] == avoided
+
+
+def test_what_is_avoided_is_excluded_from_the_next_job_until_nothing_else_is_left(tmp_path, paths, sbatch):
+    settings = parse_options("slurm", {"exclude": "old"})
+    slurm = backend("slurm")(tmp_path / "jobs", settings)
+    assert slurm.avoid("n7")
+    duty = Duty(tmp_path, "harness.trial.group:work", Workspace(paths))
+    slurm.start(duty, [])
+    assert "#SBATCH --exclude=old,n7\n" in next((tmp_path / "jobs").glob("*.sh")).read_text()
+    refusing = tmp_path / "bin" / "sbatch"
+    refusing.write_text('#!/bin/sh\ngrep -q exclude=old,n7 "$1" && exit 1\necho Submitted batch job 8\n')
+    assert slurm.start(duty, []).job == "8"

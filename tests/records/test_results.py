@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from harness import files
 from harness.errors import NewerRecord, StorageError
+from harness.records import results
 from harness.records.codec import Misfit, fingerprint, to_json
 from harness.records.execution import Execution, StageSettings
 from harness.records.paths import Paths
@@ -191,3 +194,26 @@ def test_a_record_of_version_1_that_is_another_trials_is_not_believed(paths: Pat
     path.write_bytes(Path(second).read_bytes())
     with pytest.raises(StorageError, match="config must be the configuration of trial"):
         read_result(path)
+
+
+def test_a_full_disk_is_waited_for_and_another_error_is_not(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    result, refused = RESULT, [errno.ENOSPC, errno.EDQUOT]
+
+    def refusing(path: Path, content: str) -> None:
+        if refused:
+            raise StorageError("as the test asked") from OSError(refused.pop(), "full")
+        files.write_atomically(path, content)
+
+    monkeypatch.setattr(results, "write_atomically", refusing)
+    monkeypatch.setattr(results.time, "sleep", lambda seconds: None)
+    assert read_result(write_result(paths, result)) == result
+    assert caplog.text.count("it waits until there is room") == 1
+    refused.append(errno.EROFS)
+    with pytest.raises(StorageError):
+        write_result(paths, result)
+    refused.append(errno.ENOSPC)
+    monkeypatch.setattr(results, "_PATIENCE_S", -1.0)
+    with pytest.raises(StorageError):
+        write_result(paths, result)
