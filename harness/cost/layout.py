@@ -8,6 +8,7 @@ basis says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -89,6 +90,7 @@ def layout(case: Case) -> Layout:
     kept = _kept(case, model, layers)
     packed_bytes = case.method.weight_bytes(case.setup.params, case.held)
     largest = max((tensor.numel() for key, tensor in frozen.items() if key in packed), default=0)
+    again = bool(getattr(model, "supports_gradient_checkpointing", False))
     inputs = count * narrow * int(getattr(model.config.get_text_config(), "hidden_size", 0))
     return Layout(
         weights=sum(t.numel() * (packed_bytes if key in packed else t.itemsize) for key, t in frozen.items()),
@@ -98,7 +100,7 @@ def layout(case: Case) -> Layout:
         first_gradient=_bytes([head.weight]) if head is not None and head.weight.requires_grad else 0.0,
         copies=kept.copies + narrow * largest,  # a packed weight stands unpacked while its layer computes
         token_activations=kept.activations / case.length,
-        token_kept=min(inputs, kept.activations / case.length),
+        token_kept=min(inputs if again else math.inf, kept.activations / case.length),
         layers=count,
         logit=10.0 if case.half else 8.0,
         vocabulary=int(model.config.get_text_config().vocab_size),

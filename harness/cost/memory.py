@@ -31,6 +31,8 @@ class Load(Record):
     """Tokens of each."""
     supervised: int
     """Tokens of all of them at which logits are computed."""
+    adapts: bool = True
+    """Whether the loop that trains can go on with less where memory is short; TRL's trainers cannot."""
     accumulates: bool = False
     """Whether gradients of an earlier pass are there already."""
     cuttable: bool = False
@@ -117,6 +119,8 @@ class Layout(Record):
         Args:
             load: What a pass is given while memory is not short.
         """
+        if not load.adapts:
+            return self.memory(load)
         rows = load.example if load.cuttable else load.rows
         one = replace(
             load,

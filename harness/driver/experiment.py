@@ -62,6 +62,12 @@ class Site:
         return backend(self.runner).workers(self.settings)
 
     @cached_property
+    def memory(self) -> int | None:
+        """Bytes of the device that a trial has for itself; None where nobody says."""
+        here = backend(self.runner)
+        return here.memory(self.settings) if self.device_type == here.device(self.settings) else None
+
+    @cached_property
     def gpu(self) -> str | None:
         """Name of the GPU that a trial holds, as prices are keyed by; None for a CPU.
 

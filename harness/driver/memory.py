@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.axes.contract import StageSetup
-from harness.cost.memory import PROCESS_BYTES, Layout, Load, Memory
+from harness.cost.memory import CONTEXT_BYTES, MARGIN, PROCESS_BYTES, Layout, Load, Memory
 from harness.driver.experiment import Experiment, TaskInfo
 from harness.errors import SpecError, StorageError
 from harness.files import parse_json, write_atomically
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from harness.models.base_model import BaseModel
     from harness.training.choices import Choices
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,8 @@ class Needs:
         try:
             base = self._base(config.pipeline.base_model)
             stages = [self._stage(base, stage, config) for stage in config.pipeline.stages]
-        except SpecError:
+        except Exception:  # code of a model or a plug-in that wants more than there is before a trial
+            log.debug("what memory %s needs is not known", config.key, exc_info=True)
             return None
         found = [layout.least(load) if least else layout.memory(load) for layout, load in stages]
         return max(found, key=lambda memory: memory.peak)
@@ -131,6 +136,34 @@ class Needs:
         return self._layouts[key]
 
 
+def refuse_too_large(experiment: Experiment) -> None:
+    """Refuse families whose trials fit the device of no trial at this site, before anything is spent.
+
+    Raises:
+        SpecError: With every such family, what it needs, and the remedy.
+    """
+    room, needs, large = experiment.site.memory, Needs(experiment), {}
+    if room is None:
+        return
+    on_gpu = experiment.site.device_type == "cuda"
+    beside = CONTEXT_BYTES if on_gpu else PROCESS_BYTES
+    for family in experiment.families.values():
+        for model, task in experiment.arenas:
+            config = TrialConfig(pipeline=family.pipeline(model.ref, {}), task=task.ref, steps=1)
+            least = needs.of(config, least=True)
+            if least is not None and (need := MARGIN * least.peak + beside) > room:
+                one = FamilyMemory(family=family.name, model=f"{model.ref.name} and {task.ref.name}", memory=least)
+                large[one.text()] = need
+    if large:
+        what = "a single GPU" if on_gpu else "the machine's memory"
+        raise SpecError(
+            f"every trial must fit {what} of {_size(room)}, but even in the smallest passes that it can be cut into, with "
+            f"layers computed again, up to {_size(max(large.values()))} are needed with a margin: {'; '.join(large)}: "
+            "shorten max_length, let the base rest (lora) or pack it (qlora), take a smaller base, or, where an objective's "
+            "passes cannot be cut, lower batch_size and raise gradient_accumulation"
+        )
+
+
 def _base(ref: ModelRef) -> BaseModel:
     from harness.models.base_model import resolve_model
 
@@ -157,6 +190,7 @@ def _load(chosen: Choices, longest: int, answer: int) -> Load:
         length=length,
         supervised=rows * supervised,
         accumulates=chosen.params.integer("gradient_accumulation") > 1,
+        adapts=objective.fuses,
         cuttable=objective.fuses and not objective.compares,
     )
 

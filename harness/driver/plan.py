@@ -219,7 +219,15 @@ class _Outlook:
         return sum(one.money / one.seconds for one in priced if one.money) / len(priced) * seconds if priced else None
 
     def notes(self) -> list[str]:
-        """What a reader must know beside the money."""
+        """What a reader must know beside money and memory."""
+        site, notes = self.experiment.site, []
+        if site.device_type == "cuda" and site.memory is None:
+            notes.append(
+                "memory: how much a GPU of this site has is not known, so no trial was refused for it: set runner option gpu_gb"
+            )
+        return notes + self._unpriced()
+
+    def _unpriced(self) -> list[str]:
         named = self.spec.prices.gpu_hour.keys() - {"default"}
         if self.gpu != "default" or not named:
             return []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.axes.contract import Situation
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.driver.lengths import with_lengths
+from harness.driver.memory import refuse_too_large
 from harness.errors import SpecError
 from harness.models.facts import model_facts, model_features
 from harness.space import Text, listed
@@ -71,7 +72,9 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     refuse_impossible(experiment)
     trained_on = {stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}
     named = {data: find_task(data, site.task_folders) for data in trained_on}
-    return with_lengths(experiment, models, named | {task.name: task for task in (*tasks, *off_target)})
+    counted = with_lengths(experiment, models, named | {task.name: task for task in (*tasks, *off_target)})
+    refuse_too_large(counted)
+    return counted
 
 
 def _models(study: StudySpec) -> tuple[list[BaseModel], dict[str, str], list[str]]:

@@ -24,7 +24,7 @@ from harness.records.codec import Record, decode
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig
 from harness.trial.packs import LARGEST
-from harness.workers.devices import cores, gpu_name, gpus
+from harness.workers.devices import cores, gpu_bytes, gpu_name, gpus, main_memory_bytes
 from harness.workers.worker import Duty
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,11 @@ class Backend(ABC):
     def gpu_name(cls) -> str | None:
         """Name of the GPU that trials will run on; None where that is not known before they do."""
         return gpu_name()
+
+    @classmethod
+    def memory(cls, settings: Settings) -> int | None:
+        """Bytes that the device of a trial has: of this machine, a GPU's or its main memory; None where nobody says."""
+        return gpu_bytes() if cls.device(settings) == "cuda" else main_memory_bytes()
 
     @abstractmethod
     def open(self, study: StudyPaths, duty: Duty) -> Runner:

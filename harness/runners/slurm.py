@@ -66,6 +66,7 @@ class SlurmBackend(JobBackend):
             "cpus": Option(int, "CPU cores of each job; `threads` if left out"),
             "mem_gb": Option(float, "memory of each job in GB"),
             "gpus": Option(int, "GPUs of each job", minimum=0),
+            "gpu_gb": Option(float, "memory of each GPU in GB, by which plan refuses what cannot fit"),
         }
         | {name: Option(str, f"Slurm's --{name}") for name in _PASSED_ON}
     )
@@ -93,6 +94,12 @@ class SlurmBackend(JobBackend):
         """A GPU where the jobs ask for one; what this machine has says nothing about theirs."""
         own = settings.own
         return "cuda" if own.get("gpus") or own.get("gres", "").startswith("gpu") else "cpu"
+
+    @classmethod
+    def memory(cls, settings: Settings) -> int | None:
+        """What `gpu_gb` says of a GPU, or `mem_gb` of a job without one: which node Slurm will choose is not known."""
+        told: float | None = settings.own.get("gpu_gb" if cls.device(settings) == "cuda" else "mem_gb")
+        return round(told * 1e9) if told else None
 
     @classmethod
     def examine(cls) -> Condition:

@@ -27,6 +27,24 @@ def gpu_name() -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
+def gpu_bytes() -> int | None:
+    """Memory of this machine's smallest GPU, without loading torch; None where none is seen."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return min((int(line) << 20 for line in said.split()), default=None)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def main_memory_bytes() -> int | None:
+    """Main memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -286,7 +286,9 @@ def test_a_plan_says_that_it_does_not_know_the_gpu(tmp_path, gpu_hour, said):
     spec = standin.study(prices={"cpu_hour": 0.05, "gpu_hour": gpu_hour})
     site = standin.site(tmp_path, "slurm", options={"gpus": "1"}, device="auto")
     plan = plan_study(standin.experiment(spec, site))
-    assert [note.endswith(said or "") for note in plan.notes] == [True] * (said is not None)
+    notes = [note for note in plan.notes if note.startswith("money")]
+    assert [note.endswith(said or "") for note in notes] == [True] * (said is not None)
+    assert [note for note in plan.notes if "set runner option gpu_gb" in note]
     assert (plan.money is None) is ("default" not in gpu_hour)
 
 
