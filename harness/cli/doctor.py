@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.plugins import load_all
+from harness.records.codec import Record
 
 if TYPE_CHECKING:
     from harness.runners.base import Backend
@@ -21,7 +23,7 @@ LOW_DISK_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """One thing that was looked at."""
 
     topic: str
@@ -32,11 +34,16 @@ class Finding:
 
 def examine(root: Path) -> list[Finding]:
     """Look at everything; a check that itself fails is an error finding, never an exception."""
+    looks = [_guarded(name, partial(_runner, name, backend)) for name, backend in load_all("runners").items()]
+    return [*look_around(root), *(finding for finding in looks if finding)]
+
+
+def look_around(root: Path) -> list[Finding]:
+    """Look at this host alone, and not at what can be reached from it."""
     checks: Sequence[Callable[[Path], Finding]] = (
-        _libraries, _device, _processors, _speed, _disk, _writable, _hub,
+        _libraries, _device, _bitsandbytes, _processors, _speed, _disk, _scratch, _writable, _locks, _hub,
     )  # fmt: skip
     looks = [_guarded(check.__name__.strip("_"), partial(check, root)) for check in checks]
-    looks += [_guarded(name, partial(_runner, name, backend)) for name, backend in load_all("runners").items()]
     return [finding for finding in looks if finding]
 
 
@@ -79,7 +86,29 @@ def _device(root: Path) -> Finding:
     if torch.cuda.is_available():
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
         return Finding("device", "ok", f"{torch.cuda.device_count()} x {name}, {memory / 1e9:.0f} GB each")
+    if torch.version.cuda and shutil.which("nvidia-smi"):
+        return Finding(
+            "device",
+            "error",
+            f"there is a driver, but torch (for CUDA {torch.version.cuda}) sees no GPU: give the job one, or update the driver",
+        )
     return Finding("device", "note", "no GPU that torch can use: trials run on the processor, small models only")
+
+
+def _bitsandbytes(root: Path) -> Finding:
+    """By quantising something: the package imports where its kernels do not run."""
+    import torch
+
+    from harness.methods._four_bits import through_four_bits
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = float(through_four_bits(torch.ones(64, 64, device=device)).mean())
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200]
+        return Finding("4 bits", "note", f"bitsandbytes does not run on {device} ({cause}): qlora and its like cannot")
+    level: Literal["ok", "error"] = "ok" if abs(found - 1) < 0.05 else "error"
+    return Finding("4 bits", level, f"bitsandbytes gives back a matrix of ones as {found:.2f} on {device}")
 
 
 def _processors(root: Path) -> Finding:
@@ -107,8 +136,36 @@ def _disk(root: Path) -> Finding:
     )
 
 
+def _scratch(root: Path) -> Finding:
+    """Where trials keep what they do not keep."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < LOW_DISK_BYTES:
+        return Finding("scratch", "error", f"{free / 1e9:.1f} GB free in {folder}: free some space, or set TMPDIR")
+    return Finding("scratch", "ok", f"{free / 1e9:.1f} GB free in {folder}")
+
+
+def _locks(root: Path) -> Finding:
+    """Two open files of one process are strangers to flock, as two processes are."""
+    with tempfile.NamedTemporaryFile(dir=_results(root)) as file, open(file.name) as other:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Finding("locks", "ok", "one process sees what another one has locked")
+        except OSError as error:
+            why = f"has no locks ({error.strerror})"
+        else:
+            why = "does not keep its locks"
+    return Finding("locks", "note", f"{_results(root)} {why}: run one study at a time there, or mount it with locks")
+
+
+def _results(root: Path) -> Path:
+    return root / "results" if (root / "results").is_dir() else root
+
+
 def _writable(root: Path) -> Finding:
-    folder = root / "results" if (root / "results").is_dir() else root
+    folder = _results(root)
     # By writing: permission bits say nothing of a full disk, a quota or a read-only mount.
     with tempfile.NamedTemporaryFile(dir=folder):
         return Finding("results", "ok", f"{folder} is writable")

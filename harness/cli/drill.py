@@ -9,26 +9,22 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
-from harness.metrics.base import SHARE
+from harness.cli import tryout
 from harness.records.paths import Paths
 from harness.records.results import find_result, write_result
-from harness.records.trial import CostRecord, ModelRef, Score, TaskRef, TrialConfig, TrialResult, TrialStatus
-from harness.study.family import resolved_families
+from harness.records.trial import TrialConfig, TrialResult
+from harness.runners.base import parse_options
 
 if TYPE_CHECKING:
-    from harness.driver.experiment import Experiment, Site
-    from harness.study.spec import StudySpec
     from harness.trial.workspace import Workspace
     from harness.workers.worker import Work
 
@@ -74,19 +70,16 @@ def practise(runner: str, options: Mapping[str, str], root: Path) -> Drilled:
         runner: `local` or `slurm`.
         options: The runner's options.
         root: Project folder; must be visible to the workers.
+
+    Raises:
+        UsageError: For an unknown runner or option.
     """
+    parse_options(runner, options)
     results = root / "results"  # a temporary folder may be the driver's node's own; workers on others must see it too
     results.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="drill-", dir=results)).resolve()
     started = time.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "harness.cli.drill",
-        str(folder),
-        runner,
-        *(f"{k}={v}" for k, v in options.items()),
-    ]
+    command = tryout.command(folder, f"{__name__}:work", TRIALS, runner, {"workers": "2", **options})
     # A process each, as on a real site: a driver that is killed cannot clean up after itself.
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     killed = _kill_when_running(first, folder)
@@ -142,88 +135,6 @@ def _run_one(config: TrialConfig, paths: Paths) -> TrialResult:
         with suppress(FileExistsError):  # only one worker is to die
             (paths.results / "killed").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
-    score = Score(
-        task=config.task.name,
-        split=config.evaluation.split,
-        metric="none",
-        value=0.0,
-        stderr=None,
-        n=1,
-        higher_is_better=True,
-        comparability="drill",
-    )
-    result = TrialResult(
-        config=config, status=TrialStatus.COMPLETE, scores=(score,), cost=CostRecord(seconds={"train": TRIAL_S})
-    )
+    result = tryout.complete(config, TRIAL_S)
     write_result(paths, result)
     return result
-
-
-def _study() -> StudySpec:
-    """A study of trivial trials; any method will do, since nothing is trained."""
-    from harness.plugins import names
-    from harness.study.spec import StudySpec
-
-    return StudySpec.model_validate(
-        {
-            "name": "drill",
-            "question": "Is anything lost or run twice when a worker and the driver are killed?",
-            "base_models": ["drill"],
-            "tasks": ["drill"],
-            "families": {"drill": {"method": names("methods")[0]}},
-            "budget": {"trials": TRIALS, "steps": 1},
-            "search": {"sampler": "random"},
-        }
-    )
-
-
-def _experiment(study: StudySpec, site: Site) -> Experiment:
-    """The drill's study without any model or task behind its names."""
-    from harness.driver.experiment import Experiment, ModelInfo, TaskInfo
-    from harness.models.facts import ModelFacts
-
-    items = {"validation": (1,), "test": (1,)}
-    return Experiment(
-        spec=study,
-        site=site,
-        models=(ModelInfo(ModelRef("drill", ""), ModelFacts(parameters=1)),),
-        tasks=(TaskInfo(ref=TaskRef("drill", ""), higher_is_better=True, scale=SHARE, rows=1, chars=1.0, items=items),),
-        families=resolved_families(study),
-    )
-
-
-def _site(folder: Path, runner: str, options: Sequence[str]) -> Site:
-    from harness.driver.experiment import Site
-
-    return Site(
-        paths=Paths(folder, folder),
-        runner=runner,
-        options={"workers": "2"} | {key: value for key, _, value in (option.partition("=") for option in options)},
-        device="cpu",
-        display=False,
-        work="harness.cli.drill:work",
-    )
-
-
-def drive(folder: Path, runner: str, options: Sequence[str]) -> int:
-    """The drill's driver, a process of its own so that it can be killed.
-
-    Args:
-        folder: Of the drill.
-        runner: Where its trials run.
-        options: The runner's, as KEY=VALUE.
-
-    Returns:
-        The exit code.
-    """
-    from harness.driver.phases import run_phase
-
-    try:
-        return run_phase("search", _study(), _site(folder, runner, options), _experiment).exit_code
-    except HarnessError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(drive(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -326,13 +326,18 @@ def convert(folder: Path) -> None:
 
 
 @main.command()
+@click.option("--runner", help="Look at what its workers find, too, by a short job: see 'harness list runners'.")
+@click.option("--runner-option", "options", multiple=True, metavar="KEY=VALUE")
 @json_option
 @click.pass_obj
-def doctor(root: Path, as_json: bool) -> None:
+def doctor(root: Path, runner: str | None, options: tuple[str, ...], as_json: bool) -> None:
     """Check this machine: versions, device, disk, cluster, and what each problem means."""
     from harness.cli.doctor import examination_text, examine
+    from harness.cli.probe import probe
 
     findings = examine(root)
+    if runner:
+        findings += probe(runner, dict(pair(option) for option in options), root)
     show(findings, as_json, examination_text)
     if any(finding.level == "error" for finding in findings):  # scripts stop at it before a study is submitted
         sys.exit(1)
