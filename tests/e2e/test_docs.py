@@ -17,6 +17,7 @@ PAGES = (
     "docs/cluster.md",
     "docs/guide.md",
     "docs/modules.md",
+    "docs/security.md",
 )
 COMMANDS = [
     line.removeprefix("$ ")
