@@ -11,6 +11,7 @@ once: there an item has its jackknife pseudo-value. Values are there only where 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -123,6 +124,42 @@ def load_likelihoods(connection: DuckDBPyConnection, study: str) -> Outcomes:
         study: The study's name.
     """
     return _loaded(connection, study, (_nats("i"), _nats("b")), are_scores=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habit:
+    """The answer that a model gives most often."""
+
+    answer: str
+    share: float
+    """Of all items."""
+    items: int
+
+
+def load_habits(connection: DuckDBPyConnection, study: str) -> Mapping[tuple[str, str], tuple[Habit, Habit | None]]:
+    """What each confirmed run answers most often, and what the base does on the same items (None where it was not kept).
+
+    Args:
+        connection: To the database.
+        study: Its name.
+
+    Returns:
+        By the trial's key and the scored task; only where all answers were kept.
+    """
+    found: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    rows = connection.execute(_items("i.prediction", "b.prediction"), [study]).fetchall()
+    for key, scored, _task, _value, _identity, own, base in rows:
+        both = found.setdefault((key, scored), ([], []))
+        both[0].extend(own)
+        both[1].extend(base or ())
+    return {
+        place: (_habit(own), _habit(base) if len(base) == len(own) else None) for place, (own, base) in found.items()
+    }
+
+
+def _habit(answers: Sequence[str]) -> Habit:
+    (answer, count), *_ = Counter(answers).most_common(1)
+    return Habit(answer=answer, share=count / len(answers), items=len(answers))
 
 
 def _nats(item: str) -> str:

@@ -159,6 +159,7 @@ TABLES = (
             comparability VARCHAR | Scores with different keys are never ranked against each other.
             chance DOUBLE | Score of guessing: as the task states it, or what it gives where each item is a right or a wrong choice.
             answer_bits DOUBLE | Mean bits per byte of the right answers, of test items that have them. | NULL
+            majority DOUBLE | Score of one answer to all items, the one that is most often right; null in old records.
             """,
             "s.",
         ),

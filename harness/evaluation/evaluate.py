@@ -25,7 +25,7 @@ from harness.evaluation.groups import group_score, part_scores
 from harness.evaluation.loglikelihood import StackedModels
 from harness.evaluation.pseudo_values import pseudo_values
 from harness.evaluation.responses import Responder, Response
-from harness.metrics.base import guessing, measure
+from harness.metrics.base import guessing, majority, measure
 from harness.models.chat import ChatTemplate
 from harness.models.tokens import TokenCache, TokenizerFacts, affixes
 from harness.records.codec import fingerprint
@@ -259,6 +259,7 @@ def _outcome(
         comparability=labels[1],
         chance=guessing(values, [len(item.choices) for item in items]) if task.chance is None else task.chance,
         scale=task.scale,
+        majority=majority(values, [_right_answer(built, item) for item in items]) if task.higher_is_better else None,
     )
     return Evaluated(score, outcomes)
 
@@ -305,6 +306,14 @@ def _prediction(built: ConfigurableTask, item: _Item, filtered: Sequence[Respons
         scores = [log_likelihood for log_likelihood, _ in pairs]
         return item.choices[scores.index(max(scores))]
     return str(filtered[0]) if built.OUTPUT_TYPE == "generate_until" else None
+
+
+def _right_answer(built: ConfigurableTask, item: _Item) -> str | None:
+    """The choice, continuation or generated text that is right; None where there is not one."""
+    if built.OUTPUT_TYPE == "generate_until":
+        target = built.doc_to_target(dict(item.doc))
+        return target if isinstance(target, str) else None
+    return str(item.choices[item.gold] if item.choices else item.instances[0].args[-1])
 
 
 def _answer_bits(built: ConfigurableTask, item: _Item, filtered: Sequence[Response | str]) -> float | None:

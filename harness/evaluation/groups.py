@@ -31,8 +31,11 @@ def group_score(task: Task, scores: Mapping[Task, Score]) -> Score:
     else:
         counted, by_size = [scores[leaves[place]] for place in group.counted], group.used.weight_by_size
     sizes = [score.n for score in counted]
-    chances = [score.chance for score in counted if score.chance is not None]
-    chance = aggregate_subtask_metrics(chances, sizes, by_size) if len(chances) == len(counted) else None
+
+    def pooled(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(aggregate_subtask_metrics(known, sizes, by_size)) if len(known) == len(counted) else None
+
     return Score(
         task=task.name,
         split=counted[0].split,
@@ -43,8 +46,9 @@ def group_score(task: Task, scores: Mapping[Task, Score]) -> Score:
         higher_is_better=task.higher_is_better,
         # Not only of what counts: a part that does not is shown beside those that do.
         comparability=fingerprint([task.ref.fingerprint, [scores[leaf].comparability for leaf in leaves]]),
-        chance=chance if task.chance is None else task.chance,
+        chance=pooled([score.chance for score in counted]) if task.chance is None else task.chance,
         scale=task.scale,
+        majority=pooled([score.majority for score in counted]),
     )
 
 

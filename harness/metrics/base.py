@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -144,6 +145,21 @@ def guessing(values: Sequence[float], choices: Sequence[int]) -> float | None:
     if not values or not all(choices) or not set(values) <= {0.0, 1.0}:
         return None
     return math.fsum(1 / count for count in choices) / len(choices)
+
+
+def majority(values: Sequence[float], answers: Sequence[str | None]) -> float | None:
+    """The mean score of giving every item the same answer: the one that is most often right.
+
+    Args:
+        values: Of each item.
+        answers: The right one of each.
+
+    Returns:
+        None where an item has no one right answer, or is something else than right or wrong.
+    """
+    if not values or None in answers or not set(values) <= {0.0, 1.0}:
+        return None
+    return max(Counter(answers).values()) / len(answers)
 
 
 def settings_of(entry: Settings, where: str) -> Settings:

@@ -185,6 +185,8 @@ class Score(Record):
     """Score of guessing: as the task states it, or what it gives where each item is a right or a wrong choice."""
     scale: Scale | None = added(None)  # noqa: RUF009  it makes a field
     """What was declared of the metric's values; None in records of before it was asked for."""
+    majority: float | None = added(None)
+    """Score of one answer to all items, the one that is most often right; None where items have no one right answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from harness.analysis.verdict import Word
 from harness.records.paths import Paths
 from harness.report import words
 from harness.report.data import StudyData, load_study_data
+from harness.report.doubts import doubts
 from harness.report.findings import BASE, Advice, Comparison, compare
 from harness.report.forgotten import in_short
 
@@ -43,7 +44,7 @@ def said(study: StudyData) -> list[Said]:
         if best is not None and (lost := in_short(best.lost)):
             facts.append(lost)
         head = "".join(conclusion(comparison)) + (f": {'; '.join(facts)}" if facts else "")
-        text = f"{head}. {how_sure_it_is(study, comparison)}"
+        text = " ".join([f"{head}.", how_sure_it_is(study, comparison), *doubts(study, comparison)])
         found.append(Said(base_model=comparison.base_model, task=comparison.task, text=text))
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.database.ingest import connect, connect_now
-from harness.database.items import Outcomes, load_likelihoods, load_outcomes
+from harness.database.items import Habit, Outcomes, load_habits, load_likelihoods, load_outcomes
 from harness.database.rows import read_rows
 from harness.errors import SpecError, StorageError, one_of
 from harness.files import parse_json
@@ -66,6 +66,8 @@ class StudyData:
     """What confirmed runs and the base made of single items."""
     likelihoods: Outcomes = field(default_factory=Outcomes)
     """How unlikely each item's right answer is, in nats, where that was asked for."""
+    habits: Mapping[tuple[str, str], tuple[Habit, Habit | None]] = field(default_factory=dict)
+    """What each confirmed run, and the base, answers most often, by the trial's key and the scored task."""
     stops: Sequence[Stop] = ()
     """Families that gave up before their budget was used."""
     halt: Halt | None = None
@@ -120,6 +122,7 @@ def load_study_data(paths: Paths, study: str, confirmed_now: bool = False) -> St
             parts=read_rows(connection, PARTS, [study], PartRow),
             outcomes=load_outcomes(connection, study),
             likelihoods=load_likelihoods(connection, study),
+            habits=load_habits(connection, study),
             stops=read_stops(paths, study),
             halt=read_halt(files),
             lost=lost_seconds(paths, study),

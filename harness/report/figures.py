@@ -145,6 +145,36 @@ def short(label: str, limit: int = 26) -> str:
     return label if len(label) <= limit else label[: limit - 1] + "…"
 
 
+def baselines(axes: Axes, chance: float | None, majority: float | None, factor: float, upright: bool) -> None:
+    """Mark what a model gets that has learned nothing: a dotted line at chance, a dash-dotted one at one answer to everything.
+
+    Args:
+        axes: Of scores.
+        chance: Score of guessing; None where unknown.
+        majority: Score of the answer that is most often right; None where unknown.
+        factor: What a score is multiplied with on the axis.
+        upright: Whether scores run along the x axis.
+    """
+    for value, style in ((chance, ":"), (majority, "-.")):
+        if value is not None:
+            draw_line = axes.axvline if upright else axes.axhline
+            draw_line(value * factor, color=MUTED, linestyle=style, linewidth=1.1, zorder=1)
+
+
+def baselines_in_words(chance: str | None, majority: str | None) -> str:
+    """What those lines mean, as sentences for a caption; nothing where there are none.
+
+    Args:
+        chance: Level of guessing.
+        majority: Level of the answer that is most often right.
+    """
+    dotted = f" The dotted line is chance{f' ({chance})' if chance else ''}." if chance is not None else ""
+    what = "the most frequent right answer, given to every item"
+    return dotted + (
+        f" The dash-dotted line is {what}{f' ({majority})' if majority else ''}." if majority is not None else ""
+    )
+
+
 def log_axis(axis: Axis, form: Callable[[float], str]) -> None:
     """Give a logarithmic axis at most seven labelled ticks and no minor ones.
 

@@ -98,6 +98,8 @@ class Comparison:
     unit: words.Unit
     base: float | None
     chance: float | None
+    majority: float | None
+    """Score of one answer to all items, the one that is most often right; None where that is not known."""
     contenders: tuple[Contender, ...]
     verdict: Verdict
     items: int | None
@@ -194,6 +196,7 @@ def _comparison(study: StudyData, targets: Sequence[ScoreRow], confirmed: Sequen
         unit=first.unit,
         base=first.base_value,
         chance=first.chance,
+        majority=first.majority,
         contenders=tuple(_numbered(contenders)),
         verdict=untestable("it was not judged"),
         items=None,

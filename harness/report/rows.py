@@ -170,6 +170,8 @@ class ScoreRow(_Scored):
     status: str
     split: str
     chance: float | None
+    majority: float | None
+    """Score of one answer to all items, the one that is most often right."""
     base_value: float | None
     answer_bits: float | None
     """Bits per byte of the right answers, where items have them."""
@@ -241,7 +243,7 @@ WHERE m.study = ? ORDER BY m.base_model, m.task, m.role, m.family, m.number, m.r
 SCORES = """
 SELECT m.key, m.role, m.family, m.task, m.base_model, m.repetition, m.number, t.pipeline, t.fidelity, t.status,
   s.is_target, s.task AS scored, s.split, s.metric, s.value, s.higher_is_better, s.low, s.high,
-  s.comparability, s.chance, b.value AS base_value, s.answer_bits, b.answer_bits AS base_answer_bits
+  s.comparability, s.chance, s.majority, b.value AS base_value, s.answer_bits, b.answer_bits AS base_answer_bits
 FROM members m JOIN trials t USING (key) JOIN scores s USING (key)
   LEFT JOIN base_scores b ON b.base_model = t.base_model AND b.base_revision = t.base_revision AND b.task = s.task
     AND b.split = s.split AND b.metric = s.metric AND b.comparability = s.comparability

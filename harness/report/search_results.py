@@ -22,6 +22,8 @@ class Arena:
     unit: words.Unit
     base: float | None
     """The base model's validation score."""
+    chance: float | None
+    majority: float | None
     trials: Sequence[ScoreRow]
     """The score of each configuration at the highest fidelity that it got; full runs first, then by score, best first."""
 
@@ -56,6 +58,8 @@ def _arena(scores: Sequence[ScoreRow]) -> Arena:
         comparability=first.comparability,
         unit=first.unit,
         base=next((score.base_value for score in scores if score.base_value is not None), None),
+        chance=first.chance,
+        majority=first.majority,
         trials=list(longest.values()),
     )
 

@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.errors import HarnessError
+from harness.space import Distribution
 from harness.study.accept import Limits, read_limits
+from harness.study.family import resolved_families
+from harness.study.spec import StudySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,13 @@ class StudyFile:
             return read_limits(accept) if isinstance(accept, Mapping) else Limits()
         except ValueError:
             return Limits()
+
+    def searched(self, family: str) -> Mapping[str, Distribution]:
+        """A family's searched parameters and their ranges; none where they cannot be told, as in a study of another version."""
+        try:
+            return resolved_families(StudySpec.model_validate(self.content))[family].space
+        except (ValueError, KeyError, HarnessError):
+            return {}
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> StudyFile:

@@ -140,6 +140,18 @@ def test_chance_is_what_the_task_says_or_one_of_the_choices(
     assert evaluate(uniform, tokenizer, task(CHOICE | changes), "test", None).score.chance == chance
 
 
+@pytest.mark.parametrize(("changes", "majority"), [({}, 3 / 4), ({"metric_list": [{"metric": "f1"}]}, None)])
+def test_one_answer_to_all_items_scores_the_share_of_the_commonest(
+    task: Any, uniform: Any, tokenizer: Any, changes: dict[str, Any], majority: float | None
+) -> None:
+    """Three rows of four say yes; to a uniform model the shorter no is likelier."""
+    rows = [{"text": f"t{n}", "label": "no" if n == 2 else "yes"} for n in range(4)]
+    score = evaluate(uniform, tokenizer, task(CHOICE | changes, test=rows), "test", None).score
+    assert score.majority == majority
+    if majority:
+        assert score.value == 1 / 4
+
+
 def test_generation_by_hand(task: Any, token_after: Any, tokenizer: Any) -> None:
     """After ':' come ' ', 'o', 'k' and a line's end: exactly the target of every row but one."""
     space, o, k, end, colon = tokenizer.encode(" ok\n:")

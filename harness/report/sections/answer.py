@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import ClassVar
 
 from harness.analysis.statistics import Interval
@@ -11,6 +12,7 @@ from harness.report import words
 from harness.report.accepting import limits_in_words
 from harness.report.conclusion import conclusion, how_sure_it_is
 from harness.report.data import StudyData
+from harness.report.doubts import doubts
 from harness.report.findings import BASE, Advice, Comparison, Contender, compare, overall, places
 from harness.report.forgotten import count_lost, how_sure, in_short
 from harness.report.markup import Column, Html, details, facts, join, paragraph, table, tag
@@ -95,9 +97,14 @@ def _use(advice: Advice, chosen: Contender | None) -> str:
 def _open_questions(study: StudyData) -> Html:
     """Pairs of base model and task without a confirmed result, and pairs with several that may not be compared."""
     answered = [(comparison.base_model, comparison.task) for comparison in compare(study)]
-    unanswered = [f"{task} on {model}" for model, task in places(study) if (model, task) not in answered]
+    reasons = {place: _why_all_failed(study, place) for place in places(study) if place not in answered}
+    unanswered = [f"{task} on {model}" for (model, task), reason in reasons.items() if reason is None]
     split = [f"{task} on {model}" for model, task in dict.fromkeys(answered) if answered.count((model, task)) > 1]
-    parts = []
+    parts = [
+        paragraph(f"No answer for {task} on {model}: {reason}", kind="warning")
+        for (model, task), reason in reasons.items()
+        if reason is not None
+    ]
     if unanswered:
         parts.append(
             paragraph(
@@ -116,6 +123,16 @@ def _open_questions(study: StudyData) -> Html:
     return join(parts)
 
 
+def _why_all_failed(study: StudyData, place: tuple[str, str]) -> str | None:
+    """What most often ended the trials of a base model and task; None where one of them has a score, or none ran."""
+    tuned = [trial for trial in study.ran if (trial.base_model, trial.task) == place and trial.role != "base"]
+    if not tuned or not all(trial.failed for trial in tuned):
+        return None
+    (reason, count), *_ = Counter(trial.reason or "for no known reason" for trial in tuned).most_common(1)
+    often = "" if count == len(tuned) else f" {count} times"
+    return f"of {words.count(len(tuned), 'trial')} none has a score. What ended them{often}: {reason}."
+
+
 def _card(study: StudyData, comparison: Comparison) -> Html:
     advice, chosen = comparison.advice
     best = chosen or comparison.best
@@ -126,9 +143,7 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
     elif advice is Advice.KEEP:
         lead = f"No confirmed pipeline was shown to beat it; the closest is {best.label}."
     else:
-        lead = f"The highest mean is that of {best.label}."
-        if not comparison.has_base:
-            lead += " The base model has no score to compare with, so whether tuning pays is not known."
+        lead = _highest(comparison)
     paste = details(
         "The pipeline as YAML, to paste into a study file",
         tag("pre", tag("code", to_yaml(best, comparison.base_model))),
@@ -138,11 +153,23 @@ def _card(study: StudyData, comparison: Comparison) -> Html:
         paragraph(lead, kind="lead"),
         _facts(study, comparison, best, advised=chosen is not None),
         paragraph(how_sure_it_is(study, comparison)),
+        join(paragraph(doubt, kind="warning") for doubt in doubts(study, comparison)),
         _accepted(comparison),
         _reach(comparison),
         paste,
     )
     return tag("article", *content, class_="card")
+
+
+def _highest(comparison: Comparison) -> str:
+    """Who has the highest mean, where nothing is advised; and whether the base is there to compare with."""
+    best = [c.label for c in comparison.contenders if c.level.mean == comparison.best.level.mean]
+    text = f"The highest mean is that of {words.listed(best)}."
+    if comparison.base is None:
+        text += " The base model has no score to compare with, so whether tuning pays is not known."
+    elif comparison.verdict.word is not Word.UNTESTABLE and not comparison.has_base:
+        text += " What the base model answered to these items is not known, nor therefore whether tuning pays."
+    return text
 
 
 def _facts(study: StudyData, comparison: Comparison, best: Contender, advised: bool) -> Html:
@@ -151,6 +178,8 @@ def _facts(study: StudyData, comparison: Comparison, best: Contender, advised: b
     levels = [f"test score {unit.level(best.level.mean)}"]
     levels += [f"base {unit.level(comparison.base)}"] if comparison.base is not None else []
     levels += [f"chance {unit.level(comparison.chance)}"] if comparison.chance is not None else []
+    if comparison.majority is not None:
+        levels.append(f"the most frequent right answer to every item {unit.level(comparison.majority)}")
     costs = [f"peak memory {words.size(best.peak_memory_bytes)}"] if best.peak_memory_bytes else []
     costs += [f"{words.money(best.money, study.file.currency)} per run" if best.money is not None else "not priced"]
     return facts(

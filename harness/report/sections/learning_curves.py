@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import GRID, WIDTH_IN, draw, figure, palette, short
+from harness.report.figures import GRID, WIDTH_IN, baselines, baselines_in_words, draw, figure, palette, short
 from harness.report.markup import Column, Html, table
 from harness.report.rows import CurveRow
 from harness.report.search_results import Arena, arenas
@@ -45,6 +45,10 @@ class LearningCurves(Section):
         caption = (
             f"The {HIGHLIGHTED} families that end best are in colour, the others grey; "
             "the horizontal line is the base model."
+        )
+        known = [(arena.chance, arena.majority) for arena, _ in panels]
+        caption += baselines_in_words(
+            *("" if any(value is not None for value in kind) else None for kind in zip(*known, strict=True))
         )
         rows = -(-len(panels) // _COLUMNS)
         described = "; ".join(f"{arena.name}: {next(iter(lines))} ends best" for arena, lines in panels)
@@ -93,6 +97,7 @@ def _panel(axes: Axes, arena: Arena, lines: Curves) -> None:
         )  # fmt: skip
     if arena.base is not None:
         axes.axhline(arena.base * factor, color=GRID, linewidth=1.6, zorder=1)
+    baselines(axes, arena.chance, arena.majority, factor, upright=False)
     axes.set_title(short(arena.name, 30))
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel(f"{arena.unit.metric.replace('_', ' ')} ({arena.unit.name})")

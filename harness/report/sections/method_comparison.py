@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.analysis.verdict import Word
 from harness.report import words
 from harness.report.data import StudyData
-from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, draw, rows_axis
+from harness.report.figures import ACCENT, INK, MUTED, WIDTH_IN, baselines, baselines_in_words, draw, rows_axis
 from harness.report.findings import Comparison, Contender, compare
 from harness.report.markup import Column, Html, join, paragraph, scrolling, table, tag
 from harness.report.parts import opened
@@ -58,6 +58,7 @@ def _ranking(study: StudyData, comparison: Comparison) -> Html:
     caption = f"Mean over seeds with its 95% interval, {comparison.unit.name}; small dots are single seeds."
     if comparison.base is not None:
         caption += f" The dashed line is the base model ({comparison.unit.level(comparison.base)})."
+    caption += baselines_in_words(comparison.unit.level(comparison.chance), comparison.unit.level(comparison.majority))
     # One task may have several rankings, each with a comparability key, and ids must be unique within the page.
     name = f"ranking {comparison.name} {comparison.comparability}"
     height = 0.75 + 0.34 * len(comparison.contenders)
@@ -110,6 +111,7 @@ def _paint(fig: Figure, comparison: Comparison) -> None:
         axes.plot([factor * level.mean], [row], "o", color=color, markersize=7, zorder=4)
     if comparison.base is not None:
         axes.axvline(factor * comparison.base, color=INK, linestyle=(0, (4, 3)), linewidth=1)
+    baselines(axes, comparison.chance, comparison.majority, factor, upright=True)
     rows_axis(axes, [contender.label for contender in comparison.contenders])
     better = "higher is better" if comparison.unit.higher_is_better else "lower is better"
     axes.set_xlabel(f"{comparison.unit.metric.replace('_', ' ')} on the test split ({comparison.unit.name}; {better})")
