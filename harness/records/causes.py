@@ -73,7 +73,7 @@ _POLICIES: Mapping[Cause, Policy] = MappingProxyType(
         ),
         Cause.UNSEEN: Policy("the worker was gone when a driver looked", "outside", _SOME, certain=False),
         Cause.HOST_MEMORY: Policy(
-            "the host ran out of memory", "trial", 2, certain=False, status=TrialStatus.OUT_OF_MEMORY
+            "the host ran out of memory", "trial", 3, certain=False, status=TrialStatus.OUT_OF_MEMORY
         ),
         Cause.DIED: Policy("the worker's process crashed", "trial", 2, certain=False, status=TrialStatus.CRASHED),
         Cause.RAISED: Policy("an error that nobody foresaw", "trial", 1, certain=False, status=TrialStatus.CRASHED),

@@ -78,6 +78,9 @@ class JobBackend(Backend, ABC):
         """Start no more workers on a node; returns whether that can be had: not where there is only one."""
         return False
 
+    def enlarge(self) -> None:
+        """Ask for more memory in the jobs to come: one had too little. Nothing where none has a limit."""
+
     @abstractmethod
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Those of the jobs that are no longer alive, by id, and what they died of."""
@@ -227,6 +230,8 @@ class QueueRunner(Runner):
         self._seen_alive |= self.jobs.keys() - dead.keys()
         if any(loss.cause == Cause.JOB_TIME and self._held_by(job) for job, loss in dead.items()):
             self.backend.lengthen()
+        if any(loss.cause == Cause.HOST_MEMORY and self._held_by(job) for job, loss in dead.items()):
+            self.backend.enlarge()
         for job, loss in dead.items():
             self._forget(job, loss.reason if self._held_by(job) else "left, or died, with nothing to do")
             self._count_false_start(job)

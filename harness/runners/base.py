@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from harness.errors import SpecError, UsageError, one_of
 from harness.files import append_line, now, read_lines
@@ -46,10 +47,37 @@ class Pattern(str):
         return super().__new__(cls, text)
 
 
+class Flags(str):
+    """Options of a command as on its command line, each `--name` or `--name=value`.
+
+    Raises:
+        ValueError: When something else stands there, or one of `reserved`.
+    """
+
+    reserved: ClassVar[frozenset[str]] = frozenset()
+    """Names that have an option of their own, or that the runner relies on."""
+
+    def __new__(cls, text: str) -> Self:
+        """Take what a shell would split into such options."""
+        flags = super().__new__(cls, text)
+        if not all(re.fullmatch(r"--[a-z][\w-]*(=.*)?", word, re.DOTALL) for word in shlex.split(text)):
+            raise ValueError("no flags")
+        if taken := cls.reserved & flags.values.keys():
+            raise ValueError(f"{taken} are taken")
+        return flags
+
+    @property
+    def values(self) -> dict[str, str | bool]:
+        """By name; True where a flag has no value."""
+        pairs = (word.removeprefix("--").partition("=") for word in shlex.split(self))
+        return {name: value if equals else True for name, equals, value in pairs}
+
+
 _KINDS: Mapping[type, tuple[str, str]] = {
     int: ("whole number", "4"),
     float: ("number", "4"),
     str: ("text", "name"),
+    Flags: ("list of flags, none of which another option or the runner sets", "'--reservation=class --exclusive'"),
     Pattern: ("regular expression", "'NCCL|Xid'"),
 }
 """What the value of an option is called, and an example."""
@@ -60,7 +88,7 @@ class Option:
     """What `--runner-option KEY=VALUE` may set."""
 
     kind: type[int] | type[float] | type[str]
-    """What its value is; of a text also `Pattern`."""
+    """What its value is; of a text also `Pattern` or `Flags`."""
     summary: str
     """One line: what it is, with its unit."""
     default: int | float | str | None = None
@@ -81,7 +109,7 @@ class Option:
         try:
             parsed = self.kind(value)
         except ValueError:
-            rule, example = _KINDS[self.kind]
+            rule, example = self._in_words()
             raise UsageError(
                 f"runner option {key} must be a {rule}, but got '{value}': for example {key}={example}"
             ) from None
@@ -91,9 +119,12 @@ class Option:
             raise UsageError(f"runner option {key} must be above 0, but got {value}: raise it")
         return parsed
 
+    def _in_words(self) -> tuple[str, str]:
+        return next(_KINDS[kind] for kind in self.kind.__mro__ if kind in _KINDS)
+
     def __str__(self) -> str:
         """For example `whole number: CPU threads of each worker; default 1`."""
-        return f"{_KINDS[self.kind][0]}: {self.summary}; default {'none' if self.default is None else self.default}"
+        return f"{self._in_words()[0]}: {self.summary}; default {'none' if self.default is None else self.default}"
 
 
 COMMON: Mapping[str, Option] = {

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from harness.errors import HarnessError
 from harness.records.causes import Cause
 from harness.runners._queue import JobBackend
-from harness.runners.base import Condition, Loss, Option, Settings, WorkerJob
+from harness.runners.base import Condition, Flags, Loss, Option, Settings, WorkerJob
 from harness.workers.worker import Duty, serve
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,15 @@ _CAUSES = MappingProxyType(
 """What Slurm's word for a job's end says of it; FAILED and COMPLETED say nothing, so what the worker left decides."""
 
 
+class SbatchFlags(Flags):
+    """Flags of sbatch that no option of the runner sets, and that the driver does not rely on."""
+
+    reserved = frozenset(_PASSED_ON) | frozenset(
+        "time mem gpus-per-node cpus-per-task job-name ntasks nodes signal requeue no-requeue open-mode output error array "
+        "wait wrap test-only parsable chdir".split()
+    )
+
+
 class SlurmBackend(JobBackend):
     """Slurm jobs, through submitit's executor; states come from squeue, and from sacct for what squeue forgot."""
 
@@ -64,7 +73,9 @@ class SlurmBackend(JobBackend):
             "time_min": Option(int, "minutes of each job; doubled when one was too short for its trial", 240),
             "time_max_min": Option(int, "minutes that doubling ends at", 24 * 60),
             "cpus": Option(int, "CPU cores of each job; `threads` if left out"),
-            "mem_gb": Option(float, "memory of each job in GB"),
+            "mem_gb": Option(float, "memory of each job in GB; doubled when a job had too little"),
+            "mem_max_gb": Option(float, "GB that doubling ends at; four times `mem_gb` if left out"),
+            "sbatch": Option(SbatchFlags, "further flags of sbatch, for example '--reservation=class --exclusive'"),
             "gpus": Option(int, "GPUs of each job", minimum=0),
             "gpu_gb": Option(float, "memory of each GPU in GB, by which plan refuses what cannot fit"),
         }
@@ -77,6 +88,7 @@ class SlurmBackend(JobBackend):
         super().__init__(folder, settings)
         self._missing: dict[str, float] = {}
         self._minutes: int = settings.own["time_min"]
+        self._gb: float | None = settings.own.get("mem_gb")
         self._avoided: list[str] = []
 
     @classmethod
@@ -157,6 +169,17 @@ class SlurmBackend(JobBackend):
         self._minutes = max(self._minutes, min(2 * self._minutes, self.settings.own["time_max_min"]))
         log.warning("the next jobs ask for %d minutes, since one was too short", self._minutes)
 
+    def enlarge(self) -> None:
+        """Double the memory of the jobs to come, up to `mem_max_gb`; where none was asked for, nobody knows what to double."""
+        if self._gb is None:
+            log.warning(
+                "a job had too little memory: set runner option mem_gb, which is raised where it does not suffice"
+            )
+            return
+        own = self.settings.own
+        self._gb = max(self._gb, min(2 * self._gb, own.get("mem_max_gb", 4 * own["mem_gb"])))
+        log.warning("the next jobs ask for %g GB, since one had too little memory", self._gb)
+
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs that ended, and those that Slurm has not known for 30 s; none where Slurm does not answer."""
         states = slurm_states([job.job for job in jobs])
@@ -185,8 +208,8 @@ class SlurmBackend(JobBackend):
         parameters = {name: own[name] for name in _PASSED_ON if name in own}
         if self._avoided:
             parameters["exclude"] = ",".join([*filter(None, [own.get("exclude")]), *self._avoided])
-        if "mem_gb" in own:
-            parameters["mem"] = f"{round(own['mem_gb'] * 1024)}MB"
+        if self._gb is not None:
+            parameters["mem"] = f"{round(self._gb * 1024)}MB"
         if "gpus" in own:
             parameters["gpus_per_node"] = own["gpus"]
         cores = own.get("cpus", threads)
@@ -197,7 +220,7 @@ class SlurmBackend(JobBackend):
             "job_name": "harness",
             "setup": [f"export OMP_NUM_THREADS={threads}"],
             "signal_delay_s": 30,  # SIGUSR2 comes so long before the time limit, and the worker leaves
-            "additional_parameters": {"no-requeue": True},
+            "additional_parameters": {**own.get("sbatch", Flags("")).values, "no-requeue": True},
         }
 
 
@@ -207,6 +230,7 @@ def _kept(environment: Mapping[str, str], parameters: Mapping[str, Any]) -> dict
     A variable counts more for sbatch than what a script says, so one that says the same as a parameter is left out.
     """
     said = {variable for name in parameters for variable in _VARIABLES.get(name, (name.upper(),))}
+    said |= {name.upper().replace("-", "_") for name in parameters.get("additional_parameters", ())}
     ours = {f"SBATCH_{variable}" for variable in said.union(_OURS)}
     return {
         name: value

@@ -204,7 +204,7 @@ def test_what_a_lost_pack_left_runs_again_one_by_one_and_its_seconds_are_kept(tm
     assert all(find_result(site.paths, line["key"]).status == TrialStatus.COMPLETE for line in lines)
 
 
-@pytest.mark.parametrize(("cause", "runs"), [(Cause.HOST_MEMORY, 2), (Cause.RAISED, 1)])
+@pytest.mark.parametrize(("cause", "runs"), [(Cause.HOST_MEMORY, 3), (Cause.RAISED, 1)])
 def test_a_trial_that_ends_its_workers_alone_is_charged_for_each_of_them_once(tmp_path, cause, runs):
     driver, runner, site, _ = driven(tmp_path, trials=1, bearable=0, before=0, cause=cause)
     assert runner.packs == [1] * runs

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from harness.errors import UsageError
 from harness.files import append_line, read_lines
 from harness.records.causes import Cause
 from harness.runners._queue import QueueRunner
@@ -102,6 +103,52 @@ def test_a_job_that_was_too_short_makes_the_next_one_longer(tmp_path, paths, sba
         asked += [line for line in newest.read_text().splitlines() if "--time=" in line]
         slurm.lengthen()
     assert asked == [f"#SBATCH --time={minutes}" for minutes in (30, 60, 100, 100)]
+
+
+def test_a_job_with_too_little_memory_makes_the_next_one_larger(tmp_path, paths, sbatch):
+    settings = parse_options("slurm", {"mem_gb": "4", "mem_max_gb": "10"})
+    slurm, duty = backend("slurm")(tmp_path / "jobs", settings), Duty(tmp_path / "queue", "", Workspace(paths))
+    asked = []
+    for _ in range(4):
+        slurm.start(duty, [])
+        newest = max((tmp_path / "jobs").glob("*.sh"), key=lambda path: path.stat().st_mtime_ns)
+        asked += [line for line in newest.read_text().splitlines() if "--mem=" in line]
+        slurm.enlarge()
+    assert asked == [f"#SBATCH --mem={gb * 1024}MB" for gb in (4, 8, 10, 10)]
+    unknown = backend("slurm")(tmp_path / "others", parse_options("slurm", {}))
+    unknown.enlarge()
+    unknown.start(duty, [])
+    assert "--mem" not in next((tmp_path / "others").glob("*.sh")).read_text()
+
+
+@pytest.mark.parametrize(("state", "raised"), [("OUT_OF_MEMORY", True), ("TIMEOUT", False)])
+def test_only_memory_asks_for_more_memory(tmp_path, monkeypatch, state, raised):
+    monkeypatch.setattr("harness.runners.slurm.slurm_states", lambda jobs: {"7": state})
+    slurm, duty = backend("slurm")(tmp_path / "jobs", parse_options("slurm", {})), Duty(tmp_path / "queue", "", None)
+    append_line(tmp_path / "jobs.jsonl", {"event": "started", "job": {"job": "7", "runner": "slurm"}})
+    (duty.queue / "claimed" / "7").mkdir(parents=True)
+    (duty.queue / "claimed" / "7" / "pack.json").write_text("[]")
+    monkeypatch.setattr(QueueRunner, "_take_over", lambda self: None)
+    asked = []
+    monkeypatch.setattr(slurm, "enlarge", lambda: asked.append(True))
+    QueueRunner(tmp_path / "jobs.jsonl", duty, slurm)._dead_workers()
+    assert bool(asked) is raised
+
+
+def test_any_flag_of_sbatch_can_be_given_but_those_that_have_an_option(tmp_path, paths, sbatch, monkeypatch):
+    monkeypatch.setenv("SBATCH_RESERVATION", "another")  # counts more for sbatch than its script
+    settings = parse_options("slurm", {"sbatch": "--reservation='my class' --exclusive --mail-type=END"})
+    duty = Duty(tmp_path, "harness.trial.group:work", Workspace(paths))
+    backend("slurm")(tmp_path / "jobs", settings).start(duty, [])
+    script = next((tmp_path / "jobs").glob("*.sh")).read_text()
+    assert "#SBATCH --reservation='my class'" in script
+    assert "#SBATCH --exclusive\n" in script
+    assert "#SBATCH --mail-type=END" in script
+    assert "#SBATCH --no-requeue" in script
+    assert "SBATCH_RESERVATION" not in (tmp_path / "environment").read_text()
+    for wrong in ("--time=3", "-p gpu", "reservation=x", "--no-requeue", "'--a"):
+        with pytest.raises(UsageError, match="runner option sbatch must be a list of flags"):
+            parse_options("slurm", {"sbatch": wrong})
 
 
 def test_a_job_is_gone_when_slurm_has_not_known_it_for_half_a_minute_in_a_row(tmp_path, monkeypatch):
