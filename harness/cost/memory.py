@@ -15,8 +15,8 @@ MARGIN = 1.1
 """What is asked for beside what is counted: an allocator's gaps and the workspaces of kernels, which nobody can know."""
 CONTEXT_BYTES = 1 << 30
 """A CUDA context with the kernels of torch's libraries, about; driver and GPU decide."""
-PROCESS_BYTES = 1_100_000_000
-"""Main memory of a worker that has imported what trials need, and has trained once: `benchmarks/memory.py --process`."""
+PROCESS_BYTES = 680_000_000
+"""Main memory of a worker that has imported what trials need, without a model: `benchmarks/memory.py --testbed` shows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
