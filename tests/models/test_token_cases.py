@@ -35,8 +35,8 @@ def both(tokenizer, prompt, answer, generates=False):
 def test_a_begin_token_that_the_text_writes_stands_once(prompt, begins):
     tokenizer = byte_level(begins=begins)
     trained, learned, asked, scored = both(tokenizer, prompt, " b")
-    assert trained == asked + scored + [1]
-    assert learned == scored + [1]
+    assert trained == [*asked, *scored, 1]
+    assert learned == [*scored, 1]
     assert trained.count(0) == (1 if begins or "<s>" in prompt else 0)
     [text] = encoder(tokenizer).documents([f"{prompt} b"])
     assert (
