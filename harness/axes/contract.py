@@ -70,6 +70,8 @@ class StageSetup:
     """Rows of what the base knows already, see `BaseModel.corpus`; raises `SpecError` where it has none."""
     generates: bool = False
     """Whether the task is scored on generated text, which starts from the prompt's own tokens."""
+    stops: tuple[str, ...] = ()
+    """Texts at the first of which a generated answer ends when the task is scored; a row's own end is none of them."""
     packed: bool = False
     """Whether the objective joins rows into sequences of `max_length` tokens."""
     base: str = ""

@@ -39,6 +39,8 @@ class _RewardFunction:
     rewards: Rewards
     rows: Sequence[Row]
     generations: int
+    stops: Sequence[str]
+    """Where an answer ends when it is scored; what stands behind is not rewarded either."""
     means: list[float] = field(default_factory=list)
     groups: int = 0
     without_signal: int = 0
@@ -46,7 +48,9 @@ class _RewardFunction:
     __name__ = "reward"  # TRL logs a reward function by its name
 
     def __call__(self, completions: Sequence[str], row: Sequence[int], **columns: object) -> list[float]:
-        rewards = self.rewards([self.rows[number] for number in row], completions)
+        asked = [self.rows[number] for number in row]
+        answers = [_cut(text, (*self.stops, one.end)) for one, text in zip(asked, completions, strict=True)]
+        rewards = self.rewards(asked, answers)
         groups = [rewards[start : start + self.generations] for start in range(0, len(rewards), self.generations)]
         self.means.append(sum(rewards) / len(rewards))
         self.groups += len(groups)
@@ -114,7 +118,9 @@ class ReinforcementObjective(Objective, ABC):
             )
         if not all(row.prompt for row in parts.rows):
             raise SpecError("every row must have a prompt to be answered, but one has none: train without plain texts")
-        self._seen = _RewardFunction(rewards=rewards_for(setup, parts.rows), rows=parts.rows, generations=generations)
+        self._seen = _RewardFunction(
+            rewards=rewards_for(setup, parts.rows), rows=parts.rows, generations=generations, stops=setup.stops
+        )
         kind, configuration = self.kinds()
         arguments = configuration(
             **dict(parts.arguments) | {"per_device_train_batch_size": size * generations},
@@ -128,6 +134,7 @@ class ReinforcementObjective(Objective, ABC):
             **self.options(setup),
         )
         inner = _inner(parts)
+        inner.generation_config.eos_token_id = _ends(inner, parts.rows, setup)
         inner._hf_peft_config_loaded = True  # else transformers refuses a quantised model: it does not see the adapters
         if cuts := self.cuts(EncodedRows(parts.rows, encoder(setup), setup.generates), params):
             setup.note(f"prompts that are answered: {cuts}")
@@ -161,6 +168,24 @@ class ReinforcementObjective(Objective, ABC):
             + (", so rewards taught nothing: choose a reward that tells answers apart" if share == 1 else "")
         )
         return {"rows": len(seen.rows), "reward_first": first, "reward_last": last, "groups_without_signal": share}
+
+
+def _cut(answer: str, stops: Sequence[str]) -> str:
+    """An answer up to the first of the texts that end it."""
+    return answer[: min((answer.find(stop) for stop in stops if stop and stop in answer), default=len(answer))]
+
+
+def _ends(model: PreTrainedModel, rows: Sequence[Row], setup: StageSetup) -> list[int]:
+    """The tokens that end an answer: those that the model declares, and the one that the rows' chat template writes.
+
+    TRL leaves such tokens out of the text that is rewarded, so that it could not be cut there.
+    """
+    declared = model.generation_config.eos_token_id
+    ends = {declared} if isinstance(declared, int) else set(declared or ())
+    added = set(setup.tokenizer.get_added_vocab().values())
+    for text in {row.end for row in rows if row.end}:
+        ends |= added & set(encoder(setup).following(text)[:1])
+    return sorted(ends)
 
 
 def _virtual_tokens(method: Any, situation: Situation) -> int:

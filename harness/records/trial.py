@@ -75,6 +75,8 @@ class Stage(Record):
     in_turns: bool = added(False)
     """Whether it is trained otherwise than earlier versions did it on chats: its curation wrote around what a chat template
     had rendered, or its pairs had loss on earlier answers."""
+    rewarded_as_scored: bool = added(False)
+    """Whether it samples answers that are rewarded up to where generation ends when they are scored; once all was."""
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Family:
                     data=stage.spec.data,
                     share=stage.share,
                     data_fingerprint=stage.data_fingerprint,
+                    rewarded_as_scored=load("objectives", stage.spec.objective).samples,
                 )
             )
         return tuple(stages)

@@ -103,6 +103,14 @@ class Definition:
         return bool(settings.get("do_sample")) and bool(settings.get("temperature", 1.0))
 
     @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts at which generation ends; none where nothing is generated."""
+        if self.output_type != "generate_until":
+            return ()
+        stops = self.generation_settings["until"]
+        return (stops,) if isinstance(stops, str) else tuple(stops or ())
+
+    @property
     def generation_settings(self) -> Keys:
         """Complete settings for `generate`; those of sampling are left out where answers are not sampled."""
         settings = dict(self.generation_kwargs)

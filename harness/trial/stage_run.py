@@ -266,6 +266,7 @@ def _setup(start: Start, task: Task, model: PreTrainedModel) -> StageSetup:
         load_base=load,
         corpus=partial(process.corpus_of, opened.base, run.workspace.task_folders, original, run.notes.append),
         generates=task.output_type == "generate_until",
+        stops=tuple(dict.fromkeys(stop for leaf in task.leaves for stop in leaf.definition.stops)),
         packed=plan.chosen.objective.packs,
         base="" if base.is_temporary else f"{base.ref.name}@{base.ref.revision}",
         cache=run.workspace.paths.cache,

@@ -12,7 +12,11 @@ import yaml
 
 from harness.axes.contract import Situation
 from harness.errors import SpecError
+from harness.models.base_model import load_tokenizer, resolve_model
+from harness.models.chat import in_template, template_of
 from harness.models.facts import ModelFacts
+from harness.models.tokens import encoder
+from harness.objectives._reinforcement import _RewardFunction
 from harness.objectives._rewards import last_token_scores, rewards_for
 from harness.plugins import load
 from harness.records.paths import Paths
@@ -193,6 +197,44 @@ def test_what_is_kept_is_what_was_trained(objective, method, world):
             if parameter.requires_grad and method != "full":
                 parameter.zero_()
     torch.testing.assert_close(logits(plain), wanted, atol=1e-4, rtol=0)
+
+
+def test_an_answer_is_rewarded_up_to_where_it_ends_when_it_is_scored():
+    rows = [Row(prompt="q", completion=" blue", end="<|im_end|>"), Row(prompt="q", completion=" blue")]
+    seen = []
+
+    def rewards(asked, answers):
+        seen.extend(answers)
+        return [0.0] * len(answers)
+
+    function = _RewardFunction(rewards=rewards, rows=rows, generations=2, stops=("\n", "Q:"))
+    function([" blue\nred", " blue<|im_end|>\n", " blueQ: red\n", " blue<|im_end|>"], [0, 0, 1, 1])
+    assert seen == [" blue", " blue", " blue", " blue<|im_end|>"]
+
+
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+@pytest.mark.parametrize("kind", ["chatml", "llama_2", "llama_3", "gemma"])
+def test_in_a_chat_answers_end_where_the_template_ends_them(kind, objective, tmp_path):
+    """Prompts are the tokens that are scored, with one beginning; the end of a turn ends an answer, as well as what does anyway."""
+    from tests.templates import save_instruct
+
+    base = in_template(resolve_model(str(save_instruct(tmp_path / "model", kind))))
+    template = template_of(base)
+    asked = [{"role": "user", "content": word} for word in ("red", "blue")]
+    rows = [
+        Row(prompt=template.prompted([one])[0], completion=one["content"], end=template.end_after([one]))
+        for one in asked
+    ]
+    made = stage("lora", objective, learning_rate=1e-3, **SAMPLED)
+    one, _ = attached(base.folder, made, 1, rows, task_metadata=TaskMetadata(reward=letters))
+    given = one.trainer._tokenize_prompts([row.prompt for row in rows])[0]
+    known = encoder(load_tokenizer(base))
+    scored = known.pairs([(row.prompt, row.completion) for row in rows], generates=True)
+    assert [tuple(ids) for ids in given] == [prompt for prompt, _ in scored]
+    ends = load_tokenizer(base).convert_ids_to_tokens(one.trainer.eos_token_ids)
+    assert rows[0].end in ends or rows[0].end.strip() == load_tokenizer(base).eos_token
+    train(one)
+    assert one.failure is None
 
 
 def test_the_same_seed_samples_the_same_answers(world):
