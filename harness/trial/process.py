@@ -8,6 +8,7 @@ of frozen values that nobody changes (a task's rows) may be cached where it is d
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 from collections.abc import Callable, Mapping
@@ -82,6 +83,7 @@ def _import_libraries() -> None:
     # Libraries hold half a million objects that never end: without them a collection, one for each trial at least,
     # takes no time instead of .3 s.
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else bindings complain at exit that what they made was never freed
 
 
 def release_memory() -> None:
