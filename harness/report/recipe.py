@@ -34,8 +34,8 @@ def settings(stages: Sequence[Stage]) -> str:
         texts += [
             f"{prefix}{name.replace('_', ' ')} {_value(value)}"
             for name, value in stage.params.items()
-            # of the optimiser's settings only the learning rate is worth a reader's time
-            if name == "learning_rate" or name not in OPTIMIZER_SPACE
+            # of the optimiser's settings only the learning rate is worth a reader's time, and an empty text says nothing
+            if name == "learning_rate" or (name not in OPTIMIZER_SPACE and value != "")
         ]
     return ", ".join(texts) or "default settings"
 

@@ -53,8 +53,11 @@ def _sentence(rng: Random, topic: str, good: bool, negation: float) -> str:
     return rng.choice(_NEGATED if denied else _FRAMES).format(a=topic, w=word)
 
 
+def closed(rng: Random, written: Review) -> str:
+    """A review's text, half of the time with a closing verdict, which agrees with it."""
+    return f"{written.text} {rng.choice(_VERDICTS[written.positive])}" if rng.random() < 0.5 else written.text
+
+
 def review_text(rng: Random) -> str:
     """Write a review as the corpus has it: without a label, half of the time with a closing verdict."""
-    written = review(rng)
-    verdict = f" {rng.choice(_VERDICTS[written.positive])}" if rng.random() < 0.5 else ""
-    return f"Review: {written.text}{verdict}"
+    return f"Review: {closed(rng, review(rng))}"

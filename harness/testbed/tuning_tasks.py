@@ -9,16 +9,20 @@ from harness.testbed.seeding import rng_for
 
 Row = dict[str, str]
 
-# Rows in each split. Test has 1,000 items, so that the standard error of an accuracy stays below 1.6 points.
+# Rows in each split. Test has 1,000 items, so that the standard error of an accuracy stays below 1.6 points; new facts are
+# fewer, so that a few hundred steps can teach them: two thirds of those that are asked are its test.
 SPLIT_SIZES = {"train": 3000, "validation": 300, "test": 1000}
-NEW_PEOPLE = 150
+NEW_PEOPLE = 60
 LABEL_NOISE = 0.1
 
 
 def sentiment_row(rng: Random) -> Row:
     """Write a review and name its majority opinion."""
-    written = reviews.review(rng, aspects=(1, 1, 3, 5), negation=0.2)
-    return {"prompt": f"Review: {written.text}", "answer": "positive" if written.positive else "negative"}
+    written = reviews.review(rng, aspects=(1, 1, 3), negation=0.2)
+    return {
+        "prompt": f"Review: {reviews.closed(rng, written)}",
+        "answer": "positive" if written.positive else "negative",
+    }
 
 
 def sort_row(rng: Random) -> Row:
@@ -76,8 +80,8 @@ def _new_facts() -> dict[str, list[Row]]:
     rng = rng_for("newfacts", "order")
     rng.shuffle(shown)
     rng.shuffle(asked)
-    first, last = SPLIT_SIZES["validation"], SPLIT_SIZES["validation"] + SPLIT_SIZES["test"]
-    return {"train": shown, "validation": asked[:first], "test": asked[first:last]}
+    third = len(asked) // 3
+    return {"train": shown, "validation": asked[:third], "test": asked[third:]}
 
 
 def tuning_rows() -> dict[str, dict[str, list[Row]]]:

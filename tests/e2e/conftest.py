@@ -17,6 +17,15 @@ REPOSITORY = Path(__file__).parents[2]
 SHRUNK = {
     "tasks": ["tb_sentiment", "tb_newfacts"],
     "off_target": ["tb_copy", "tb_stories"],
+    "families": {
+        "full": {"method": "full", "params": {"learning_rate": {"low": 1.0e-4, "high": 3.0e-3}}},
+        "lora": {"method": "lora", "params": {"learning_rate": {"low": 5.0e-4, "high": 2.0e-2}}},
+        "full_replay": {
+            "method": "full",
+            "retention": "replay",
+            "params": {"replay_share": 0.25, "learning_rate": {"low": 1.0e-4, "high": 3.0e-3}},
+        },
+    },
     "budget": {"trials": 2, "steps": 6},
     "search": {"sampler": "tpe", "limit": 20, "off_target": True, "fractions": [0.5, 1.0]},
     "confirm": {"finalists": 2, "seeds": 2, "limit": 20},

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from scripts.picture import photograph
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.browser
@@ -59,6 +61,13 @@ def test_the_page_itself_forbids_scripts_and_loads(chromium: str, report: Path, 
     control.write_text(f"<!DOCTYPE html><title>not yet</title>{added}", encoding="utf-8")
     assert "<title>it ran</title>" in run(chromium, control, tmp_path, "--dump-dom").stdout
     assert "<title>it ran</title>" not in run(chromium, changed, tmp_path, "--dump-dom").stdout
+
+
+def test_readmes_picture_is_what_a_window_shows(chromium: str, report: Path, tmp_path: Path) -> None:
+    """A PNG's width and height stand at its 17th byte, four bytes each."""
+    assert chromium
+    photograph(report, tmp_path / "top.png", 375, 600)
+    assert struct.unpack(">II", (tmp_path / "top.png").read_bytes()[16:24]) == (375, 600)
 
 
 def run(chromium: str, report: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -14,9 +14,11 @@ import pytest
 from harness.plugins import code_hash, load, names
 from harness.recommend.backtest import backtest
 from harness.records.paths import Paths
+from harness.records.trial import Stage
 from harness.report.data import StudyData, load_study_data
 from harness.report.markup import Html
 from harness.report.page import FOLDER
+from harness.report.recipe import settings
 from harness.report.study_files import Forecasts
 from tests.fabricate import fabricate, study_spec
 from tests.report.studies import (
@@ -285,3 +287,10 @@ def test_pipelines_that_leave_much_of_the_base_are_named(tmp_path: Path) -> None
     assert "full_replay reached none, with what trains beside them, of the base" in reached(0.0, None)
     assert "reached" not in reached(0.95, None)
     assert "reached" not in reached(None, None)
+
+
+def test_an_empty_setting_is_not_named() -> None:
+    params = {"learning_rate": 3e-4, "replay_from": "", "replay_share": 0.25}
+    assert (
+        settings([Stage(method="full", retention="replay", params=params)]) == "learning rate 0.0003, replay share 0.25"
+    )
