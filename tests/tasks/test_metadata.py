@@ -120,9 +120,9 @@ def test_the_shipped_tasks_are_accepted_and_keep_their_fingerprints() -> None:
         "tb_copy": "b5c0a89a7f24f4bf1d87",
         "tb_facts": "357b3f58787b573e5666",
         "tb_instruct": "3ad15f51f52f4a8db439",
-        "tb_newfacts": "4ac4095769410721ef8b",
+        "tb_newfacts": "0da416595dc52fd5d2c8",
         "tb_reverse": "e764b78c4327ef1a0907",
-        "tb_sentiment": "7567fe11bd1c7285e4a6",
+        "tb_sentiment": "cbf9f45646bb63c44d97",
         "tb_sort": "2a5ba9ac382809fa16bb",
         "tb_stories": "8f119aff40eeb18f8bf8",
     }
