@@ -55,11 +55,13 @@ def pick_device(wanted: str) -> str:
     """`auto` as `cuda` where there is one; of several GPUs the first that is visible, unless the job chose."""
     if wanted == "cpu":
         return "cpu"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0" if chosen is None else chosen.split(",")[0]
     import torch
 
     available = torch.cuda.is_available()
+    if chosen is None and not available:
+        del os.environ["CUDA_VISIBLE_DEVICES"]  # else whoever asks this process later would believe that there is a GPU
     if wanted == "cuda" and not available:
         raise SpecError("device must be one that torch sees, but got 'cuda' without any: use device cpu or auto")
     return "cuda" if available else "cpu"

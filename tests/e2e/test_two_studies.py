@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
+import pytest
 import yaml
 
 from harness.records.lost_work import read_lost
@@ -18,6 +19,7 @@ SMALL = {
 }
 
 
+@pytest.mark.thorough
 def test_two_snakemakes_in_one_folder(tmp_path):
     project = lay_out(tmp_path, **SMALL, families={"lora": {"method": "lora"}, "full": {"method": "full"}})
     mine = tmp_path / "studies" / "quickstart.yaml"

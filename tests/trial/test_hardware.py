@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from harness.models.base_model import load_model, resolve_model
 from harness.records.paths import Paths
 from harness.trial import hardware as machine
 from harness.trial.hardware import Measurements, measured_peak
+from harness.trial.process import pick_device
 
 FLOPS = 2 * 512**3
 """Of a product of two matrices of 512 x 512, the size for one thread."""
@@ -202,3 +204,18 @@ def test_a_small_model_stays_in_float32_unmeasured(tmp_path: Path, model: Any, m
     own = Measurements()
     monkeypatch.setattr(machine, "SMALLEST", 10_000_000)
     assert not own.bf16_is_faster(model, "cpu", tmp_path, "r", stopped)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "there", "left"), [(None, False, None), (None, True, "0"), ("2,3", True, "2"), ("", False, "")]
+)
+def test_looking_for_a_gpu_leaves_no_trace_where_there_is_none(
+    chosen: str | None, there: bool, left: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that names one would make whoever plans in this process later count on it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert pick_device("auto") == ("cuda" if there else "cpu")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == left
