@@ -357,7 +357,7 @@ class Project:
         derived = ("harness.duckdb", "backtest.json", "plan.json", "tasks.json", "models.json", "study.json")
         aside = [kept.read_bytes() for kept in (self.folder / "results" / "quarantine").glob("*.json")]
         for file, content in (self.content | {path: raw}).items():
-            if file.name in derived or file.suffix == ".done" or {"__pycache__", "cache"} & set(file.parts):
+            if file.name.endswith((*derived, ".done", ".receipt.json")) or {"__pycache__", "cache"} & set(file.parts):
                 continue
             now = file.read_bytes() if file.exists() else b""
             grows = file.suffix == ".jsonl" and now.startswith(content[: content.rfind(b"\n") + 1])
