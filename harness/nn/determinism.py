@@ -26,7 +26,7 @@ def seed_torch(seed: int) -> None:
     """Seed torch's random numbers, those of a GPU too where one is in use.
 
     The same numbers as after `torch.manual_seed`, which on a machine without a GPU formats three tracebacks a call and
-    keeps them for a GPU that may come: .3 ms, and memory that only grows.
+    keeps them for a GPU that may come: .3 to .5 ms, and memory that only grows.
     """
     import torch
 
