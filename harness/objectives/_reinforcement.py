@@ -134,7 +134,9 @@ class ReinforcementObjective(Objective, ABC):
             **self.options(setup),
         )
         inner = _inner(parts)
-        inner.generation_config.eos_token_id = _ends(inner, parts.rows, setup)
+        # TRL reads them once; what is kept of the model declares what its base declares.
+        declared = inner.generation_config.eos_token_id
+        inner.generation_config.eos_token_id = _ends(declared, parts.rows, setup)
         inner._hf_peft_config_loaded = True  # else transformers refuses a quantised model: it does not see the adapters
         if cuts := self.cuts(EncodedRows(parts.rows, encoder(setup), setup.generates), params):
             setup.note(f"prompts that are answered: {cuts}")
@@ -147,6 +149,7 @@ class ReinforcementObjective(Objective, ABC):
             ),
             processing_class=setup.tokenizer,
         )
+        inner.generation_config.eos_token_id = declared
         del inner._hf_peft_config_loaded
         if weight := params.number("kl_weight"):
             _compare(trainer, setup, weight)
@@ -175,12 +178,11 @@ def _cut(answer: str, stops: Sequence[str]) -> str:
     return answer[: min((answer.find(stop) for stop in stops if stop and stop in answer), default=len(answer))]
 
 
-def _ends(model: PreTrainedModel, rows: Sequence[Row], setup: StageSetup) -> list[int]:
+def _ends(declared: int | Sequence[int] | None, rows: Sequence[Row], setup: StageSetup) -> list[int]:
     """The tokens that end an answer: those that the model declares, and the one that the rows' chat template writes.
 
     TRL leaves such tokens out of the text that is rewarded, so that it could not be cut there.
     """
-    declared = model.generation_config.eos_token_id
     ends = {declared} if isinstance(declared, int) else set(declared or ())
     added = set(setup.tokenizer.get_added_vocab().values())
     for text in {row.end for row in rows if row.end}:

@@ -12,7 +12,7 @@ import yaml
 
 from harness.axes.contract import Situation
 from harness.errors import SpecError
-from harness.models.base_model import load_tokenizer, resolve_model
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.models.chat import in_template, template_of
 from harness.models.facts import ModelFacts
 from harness.models.tokens import encoder
@@ -212,6 +212,27 @@ def test_an_answer_is_rewarded_up_to_where_it_ends_when_it_is_scored():
     assert seen == [" blue", " blue", " blue", " blue<|im_end|>"]
 
 
+def test_a_trial_tells_its_objective_where_its_tasks_answers_end(world, tmp_path, monkeypatch):
+    from harness.objectives import _reinforcement
+
+    told = []
+    monkeypatch.setattr(
+        _reinforcement, "rewards_for", lambda setup, rows: told.append(setup.stops) or (lambda *_: [0.0] * 16)
+    )
+    raw = yaml.safe_load((world.tasks / "echo.yaml").read_text())
+    raw["dataset_kwargs"]["data_files"] = {
+        k: str(world.tasks / v) for k, v in raw["dataset_kwargs"]["data_files"].items()
+    }
+    raw["generation_kwargs"] = dict(raw.get("generation_kwargs", {})) | {"until": ["!", "\n"]}
+    raw["metadata"] = dict(raw["metadata"]) | {"reward": "exact_match"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(raw | {"task": "own"}))
+    there = replace(world, tasks=tmp_path)
+    trial = config(there, stage("lora", "grpo", **SAMPLED), task="own", steps=1, fractions=(1.0,))
+    result = run_trial(trial, Workspace(Paths(tmp_path / "results"), (tmp_path,), device="cpu"))
+    assert result.status == "complete", result.reason
+    assert told == [("!", "\n")]
+
+
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
 @pytest.mark.parametrize("kind", ["chatml", "llama_2", "llama_3", "gemma"])
 def test_in_a_chat_answers_end_where_the_template_ends_them(kind, objective, tmp_path):
@@ -231,6 +252,8 @@ def test_in_a_chat_answers_end_where_the_template_ends_them(kind, objective, tmp
     known = encoder(load_tokenizer(base))
     scored = known.pairs([(row.prompt, row.completion) for row in rows], generates=True)
     assert [tuple(ids) for ids in given] == [prompt for prompt, _ in scored]
+    inner = getattr(one.model, "get_base_model", lambda: one.model)()
+    assert inner.generation_config.eos_token_id == load_model(base, {}, "cpu").generation_config.eos_token_id
     ends = load_tokenizer(base).convert_ids_to_tokens(one.trainer.eos_token_ids)
     assert rows[0].end in ends or rows[0].end.strip() == load_tokenizer(base).eos_token
     train(one)
