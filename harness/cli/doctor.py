@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.plugins import load_all
 from harness.records.codec import Record
+from harness.workers.devices import gpu_name
 
 if TYPE_CHECKING:
     from harness.runners.base import Backend
@@ -86,11 +87,11 @@ def _device(root: Path) -> Finding:
     if torch.cuda.is_available():
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
         return Finding("device", "ok", f"{torch.cuda.device_count()} x {name}, {memory / 1e9:.0f} GB each")
-    if torch.version.cuda and shutil.which("nvidia-smi"):
+    if torch.version.cuda and (seen := gpu_name()):
         return Finding(
             "device",
             "error",
-            f"there is a driver, but torch (for CUDA {torch.version.cuda}) sees no GPU: give the job one, or update the driver",
+            f"the driver sees {seen}, but torch, which is for CUDA {torch.version.cuda}, does not: update the driver",
         )
     return Finding("device", "note", "no GPU that torch can use: trials run on the processor, small models only")
 
