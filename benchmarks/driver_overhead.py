@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.cli.status import study_status
+from harness.cli.status import looks
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.driver.phases import run_phase
 from harness.files import write_atomically
@@ -130,7 +130,7 @@ def growth(sizes: Sequence[int], sampler: str) -> None:
                 spent.append(time.process_time())
                 if not keep:
                     receipt.unlink()
-            study_status(Paths(Path(name) / "inline"), spec.name)
+            next(looks(Paths(Path(name) / "inline"), spec.name, watch=False))
             spent.append(time.process_time())
         cpu_ms = (spent[1] - spent[0]) / trials * 1000
         first = first or cpu_ms

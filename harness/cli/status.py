@@ -151,16 +151,6 @@ def _of(most: float | None) -> str:
     return "" if most is None else f" of {most:g}"
 
 
-def study_status(paths: Paths, study: str | None) -> list[StudyStatus]:
-    """The status of one study, or of every study that was started.
-
-    Raises:
-        SpecError: When the study was never started here.
-        StorageError: When a list of a study's trials is damaged.
-    """
-    return next(looks(paths, study, watch=False))
-
-
 def looks(paths: Paths, study: str | None, watch: bool) -> Iterator[list[StudyStatus]]:
     """The status now and, to watch it, again and again until no driver runs; looking takes a twentieth of the time at most.
 
@@ -171,6 +161,7 @@ def looks(paths: Paths, study: str | None, watch: bool) -> Iterator[list[StudySt
 
     Raises:
         SpecError: When the study was never started here.
+        StorageError: When a list of a study's trials is damaged.
     """
     records = Records()
     while True:

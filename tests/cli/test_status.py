@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli.main import main
-from harness.cli.status import looks, study_status, sum_interval
+from harness.cli.status import looks, sum_interval
 from harness.errors import SpecError
 from harness.files import append_line
 from harness.records.bill import Halt, Share, write_halt
@@ -71,7 +71,7 @@ class Made:
 
     @property
     def status(self):
-        [status] = study_status(self.paths, "made")
+        [status] = next(looks(self.paths, "made", watch=False))
         return status
 
 
@@ -212,7 +212,7 @@ def test_people_and_programs_are_told_the_same(made):
     made.paths.record(result.config.key).write_text(result_text(result))
     root = str(made.paths.results.parent)
     told = json.loads(CliRunner().invoke(main, ["--root", root, "status", "made", "--json"]).stdout)
-    assert told == json.loads(json.dumps(to_json(study_status(made.paths, None))))
+    assert told == json.loads(json.dumps(to_json(next(looks(made.paths, None, watch=False)))))
     assert CliRunner().invoke(main, ["--root", root, "status"]).stdout == made.status.text() + "\n"
     with pytest.raises(SpecError, match="did you mean 'made'"):
-        study_status(made.paths, "mode")
+        next(looks(made.paths, "mode", watch=False))

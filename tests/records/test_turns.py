@@ -13,6 +13,7 @@ from itertools import islice
 import pytest
 
 from harness.errors import StorageError
+from harness.records import turns
 from harness.records.turns import my_turn, pauses
 from tests.patience import PATIENCE_S
 
@@ -57,13 +58,19 @@ def test_whoever_waits_for_days_goes_on_waiting():
     assert set(waits[20:]) == {5.0}
 
 
-def test_a_file_system_without_locks_lets_everybody_work(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_lets_everybody_work(tmp_path, monkeypatch, caplog):
     def refuse(handle, how):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+    turns._warn.cache_clear()  # it is said once for each process
+    both = []
     with my_turn(tmp_path / "lock", "tries something"), my_turn(tmp_path / "lock", "tries something"):
-        pass
+        both.append("at once")
+    assert both == ["at once"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the results folder has no locks ({os.strerror(errno.ENOLCK)}): two commands at once may do the same work twice"
+    ]
 
 
 def test_a_lock_that_cannot_be_written_is_one_sentence(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli.advice import Answer, _measured
 from harness.cli.main import _said
-from harness.cli.status import study_status
+from harness.cli.status import looks
 from harness.database.ingest import ingest
 from harness.plugins import load
 from harness.records.bill import Halt, Share, write_halt
@@ -48,7 +48,7 @@ def test_records_that_no_database_has_say_what_the_page_will_say(unread: tuple[P
 
 def test_status_says_it_under_the_study(unread: tuple[Paths, Fabricated]) -> None:
     paths, _ = unread
-    other, made_up = sorted(study_status(paths, None), key=lambda row: row.study, reverse=True)
+    other, made_up = sorted(next(looks(paths, None, watch=False)), key=lambda row: row.study, reverse=True)
     assert (other.study, other.verdicts) == ("other", ())
     assert made_up.verdicts == tuple(one.text for one in said_now(paths, "made_up"))
     assert made_up.text().splitlines()[-1] == f"  {made_up.verdicts[0]}"
