@@ -335,6 +335,8 @@ def doctor(root: Path, runner: str | None, options: tuple[str, ...], as_json: bo
     from harness.cli.doctor import examination_text, examine
     from harness.cli.probe import probe
 
+    if options and not runner:
+        raise UsageError("--runner-option must go with the runner whose it is, but there is none: add --runner")
     findings = examine(root)
     if runner:
         findings += probe(runner, dict(pair(option) for option in options), root)

@@ -5,8 +5,10 @@ import os
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from harness.cli import doctor, probe
+from harness.cli.main import main
 from harness.errors import UsageError
 
 
@@ -56,6 +58,12 @@ def test_an_unknown_runner_or_option_is_the_commands_fault(tmp_path):
         with pytest.raises(UsageError, match="did you mean"):
             probe.probe(runner, options, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_without_a_runner_are_refused(tmp_path):
+    done = CliRunner().invoke(main, ["--root", str(tmp_path), "doctor", "--runner-option", "time_min=5"])
+    assert isinstance(done.exception, UsageError)
+    assert "add --runner" in str(done.exception)
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
