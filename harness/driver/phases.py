@@ -284,7 +284,7 @@ def duty(spec: StudySpec, site: Site) -> Duty:
         spec: What is asked.
         site: Where it runs.
     """
-    from harness.trial.workspace import Workspace
+    from harness.trial.workspace import Workspace, checkpoint_seconds
 
     settings = site.settings
     # Absolute, since a worker on another node starts in another folder.
@@ -297,6 +297,7 @@ def duty(spec: StudySpec, site: Site) -> Duty:
         prices=spec.prices,
         keep_checkpoint=spec.search.scheduler != "none",
         time_limit_s=60 * settings.time_limit_min if settings.time_limit_min else None,
+        checkpoint_s=checkpoint_seconds(settings.checkpoint_min),
         together=settings.pack,
         corpora=spec.corpora,
         study=spec.name,

@@ -143,6 +143,10 @@ class Paths:
         """A record that was set aside since it could not be believed; beside it, with suffix .txt, why."""
         return self.results / "quarantine" / f"{name}.json"
 
+    def quarantined_folder(self, name: str) -> Path:
+        """A checkpoint that was set aside since it is damaged; beside it, with suffix .txt, why."""
+        return self.results / "quarantine" / name
+
     def quarantined(self) -> list[Path]:
         """All records that were set aside, by name."""
         return sorted(self.quarantine("").parent.glob("*.json"))

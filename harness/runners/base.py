@@ -94,7 +94,7 @@ class Option:
     default: int | float | str | None = None
     """None: left out unless it is given."""
     minimum: int = 1
-    """Of a whole number; other numbers are above 0."""
+    """Of a whole number; other numbers are above 0, or may be 0 where it is 0."""
 
     def parse(self, key: str, value: str) -> int | float | str:
         """The value as the option's type.
@@ -115,8 +115,9 @@ class Option:
             ) from None
         if isinstance(parsed, int) and parsed < self.minimum:
             raise UsageError(f"runner option {key} must be at least {self.minimum}, but got {value}: raise it")
-        if isinstance(parsed, float) and not parsed > 0:
-            raise UsageError(f"runner option {key} must be above 0, but got {value}: raise it")
+        if isinstance(parsed, float) and not (parsed > 0 or parsed == self.minimum):
+            rule = "above 0" if self.minimum else "at least 0"
+            raise UsageError(f"runner option {key} must be {rule}, but got {value}: raise it")
         return parsed
 
     def _in_words(self) -> tuple[str, str]:
@@ -134,6 +135,9 @@ COMMON: Mapping[str, Option] = {
     # Resolving a study's names takes the next phase's driver seconds, on a busy machine tens of them.
     "idle_s": Option(float, "seconds that a worker waits after a phase for the next one to find it warm", 60.0),
     "time_limit_min": Option(float, "minutes after which a trial ends as timed out"),
+    "checkpoint_min": Option(
+        float, "minutes between two checkpoints in the midst of a trial; 0 for none but those at a signal", minimum=0
+    ),
     "outside": Option(Pattern, "a worker that dies with this in its log was lost to its site"),
 }
 """Options of every runner; the default of `workers` is the runner's."""
@@ -148,6 +152,8 @@ class Settings:
     pack: int
     idle_s: float
     time_limit_min: float | None = None
+    checkpoint_min: float | None = None
+    """None: what the environment says, see `harness.trial.workspace.checkpoint_seconds`."""
     outside: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
     """The runner's own options, by name, as it declares them; one without a default is absent unless it was given."""

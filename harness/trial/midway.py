@@ -5,7 +5,7 @@
 
 A checkpoint is built under another name and renamed, with the digests of its files inside. Those before it are removed
 when it is whole, and all of them with the record. It is used by a trial of exactly its configuration, code and kind of
-device; any other is removed, as is a damaged one. A record holds the cost of every attempt that its trial went on from.
+device; any other is removed, and a damaged one is moved to the quarantine. A record holds the cost of every attempt that its trial went on from.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import json
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from harness.cost.flops import Size
 from harness.cost.meter import Spent, Tally
-from harness.errors import one_line
-from harness.files import ROOM, now, parse_json
+from harness.errors import StorageError, one_line
+from harness.files import ROOM, now, parse_json, write_atomically
 from harness.records.codec import Record, decode, to_json
 from harness.records.execution import Inherited, Resumed, StageSettings
 from harness.training import checkpoint
@@ -141,11 +142,16 @@ def find(run: Run) -> Found | None:
     remove_unfinished(folder)
     for path in sorted(folder.glob("[0-9]*-*[0-9]"), key=_reached, reverse=True):
         standing = _standing(path)
-        reason = "it is damaged" if standing is None else _refusal(run, path, standing)
-        if standing and reason is None:
+        inputs = _inputs(folder, standing.stage) if standing and standing.steps_done else None
+        if standing is None:
+            _discard(run, path, "it is damaged", standing, path)
+        elif reason := _refusal(run, standing):
+            _discard(run, path, reason, standing)
+        elif inputs and not is_whole(inputs):
+            _discard(run, path, "what its stage starts from is damaged", standing, inputs)
+        else:
             _take_up_accounts(run, standing, _reached(path)[1])
             return Found(path, standing)
-        _discard(run, path, str(reason), standing)
     shutil.rmtree(folder, ignore_errors=True)
     return None
 
@@ -158,7 +164,7 @@ def _standing(path: Path) -> Standing | None:
         return None
 
 
-def _refusal(run: Run, path: Path, standing: Standing) -> str | None:
+def _refusal(run: Run, standing: Standing) -> str | None:
     """Why a checkpoint that is whole cannot be used, or None."""
     if standing.key != run.config.key:
         return "it is of another trial"
@@ -166,13 +172,21 @@ def _refusal(run: Run, path: Path, standing: Standing) -> str | None:
         return "other code saved it"
     if standing.device != run.meter.device:
         return f"it was saved on {standing.device}"
-    if standing.steps_done and not is_whole(_inputs(path.parent, standing.stage)):
-        return "what its stage starts from is damaged"
     return None
 
 
-def _discard(run: Run, path: Path, reason: str, standing: Standing | None) -> None:
-    """Remove a checkpoint that cannot be used; what it had taken stays in the trial's cost, as far as that is known."""
+def _discard(run: Run, path: Path, reason: str, standing: Standing | None, damaged: Path | None = None) -> None:
+    """Remove a checkpoint that cannot be used; what it had taken stays in the trial's cost, as far as that is known.
+
+    Args:
+        run: The trial.
+        path: The checkpoint.
+        reason: Why it cannot be used.
+        standing: What it says of its trial, where that can be read.
+        damaged: What of it is damaged, and is set aside instead: whoever looks after the disk will want to see it.
+    """
+    if damaged:
+        _set_aside(run, damaged, reason)
     shutil.rmtree(path, ignore_errors=True)
     own = standing is not None and standing.key == run.config.key and standing.device == run.meter.device
     if standing and own and standing.attempt != run.meter.attempt:
@@ -180,6 +194,20 @@ def _discard(run: Run, path: Path, reason: str, standing: Standing | None) -> No
     stage, step = _reached(path)
     run.notes.append(f"a checkpoint after step {step} of stage {stage + 1} was not used, since {reason}")
     log.warning("trial %s: %s", run.config.key, run.notes[-1])
+
+
+def _set_aside(run: Run, folder: Path, reason: str) -> None:
+    """Move a folder of a checkpoint to the quarantine; where the disk refuses, it is removed like any other."""
+    key = run.config.key
+    target = run.workspace.paths.quarantined_folder(f"{key}-{folder.name}-{time.time_ns()}")
+    why = (
+        f"{target} was of a checkpoint of trial {key} and was not used, since {reason}: delete it when you have seen it"
+    )
+    try:
+        write_atomically(target.with_suffix(".txt"), why + "\n")
+        folder.rename(target)
+    except (OSError, StorageError) as error:
+        log.warning("trial %s: %s could not be set aside: %s", key, folder.name, error)
 
 
 def _reached(path: Path) -> tuple[int, int]:

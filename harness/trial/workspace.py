@@ -18,21 +18,25 @@ CHECKPOINT_MIN = "HARNESS_CHECKPOINT_MIN"
 """Environment variable: minutes between two checkpoints in the midst of a trial; 0 for none."""
 
 
-def checkpoint_seconds() -> float:
-    """What the environment says of the time between two checkpoints, in seconds; a quarter of an hour by default.
+def checkpoint_seconds(minutes: float | None = None) -> float:
+    """Seconds between two checkpoints in the midst of a trial; infinity for none.
+
+    Args:
+        minutes: What a site says; None for what the environment says, or a quarter of an hour.
 
     Raises:
         UsageError: When it is no number from 0 on.
     """
-    text = os.environ.get(CHECKPOINT_MIN, "15")
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = math.nan
-    if not minutes >= 0:
-        raise UsageError(
-            f"{CHECKPOINT_MIN} must be a number of minutes from 0 on, but is '{one_line(text, 60)}': correct it"
-        )
+    if minutes is None:
+        text = os.environ.get(CHECKPOINT_MIN, "15")
+        try:
+            minutes = float(text)
+        except ValueError:
+            minutes = math.nan
+        if not minutes >= 0:
+            raise UsageError(
+                f"{CHECKPOINT_MIN} must be a number of minutes from 0 on, but is '{one_line(text, 60)}': correct it"
+            )
     return 60 * minutes if minutes else math.inf
 
 

@@ -1,6 +1,7 @@
 """How a driver fills its workers: packs, what it asks for ahead of results, lost packs, and families that give up."""
 
 import json
+import math
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -397,6 +398,13 @@ def test_the_time_limit_of_a_trial_comes_from_the_runner(tmp_path):
     limited = duty(spec, standin.site(tmp_path, "local", options=limits))
     assert (limited.workspace.time_limit_s, limited.idle_s) == (90.0, 7.0)
     assert duty(spec, standin.site(tmp_path, "local")).workspace.time_limit_s is None
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(None, 120.0), ("5", 300.0), ("0", math.inf)])
+def test_a_site_says_how_often_a_trial_is_saved(tmp_path, monkeypatch, minutes, seconds):
+    monkeypatch.setenv("HARNESS_CHECKPOINT_MIN", "2")
+    options = {"checkpoint_min": minutes} if minutes else {}
+    assert duty(question(), standin.site(tmp_path, "local", options=options)).workspace.checkpoint_s == seconds
 
 
 def test_a_pack_has_eight_trials_unless_told_otherwise():

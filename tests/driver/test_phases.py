@@ -235,6 +235,7 @@ def test_a_task_that_changed_since_the_study_began_is_refused(tmp_path):
         ("local", {"workers": "0"}, "at least 1"),
         ("local", {"pack": "0"}, "at least 1"),
         ("local", {"time_limit_min": "0"}, "above 0"),
+        ("local", {"checkpoint_min": "-1"}, "at least 0"),
     ],
 )
 def test_wrong_runners_and_options_are_refused_before_anything_is_written(tmp_path, runner, options, expected):

@@ -290,12 +290,25 @@ def damage(file):
         lambda folder: (folder / "progress.json").chmod(0) or os.truncate(folder / "progress.json", 10),
     ],
 )
-def test_a_damaged_checkpoint_is_removed_and_not_used(harm, left, workspace):
+def test_a_damaged_checkpoint_is_set_aside_and_not_used(harm, left, workspace):
     run, saved = opened(left, workspace)
     harm(saved)
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert midway.find(run) is None
     assert run.notes == ["a checkpoint after step 2 of stage 1 was not used, since it is damaged"]
     assert run.meter.total_s == 0
+    assert not saved.parent.exists()
+    aside, why = sorted(workspace.paths.quarantined_folder("").iterdir())
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert "since it is damaged: delete it when you have seen it" in why.read_text()
+    assert workspace.paths.quarantined() == []  # that has records, which the database names
+
+
+def test_a_damaged_checkpoint_that_cannot_be_set_aside_stops_no_trial(left, workspace):
+    run, saved = opened(left, workspace)
+    damage(saved / "moved.safetensors")
+    workspace.paths.quarantined_folder("").write_text("in the way")
+    assert midway.find(run) is None
     assert not saved.parent.exists()
 
 
