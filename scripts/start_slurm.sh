@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A real Slurm on this one host, from Debian's packages, without systemd, cgroups or accounting: for tests and for CI.
-# Idempotent; needs root. NODES (4), CPUS per node (2) and MEM per node in MB (2000) may be set.
+# Idempotent; needs root. NODES (4), CPUS per node (2), MEM per node in MB (2000) and GPUS per node (2), which are other
+# names of /dev/null that Slurm hands out as it does real ones, may be set.
 # It keeps to itself: a configuration that somebody else wrote is left alone.
 set -euo pipefail
-NODES=${NODES:-4} CPUS=${CPUS:-2} MEM=${MEM:-2000}
+NODES=${NODES:-4} CPUS=${CPUS:-2} MEM=${MEM:-2000} GPUS=${GPUS:-2}
 state=/var/lib/slurm logs=/var/log/slurm run=/run/slurm conf=/etc/slurm/slurm.conf mark="# written by start_slurm.sh"
 host=$(hostname -s)
 
@@ -39,6 +40,7 @@ until_true 10 munge -n
 
 install -d -o slurm -g slurm "$state" "$state/ctld" "$logs" "$run"
 install -d /etc/slurm
+: >/etc/slurm/gres.conf
 {
   echo "$mark"
   cat <<C
@@ -70,11 +72,16 @@ KillWait=5
 MinJobAge=300
 SlurmdTimeout=30
 SlurmdParameters=config_overrides
+GresTypes=gpu
 AccountingStorageType=accounting_storage/none
 C
   for i in $(seq "$NODES"); do
     install -d "$state/node-n$i"
-    echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + i)) CPUs=$CPUS RealMemory=$MEM State=UNKNOWN"
+    for gpu in $(seq 0 $((GPUS - 1))); do
+      [ -c "$state/gpu$gpu" ] || mknod "$state/gpu$gpu" c 1 3
+      echo "NodeName=n$i Name=gpu File=$state/gpu$gpu" >>/etc/slurm/gres.conf
+    done
+    echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((17000 + i)) CPUs=$CPUS RealMemory=$MEM Gres=gpu:$GPUS State=UNKNOWN"
   done
   echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=200 State=UP PriorityTier=1"
   echo "PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefMemPerCPU=200 State=UP PriorityTier=10 PreemptMode=OFF"

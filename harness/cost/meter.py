@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -251,9 +251,9 @@ def free_memory(device: str) -> int | None:
         # What torch has reserved and does not use, it will use before it asks the driver for more.
         free, _ = torch.cuda.mem_get_info()
         return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
-    # In a container the machine may have more to give than the container may take.
-    limits = [limit for limit in (_meminfo("MemAvailable"), _cgroup_room()) if limit is not None]
-    return min(limits) if limits else None
+    # In a container or a job the machine may have more to give than may be taken.
+    limits = [room for room in (_meminfo("MemAvailable"), *_cgroup_rooms(), _slurm_room()) if room is not None]
+    return min(limits, default=None)
 
 
 def _meminfo(name: str) -> int | None:
@@ -264,10 +264,19 @@ def _meminfo(name: str) -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def _cgroup_room(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a memory limit of the process's control group (version 2) leaves."""
+def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What the memory limits of the process's control group (version 2), and of those around it, leave."""
     try:
-        limit = (folder / "memory.max").read_text().strip()
-        return None if limit == "max" else int(limit) - int((folder / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    inner = root / next((line[4:] for line in lines if line.startswith("0::/")), "")
+    for folder in (inner, *inner.parents):
+        with suppress(OSError, ValueError):  # there is none, or its limit is `max`
+            yield int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+
+
+def _slurm_room() -> int | None:
+    """What the memory that a Slurm job asked for leaves, as far as this process takes it: sites limit it in many ways."""
+    asked, taken = os.environ.get("SLURM_MEM_PER_NODE", ""), _status_bytes("VmRSS")
+    return (int(asked) << 20) - taken if asked.isdigit() and taken is not None else None

@@ -13,7 +13,8 @@ from harness.models.facts import ModelFacts
 from harness.records.paths import Paths, StudyPaths
 from harness.records.scale import Scale
 from harness.records.trial import ModelRef, TaskRef
-from harness.runners.base import Settings, backend, parse_options
+from harness.runners._options import Settings
+from harness.runners.base import backend, parse_options
 from harness.study.family import Family
 from harness.study.spec import StudySpec
 from harness.tasks.facts import TaskFacts

@@ -21,6 +21,7 @@ from harness.driver.loop import Driver
 from harness.driver.plan import guesses, plan_study
 from harness.driver.receipts import read_receipt, write_receipt
 from harness.driver.resolve import resolve
+from harness.driver.resources import foresee
 from harness.driver.sources import FixedSource, Proposal, SearchSource, Source
 from harness.driver.trials import base_proposals, confirm_proposals, restored_cells, search_cells
 from harness.errors import PartialFailure, SpecError
@@ -111,6 +112,7 @@ def run_phase(
     with _open_runner(role, spec, site) as runner:
         experiment = resolve(spec, site)
         _keep_study(experiment)
+        runner.foresee(partial(foresee, experiment))
         if (known := read_receipt(experiment, role, duty(spec, site))) is not None:
             return replace(_from_receipt(known), verdicts=tuple(said()) if role == "confirm" else ())
         told = said if role == "confirm" else tuple  # before, nothing is confirmed that anything could be said of

@@ -15,7 +15,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from harness.records.codec import fingerprint, to_json
 from harness.records.lost_work import append_lost, lost_attempt
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig
-from harness.runners.base import Backend, Ended, Loss, Runner, WorkerJob, record_end, recorded_jobs
+from harness.runners.base import Backend, Ended, Foreseen, Loss, Runner, WorkerJob, record_end, recorded_jobs
 from harness.workers.worker import Duty, Folders, forget, read_item, where_it_ran, why_it_left, write_item
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class JobBackend(Backend, ABC):
     """Seconds between questions about jobs."""
     settle_s: ClassVar[float] = 0.0
     """How long a record may take to become visible to the driver after its trial ended."""
+    job_workers: int = 1
+    """Workers of each job."""
     starts_early: ClassVar[bool] = False
     """Whether a worker may be started before it is certain that there is work, since an idle one costs nothing."""
 
@@ -70,6 +72,9 @@ class JobBackend(Backend, ABC):
         Raises:
             HarnessError: When no job can be started, in the scheduler's words.
         """
+
+    def foresee(self, foreseen: Callable[[], Foreseen]) -> None:
+        """Have the jobs to come ask for what trials will take. Nothing where none asks for anything."""
 
     def lengthen(self) -> None:
         """Ask for more time in the jobs to come: one reached its limit with work in hand. Nothing where none has a limit."""
@@ -136,8 +141,10 @@ class QueueRunner(Runner):
         dead = self._dead_workers() if time.monotonic() - self._looked_at > self.backend.period_s else {}
         ended = [self._end_pack(name, None) for name in self._under_way_in(self.folders.done)]
         ended += [self._end_pack(name, self._reason(name)) for name in self._under_way_in(self.folders.failed)]
+        if any(pack.loss and pack.loss.cause == Cause.HOST_MEMORY for pack in ended):  # of a worker whose job goes on
+            self.backend.enlarge()
         for job, loss in dead.items():
-            ended += [self._lose_pack(job, name, loss) for name in self._under_way_in(self.folders.claimed / job)]
+            ended += [self._lose_pack(job, path, loss) for path in self._held_by(job) if path.name in self.packs]
             self._blame_node(job, loss)
             forget(self.folders.claimed / job)
         self._start_workers()
@@ -170,8 +177,9 @@ class QueueRunner(Runner):
     def close(self) -> None:
         """End all workers and empty the queue; the next driver asks again for what was not finished."""
         self._end_workers(list(self.jobs.values()), "stopped by the driver")
-        for path in [*self.folders.todo.iterdir(), *self.folders.claimed.glob("*/*")]:
-            path.unlink(missing_ok=True)
+        for path in [*self.folders.todo.iterdir(), *self.folders.claimed.rglob("*")]:
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
         self.packs.clear()
 
     def _end_workers(self, jobs: Sequence[WorkerJob], reason: str) -> None:
@@ -197,13 +205,16 @@ class QueueRunner(Runner):
                 path.unlink()
         fit = [job for job in self.jobs.values() if job.duty == self._sign]
         fit.sort(key=lambda job: -len(self._held_by(job.job)))
-        unfit = [job for job in self.jobs.values() if job not in fit[: self.workers]]
+        unfit = [job for job in self.jobs.values() if job not in fit[: self._jobs_for(self.workers)]]
         self._end_workers(unfit, "unfit for what is to be done")
-        for folder in (self.folders.todo, *self.folders.claimed.iterdir()):
-            for name in self._pack_files(folder):
-                self.packs[name] = {config.key: config for config in read_item(folder / name)}
+        for path in (*_packs_in(self.folders.todo), *_packs_in(self.folders.claimed)):
+            self.packs[path.name] = {config.key: config for config in read_item(path)}
         if self.packs:
             log.info("%d packs of an earlier driver are still under way", len(self.packs))
+
+    def foresee(self, foreseen: Callable[[], Foreseen]) -> None:
+        """Tell the backend, before the first job is submitted."""
+        self.backend.foresee(foreseen)
 
     def expect(self, packs: int) -> None:
         """Start workers for packs to come, where an idle one costs nothing."""
@@ -212,7 +223,7 @@ class QueueRunner(Runner):
 
     def _start_workers(self, expected: int = 0) -> None:
         """Start workers until there are as many as packs, expected ones included, or as are allowed."""
-        while len(self.jobs) < min(self.workers, max(expected, len(self.packs))):
+        while len(self.jobs) < self._jobs_for(min(self.workers, max(expected, len(self.packs)))):
             job = replace(
                 self.backend.start(self.duty, list(self.jobs.values())),
                 runner=self.backend.name(),
@@ -222,6 +233,10 @@ class QueueRunner(Runner):
             )
             self.jobs[job.job] = job
             append_line(self.lines, {"event": "started", "job": to_json(job)})
+
+    def _jobs_for(self, workers: int) -> int:
+        """Jobs that have so many workers."""
+        return math.ceil(workers / self.backend.job_workers)
 
     def _dead_workers(self) -> dict[str, Loss]:
         """Ids of the workers that died since the last call, and of unknown ones that hold packs, with the reason."""
@@ -274,19 +289,17 @@ class QueueRunner(Runner):
                 f"{self.backend.folder}"
             )
 
-    def _lose_pack(self, job: str, name: str, loss: Loss) -> Ended:
+    def _lose_pack(self, job: str, claimed: Path, loss: Loss) -> Ended:
         """Take a pack away from its dead worker."""
-        claimed = self.folders.claimed / job / name
         try:
             held = self._held_s(job, claimed)
             claimed.unlink()
         except FileNotFoundError:  # the worker had finished it before it died
-            return self._end_pack(name, None)
-        return self._end_pack(name, replace(loss, seconds=held))
+            return self._end_pack(claimed.name, None)
+        return self._end_pack(claimed.name, replace(loss, seconds=held))
 
     def _held_by(self, job: str) -> list[Path]:
-        folder = self.folders.claimed / job
-        return [folder / name for name in self._pack_files(folder)]
+        return _packs_in(self.folders.claimed / job)
 
     def _held_s(self, job: str, claimed: Path) -> float:
         """Seconds since a pack was claimed, or until its worker's last sign of life if it was dead when first looked at."""
@@ -312,13 +325,15 @@ class QueueRunner(Runner):
 
     def _under_way_in(self, folder: Path) -> list[str]:
         """Files in a folder of packs that this driver waits for."""
-        return [name for name in self._pack_files(folder) if name in self.packs]
+        return [path.name for path in _packs_in(folder) if path.name in self.packs]
 
-    def _pack_files(self, folder: Path) -> list[str]:
-        if not folder.exists():
-            return []
-        # A name with a dot before it is a file that is still being written.
-        return sorted(path.name for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+
+def _packs_in(folder: Path) -> list[Path]:
+    """Files of packs in a folder and below, by name; one with a dot before its name is still being written."""
+    paths = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sorted(
+        (path for path in paths if path.suffix == ".json" and path.name[0] != "."), key=lambda path: path.name
+    )
 
 
 def _modified(path: Path) -> float:

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from harness.records.paths import StudyPaths
 from harness.records.trial import TrialConfig
-from harness.runners.base import Backend, Ended, Runner, Settings
+from harness.runners._options import Settings
+from harness.runners.base import Backend, Ended, Runner
 from harness.workers.worker import Duty, Work, start_work
 
 

@@ -10,15 +10,16 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.records.causes import Cause
+from harness.runners._options import Settings
 from harness.runners._queue import JobBackend
-from harness.runners.base import Loss, Settings, WorkerJob
-from harness.workers.devices import gpus
+from harness.runners.base import Loss, WorkerJob
+from harness.workers.devices import gpus, memory_kills
 from harness.workers.worker import Duty, serve
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class LocalBackend(JobBackend):
         super().__init__(folder, settings)
         self._children: list[Any] = []
         """Jobs that this process started and that live; they may outlive it."""
-        self._memory_kills, self._memory_killed_at = _memory_kills(), -math.inf
+        self._memory_kills, self._memory_killed_at = memory_kills(), -math.inf
         atexit.register(self._children.clear)  # while what submitit does in `__del__` still works
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
@@ -55,7 +56,7 @@ class LocalBackend(JobBackend):
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
         """Jobs whose controller process is gone."""
         self._children[:] = [child for child in self._children if not child.done()]  # collects the dead ones, too
-        if (kills := _memory_kills()) > self._memory_kills:
+        if (kills := memory_kills()) > self._memory_kills:
             self._memory_kills, self._memory_killed_at = kills, time.monotonic()
         # A controller notices within a second or two that its worker is dead; on a busy machine later.
         short = time.monotonic() - self._memory_killed_at < 10
@@ -73,15 +74,6 @@ class LocalBackend(JobBackend):
 
     def _alive(self, job: WorkerJob) -> bool:
         return job.host == socket.gethostname() and _birth(int(job.job)) == job.birth
-
-
-def _memory_kills() -> int:
-    """Processes of this machine and of this container that the kernel has killed for their memory; 0 where it does not say."""
-    count = 0
-    for path in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
-        with suppress(OSError):
-            count += sum(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("oom_kill "))
-    return count
 
 
 def _birth(pid: int) -> str | None:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.errors import HarnessError
 from harness.records.causes import Cause
+from harness.runners._options import Flags, Option, Settings
 from harness.runners._queue import JobBackend
-from harness.runners.base import Condition, Flags, Loss, Option, Settings, WorkerJob
+from harness.runners.base import Condition, Foreseen, Loss, WorkerJob
+from harness.workers.job import serve_on_each_gpu
 from harness.workers.worker import Duty, serve
 
 log = logging.getLogger(__name__)
 
+_MINUTES = 240
+"""Of a job where neither the site nor a forecast says."""
+_LEAST_MINUTES = 30
+"""Of a job by forecast: a worker's start on a cold file system is in none."""
+_USED = 0.9
+"""Share of a job's time after which its worker takes nothing more; the rest is for starting, and for leaving in time."""
 _PASSED_ON = ("partition", "account", "qos", "constraint", "gres", "exclude", "nodelist")
 """Options that mean what Slurm means by them."""
 _SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS")
@@ -70,13 +80,17 @@ class SlurmBackend(JobBackend):
     summary = "warm workers as Slurm jobs"
     options = MappingProxyType(
         {
-            "time_min": Option(int, "minutes of each job; doubled when one was too short for its trial", 240),
+            "time_min": Option(
+                int, "minutes of each job, by forecast if left out; doubled when one was too short for its trial"
+            ),
             "time_max_min": Option(int, "minutes that doubling ends at", 24 * 60),
-            "cpus": Option(int, "CPU cores of each job; `threads` if left out"),
-            "mem_gb": Option(float, "memory of each job in GB; doubled when a job had too little"),
-            "mem_max_gb": Option(float, "GB that doubling ends at; four times `mem_gb` if left out"),
+            "cpus": Option(int, "CPU cores of each job; `threads` for each of its workers if left out"),
+            "mem_gb": Option(
+                float, "memory of each job in GB, by forecast if left out; doubled when a job had too little"
+            ),
+            "mem_max_gb": Option(float, "GB that doubling ends at; four times those of the first job if left out"),
             "sbatch": Option(SbatchFlags, "further flags of sbatch, for example '--reservation=class --exclusive'"),
-            "gpus": Option(int, "GPUs of each job", minimum=0),
+            "gpus": Option(int, "GPUs of each job, which has a worker for each of them", minimum=0),
             "gpu_gb": Option(float, "memory of each GPU in GB, by which plan refuses what cannot fit"),
         }
         | {name: Option(str, f"Slurm's --{name}") for name in _PASSED_ON}
@@ -87,8 +101,12 @@ class SlurmBackend(JobBackend):
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
         self._missing: dict[str, float] = {}
-        self._minutes: int = settings.own["time_min"]
+        self.job_workers = max(1, _gpus(settings.own))
+        self._foreseen: Callable[[], Foreseen] | None = None
+        """What the first job is to ask for, as far as the site does not say."""
+        self._minutes: float = settings.own.get("time_min", _MINUTES)
         self._gb: float | None = settings.own.get("mem_gb")
+        self._first_gb = self._gb or 0.0
         self._avoided: list[str] = []
 
     @classmethod
@@ -104,8 +122,7 @@ class SlurmBackend(JobBackend):
     @classmethod
     def device(cls, settings: Settings) -> Literal["cpu", "cuda"]:
         """A GPU where the jobs ask for one; what this machine has says nothing about theirs."""
-        own = settings.own
-        return "cuda" if own.get("gpus") or own.get("gres", "").startswith("gpu") else "cpu"
+        return "cuda" if _gpus(settings.own) else "cpu"
 
     @classmethod
     def memory(cls, settings: Settings) -> int | None:
@@ -127,6 +144,7 @@ class SlurmBackend(JobBackend):
 
     def start(self, duty: Duty, running: Sequence[WorkerJob]) -> WorkerJob:
         """Submit one job; Slurm must not requeue it, since the driver does that for what it had claimed."""
+        self._ask_for_what_is_foreseen()
         try:
             return self._submit(duty)
         except HarnessError:
@@ -138,13 +156,37 @@ class SlurmBackend(JobBackend):
             self._avoided.clear()
             return self._submit(duty)
 
+    def foresee(self, foreseen: Callable[[], Foreseen]) -> None:
+        """Have the first job ask for it; where the site says what a job gets, that counts."""
+        self._foreseen = foreseen
+
+    def _ask_for_what_is_foreseen(self) -> None:
+        """Once: from then on only a job that had too little changes it."""
+        own = self.settings.own
+        if self._foreseen is None or {"time_min", "mem_gb"} <= own.keys():
+            return
+        foreseen, self._foreseen = self._foreseen(), None
+        if "time_min" not in own:
+            working = max(foreseen.pack_s, foreseen.worker_s) / 60 / _USED
+            self._minutes = min(max(_LEAST_MINUTES, math.ceil(working)), own["time_max_min"], self._place.minutes)
+        # a site that does not say what its nodes have refuses whatever is asked for
+        if "mem_gb" not in own and foreseen.memory_bytes and self._place.mb > 1:
+            needed = math.ceil(2 * self.job_workers * foreseen.memory_bytes / 2**30) / 2
+            self._first_gb = self._gb = min(needed, own.get("mem_max_gb", math.inf), self._place.mb / 1024)
+        memory = f" and {self._gb:g} GB of memory" if self._gb else ""
+        log.info("jobs ask for %d minutes%s, by forecast where the site does not say", self._minutes, memory)
+
+    @cached_property
+    def _place(self) -> Places:
+        return places(self.settings.own.get("partition"))
+
     def _submit(self, duty: Duty) -> WorkerJob:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
 
-        minutes = self._minutes
-        limit_s = 0.9 * 60 * minutes  # what is left is for starting, and for leaving before Slurm kills the job
+        minutes = int(self._minutes)
+        limit_s = _USED * 60 * minutes  # what is left is for starting, and for leaving before Slurm kills the job
         try:
             executor = SlurmExecutor(self.folder)
             parameters = self._parameters(minutes)
@@ -152,7 +194,8 @@ class SlurmBackend(JobBackend):
             kept = _kept(os.environ, parameters)
             with clean_env():  # inside a Slurm job, its variables would shape the new job
                 os.environ |= kept  # `clean_env` gives everything back as it was
-                job = executor.submit(serve, replace(duty, limit_s=limit_s))
+                told = replace(duty, limit_s=limit_s, workers=self.job_workers)
+                job = executor.submit(serve if self.job_workers == 1 else serve_on_each_gpu, told)
         except (RuntimeError, OSError, FailedJobError, FailedSubmissionError) as error:
             raise HarnessError(
                 f"Slurm must accept the job, but says: {' '.join(str(error).split())[-300:]}: change --runner-option"
@@ -166,18 +209,21 @@ class SlurmBackend(JobBackend):
 
     def lengthen(self) -> None:
         """Double the minutes of the jobs to come, up to `time_max_min`."""
-        self._minutes = max(self._minutes, min(2 * self._minutes, self.settings.own["time_max_min"]))
+        most = min(self.settings.own["time_max_min"], self._place.minutes)  # beyond that, a job would wait for ever
+        self._minutes = max(self._minutes, min(2 * self._minutes, most))
         log.warning("the next jobs ask for %d minutes, since one was too short", self._minutes)
 
     def enlarge(self) -> None:
         """Double the memory of the jobs to come, up to `mem_max_gb`; where none was asked for, nobody knows what to double."""
         if self._gb is None:
             log.warning(
-                "a job had too little memory: set runner option mem_gb, which is raised where it does not suffice"
+                "a job had too little memory, and how much one needs is not known: set runner option mem_gb, which is "
+                "raised where it does not suffice"
             )
             return
-        own = self.settings.own
-        self._gb = max(self._gb, min(2 * self._gb, own.get("mem_max_gb", 4 * own["mem_gb"])))
+        most = self.settings.own.get("mem_max_gb", 4 * self._first_gb)
+        room = self._place.mb / 1024 if self._place.mb > 1 else math.inf
+        self._gb = max(self._gb, min(2 * self._gb, most, room))
         log.warning("the next jobs ask for %g GB, since one had too little memory", self._gb)
 
     def dead(self, jobs: Sequence[WorkerJob]) -> dict[str, Loss]:
@@ -212,7 +258,7 @@ class SlurmBackend(JobBackend):
             parameters["mem"] = f"{round(self._gb * 1024)}MB"
         if "gpus" in own:
             parameters["gpus_per_node"] = own["gpus"]
-        cores = own.get("cpus", threads)
+        cores = own.get("cpus", threads * self.job_workers)
         return parameters | {
             "time": minutes,
             "cpus_per_task": cores,
@@ -239,6 +285,42 @@ def _kept(environment: Mapping[str, str], parameters: Mapping[str, Any]) -> dict
     }
 
 
+def _gpus(own: Mapping[str, Any]) -> int:
+    """GPUs that a job asks for, by option `gpus` or in Slurm's words, such as `gpu:a100:4`."""
+    if "gpus" in own:
+        return int(own["gpus"])
+    asked = next((one for one in own.get("gres", "").split(",") if one.split(":")[0] in ("gpu", "gres/gpu")), None)
+    count = asked.rpartition(":")[2] if asked else "0"
+    return int(count) if count.isdigit() else 1
+
+
+class Places(NamedTuple):
+    """What a partition gives a job at most; infinity where nobody says."""
+
+    minutes: float
+    mb: float
+    """Memory of its largest node."""
+
+
+def places(partition: str | None) -> Places:
+    """What Slurm says of a partition; of the default one where none is named."""
+    said = _lines(["sinfo", "-h", "-e", "-o", "%P|%l|%m"]) or []
+    rows = [row.split("|") for row in said]
+    wanted = (partition or "").split(",")  # whichever of several can start it first
+    ours = [row for row in rows if (row[0].rstrip("*") in wanted if partition else row[0].endswith("*"))]
+    minutes = min((_minutes(limit) for _, limit, _ in ours), default=math.inf)
+    return Places(minutes, max((float(mb.rstrip("+")) for *_, mb in ours), default=math.inf))
+
+
+def _minutes(limit: str) -> float:
+    """A time limit in Slurm's words: `infinite`, or `[days-]hours:minutes:seconds`, of which hours may be left out."""
+    if limit == "infinite":
+        return math.inf
+    days, _, clock = limit.rpartition("-")
+    hours, minutes, seconds = ["0", "0", *clock.split(":")][-3:]
+    return int(days or 0) * 24 * 60 + int(hours) * 60 + int(minutes) + int(seconds) // 60
+
+
 def slurm_states(jobs: Sequence[str]) -> dict[str, str] | None:
     """State of each job that Slurm knows, in Slurm's words, by id; None when Slurm does not answer.
 
@@ -257,11 +339,17 @@ def slurm_states(jobs: Sequence[str]) -> dict[str, str] | None:
 
 def _ask(command: list[str]) -> dict[str, str] | None:
     """Lines of `id|state` that a command prints, as a mapping; None where it fails."""
+    said = _lines(command)
+    if said is None:
+        return None
+    pairs = (line.split("|", 1) for line in said if "|" in line)
+    return {job: state.split()[0] for job, state in pairs}  # "CANCELLED by 0"
+
+
+def _lines(command: list[str]) -> list[str] | None:
+    """What a command prints; None where it fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if answer.returncode:
-        return None
-    pairs = (line.split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
-    return {job: state.split()[0] for job, state in pairs}  # "CANCELLED by 0"
+    return None if answer.returncode else answer.stdout.splitlines()

@@ -59,7 +59,7 @@ _VARIABLES_THAT_MATTER = (
     "LD_",
 )
 """First parts of the names of environment variables that can change what a worker does."""
-_TOLD_TO_LEAVE = MappingProxyType(
+TOLD_TO_LEAVE = MappingProxyType(
     {signal.SIGUSR2: Cause.JOB_TIME, signal.SIGTERM: Cause.CANCELLED, signal.SIGINT: Cause.CANCELLED}
 )
 """What each signal tells a worker: submitit has Slurm send SIGUSR2 before a job's time limit."""
@@ -123,6 +123,8 @@ class Duty:
     """It leaves when it had nothing to do for so long after a phase; during a phase it waits five times as long."""
     limit_s: float | None = None
     """Wall seconds of its job: it takes nothing more when what remains is less than its longest pack took."""
+    workers: int = 1
+    """Workers of its job, each on a GPU of its own; see `workers.job`."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Variables set before the first import of torch."""
     job_id_variable: str = ""
@@ -168,14 +170,18 @@ def read_item(path: Path) -> list[TrialConfig]:
 def held_trials(folders: Folders) -> set[str]:
     """Keys of the trials that workers hold; what they end or take meanwhile may be missed."""
     keys: set[str] = set()
-    for path in folders.claimed.glob("*/*.json"):
+    for path in folders.claimed.rglob("*.json"):
         with suppress(OSError, ValueError):
             keys.update(config.key for config in read_item(path))
     return keys
 
 
-def serve(duty: Duty) -> int:
+def serve(duty: Duty, place: str = "") -> int:
     """A worker's life, from the start of its job to its end.
+
+    Args:
+        duty: What it is told.
+        place: Name of the folder for what it claims, below its job's, where it is one of several of the job.
 
     Returns:
         How many packs it ran.
@@ -183,17 +189,18 @@ def serve(duty: Duty) -> int:
     os.environ.update(duty.environment)
     if duty.project:
         use_project(duty.project)
-    _die_with_parent()
+    die_with_parent()
     faulthandler.enable()  # its log then says so when it crashes, which tells a crash from a kill
     folders = Folders(duty.queue)
     mine = folders.claimed / os.environ[duty.job_id_variable]
-    mine.mkdir(parents=True, exist_ok=True)
+    held = mine / place
+    held.mkdir(parents=True, exist_ok=True)
     _sign(mine, os.environ.get("SLURMD_NODENAME") or socket.gethostname())
-    for number in _TOLD_TO_LEAVE:
+    for number in TOLD_TO_LEAVE:
         signal.signal(number, partial(_leave, mine))
     work = start_work(duty)
     count = 0
-    for item in _claims(folders, mine, duty):
+    for item in _claims(folders, held, duty):
         _run(item, folders, work)
         _sign(mine, item.name)
         count += 1
@@ -224,7 +231,7 @@ def _leave(mine: Path, number: int, frame: FrameType | None) -> None:
     submitit would ignore SIGTERM and requeue on SIGUSR2, but the driver decides what runs again.
     """
     with suppress(OSError):  # the disk may be full; then the scheduler's word is all that there is
-        (mine / _LEFT).write_text(_TOLD_TO_LEAVE[signal.Signals(number)])
+        (mine / _LEFT).write_text(TOLD_TO_LEAVE[signal.Signals(number)])
     leaving.ask(number)
 
 
@@ -245,10 +252,11 @@ def forget(mine: Path) -> None:
     for name in (_LEFT, _NODE):
         (mine / name).unlink(missing_ok=True)
     with suppress(OSError):
-        mine.rmdir()
+        for place in (*mine.iterdir(), mine):
+            place.rmdir()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process when whoever started it dies: otherwise it would train on beside its successor.
 
     Linux only (prctl, PR_SET_PDEATHSIG); elsewhere the worker notices between two packs.
@@ -299,16 +307,29 @@ def _run(item: Path, folders: Folders, work: Work) -> None:
         work(read_item(item))
     except Exception as error:
         log.exception("%s failed", item.name)
-        with suppress(StorageError):  # a full disk takes a rename, but not always a file
-            write_atomically(folders.failed / f"{item.name}.why", json.dumps(_why(error, started)) + "\n")
-        os.rename(item, folders.failed / item.name)
+        fail(item, folders, *_why(error), time.monotonic() - started)
     else:
         os.rename(item, folders.done / item.name)
 
 
-def _why(error: Exception, started: float) -> dict[str, str | float]:
+def fail(item: Path, folders: Folders, cause: Cause, reason: str, seconds: float) -> None:
+    """Move a pack's file to `failed`, with the reason beside it.
+
+    Args:
+        item: Where it was claimed.
+        folders: The queue.
+        cause: What ended it.
+        reason: The same in words.
+        seconds: Wall seconds that it held its worker.
+    """
+    why = {"cause": cause, "reason": reason, "seconds": seconds}
+    with suppress(StorageError):  # a full disk takes a rename, but not always a file
+        write_atomically(folders.failed / f"{item.name}.why", json.dumps(why) + "\n")
+    os.rename(item, folders.failed / item.name)
+
+
+def _why(error: Exception) -> tuple[Cause, str]:
     known = {SpecError: Cause.SPEC, StorageError: Cause.STORAGE}
     cause = next((cause for base, cause in known.items() if isinstance(error, base)), Cause.RAISED)
     text = one_line(str(error), 500)
-    reason = text if cause != Cause.RAISED else f"{type(error).__name__}: {text}"
-    return {"cause": cause, "reason": reason, "seconds": time.monotonic() - started}
+    return cause, text if cause != Cause.RAISED else f"{type(error).__name__}: {text}"

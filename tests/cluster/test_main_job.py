@@ -1,6 +1,7 @@
 """The main job on a real Slurm: the literal `snakemake --profile slurm`, and a family that never works."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from harness.records.paths import Paths
 from harness.records.results import iterate_results
 from tests.e2e.conftest import lay_out
 
-SITE = {"runner": "slurm", "runner_options": {"workers": 2, "time_min": 10, "mem_gb": 1.5, "partition": "main"}}
+SITE = {"runner": "slurm", "runner_options": {"workers": 2, "partition": "main"}}
 SMALL = {
     "tasks": ["tb_newfacts"],
     "off_target": ["tb_copy"],
@@ -34,3 +35,13 @@ def test_the_same_study_runs_on_a_cluster_with_no_other_edit(tmp_path: Path) -> 
         line for line in read_lines(tmp_path / "results/studies/quickstart/jobs.jsonl") if line["event"] == "started"
     ]
     assert {line["job"]["runner"] for line in jobs} == {"slurm"}, json.dumps(jobs)
+    for line in jobs:  # by forecast: of a worker with a model of a few million parameters, and seconds of work
+        told = scontrol(line["job"]["job"])
+        assert told["TimeLimit"] == "00:30:00"
+        assert told["MinMemoryNode"] in ("1G", "1.50G", "2000M")
+
+
+def scontrol(job: str) -> dict[str, str]:
+    """What Slurm knows of a job."""
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    return dict(pair.split("=", 1) for pair in shown.split() if "=" in pair)

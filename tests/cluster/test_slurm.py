@@ -119,3 +119,18 @@ def test_a_job_that_slurm_has_forgotten_counts_as_gone_after_a_while(tmp_path, m
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 31)
     assert "GONE" in backend.dead([job])["99999999"].reason
+
+
+def test_a_job_with_several_gpus_has_a_worker_on_each(scene):
+    """Its devices are files that Slurm counts: what is real here is what Slurm lets a job see."""
+    scene.arguments += ["gpus=2", "workers=4", "mem_gb=0.6"]
+    said = scene.finish(STANDIN_SECONDS="1", STANDIN_GPUS=str(scene.folder / "gpus"))
+    assert "complete" in {str(result.status) for result in scene.records()}, said
+    ran = scene.lines("ran")
+    assert len(ran) == len({key for key, _ in ran}) == RUNS
+    jobs = [line["job"]["job"] for line in started(scene)]
+    assert len(jobs) == 2
+    workers = set(scene.lines("gpus"))
+    assert sorted((gpu, job) for gpu, job, _ in workers) == sorted((gpu, job) for gpu in "01" for job in jobs)
+    shown = subprocess.run(["scontrol", "show", "job", jobs[0]], capture_output=True, text=True, check=True).stdout
+    assert "gres:gpu:2" in shown

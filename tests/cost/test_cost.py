@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from harness.cost import meter
 from harness.cost.flops import Size, model_size, training_flops
 from harness.cost.meter import Meter, Tally
 from harness.cost.price import money
@@ -162,3 +163,21 @@ def test_what_earlier_attempts_took_is_counted_once_however_often_it_is_taken_up
     meter.carry(second.spent())
     assert (meter.seconds["train"], meter.seconds["load"], meter.cpu_s, meter.total_s) == (1.0, 2.0, 4.5, 3.0)
     assert meter.energy_j == 0.0
+
+
+def test_free_memory_is_the_least_that_the_machine_its_control_groups_and_its_job_leave(tmp_path, monkeypatch):
+    """A job of 100 MB of which 60 are taken; the group above its step's may take 1 GB and has 400 MB, its own has no limit."""
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    step = tmp_path / "job_1" / "step_0"
+    step.mkdir(parents=True)
+    (step / "memory.max").write_text("max\n")
+    (step / "memory.current").write_text("7\n")
+    (tmp_path / "job_1" / "memory.max").write_text("1000000000\n")
+    (tmp_path / "job_1" / "memory.current").write_text("400000000\n")
+    (tmp_path / "cgroup").write_text("4:memory:/elsewhere\n0::/job_1/step_0\n")
+    assert list(meter._cgroup_rooms(tmp_path, tmp_path / "cgroup")) == [600_000_000]
+    (tmp_path / "status").write_text("VmRSS:\t   61440 kB\n")
+    monkeypatch.setattr(meter, "STATUS", tmp_path / "status")
+    before = meter.free_memory("cpu")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert meter.free_memory("cpu") == 40 << 20 < before

@@ -56,6 +56,9 @@ def run_one(config, paths):
     if found is not None:
         return found
     note("STANDIN_RAN", config)
+    if path := os.environ.get("STANDIN_GPUS"):
+        with open(path, "a") as file:
+            file.write(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.environ.get('SLURM_JOB_ID')} {os.getpid()}\n")
     time.sleep(float(os.environ.get("STANDIN_SECONDS", "0")))
     params = config.pipeline.stages[0].params
     rate = float(params.get("learning_rate", 1e-3))

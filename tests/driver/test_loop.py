@@ -385,6 +385,24 @@ def test_another_base_model_waits_until_a_worker_would(tmp_path):
     assert asked == ["first", "first", "second"]
 
 
+@pytest.mark.parametrize("pack", [1, 2])
+def test_with_fewer_workers_than_trials_all_families_and_tasks_advance_together(tmp_path, pack):
+    """Three families on two tasks, one worker: at no time is any of the six a pack further than another one."""
+    families = {
+        "a": {"method": "lora"},
+        "b": {"method": "lora", "params": {"target": "attention"}},
+        "c": {"method": "rslora"},
+    }
+    spec = standin.study(families=families, budget={"trials": 4, "steps": 9})
+    standin.run("search", spec, standin.site(tmp_path, options={"pack": str(pack)}))
+    asked = Counter((family, task) for family in families for task in ("one", "two"))
+    asked.subtract(asked.keys())
+    for member in read_members(standin.site(tmp_path).paths, "standin"):
+        asked[member.family, member.task] += 1
+        assert max(asked.values()) - min(asked.values()) <= pack
+    assert set(asked.values()) == {4}
+
+
 def test_a_fixed_list_is_handed_out_by_kind(tmp_path):
     spec = question(trials=3, families=standin.TOGETHER)
     cells = search_cells(standin.experiment(spec, standin.site(tmp_path)), {})

@@ -7,7 +7,8 @@ from harness.cli.listing import inventory
 from harness.errors import UsageError
 from harness.files import append_line, read_lines
 from harness.plugins import names, use_project
-from harness.runners.base import COMMON, Condition, backend, make_runner, parse_options, recorded_jobs
+from harness.runners._options import COMMON
+from harness.runners.base import Condition, backend, make_runner, parse_options, recorded_jobs
 from harness.workers.worker import Duty
 from tests.driver import standin
 

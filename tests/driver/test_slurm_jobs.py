@@ -1,14 +1,17 @@
 """What a Slurm job is told, with a made-up `sbatch` at the boundary; tests/cluster has a real one."""
 
+import math
 import os
+import re
 
 import pytest
 
 from harness.errors import UsageError
 from harness.files import append_line, read_lines
 from harness.records.causes import Cause
+from harness.runners import slurm
 from harness.runners._queue import QueueRunner
-from harness.runners.base import Loss, WorkerJob, backend, parse_options
+from harness.runners.base import Foreseen, Loss, WorkerJob, backend, parse_options
 from harness.trial.workspace import Workspace
 from harness.workers.worker import Duty
 
@@ -21,6 +24,8 @@ def sbatch(tmp_path, monkeypatch):
     for name in ("sbatch", "srun"):
         (folder / name).write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\necho Submitted batch job 7\n")
         (folder / name).chmod(0o755)
+    (folder / "sinfo").write_text("#!/bin/sh\nexit 1\n")  # not that of a Slurm which may run here
+    (folder / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
@@ -119,6 +124,61 @@ def test_a_job_with_too_little_memory_makes_the_next_one_larger(tmp_path, paths,
     unknown.enlarge()
     unknown.start(duty, [])
     assert "--mem" not in next((tmp_path / "others").glob("*.sh")).read_text()
+
+
+def asked_for(folder):
+    """Minutes and megabytes of the newest job; None where it does not say."""
+    newest = max(folder.glob("*.sh"), key=lambda path: path.stat().st_mtime_ns).read_text()
+    found = [re.search(pattern, newest) for pattern in (r"--time=(\d+)\n", r"--mem=(\d+)MB\n")]
+    return tuple(int(match[1]) if match else None for match in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "asked", "then"),
+    [  # three hours are nine tenths; 3.4 GiB are rounded up
+        ({}, "main*|infinite|64000", (200, 3584), (400, 7168)),
+        ({}, "main*|2:00:00|64000\nlong|infinite|1", (120, 3584), (120, 7168)),
+        # a partition that does not say what its nodes have
+        ({"partition": "long"}, "main*|2:00:00|64000\nlong|1-00:00:00|1", (200, None), (400, None)),
+        ({}, "main*|infinite|2000\nmain*|infinite|3000+", (200, 3000), (400, 3000)),
+        ({"time_max_min": "90", "mem_max_gb": "2"}, "main*|infinite|64000", (90, 2048), (90, 2048)),
+        ({"time_min": "7"}, "main*|infinite|64000", (7, 3584), (14, 7168)),
+        ({"mem_gb": "1"}, "", (200, 1024), (400, 2048)),
+        ({"time_min": "7", "mem_gb": "1"}, "", (7, 1024), (14, 2048)),
+    ],
+)
+def test_a_job_asks_for_what_is_foreseen_unless_the_site_says_otherwise(
+    tmp_path, paths, sbatch, monkeypatch, options, said, asked, then
+):
+    monkeypatch.setattr("harness.runners.slurm._lines", lambda command: said.splitlines())
+    slurm, duty = backend("slurm")(tmp_path / "jobs", parse_options("slurm", options)), Duty(tmp_path, "", None)
+    calls = []
+    foreseen = Foreseen(memory_bytes=3.4 * 2**30, pack_s=60.0, worker_s=3 * 3600)
+    slurm.foresee(lambda: calls.append(True) or foreseen)
+    assert calls == []  # no job, no question
+    for _ in range(2):
+        slurm.start(duty, [])
+        assert asked_for(tmp_path / "jobs") == asked
+    assert len(calls) == ("time_min" not in options or "mem_gb" not in options)
+    slurm.lengthen()
+    slurm.enlarge()
+    slurm.start(duty, [])
+    assert asked_for(tmp_path / "jobs") == then
+
+
+def test_a_job_of_which_little_is_expected_lasts_half_an_hour(tmp_path, sbatch):
+    slurm = backend("slurm")(tmp_path / "jobs", parse_options("slurm", {"partition": "nowhere"}))
+    slurm.foresee(lambda: Foreseen(memory_bytes=None, pack_s=2.0, worker_s=9.0))
+    slurm.start(Duty(tmp_path, "", None), [])
+    assert asked_for(tmp_path / "jobs") == (30, None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("infinite", math.inf), ("30:00", 30), ("4:00:00", 240), ("2-00:30:00", 2910), ("1-00:00:00", 1440), ("45", 0)],
+)
+def test_time_limits_are_read_in_slurms_words(limit, minutes):
+    assert slurm._minutes(limit) == minutes
 
 
 @pytest.mark.parametrize(("state", "raised"), [("OUT_OF_MEMORY", True), ("TIMEOUT", False)])
