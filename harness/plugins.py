@@ -30,6 +30,7 @@ AXES = tuple(AXIS_FOLDER.values())
 FOLDERS = (
     *AXES,
     "metrics",
+    "foreign/sources",
     "search/samplers",
     "search/schedulers",
     "recommend/surrogates",

@@ -18,6 +18,7 @@ import click
 
 from harness import __version__
 from harness.cli.comparing import compare
+from harness.cli.importing import import_command
 from harness.cli.site import pair, site_options
 from harness.cli.terminal import Commands, json_option, listen, show
 from harness.errors import SpecError, StorageError, UsageError
@@ -285,15 +286,7 @@ def list_command(root: Path, kind: str | None, as_json: bool) -> None:
     show(inventory(root, kind), as_json, inventory_text)
 
 
-@main.command("import")
-@click.argument("source", type=click.Path(file_okay=False, path_type=Path))
-@json_option
-@click.pass_obj
-def import_command(root: Path, source: Path, as_json: bool) -> None:
-    """Take over the records of another results folder SOURCE; what is here already stays."""
-    from harness.cli.listing import import_records
-
-    show(import_records(_paths(root), source), as_json, lambda summary: summary.text())
+main.add_command(import_command)
 
 
 @main.command()
@@ -361,13 +354,18 @@ def drill(root: Path, runner: str, options: tuple[str, ...], as_json: bool) -> N
 
 
 @main.command()
-@click.argument("kind", type=click.Choice(["study", "task"]))
+@click.argument("kind", type=click.Choice(["study", "task", "mapping"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of study or task files, for editors."""
-    from harness.study.load import study_json_schema
-
+    """Print the JSON Schema of study files, task files or the mapping files of `import`, for editors."""
+    document: Mapping[str, Any]
     if kind == "study":
-        document: Mapping[str, Any] = study_json_schema()
+        from harness.study.load import study_json_schema
+
+        document = study_json_schema()
+    elif kind == "mapping":
+        from harness.foreign.mapping import Mapping as RunsMapping
+
+        document = RunsMapping.model_json_schema()
     else:
         from harness.tasks.schema import task_json_schema
 

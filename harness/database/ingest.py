@@ -21,9 +21,10 @@ from harness.database.schema import SCHEMA, TABLES, Table, schema_text, structur
 from harness.database.views import VIEWS
 from harness.errors import StorageError
 from harness.files import parse_json
+from harness.records.bundle import bundled
 from harness.records.codec import canonical_json, decode
 from harness.records.paths import Paths
-from harness.records.results import is_intact, read_current
+from harness.records.results import current, is_intact, read_current
 from harness.records.study_trials import Member
 from harness.records.trial import TrialResult
 from harness.records.turns import my_turn
@@ -197,7 +198,26 @@ def _stage_records(connection: DuckDBPyConnection, paths: Paths, only: Collectio
     damaged = [Damaged(path, _text(path.with_suffix(".txt")).strip()) for path in paths.quarantined()]
     places = paths.records() if only is None else [str(paths.record(key)) for key in sorted(only)]
     _stage(connection, "records", _records(places, damaged), TrialResult)
+    if only is None:  # no study asks for imported runs
+        _stage(connection, "foreign_records", _bundled(paths, damaged), TrialResult)
+        connection.execute(
+            """INSERT INTO records FROM (FROM foreign_records QUALIFY row_number() OVER (PARTITION BY key ORDER BY place) = 1)
+            WHERE key NOT IN (SELECT key FROM records)"""
+        )
     return damaged
+
+
+def _bundled(paths: Paths, damaged: list[Damaged]) -> Iterator[_Row]:
+    """The records of all bundles, by the same rules."""
+    for path in paths.bundles():
+        try:
+            for key, raw in bundled(path):
+                try:
+                    yield key, str(path), raw if is_intact(key, raw) else canonical_json(current(key, raw)).encode()
+                except ValueError as error:
+                    damaged.append(Damaged(path, f"{path}, record {key}, is not whole ({error}): import it again"))
+        except StorageError as error:
+            damaged.append(Damaged(path, str(error)))
 
 
 def _records(places: Iterable[str], damaged: list[Damaged]) -> Iterator[_Row]:

@@ -273,6 +273,7 @@ TABLES = (
             python VARCHAR | Version of Python.
             git_commit VARCHAR | Commit of the working tree, where there is one.
             started_at TIMESTAMP | UTC. | TRY_CAST(TRY_CAST(r.provenance.started_at AS TIMESTAMPTZ) AS TIMESTAMP)
+            source VARCHAR | Who ran it, where the harness did not: the name under which it was imported. | r.provenance.source
             study VARCHAR | Study that had it run; NULL where none did, or where nobody wrote it down.
             effective JSON | How it was really run, read back from the libraries' objects. | to_json(r.provenance.effective)
             plugins JSON | Hash of the code of each plug-in, by folder and name. | to_json(r.provenance.plugins)

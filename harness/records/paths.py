@@ -151,6 +151,14 @@ class Paths:
         """All records that were set aside, by name."""
         return sorted(self.quarantine("").parent.glob("*.json"))
 
+    def imported(self, name: str) -> Path:
+        """The bundle of runs that were imported under a name."""
+        return self.results / "imported" / f"{name}.parquet"
+
+    def bundles(self) -> list[Path]:
+        """All bundles of records, by name."""
+        return sorted(self.imported("").parent.glob("[!.]*.parquet"))
+
     @property
     def database(self) -> Path:
         """The DuckDB file, derived from the records."""

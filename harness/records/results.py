@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.errors import NewerRecord, StorageError
 from harness.files import FULL, parse_json, write_atomically
-from harness.records.codec import Json, Misfit, fingerprint, to_json
+from harness.records.codec import Json, Misfit, canonical_json, fingerprint, to_json
 from harness.records.paths import Paths
 from harness.records.trial import SCHEMA_VERSION, TrialResult, TrialStatus, migrate, result_from_json
 from harness.records.turns import pauses
@@ -60,11 +60,20 @@ def write_result(paths: Paths, result: TrialResult) -> Path:
 
 def result_text(result: TrialResult) -> str:
     """What the file of a trial's record holds: JSON with sorted keys, and a digest of all else."""
+    # tabs and newlines stand in no JSON text, so that `is_intact` gets the canonical JSON back by leaving them out
+    return json.dumps(_signed(result), indent="\t", sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def compact_text(result: TrialResult) -> str:
+    """The same on one line, for files of many records: what `is_intact` and `current` take, too."""
+    return canonical_json(_signed(result))
+
+
+def _signed(result: TrialResult) -> Json:
     data = _finite(to_json(result))
     result_from_json(data)  # so that whatever has a digest can be read, which `is_intact` relies on
     data["digest"] = fingerprint(data)
-    # tabs and newlines stand in no JSON text, so that `is_intact` gets the canonical JSON back by leaving them out
-    return json.dumps(data, indent="\t", sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+    return data
 
 
 def read_result(path: Path) -> TrialResult:
@@ -80,6 +89,16 @@ def read_result(path: Path) -> TrialResult:
 def read_current(path: Path) -> Mapping[str, Any]:
     """The JSON of a record that `read_result` believes, in the shape of the current version."""
     return _read(path)[0]
+
+
+def current(key: str, raw: bytes) -> Mapping[str, Any]:
+    """The same of a record's text that does not lie in a file of its own.
+
+    Raises:
+        ValueError: When it is not to be believed, as a record of trial `key`.
+        NewerRecord: When a later version of harness wrote it.
+    """
+    return _parsed(key, raw)[0]
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], TrialResult]:

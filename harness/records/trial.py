@@ -282,6 +282,8 @@ class Provenance(Record):
     """UTC, ISO 8601."""
     effective: Execution = field(default_factory=Execution)
     """How it was really run, read back from the libraries' objects."""
+    source: str = added("")
+    """Who ran it, where the harness did not: the name under which it was imported."""
     study: str = added("")
     """Study whose driver had it run; empty where no study did, and in records of earlier versions."""
     plugins: Mapping[str, str] | None = added(None)

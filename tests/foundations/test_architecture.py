@@ -20,12 +20,12 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 ORDER = (
     "errors files space plugins records study models metrics tasks nn analysis axes "
     "methods objectives retention curation cost training evaluation trial workers runners search driver "
-    "database recommend report testbed compare cli"
+    "foreign database recommend report testbed compare cli"
 ).split()
 OWNERS = {
     "duckdb": {"database"},
     "submitit": {"runners"},
-    "optuna": {"search", "database"},
+    "optuna": {"search", "database", "foreign"},
     "lm_eval": {"metrics", "tasks", "evaluation"},
     "trl": {"objectives"},
     "peft": {"methods", "trial"},

@@ -1,0 +1,1 @@
+"""Kinds of files that runs come in, one file each."""
