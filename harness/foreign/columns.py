@@ -31,13 +31,11 @@ class Columns:
         """
         if cell is None:
             return [None] * len(self.table)
-        if cell.column is None:
-            return [cell.value] * len(self.table)
-        values = self.raw(cell.column, where)
+        values = [cell.value] * len(self.table) if cell.column is None else self.raw(cell.column, where)
         if cell.map:
             values = [cell.map.get(as_key(value), value) for value in values]
         if cell.unit:
-            values = [_number(value, where, cell.column, UNITS[cell.unit]) for value in values]
+            values = [_number(value, where, cell.column or "value", UNITS[cell.unit]) for value in values]
         return values
 
     def raw(self, column: str, where: str) -> list[Any]:
