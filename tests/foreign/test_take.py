@@ -60,14 +60,17 @@ def test_a_row_is_a_record_with_a_foreign_provenance(paths, folder):
     runs = {(r.config.task.name, r.config.pipeline.stages[0].method): r for r in records(paths)}
     lora = runs["sums", "lora"]
     assert lora.config.pipeline.stages[0].params == {"learning_rate": 1e-4, "rank": 8}
-    assert lora.config.steps == 100 and lora.provenance.source == "runs"
+    assert lora.config.steps == 100
+    assert lora.provenance.source == "runs"
     assert (lora.target.value, lora.target.n, lora.target.scale.high) == (0.5, 100, 1)
     # 2 min are 120 s, 4 GiB are 4 x 2^30 bytes
-    assert lora.cost.seconds == {"train": 120.0} and lora.cost.peak_memory_bytes == 4 * 2**30
+    assert lora.cost.seconds == {"train": 120.0}
+    assert lora.cost.peak_memory_bytes == 4 * 2**30
     assert runs["sums", "full"].config.pipeline.stages[0].params == {"learning_rate": 1e-5}, (
         "an empty cell is no parameter"
     )
-    assert runs["sums", "none"].target.value == 0.25 and runs["names", "none"].target.value == 0.4
+    assert runs["sums", "none"].target.value == 0.25
+    assert runs["names", "none"].target.value == 0.4
     bundle = read_bundle(paths.imported("runs"))
     assert bundle.source == "somebody, CC0"
     assert bundle.models == {"base-1b": {"log_parameters": 9.0, "type": "llama"}}
@@ -103,7 +106,8 @@ def test_a_damaged_bundle_is_told_and_the_rest_goes_on(paths, folder):
     raw = paths.imported("runs").read_bytes()
     paths.imported("runs").write_bytes(raw[: len(raw) // 2])
     summary = ingest(paths)
-    assert summary.trials == 5 and "is not a whole bundle of records" in summary.damaged[0].reason
+    assert summary.trials == 5
+    assert "is not a whole bundle of records" in summary.damaged[0].reason
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,8 @@ def test_what_contradicts_its_own_numbers_is_refused(paths, folder, old, new, wo
     if words is None:  # 2 ms for 100 steps: quick, and not impossible
         assert not taken.doubts
         return
-    assert taken.exit_code == 3 and paths.bundles() == []
+    assert taken.exit_code == 3
+    assert paths.bundles() == []
     assert words in taken.doubts[0].text
     column = taken.doubts[0].column
     (folder / "map.yaml").write_text(MAPPING.replace(old, new) + f"sure: [{column}]\n")
@@ -134,7 +139,8 @@ def test_a_direction_is_held_against_curves_bases_and_other_scores(paths, tmp_pa
     rows = [[i, at, 1 / (1 + at + i / 100), 1 - 1 / (1 + at + i / 100), 2.0] for i in range(10) for at in range(1, 11)]
     frame = pd.DataFrame(rows, columns=["i", "at", "x", "y", "base"])
     frame.to_parquet(tmp_path / "runs.parquet")
-    text = "source: a\ntask: {value: t}\nbase_model: {value: b}\nmethod: {value: full}\nparams: {i: i}\nscores:\n  - {column: x, higher_is_better: true%s}\n%s"
+    head = "source: a\ntask: {value: t}\nbase_model: {value: b}\nmethod: {value: full}\nparams: {i: i}\n"
+    text = head + "scores:\n  - {column: x, higher_is_better: true%s}\n%s"
     for extra, more, words in [
         ("", "at: at\n", "get worse the longer they train"),
         (", base: base", "", "100 of 100 runs are worse than the untuned base"),
@@ -170,7 +176,8 @@ def test_a_wrong_mapping_is_one_sentence(paths, folder, old, new, words):
     with pytest.raises(SpecError) as caught:
         take(paths, folder / "runs.csv", folder / "map.yaml", None)
     assert words.lower() in str(caught.value).lower()
-    assert "\n" not in str(caught.value) and paths.bundles() == []
+    assert "\n" not in str(caught.value)
+    assert paths.bundles() == []
 
 
 def test_what_is_no_file_of_runs_is_told_what_is(paths, tmp_path):
@@ -178,8 +185,8 @@ def test_what_is_no_file_of_runs_is_told_what_is(paths, tmp_path):
     with pytest.raises(SpecError, match=r"must be of a kind that is known, but is not: .*table.*wandb"):
         take(paths, tmp_path / "runs.txt", None, None)
     (tmp_path / "runs.parquet").write_text("nothing")
+    (tmp_path / "map.yaml").write_text(MAPPING)
     with pytest.raises(SpecError, match="must be a whole table"):
-        (tmp_path / "map.yaml").write_text(MAPPING)
         take(paths, tmp_path / "runs.parquet", tmp_path / "map.yaml", None)
 
 
@@ -223,7 +230,8 @@ def test_runs_that_are_alike_are_repetitions_and_none_is_lost(tmp_path_factory, 
     )
     paths = Paths(folder / "results", folder / "reports")
     taken = take(paths, folder / "runs.csv", folder / "map.yaml", None)
-    assert taken.runs == len(copies) and taken.repeated == len(copies) - len(set(copies))
+    assert taken.runs == len(copies)
+    assert taken.repeated == len(copies) - len(set(copies))
     assert sorted(r.target.value for r in records(paths)) == list(range(len(copies)))
     assert all(is_intact(key, raw) for key, raw in bundled(paths.imported("runs")))
 
@@ -303,7 +311,8 @@ def test_results_of_pefts_comparison_need_no_mapping(paths, tmp_path):
         (),
     )
     lora = next(r for r in records(paths, "peft") if r.config.pipeline.stages[0].method == "lora")
-    assert lora.config.pipeline.stages[0].params["rank"] == 32 and lora.cost.peak_memory_bytes == 22_000_000_000
+    assert lora.config.pipeline.stages[0].params["rank"] == 32
+    assert lora.cost.peak_memory_bytes == 22_000_000_000
     ingest(paths)
     with connect(paths) as connection:
         assert connection.execute("SELECT DISTINCT worst FROM worst_forgetting").fetchall() == [(0.04,)]
@@ -412,4 +421,6 @@ def test_the_example_of_the_guide(paths):
     folder = Path(__file__).parents[2] / "studies" / "imports"
     taken = take(paths, folder / "example.csv", folder / "example.yaml", None)
     assert (taken.runs, taken.statuses, taken.doubts) == (8, {"complete": 7, "diverged": 1}, ())
-    assert read_bundle(paths.imported("example")).models["org/model-1b"]["log_parameters"] == pytest.approx(9.0414, abs=1e-4)
+    assert read_bundle(paths.imported("example")).models["org/model-1b"]["log_parameters"] == pytest.approx(
+        9.0414, abs=1e-4
+    )
