@@ -34,7 +34,7 @@ def import_command(
     from harness.records.paths import Paths
 
     paths = Paths(root / "results", root / "reports")
-    if (source / "trials").is_dir():
+    if Paths(source).trials.is_dir():
         from harness.cli.listing import import_records
 
         if mapping or name or check:
