@@ -114,7 +114,7 @@ def one_line(text: str, longest: int = 1000) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An error that nobody foresaw in one sentence: its type, its message, and where it was raised."""
     import traceback
 

@@ -153,7 +153,7 @@ class _Texts:
     def scoring_notes(self, info: TaskInfo) -> Iterator[str]:
         """What will be cut of prompts that are scored, and answers that nothing ends."""
         from harness.evaluation.generation import check_settings
-        from harness.evaluation.proof import prove_choices
+        from harness.evaluation.proof import prove_choices, prove_scored
         from harness.evaluation.responses import prompts_cut, scored_length
         from harness.tasks.lm_eval_task import lm_eval_task
 
@@ -165,6 +165,7 @@ class _Texts:
                 built.build_all_requests()
                 if leaf.output_type == "generate_until":
                     check_settings(self.model, self.tokenizer, built)
+                prove_scored(leaf, split, built)
                 yield from prove_choices(leaf, split, built, self.encoder, self.name)
                 if cut := prompts_cut(self.encoder, built, length):
                     yield (

@@ -37,7 +37,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     from harness.tasks.corpus import corpus_notes, with_corpus
     from harness.tasks.overlap import refuse_same_rows
     from harness.tasks.task import find_task
-    from harness.tasks.training_rows import check_task
+    from harness.tasks.training_rows import check_task, notes_of
 
     # Names first: a misspelt one is refused before rows are rendered, which takes the longest.
     families = resolved_families(study)
@@ -53,7 +53,7 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
     for leaf in dict.fromkeys(leaf for task in tasks for leaf in task.leaves):
         refuse_same_rows(leaf)
     notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
-    notes += [f"{task.name}: {note}" for task in off_target if task.group for note in task.notes]
+    notes += [f"{task.name}: {note}" for task in off_target for note in notes_of(task)]
     notes += [note for model in models for note in _rendered(model, tasks, off_target)]
     experiment = Experiment(
         spec=study,

@@ -32,6 +32,7 @@ from harness.records.codec import fingerprint
 from harness.records.trial import Ended, PartScore, Score, TrialStatus
 from harness.tasks.chat_rows import template_for
 from harness.tasks.lm_eval_task import gold_index, lm_eval_task
+from harness.tasks.own_answers import check_scored
 from harness.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -230,7 +231,8 @@ def _outcome(
     filtered = [[instance.filtered_resps[name] for instance in item.instances] for item in items]
     results = [built.process_results(dict(item.doc), own) for item, own in zip(items, filtered, strict=True)]
     metric, aggregate = task.metric, _aggregation(built, task.metric)
-    _check_scored(task, results)
+    for result in results:
+        check_scored(task.name, metric, result)
     value = aggregate([result[metric] for result in results])
     if isinstance(value, float) and not math.isfinite(value):
         return diverged
@@ -262,16 +264,6 @@ def _outcome(
         majority=majority(values, [_right_answer(built, item) for item in items]) if task.higher_is_better else None,
     )
     return Evaluated(score, outcomes)
-
-
-def _check_scored(task: Task, results: Sequence[Mapping[str, object]]) -> None:
-    """Refuse a task whose items do not get its metric: another one's value must not stand in its place."""
-    for result in results:
-        if task.metric not in result:
-            raise SpecError(
-                f"task {task.name}: every item must be scored by {task.metric}, but one has only "
-                f"{', '.join(map(str, result)) or 'nothing'}: name a metric that the task computes"
-            )
 
 
 def _aggregation(built: ConfigurableTask, metric: str) -> Callable[[Sequence[object]], SupportsFloat]:

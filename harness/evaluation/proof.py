@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.errors import HarnessError, SpecError
+from harness.errors import HarnessError, SpecError, describe
 from harness.metrics.base import measure
 from harness.models.tokens import Encoder
 from harness.tasks.lm_eval_task import answer_of, lm_eval_task
-from harness.tasks.own_answers import aggregated, answer_scores, choice_scores, text_scores
+from harness.tasks.own_answers import (
+    aggregated,
+    answer_scores,
+    check_scored,
+    choice_scores,
+    text_scores,
+    usual_results,
+)
 from harness.tasks.splits import Doc
 from harness.tasks.training_rows import Row, training_rows
 
@@ -35,6 +42,8 @@ MOST_CHOICES = 10_000
 """Rows of multiple choice that are tried: their labels are right by construction, and their choices mostly the same."""
 MOST_PROGRAMS = 20
 """Rows that are tried where an answer is a program that has to run."""
+MOST_SCORED = 1_000
+"""Items that are tried whether a task's own functions can score them."""
 NEAR = 64
 """Characters at the end of a prompt beside which choices are told apart: what stands further away changes none of their tokens."""
 DECIDING = 8
@@ -102,6 +111,33 @@ def prove_choices(task: Task, split: str, built: ConfigurableTask, encoder: Enco
     yield from _told_apart(task, f"{split} split", list(items.values()), encoder, model)
 
 
+def prove_scored(task: Task, split: str, built: ConfigurableTask) -> None:
+    """Have a task's filter and metric score what any model might answer: what is missing for that is known before a trial.
+
+    Args:
+        task: Not a group.
+        split: Which is scored.
+        built: The task as it is scored there.
+
+    Raises:
+        SpecError: When an item cannot be scored, or not by the task's metric.
+    """
+    if task.definition.unsafe_code:
+        return  # programs may be shut in where trials run, and not where they are planned
+    brings_code = callable(built.config.process_results) or callable(built.config.metric_list[0]["metric"])
+    for number, doc in _sample([doc for _, doc in built.doc_iterator()], MOST_SCORED if brings_code else 1):
+        try:
+            results = usual_results(built, doc)
+        except HarnessError:
+            raise
+        except Exception as error:  # a task's own functions may raise anything
+            raise SpecError(
+                f"task {task.name} must be able to score any answer, but cannot in item {number} of its {split} split "
+                f"({describe(error)}): install what it needs, or correct its filter_list, process_results or metric"
+            ) from error
+        check_scored(task.name, task.metric, results)
+
+
 def _prove_texts(task: Task, template: ChatTemplate | None, encoder: Encoder, model: str) -> Iterator[str]:
     built = lm_eval_task(task, "train", template=template)
     tried = _sample(training_rows(task, template), _most(task))
@@ -148,6 +184,8 @@ def _is_best(task: Task, built: ConfigurableTask, doc: Doc, value: Any) -> bool:
     best, worst = (task.scale.best(higher) for higher in (task.higher_is_better, not task.higher_is_better))
     if _same(value, best):
         return True
+    if worst is None and task.higher_is_better:
+        worst = 0.0  # where nobody says what is worst, nothing is
     try:
         (right,) = answer_scores(built, [doc])
     except Exception:  # a task's own function may want what its filter makes of a text

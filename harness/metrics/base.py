@@ -125,6 +125,12 @@ def measure(name: str) -> Measure | None:
     return instance
 
 
+def measure_of(entry: Settings) -> Measure | None:
+    """The metric of ours that an entry of a task's `metric_list` names; a function of the task's own has no other meaning."""
+    named = entry.get("metric")
+    return None if callable(named) else measure(str(named))
+
+
 @cache
 def surprises() -> Mapping[str, Surprise]:
     """Metrics that say how unlikely a model finds given texts, lm-eval's and ours, by name."""

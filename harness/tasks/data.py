@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from harness.errors import SpecError, one_of
 from harness.files import expand, parse_json, read_text
 from harness.models.hub import cache, commit_of
+from harness.tasks.code import repeatable
 from harness.tasks.definition import Definition
 from harness.tasks.file import Keys, Yaml, file_sha256
 from harness.tasks.reading import FORMATS, read_files, reading_notes
@@ -141,7 +142,8 @@ class Generated(Source):
 
     def load(self, split: str) -> Dataset:
         """Call the function, and take one of the splits that it returns."""
-        return self.make(**self.options)[split]
+        with repeatable():
+            return self.make(**self.options)[split]
 
 
 def locate(definition: Definition, folder: Path, where: str) -> LocalFiles | HubDataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_line, one_of
-from harness.metrics.base import checked, measure, register
+from harness.metrics.base import checked, measure, measure_of, register
 from harness.tasks.file import Keys
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.splits import Part
@@ -150,7 +150,7 @@ def lm_eval_config(keys: Keys, name: str, metadata: TaskMetadata, where: str) ->
     config = {key: value for key, value in keys.items() if key not in (*PLACES, *UNUSED, "process_docs")}
     config |= {"task": name, "output_type": definition.output_type, "metric_list": [metric]}
     if definition.output_type == "generate_until":
-        repeats, ours = definition.answers_per_item(where), measure(metric_name(metric))
+        repeats, ours = definition.answers_per_item(where), measure_of(metric)
         config |= {"generation_kwargs": _generation(definition, where), "repeats": repeats}
         if ours and ours.every_sample and not definition.filter_list:
             # lm-eval's default filter keeps the first answer only.

@@ -13,9 +13,11 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_line, one_of
-from harness.metrics.base import Answered, Settings, measure, register, settings_of
+from harness.metrics.base import Answered, Settings, measure_of, register, settings_of
 from harness.models.chat import ChatTemplate, Message
 from harness.tasks.chat_rows import Chats, at_row
+from harness.tasks.code import repeatable
+from harness.tasks.definition import metric_name
 from harness.tasks.file import Keys
 from harness.tasks.labels import Labels, choices_of, gold_of, read_labels, whole_number
 from harness.tasks.splits import Doc, hash_order
@@ -229,21 +231,27 @@ def _task_class() -> type[ConfigurableTask]:
 
         def process_results(self, doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
             entry = self.config.metric_list[0]
-            ours = None if callable(self.config.process_results) else measure(str(entry["metric"]))
+            ours = None if callable(self.config.process_results) else measure_of(entry)
             if ours is None:
-                values: dict[str, Any] = super().process_results(doc, results)
-                return values
+                return _named(entry, self.config, super().process_results(doc, results))
             return {entry["metric"]: ours.item(_answered(self, doc, results, settings_of(entry, self.config.task)))}
 
         def build_all_requests(self, **options: Any) -> None:
             if getattr(self, "_instances", None) is None:
-                with _rendering(self.config.task):
+                with repeatable(), _rendering(self.config.task):
                     super().build_all_requests(**in_template(self.template), **options)
             # The requests of the last model scored still hold its answers.
             for instance in self._instances:
                 instance.resps, instance.filtered_resps = [], {}
 
     return RenderedTask
+
+
+def _named(entry: Keys, config: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """An item's values, the one that counts by the metric's name: a function may name several (pass@1, pass@10), the first counts."""
+    if not callable(entry["metric"]) or callable(config.process_results) or not values:
+        return values
+    return {metric_name(entry): next(iter(values.values()))} | values
 
 
 @cache

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from harness.metrics.base import measure
+from harness.errors import SpecError
+from harness.metrics.base import measure_of
 from harness.tasks.lm_eval_task import answer_of, border, gold_index
 from harness.tasks.splits import Doc
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
+SAID = " A."
+"""A text that a model might generate."""
 _SURE = 1000.0
 """Nats between the right choice and any other: so many that its probability is 1."""
 
@@ -44,7 +47,7 @@ def answer_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
 def choice_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
     """What each row's metric makes of a model that is sure of the choice that is trained."""
     # lm-eval's own metrics of choices look at nothing else of a row.
-    alike = not callable(built.config.process_results) and measure(built.config.metric_list[0]["metric"]) is None
+    alike = not callable(built.config.process_results) and measure_of(built.config.metric_list[0]) is None
     known: dict[tuple[object, ...], Any] = {}
     scores = []
     for number, doc in enumerate(docs):
@@ -62,6 +65,34 @@ def choice_scores(built: ConfigurableTask, docs: Sequence[Doc]) -> list[Any]:
 def _gold(built: ConfigurableTask, doc: Doc) -> str:
     """What a row says is right, of one or of several choices."""
     return repr(built.doc_to_text(doc) if built.multiple_input else built.doc_to_target(doc))
+
+
+def usual_results(built: ConfigurableTask, doc: Doc) -> Mapping[str, Any]:
+    """What a task's filter and metric make of an answer that is no better than any other, by metric."""
+    from lm_eval.api.instance import Instance
+
+    kind = built.OUTPUT_TYPE
+    if kind == "generate_until":
+        said = Instance(
+            request_type=kind, doc=dict(doc), arguments=("", {}), idx=0, resps=[SAID] * (built.config.repeats or 1)
+        )
+        built._filters[0].apply([said])
+        results: list[Any] = list(said.filtered_resps.values())
+    else:
+        count = len(built.doc_to_choice(doc)) if kind == "multiple_choice" else 1
+        pairs = [(-1.0 - place, False) for place in range(count * (1 + ("acc_mutual_info" in built.aggregation())))]
+        results = [likelihood for likelihood, _ in pairs] if kind == "loglikelihood_rolling" else list(pairs)
+    scores: Mapping[str, Any] = built.process_results(dict(doc), results)
+    return scores
+
+
+def check_scored(name: str, metric: str, results: Mapping[str, object]) -> None:
+    """Refuse a task whose items do not get its metric: another one's value must not stand in its place."""
+    if metric not in results:
+        raise SpecError(
+            f"task {name}: every item must be scored by {metric}, but one has only "
+            f"{', '.join(map(str, results)) or 'nothing'}: name a metric that the task computes"
+        )
 
 
 def aggregated(built: ConfigurableTask, values: Sequence[Any]) -> float:

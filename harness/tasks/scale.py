@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errors import SpecError, one_of
-from harness.metrics.base import LM_EVAL_SCALES, measure
+from harness.metrics.base import LM_EVAL_SCALES, measure_of
 from harness.records.scale import Scale
 from harness.tasks.definition import Definition, metric_name
 from harness.tasks.metadata import TaskMetadata
@@ -45,7 +45,7 @@ def _computed_scale(definition: Definition) -> Scale | None:
 
     (entry,) = definition.metric_list
     name = metric_name(entry)
-    if ours := None if callable(definition.process_results) else measure(name):
+    if ours := None if callable(definition.process_results) else measure_of(entry):
         return ours.scale
     usual = {known: metric_agg_registry.get(known) for known in LM_EVAL_SCALES}
     given = entry.get("aggregation")

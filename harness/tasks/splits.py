@@ -74,6 +74,28 @@ def split_parts(train: str | None, validation: str | None, test: str | None, whe
     return {"train": Part(train, 0.2, 1.0), "validation": Part(train, 0.0, 0.1), "test": Part(train, 0.1, 0.2)}
 
 
+def without_scored(
+    train: str | None, validation: str | None, test: str | None
+) -> tuple[tuple[str | None, str | None, str | None], list[str]]:
+    """The splits of a file of lm-eval's, which may name what is scored as the split for examples in prompts.
+
+    Args:
+        train: Its `training_split`.
+        validation: Its `validation_split`.
+        test: Its `test_split`.
+
+    Returns:
+        The splits without the training split where that is what lm-eval scores, or without the validation split where only
+        that is; and a note where nothing is left to train on.
+    """
+    if not train or train not in (validation, test):
+        return (train, validation, test), []
+    if train == (test or validation):
+        note = f"its split '{train}' is scored, so that nothing is left to train on"
+        return (None, None if validation == train else validation, train), [note]
+    return (train, None, test), []
+
+
 def row_hash(row: Doc) -> str:
     """SHA-256 of a row as JSON with sorted keys."""
     text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)

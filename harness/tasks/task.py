@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import SpecError, describe, one_line, one_of
 from harness.files import expand
+from harness.metrics._code_eval import shut_in
 from harness.records.codec import fingerprint
 from harness.records.scale import Scale
 from harness.records.trial import TaskRef
+from harness.tasks.built_in import index
 from harness.tasks.chats import answered_rows, check_chat, with_answers
+from harness.tasks.code import repeatable, resolved
 from harness.tasks.data import Generated, NoRows, Source, locate
 from harness.tasks.definition import PLACES, Definition, lm_eval_config, metric_name, reading_notes
 from harness.tasks.file import (
-    CodeReference,
     Keys,
     TaskFile,
-    Yaml,
     canonical,
     read_task_file,
     require_permission,
@@ -41,7 +42,7 @@ from harness.tasks.group import Leaf, TaskGroup, combination_notes, find, outlin
 from harness.tasks.labels import is_delimited, was_read_otherwise
 from harness.tasks.metadata import PROSE, TaskMetadata, read_metadata
 from harness.tasks.scale import check_declared, declared_scale
-from harness.tasks.splits import Part, in_pieces, split_parts
+from harness.tasks.splits import Part, in_pieces, split_parts, without_scored
 from harness.tasks.table import docs
 
 if TYPE_CHECKING:
@@ -222,9 +223,13 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
     for key in _UNSUPPORTED:
         if file.config.get(key):
             raise SpecError(f"{where}: {key} is not supported, but is set: choose a task with plain templates")
-    keys = {key: _resolve(value) for key, value in file.config.items()}
+    if file.config.get("unsafe_code"):
+        shut_in()
+    keys = {key: resolved(value) for key, value in file.config.items()}
     definition = Definition.of(keys)
-    parts = split_parts(definition.training_split, definition.validation_split, definition.test_split, where)
+    named = (definition.training_split, definition.validation_split, definition.test_split)
+    (train, validation, test), unlearned = without_scored(*named) if built_in else (named, [])
+    parts = split_parts(train, validation, test, where)
     metadata, unread = _metadata(definition, built_in, where)
     check_declared(definition, metadata, where)
     if metadata.chat:
@@ -242,7 +247,7 @@ def _task(file: TaskFile, name: str, built_in: bool) -> Task:
         higher_is_better=metric["higher_is_better"],
         scale=declared_scale(used, metadata, where),
         metadata=metadata,
-        notes=(*reading_notes(definition, parts, metric_name(metric)), *unread),
+        notes=(*reading_notes(definition, parts, metric_name(metric)), *unlearned, *unread),
         built_in=built_in,
         source=source,
         parts=parts,
@@ -357,9 +362,11 @@ def _rows(task: Task, name: str) -> Dataset:
 @lru_cache(maxsize=64)
 def _all_rows(task: Task, name: str) -> Dataset:
     if name not in task.parts:
+        remedy = "name it in the task file"
+        if task.built_in:
+            remedy = f"write a task file of your own that names one and includes lm-eval's ({index().files.get(task.name, task.name)})"
         raise SpecError(
-            f"task {task.name} must have a {name} split to be used for this, but has {', '.join(task.parts)}: "
-            "name it in the task file"
+            f"task {task.name} must have a {name} split to be used for this, but has {', '.join(task.parts)}: {remedy}"
         )
     import datasets
 
@@ -369,25 +376,12 @@ def _all_rows(task: Task, name: str) -> Dataset:
         rows = in_pieces(rows, pieces, task.name)
     # Last, so that a task's own function sees the pieces as if the data had them as rows.
     try:
-        return task.process(rows) if task.process else rows
+        with repeatable():
+            return task.process(rows) if task.process else rows
     except Exception as error:  # a function of anybody's
         raise SpecError(
             f"task {task.name}: process_docs must take its {name} rows, but fails ({describe(error)})"
         ) from error
-
-
-def _resolve(value: Yaml) -> Yaml:
-    """The value with the functions that `!function` tags name; `require_permission` comes first."""
-    if isinstance(value, CodeReference):
-        from lm_eval.tasks._yaml_loader import _import_func_in_yml
-
-        try:
-            return _import_func_in_yml(value.name, value.folder)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise SpecError(f"!function {value.name} must name an importable function ({error}): correct it") from error
-    if isinstance(value, dict):
-        return {key: _resolve(item) for key, item in value.items()}
-    return [_resolve(item) for item in value] if isinstance(value, list) else value
 
 
 def _version() -> str:

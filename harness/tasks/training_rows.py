@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -230,7 +230,7 @@ def check_task(task: Task) -> tuple[str, ...]:
     """
     notes = [*task.notes, *task.source.notes()]
     if task.group is not None:
-        return (*notes, *_notes_of_tasks(task))
+        return (*notes, *_notes_of_tasks(task, check_task))
     for split in SPLITS:
         if split in task.parts:
             lm_eval_task(task, split)
@@ -280,11 +280,16 @@ def _right_choices(built: ConfigurableTask, rows: Iterable[Doc]) -> Iterator[str
     return (str(built.doc_to_choice(doc)[gold_index(built, doc)]) for doc in rows)
 
 
-def _notes_of_tasks(group: Task) -> list[str]:
+def notes_of(task: Task) -> tuple[str, ...]:
+    """What a reader of a task's scores must know, as far as its file says it; no data are read."""
+    return (*task.notes, *(_notes_of_tasks(task, notes_of) if task.group else ()))
+
+
+def _notes_of_tasks(group: Task, notes_of: Callable[[Task], Iterable[str]]) -> list[str]:
     """What is to know of a group's tasks: each note once, with those that it is about."""
     about: dict[str, list[str]] = {}
     for leaf in dict.fromkeys(group.leaves):
-        for note in check_task(leaf):
+        for note in notes_of(leaf):
             about.setdefault(note, []).append(leaf.name)
     every = len(set(group.leaves))
     return [
