@@ -7,7 +7,7 @@ it, the same command is typed after each until it ends by itself, and what it le
 
 - lost: planned trials without a record; doubled: trials that ended twice; blamed: sound trials with another status than
   complete; unreadable: files that a later command cannot read; stuck: commands that did not end, or not with 0;
-- other: tables of the database that differ, but for the columns of `MAY_DIFFER`, and for torn records in `damaged`.
+- other: tables of the database that differ, but for the columns of `database.equality.MAY_DIFFER`, and for torn records in `damaged`.
 
 Faults: SIGKILL, SIGTERM, or SIGSTOP with SIGCONT a moment later, of the worker, its controller, the driver, or all at once,
 while a trial runs; SIGKILL before or after the k-th call that changes a file, of worker, driver or ingester; no space at
@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.database.equality import compared_columns, rows_of
 from harness.database.ingest import connect, ingest
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.driver.phases import run_phase
@@ -65,9 +66,6 @@ from harness.workers.worker import Work
 HERE = Path(__file__).parent
 PHASES = ("base", "search", "confirm")
 PATIENCE_S = 60.0
-MAY_DIFFER = {"started_at", "asked_at", "reused"}
-"""Columns of the database that depend on when a trial ran, and `reused` of members, which says whether its record was there
-before the study asked: a member line that was torn is written anew, and then it was."""
 SPEC = StudySpec.model_validate(
     {
         "name": "chaos",
@@ -360,18 +358,7 @@ FAULTS |= {"torn-file": Scene.tear, "full-disk": Scene.fill}
 def tables(paths: Paths) -> dict[str, list[tuple[Any, ...]]]:
     """The database's tables, without the columns that may differ."""
     with connect(paths) as connection:
-        names = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
-        found = {}
-        for name in names:
-            columns = [row[0] for row in connection.execute(f"DESCRIBE {name}").fetchall() if row[0] not in MAY_DIFFER]
-            rows = connection.execute(f"SELECT {', '.join(map(repr_name, columns))} FROM {name}").fetchall()
-            found[name] = sorted(rows, key=repr)
-        return found
-
-
-def repr_name(name: str) -> str:
-    """A column's name in SQL."""
-    return f'"{name}"'
+        return {name: rows_of(connection, name, columns) for name, columns in compared_columns(connection).items()}
 
 
 def judge(scene: Scene, reference: dict[str, list[tuple[Any, ...]]], keys: set[str], code: int | None) -> Counter[str]:

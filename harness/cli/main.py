@@ -341,13 +341,14 @@ def doctor(root: Path, runner: str | None, options: tuple[str, ...], as_json: bo
 @main.command()
 @click.option("--runner", default="local", show_default=True, help="Where to practise: see 'harness list runners'.")
 @click.option("--runner-option", "options", multiple=True, metavar="KEY=VALUE")
+@click.option("--node", is_flag=True, help="Take a node down, too, and up again; needs an operator of the cluster.")
 @json_option
 @click.pass_obj
-def drill(root: Path, runner: str, options: tuple[str, ...], as_json: bool) -> None:
-    """Practise a disaster on this site: run trivial trials, kill a worker, and check that nothing is lost or run twice."""
+def drill(root: Path, runner: str, options: tuple[str, ...], node: bool, as_json: bool) -> None:
+    """Practise disasters on this site: kill Snakemake, worker, driver and job, and compare with an undisturbed run."""
     from harness.cli.drill import practise
 
-    outcome = practise(runner, dict(pair(option) for option in options), root)
+    outcome = practise(runner, dict(pair(option) for option in options), root, node)
     show(outcome, as_json, lambda result: result.text())
     if not outcome.passed:
         sys.exit(1)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from harness.study.spec import StudySpec
 
 
+NAME = "tryout"
+"""Of their study."""
+
+
 def command(folder: Path, work: str, trials: int, runner: str, options: Mapping[str, str]) -> list[str]:
     """What runs a driver of such trials as a process of its own.
 
@@ -38,7 +42,7 @@ def complete(config: TrialConfig, seconds: float) -> TrialResult:
         task=config.task.name,
         split=config.evaluation.split,
         metric="none",
-        value=0.0,
+        value=int(config.key[:8], 16) / 16**8,  # something that another trial has not
         stderr=None,
         n=1,
         higher_is_better=True,
@@ -56,7 +60,7 @@ def _study(trials: int) -> StudySpec:
 
     return StudySpec.model_validate(
         {
-            "name": "tryout",
+            "name": NAME,
             "question": "Do trials run here?",
             "base_models": ["tryout"],
             "tasks": ["tryout"],

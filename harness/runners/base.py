@@ -116,6 +116,14 @@ class Backend(ABC):
         """What `harness doctor` says of it on this machine; None where there is nothing to look at."""
         return None
 
+    def jobs_on(self, node: str) -> Collection[str]:
+        """Ids of all jobs on a node, whoever's they are; none where a runner knows no nodes."""
+        return ()
+
+    def set_node(self, node: str, up: bool) -> str:
+        """Take a node down, with all that runs on it, or up again; returns why that cannot be had, or nothing."""
+        return "this runner knows no nodes"
+
     def cancel(self, jobs: Sequence[WorkerJob]) -> None:  # noqa: B027
         """End jobs that an earlier driver started; nothing where trials run in the driver's own process."""
 

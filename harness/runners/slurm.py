@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -248,6 +248,16 @@ class SlurmBackend(JobBackend):
         if jobs:
             with suppress(FileNotFoundError):  # this machine has no Slurm, so they cannot be reached from here
                 subprocess.run(["scancel", *(job.job for job in jobs)], capture_output=True, check=False)
+
+    def jobs_on(self, node: str) -> Collection[str]:
+        """What squeue says."""
+        return _lines(["squeue", "-h", "-w", node, "-o", "%i"]) or ()
+
+    def set_node(self, node: str, up: bool) -> str:
+        """By scontrol, which lets operators."""
+        state = ["state=resume"] if up else ["state=down", "reason=harness drill"]
+        done = subprocess.run(["scontrol", "update", f"nodename={node}", *state], capture_output=True, text=True)
+        return " ".join(done.stderr.split()) or "scontrol refused" if done.returncode else ""
 
     def _parameters(self, minutes: int) -> dict[str, Any]:
         own, threads = self.settings.own, self.settings.threads
