@@ -40,7 +40,7 @@ import yaml  # noqa: E402
 
 LIMIT_S = 5
 """CPU seconds of a command: a busy machine takes longer."""
-STUCK_S = 60
+STUCK_S = 300
 """Wall seconds after which a command that waits, or that no signal reaches, is ended with its process."""
 SENTENCE = 1500
 """Longest message that still counts as a sentence."""
