@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from harness.cli.advice import Order, train_model
 from harness.cost.flops import model_size
 from harness.errors import UsageError
-from harness.models.base_model import load_model, resolve_model
+from harness.models.base_model import load_model, load_tokenizer, resolve_model
 from harness.nn.copies import float32_copy, train_in_float32
 from harness.records.paths import Paths
 from harness.tasks.task import find_task
@@ -21,6 +21,7 @@ from harness.training.choices import choices
 from harness.trial.group import Workspace, run_pack, run_trial
 from harness.trial.hardware import Measurements
 from harness.trial.model_folder import load_tuned, write_model_card
+from tests.scoring import evaluate
 from tests.tiny import attached, config, logits, stage, train
 
 ROUNDING = 0.03
@@ -139,6 +140,22 @@ def test_what_is_saved_is_what_was_scored(half, world, workspace):
     # AdamW's first steps move a weight by about the rate each; the last weights have not moved less than the first.
     assert moved.abs().mean() > 1e-6
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_the_saved_folder_scores_what_its_card_says(half, world, workspace):
+    """Shared case `bfloat16-saved`: full tuning at 1e-5 of a base in bfloat16, whose gain a rounded copy would lose in part."""
+    made = config(world, stage("full", learning_rate=1e-5), model=half, task="text", steps=10)
+    result = run_trial(made, workspace)
+    assert result.status == "complete", result.reason
+    (score,), folder = result.scores, workspace.paths.model(result.config.key)
+    task = find_task("text", (world.tasks,))
+    base, tuned = load_model(resolve_model(str(half)), {}, "cpu").float(), load_tuned(folder).float()
+    tokenizer = load_tokenizer(resolve_model(str(folder)))
+    before, kept = (evaluate(model, tokenizer, task, score.split, None).score.value for model in (base, tuned))
+    assert before - score.value > 1e-3
+    assert kept == pytest.approx(score.value, abs=0.02 * (before - score.value))
+    (line,) = [one for one in write_model_card(folder, result).read_text().splitlines() if one.startswith("| text |")]
+    assert float(line.split("|")[4].split("±")[0]) == pytest.approx(kept, abs=1e-3)
 
 
 @pytest.mark.parametrize("keeps", ["adapter", "both"])
