@@ -181,6 +181,7 @@ class _Texts:
     def _cuts(self, chosen: Choices, task: str) -> Cuts | None:
         """What a stage will cut of a task's rows, as the task gives them."""
         from harness.models.base_model import context_length
+        from harness.training.prepare import try_curation
 
         if not chosen.method.needs_training:
             return None
@@ -188,6 +189,7 @@ class _Texts:
         limit = context_length(self.config, chosen.params.integer("max_length"), reserved)
         params = Params(chosen.params, max_length=limit)
         chosen.curation.check(self._rows(task), self.encoder, params, self._generates(task))
+        try_curation(chosen, self._rows(task), params, self.tokenizer)
         # Families mostly differ in what rows do not depend on.
         own = tuple((name, params[name]) for name in sorted({*chosen.objective.space, "max_length"}))
         key = (task, type(chosen.objective), own)

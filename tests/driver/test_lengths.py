@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -10,7 +11,9 @@ from harness.driver.experiment import Site
 from harness.driver.resolve import resolve
 from harness.errors import SpecError
 from harness.models.base_model import load_tokenizer, resolve_model
+from harness.plugins import load
 from harness.study.load import load_study
+from tests.templates import save_instruct
 from tests.tiny import save_llama, save_tokenizer
 
 
@@ -216,3 +219,17 @@ def test_what_was_counted_is_counted_again_where_its_file_is_damaged(damage, pla
     path.write_text(json.dumps(json.loads(path.read_text()) | damage))
     again, said = planned("colour")
     assert (again.tasks[0].tokens, said) == (found.tasks[0].tokens, notes)
+
+
+def test_a_curation_that_writes_around_a_chat_template_is_refused(planned, tmp_path, monkeypatch):
+    """A plug-in's; one that needs more than a few rows is only seen when its trial runs."""
+    model = save_instruct(tmp_path / "instruct", "chatml")
+    curation = load("curation", "as_is")
+    monkeypatch.setattr(
+        curation, "rows", lambda self, rows, setup: [replace(r, prompt="Yes! " + r.prompt) for r in rows]
+    )
+    with pytest.raises(SpecError, match="AsIs must leave prompts to the base's chat template, but writes around them"):
+        planned("colour", model=model)
+    planned("colour")  # nothing is rendered here
+    monkeypatch.setattr(curation, "rows", lambda self, rows, setup: setup.load_base().rows)
+    planned("colour", model=model)
