@@ -85,6 +85,8 @@ class ModelInfo:
 
     ref: ModelRef
     facts: ModelFacts = field(default_factory=ModelFacts)
+    context: int | None = None
+    """Tokens of context that its config states; None where it states none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,20 +6,18 @@ task proves itself under each model (`evaluation/proof`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness import __version__
 from harness.driver.experiment import Experiment, TaskInfo
-from harness.errors import SpecError, StorageError
-from harness.files import parse_json, write_atomically
+from harness.driver.kept import kept
+from harness.errors import SpecError
 from harness.models.tokens import Encoder, TokenCache
 from harness.nn.sequences import IGNORED
-from harness.records.codec import Record, decode, fingerprint, to_json
+from harness.plugins import AXIS_FOLDER, code_hash
+from harness.records.codec import Json, Record, to_json
 from harness.space import Params
 
 if TYPE_CHECKING:
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Counts(Record):
-    """What is kept of a study's texts, so that its phases count once."""
+class Lengths(Record):
+    """What is counted of a study's texts."""
 
     tokens: Mapping[str, Mapping[str, float]]
     """Mean of a training row, by task and base model."""
@@ -54,16 +52,7 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
         SpecError: When a text has a token that a model does not have, or does not fit a model's context, or when what a task
             teaches is not what it scores as right.
     """
-    path = experiment.paths.cache / f"{_key(experiment, tasks)}.lengths.json"
-    try:
-        counted = decode(_Counts, parse_json(path.read_text()))
-    except (OSError, ValueError):
-        counted = _Counts({}, {}, ())
-    names = {model.ref.name for model in models}
-    if {name: set(own) for name, own in counted.tokens.items()} != {t.ref.name: names for t in experiment.tasks}:
-        counted = _counted(experiment, models, tasks)
-        with suppress(StorageError):  # it is counted again then
-            write_atomically(path, json.dumps(to_json(counted)))
+    counted = kept(experiment.paths, Lengths, _depends(experiment, tasks), partial(_counted, experiment, models, tasks))
     return replace(
         experiment,
         tasks=tuple(
@@ -74,20 +63,23 @@ def with_lengths(experiment: Experiment, models: Sequence[BaseModel], tasks: Map
     )
 
 
-def _key(experiment: Experiment, tasks: Mapping[str, Task]) -> str:
-    """Hash of what decides the answer, so that the phases of a study count once."""
+def _depends(experiment: Experiment, tasks: Mapping[str, Task]) -> list[Json]:
+    """All that decides what is counted."""
     spec, models = experiment.spec, [to_json(model.ref) for model in experiment.models]
     data = {name: task.ref.fingerprint for name, task in tasks.items()}
     asked = spec.model_dump(mode="json", include={"families", "tasks", "off_target", "search", "confirm"})
-    return fingerprint([__version__, models, data, asked])
+    stages = [stage.spec for family in experiment.families.values() for stage in family.stages]
+    code = {code_hash(folder, getattr(stage, axis)) for stage in stages for axis, folder in AXIS_FOLDER.items()}
+    return [models, data, asked, sorted(code)]
 
 
-def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> _Counts:
+def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping[str, Task]) -> Lengths:
     notes: list[str] = []
     tokens: dict[str, dict[str, float]] = {task.ref.name: {} for task in experiment.tasks}
     longest: dict[str, dict[str, tuple[int, int]]] = {task.ref.name: {} for task in experiment.tasks}
     for model in models:
         texts = _Texts(experiment, model, tasks)
+        notes += texts.template_notes()
         for task in experiment.tasks:
             tokens[task.ref.name][model.ref.name] = texts.mean_tokens(task.ref.name)
             longest[task.ref.name][model.ref.name] = texts.longest(task.ref.name)
@@ -95,7 +87,7 @@ def _counted(experiment: Experiment, models: Sequence[BaseModel], tasks: Mapping
             notes += texts.proof_notes(task.ref.name)
         for info in (*experiment.tasks, *experiment.off_target):
             notes += texts.scoring_notes(info)
-    return _Counts(tokens, longest, tuple(dict.fromkeys(notes)))
+    return Lengths(tokens, longest, tuple(dict.fromkeys(notes)))
 
 
 class _Texts:
@@ -112,6 +104,19 @@ class _Texts:
         self._known_rows: dict[str, EncodedRows] = {}
         encode = TokenCache().encoder(self.tokenizer, experiment.paths.cache).encode
         self.encoder = Encoder(self.tokenizer, partial(_embedded, encode, embedded_tokens(model), self.name))
+
+    def template_notes(self) -> Iterator[str]:
+        """What a reader must know of how the model reads tasks; refuses chats that it has no template for."""
+        from harness.tasks.chat_rows import chat_notes
+
+        if self.template is not None:
+            yield f"{self.name}: tuned and scored in its chat template ({self.template.identity[:8]})"
+        for info in (*self.experiment.tasks, *self.experiment.off_target):
+            self._template(self.tasks[info.ref.name])
+        trained = [self.tasks[info.ref.name] for info in self.experiment.tasks]
+        for leaf in dict.fromkeys(leaf for task in trained for leaf in task.leaves):
+            for note in chat_notes(leaf, self.template):
+                yield f"{leaf.name} in the chat template of {self.name}: {note}"
 
     def mean_tokens(self, task: str) -> float:
         """Of a training row."""

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
-from harness import __version__
 from harness.axes.contract import StageSetup
 from harness.cost.memory import CONTEXT_BYTES, MARGIN, PROCESS_BYTES, Layout, Load, Memory
-from harness.driver.experiment import Experiment, TaskInfo
-from harness.errors import SpecError, StorageError
-from harness.files import parse_json, write_atomically
+from harness.driver.experiment import Experiment, ModelInfo, TaskInfo
+from harness.driver.kept import kept
+from harness.errors import SpecError
 from harness.plugins import code_hash
-from harness.records.codec import decode, fingerprint, to_json
+from harness.records.codec import fingerprint, to_json
 from harness.records.trial import ModelRef, Stage, TrialConfig
 from harness.search.cell import Cell
 from harness.space import Params
@@ -103,12 +100,13 @@ class Needs:
 
     def _stage(self, base: BaseModel, stage: Stage, config: TrialConfig) -> tuple[Layout, Load]:
         """What a stage holds, and what its passes are given."""
-        from harness.models.base_model import context_length, load_config
+        from harness.models.base_model import within_context
         from harness.training.choices import choices
 
         chosen, task = choices(stage), self._tasks[config.task.name]
-        own = load_config(base)
-        limit = context_length(own, chosen.params.integer("max_length"), chosen.method.reserved(chosen.params))
+        limit = within_context(
+            self._model(base).context, chosen.params.integer("max_length"), chosen.method.reserved(chosen.params)
+        )
         chosen = replace(chosen, params=Params(chosen.params, max_length=limit))
         load = _load(chosen, *task.longest.get(base.ref.name, (limit, limit)))
         if not chosen.method.needs_training:
@@ -118,22 +116,21 @@ class Needs:
     def _layout(self, base: BaseModel, stage: Stage, chosen: Choices, length: int) -> Layout:
         """From this process, from a file below the results, or found out now."""
         precision = chosen.params.text("precision")
-        facts = next(model.facts for model in self.experiment.models if model.ref.name == base.ref.name)
+        facts = self._model(base).facts
         device = self.experiment.site.device_type
         # A GPU computes in 16 bits faster, whatever the base is held in; see `Measurements.bf16_is_faster`.
         faster = device == "cuda" or (facts.dtype != "float32" and chosen.method.keeps_type(chosen.params))
         half = precision == "bfloat16" or (precision == "auto" and faster)
         code = code_hash("methods", stage.method)
-        key = fingerprint([__version__, to_json(base.ref), stage.method, code, dict(chosen.params), half, length])
+        depends = [to_json(base.ref), stage.method, code, dict(chosen.params), half, length]
+        key = fingerprint(depends)
         if key not in self._layouts:
-            path = self.experiment.paths.cache / f"{key}.layout.json"
-            try:
-                self._layouts[key] = decode(Layout, parse_json(path.read_text()))
-            except (OSError, ValueError):
-                self._layouts[key] = _found_out(base, chosen, facts.dtype, half, length)
-                with suppress(StorageError):  # it is found out again then
-                    write_atomically(path, json.dumps(to_json(self._layouts[key])))
+            find = partial(_found_out, base, chosen, facts.dtype, half, length)
+            self._layouts[key] = kept(self.experiment.paths, Layout, depends, find)
         return self._layouts[key]
+
+    def _model(self, base: BaseModel) -> ModelInfo:
+        return next(model for model in self.experiment.models if model.ref.name == base.ref.name)
 
 
 def refuse_too_large(experiment: Experiment) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.axes.contract import Situation
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
+from harness.driver.kept import kept
 from harness.driver.lengths import with_lengths
 from harness.driver.memory import refuse_too_large
 from harness.errors import SpecError
 from harness.models.facts import model_facts, model_features
+from harness.records.codec import Record, to_json
+from harness.records.paths import Paths
 from harness.space import Text, listed
 from harness.study.family import Family, resolved_families
 from harness.study.spec import StudySpec
@@ -35,89 +38,129 @@ def resolve(study: StudySpec, site: Site) -> Experiment:
         SpecError: For an unknown or broken name, or a combination that a plug-in refuses (with its reason).
     """
     from harness.tasks.corpus import corpus_notes, with_corpus
-    from harness.tasks.overlap import refuse_same_rows
     from harness.tasks.task import find_task
-    from harness.tasks.training_rows import check_task, notes_of
+    from harness.tasks.training_rows import notes_of
 
     # Names first: a misspelt one is refused before rows are rendered, which takes the longest.
     families = resolved_families(study)
-    models, refused, notes = _models(study)
+    found, refused = _models(study, site.paths)
+    models = list(found)
     refs = [with_corpus(model, site.task_folders) for model in models]
     tasks = [find_task(name, site.task_folders) for name in study.tasks]
     off_target = [find_task(name, site.task_folders) for name in study.off_target]
     families = {name: _pinned(family, site.task_folders) for name, family in families.items()}
-    for name in sorted({stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}):
-        check_task(find_task(name, site.task_folders))
-    # Tasks that are only evaluated need no training rows, so they are not checked for any.
-    notes += [f"{task.name}: {note}" for task in tasks for note in check_task(task)]
-    for leaf in dict.fromkeys(leaf for task in tasks for leaf in task.leaves):
-        refuse_same_rows(leaf)
+    trained_on = {stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}
+    named = {data: find_task(data, site.task_folders) for data in sorted(trained_on)}
+    # Tasks that are only evaluated need no training rows, so they are not looked through for any.
+    for task in named.values():
+        _content(task, site.paths)
+    contents = [_content(task, site.paths) for task in tasks]
+    notes = [note for content in found.values() for note in content.notes]
+    notes += [f"{task.name}: {note}" for task, content in zip(tasks, contents, strict=True) for note in content.notes]
     notes += [f"corpus of {model.ref.name}: {note}" for model in models for note in corpus_notes(model)]
     notes += [f"{task.name}: {note}" for task in off_target for note in notes_of(task)]
-    notes += [note for model in models for note in _rendered(model, tasks, off_target)]
     experiment = Experiment(
         spec=study,
         site=site,
-        models=tuple(ModelInfo(ref, model_facts(model)) for ref, model in zip(refs, models, strict=True)),
-        tasks=tuple(_trained(task) for task in tasks),
+        models=tuple(
+            ModelInfo(ref, model_facts(model), content.context)
+            for ref, (model, content) in zip(refs, found.items(), strict=True)
+        ),
+        tasks=tuple(_trained(task, content) for task, content in zip(tasks, contents, strict=True)),
         off_target=tuple(_evaluated(task) for task in off_target),
         families=families,
         notes=tuple(notes),
         refused=refused,
         features={
-            "tasks": {task.name: task_features(task) for task in tasks},
+            "tasks": {task.name: content.features for task, content in zip(tasks, contents, strict=True)},
             "models": {model.ref.name: model_features(model) for model in models},
         },
     )
     refuse_impossible(experiment)
-    trained_on = {stage.spec.data for f in families.values() for stage in f.stages if stage.spec.data}
-    named = {data: find_task(data, site.task_folders) for data in trained_on}
     counted = with_lengths(experiment, models, named | {task.name: task for task in (*tasks, *off_target)})
     refuse_too_large(counted)
     return counted
 
 
-def _models(study: StudySpec) -> tuple[list[BaseModel], dict[str, str], list[str]]:
-    """The base models that can be used, why the others cannot, and what is to be said of those that can.
+@dataclass(frozen=True, kw_only=True)
+class ModelContent(Record):
+    """What only loading a base model's config and tokenizer tells."""
+
+    notes: tuple[str, ...]
+    """What a reader of its scores must know."""
+    template: str
+    """Identity of the chat template that it is tuned and scored in; empty for plain text."""
+    context: int | None
+
+
+def _models(study: StudySpec, paths: Paths) -> tuple[dict[BaseModel, ModelContent], dict[str, str]]:
+    """The base models that can be used, and why the others cannot.
 
     Raises:
         SpecError: When none can be used.
     """
     from harness.models.base_model import resolve_model
+
+    found, refused = {}, {}
+    for spec in study.base_models:
+        try:
+            model = resolve_model(spec.name, spec.revision, spec.corpus)
+            depends = [to_json(model.ref), spec.chat_template]
+            content = kept(paths, ModelContent, depends, partial(_look_into, model, spec.chat_template))
+            model = replace(model, ref=replace(model.ref, chat_template=content.template))
+            model_facts(model)
+            found[model] = content
+        except SpecError as error:
+            refused[spec.name] = str(error)
+    if not found:
+        raise SpecError("; ".join(refused.values()))
+    return found, refused
+
+
+def _look_into(model: BaseModel, in_turns: bool | None) -> ModelContent:
+    """Check a base model against itself.
+
+    Args:
+        model: It, before anything was said of chat templates.
+        in_turns: Whether its chat template is used; None for one that it has.
+    """
+    from harness.models.base_model import load_config, stated_context
     from harness.models.chat import in_template
     from harness.models.soundness import check_model
 
-    models, refused, notes = [], {}, []
-    for spec in study.base_models:
-        try:
-            model = in_template(resolve_model(spec.name, spec.revision, spec.corpus), spec.chat_template)
-            notes += check_model(model)
-            model_facts(model)
-            models.append(model)
-        except SpecError as error:
-            refused[spec.name] = str(error)
-    if not models:
-        raise SpecError("; ".join(refused.values()))
-    return models, refused, notes
+    template = in_template(model, in_turns).ref.chat_template
+    return ModelContent(notes=tuple(check_model(model)), template=template, context=stated_context(load_config(model)))
 
 
-def _rendered(model: BaseModel, tasks: Sequence[Task], off_target: Sequence[Task]) -> Iterator[str]:
-    """What a reader must know of how a model reads a study's tasks.
+@dataclass(frozen=True, kw_only=True)
+class TaskContent(Record):
+    """What only reading all of a task's rows tells."""
 
-    Raises:
-        SpecError: When a task holds chats, and the model has no template for them.
-    """
-    from harness.models.chat import template_of
-    from harness.tasks.chat_rows import chat_notes, template_for
+    notes: tuple[str, ...]
+    """What a reader of its scores must know."""
+    rows: int
+    """That are trained on."""
+    chars: float
+    """Mean characters of such a row."""
+    features: Mapping[str, float | str]
+    """What recommendations compare tasks by."""
 
-    name, template = model.ref.name, template_of(model)
-    if template is not None:
-        yield f"{name}: tuned and scored in its chat template ({template.identity[:8]})"
-    for task in (*tasks, *off_target):
-        template_for(task, template, name)
-    for leaf in dict.fromkeys(leaf for task in tasks for leaf in task.leaves):
-        for note in chat_notes(leaf, template):
-            yield f"{leaf.name} in the chat template of {name}: {note}"
+
+def _content(task: Task, paths: Paths) -> TaskContent:
+    """What a task holds that is trained on; its name is part of what is said of it."""
+    return kept(paths, TaskContent, [to_json(task.ref)], partial(_read_through, task))
+
+
+def _read_through(task: Task) -> TaskContent:
+    from harness.tasks.overlap import refuse_same_rows
+    from harness.tasks.training_rows import check_task, training_rows
+
+    notes = check_task(task)
+    for leaf in dict.fromkeys(task.leaves):
+        refuse_same_rows(leaf)
+    rows = training_rows(task)
+    chars = sum(len(row.prompt) + len(row.completion) for row in rows) / max(1, len(rows))
+    return TaskContent(notes=notes, rows=len(rows), chars=chars, features=task_features(task))
 
 
 def _pinned(family: Family, folders: tuple[Path, ...]) -> Family:
@@ -177,13 +220,9 @@ def refuse_impossible(experiment: Experiment) -> None:
                 )
 
 
-def _trained(task: Task) -> TaskInfo:
-    """The facts of a task that is trained on, from its rendered training rows."""
-    from harness.tasks.training_rows import training_rows
-
-    rows = training_rows(task)
-    chars = sum(len(row.prompt) + len(row.completion) for row in rows) / max(1, len(rows))
-    return replace(_evaluated(task), rows=len(rows), chars=chars, facts=task_facts(task))
+def _trained(task: Task, content: TaskContent) -> TaskInfo:
+    """The facts of a task that is trained on."""
+    return replace(_evaluated(task), rows=content.rows, chars=content.chars, facts=task_facts(task))
 
 
 def _named_facts(folders: tuple[Path, ...], name: str) -> TaskFacts:

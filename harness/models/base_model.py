@@ -204,7 +204,16 @@ def context_length(config: Any, max_length: int, reserved: int = 0) -> int:
         max_length: Tokens that are wanted.
         reserved: Positions of the context that virtual tokens take.
     """
-    context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return within_context(stated_context(config), max_length, reserved)
+
+
+def stated_context(config: Any) -> int | None:
+    """Tokens of context that a config of `transformers` states; None where it states none."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or None
+
+
+def within_context(context: int | None, max_length: int, reserved: int = 0) -> int:
+    """`max_length`, cut to the room that is left in a context; see `context_length`."""
     return max(1, min(max_length, context - reserved)) if context else max_length
 
 

@@ -66,10 +66,15 @@ def code_version(config: TrialConfig) -> str:
     Args:
         config: The trial.
     """
-    return fingerprint([_own_code(), platform.python_version(), _versions(), plugin_code(config, ())])
+    return fingerprint([installed_code(), plugin_code(config, ())])
 
 
 @cache
+def installed_code() -> str:
+    """Fingerprint of the code of the harness, of Python, and of the libraries."""
+    return fingerprint([_own_code(), platform.python_version(), _versions()])
+
+
 def _own_code() -> str:
     """Hash of the harness's own files, which are read once: they are those that this process imports."""
     home, digest = Path(__file__).parents[1], hashlib.sha256(__version__.encode())
