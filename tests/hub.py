@@ -55,5 +55,11 @@ class Hub:
         (place / "known.txt").write_text(json.dumps(known))
         (place / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': known})}---\n")
 
+    def file(self, dataset: str, name: str, rows: Rows) -> None:
+        """Add a file of rows to a dataset that is there."""
+        path = self._snapshot(dataset) / name
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
     def _snapshot(self, dataset: str) -> Path:
         return self.folder / f"datasets--{dataset.replace('/', '--')}" / "snapshots" / COMMIT

@@ -39,6 +39,25 @@ def commit_of(kind: Literal["model", "dataset"], name: str, revision: str | None
     return str(info.sha)
 
 
+def file_of(dataset: str, name: str, commit: str) -> Path:
+    """A file of a dataset: as the cache has it, or from the hub.
+
+    Args:
+        dataset: `owner/name`.
+        name: The file's path in it.
+        commit: Of the dataset.
+
+    Raises:
+        OSError: When there is no such file, or it is not in the cache and the hub cannot be reached.
+    """
+    cached = cache("dataset", dataset) / "snapshots" / commit / name
+    if cached.is_file():
+        return cached
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(dataset, name, repo_type="dataset", revision=commit))
+
+
 def cache(kind: Literal["model", "dataset"], name: str) -> Path:
     """The folder of a repository in the hub's cache."""
     from huggingface_hub import constants

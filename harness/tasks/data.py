@@ -5,6 +5,7 @@ Local files are read straight into memory, so nothing is written beside them or 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import SpecError, one_of
 from harness.files import expand, parse_json, read_text
-from harness.models.hub import cache, commit_of
+from harness.models.hub import cache, commit_of, file_of
 from harness.tasks.code import repeatable
 from harness.tasks.definition import Definition
 from harness.tasks.file import Keys, Yaml, file_sha256
@@ -25,6 +26,8 @@ from harness.tasks.table import is_exact
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_ON_HUB = re.compile(r"hf://datasets/(?P<dataset>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<path>.+)")
+"""A file of a dataset on the hub, as `datasets` names it (a revision with a slash is written with %2F, and is not read here)."""
 _VALID = f"{', '.join(FORMATS)}, a folder that datasets' save_to_disk wrote, or a hub dataset owner/name"
 
 
@@ -207,7 +210,8 @@ def saved_files(folder: Path, where: str) -> dict[str, tuple[Path, ...]]:
 
 
 def _paths(named: Yaml, folder: Path, where: str) -> tuple[Path, ...]:
-    paths = tuple(folder / expand(str(name), where) for name in (named if isinstance(named, list) else [named]))
+    names = [expand(str(name), where) for name in (named if isinstance(named, list) else [named])]
+    paths = tuple(_hub_file(found, where) if (found := _ON_HUB.fullmatch(name)) else folder / name for name in names)
     for path in paths:
         if not path.is_file():
             raise SpecError(
@@ -215,6 +219,18 @@ def _paths(named: Yaml, folder: Path, where: str) -> tuple[Path, ...]:
                 "relative to the task file)"
             )
     return paths
+
+
+def _hub_file(found: re.Match[str], where: str) -> Path:
+    """The copy in the hub's cache of a file that `hf://datasets/owner/name@revision/path` names."""
+    commit = _commit(found["dataset"], found["revision"], where)
+    try:
+        return file_of(found["dataset"], found["path"], commit)
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f"{where}: the data file {found[0]} must be in the hub's cache or reachable, but is not ({type(error).__name__}): "
+            "connect once, or correct dataset_kwargs.data_files"
+        ) from error
 
 
 def _offline() -> bool:

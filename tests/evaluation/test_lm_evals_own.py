@@ -279,6 +279,23 @@ def test_what_has_nothing_to_train_on_is_scored_only_and_says_so(suites: Hub) ->
             training_rows(find_task(name, ()))
 
 
+def test_a_data_file_that_lies_on_the_hub(hub: Hub) -> None:
+    """lm-eval's `arithmetic` names single files of a dataset."""
+    with pytest.raises(
+        SpecError, match="the hub dataset EleutherAI/arithmetic must be in the hub's cache or reachable"
+    ):
+        find_task("arithmetic_1dc", ())
+    hub.add("EleutherAI/arithmetic", other=[{"context": "x", "completion": "y"}])
+    with pytest.raises(SpecError, match=r"data file hf://.*single_digit_three_ops.jsonl must be in the hub's cache"):
+        find_task("arithmetic_1dc", ())
+    rows = [{"context": f"Question: What is {n} + 1? Answer:", "completion": f" {n + 1}"} for n in range(10)]
+    hub.file("EleutherAI/arithmetic", "data/single_digit_three_ops.jsonl", rows)
+    task = find_task("arithmetic_1dc", ())
+    assert task.size("validation") + task.size("test") == 10
+    outcome = evaluate(make_model(context=256), make_tokenizer(bos=False), task, "test", None)
+    assert (outcome.score.metric, outcome.score.n) == ("acc", 8)
+
+
 def test_gsm8k_proves_itself(hub: Hub) -> None:
     task = find_task("gsm8k", ())
     assert "scored without the 5 examples that its prompt may hold elsewhere" in check_task(task)
