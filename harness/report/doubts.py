@@ -1,13 +1,13 @@
 """What weakens a verdict: degenerate results, each in one plain sentence that stands beside the verdict.
 
 A condition looks at the `Evidence` for one pipeline and says its sentence, or None where nothing is wrong. Another condition
-is another function in `CONDITIONS`.
+is another function in `OF_A_PIPELINE`, or in `OF_A_COMPARISON` where it is the same for every pipeline.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -52,14 +52,36 @@ class Evidence:
 
 
 def doubts(study: StudyData, comparison: Comparison) -> list[str]:
-    """Sentences on what weakens what a comparison says, of the pipeline that it advises or else of the closest.
+    """Sentences on what weakens what a comparison says.
+
+    Of the pipeline that it advises, or else of the closest, each is whole; the others that it names share a last one.
 
     Args:
         study: The study.
         comparison: One of it.
     """
-    evidence = _evidence(study, comparison, comparison.advice[1] or comparison.best)
-    return [sentence for condition in CONDITIONS if (sentence := condition(evidence)) is not None]
+    first, *others = (_evidence(study, comparison, contender) for contender in _named(comparison))
+    sentences = [condition(first) for condition in (*OF_A_PIPELINE, *OF_A_COMPARISON)]
+    weak = {
+        one.contender.label: [short for condition, short in OF_A_PIPELINE.items() if condition(one)] for one in others
+    }
+    if said := [f"{label} ({words.listed(found)})" for label, found in weak.items() if found]:
+        sentences.append(f"Of the others that are named, look twice at {words.listed(said)}.")
+    return [sentence for sentence in sentences if sentence is not None]
+
+
+def _named(comparison: Comparison) -> list[Contender]:
+    """The pipelines that the first sentences are about: the advised or closest one, the leader, and what it is compared with."""
+    verdict, subject = comparison.verdict, comparison.advice[1] or comparison.best
+    labels = {verdict.leader, *verdict.equals, *list(verdict.against)[:1]}
+    return [
+        subject,
+        *(
+            one
+            for one in comparison.contenders
+            if one is not subject and (one.label in labels or one.level.mean == comparison.best.level.mean)
+        ),
+    ]
 
 
 def _evidence(study: StudyData, comparison: Comparison, contender: Contender) -> Evidence:
@@ -83,17 +105,30 @@ def _all_equal(study: StudyData, comparison: Comparison) -> bool:
 
 def gives_one_answer(evidence: Evidence) -> str | None:
     """A model that always says the same has learned nothing of its items, unless that is right for nearly all of them."""
+    stuck = _stuck(evidence, evidence.habits)
+    if not stuck:
+        return None
+    runs = f"{len(stuck)} of {words.count(len(evidence.habits), 'run')}"
+    answered = f"{evidence.contender.label} gave one answer, {_quoted(stuck[0])}, to nearly all {stuck[0].items} items in {runs}"
+    return f"{answered}{', and so did the base model' if _stuck_base(evidence) else ''}."
+
+
+def the_base_gives_one_answer(evidence: Evidence) -> str | None:
+    """A gain over a base that says the same to all may be no more than having learned to answer otherwise."""
+    base = _stuck_base(evidence)
+    if not base or _stuck(evidence, evidence.habits):  # `gives_one_answer` says it of both
+        return None
+    return f"The base model gave one answer, {_quoted(base[0])}, to nearly all {base[0].items} items."
+
+
+def _stuck_base(evidence: Evidence) -> list[Habit]:
+    return _stuck(evidence, [evidence.base_habit] if evidence.base_habit else [])
+
+
+def _stuck(evidence: Evidence, habits: Sequence[Habit]) -> list[Habit]:
+    """Of answering, those that are one answer to everything, which is not right for nearly everything."""
     majority = evidence.comparison.majority or 0.0
-    stuck = [habit for habit in evidence.habits if habit.share >= ONE_ANSWER and habit.share > majority]
-    base = evidence.base_habit
-    base_is_stuck = base is not None and base.share >= ONE_ANSWER and base.share > majority
-    if stuck:
-        runs = f"{len(stuck)} of {words.count(len(evidence.habits), 'run')}"
-        answered = f"{evidence.contender.label} gave one answer, {_quoted(stuck[0])}, to nearly all {stuck[0].items} items in {runs}"
-        return f"{answered}{', and so did the base model' if base_is_stuck else ''}."
-    if base is not None and base_is_stuck:
-        return f"The base model gave one answer, {_quoted(base)}, to nearly all {base.items} items."
-    return None
+    return [habit for habit in habits if habit.share >= ONE_ANSWER and habit.share > majority]
 
 
 def _quoted(habit: Habit) -> str:
@@ -184,11 +219,13 @@ def the_machine_was_shared(evidence: Evidence) -> str | None:
     )
 
 
-CONDITIONS: tuple[Callable[[Evidence], str | None], ...] = (
-    gives_one_answer,
-    no_better_than_guessing,
-    the_metric_cannot_move,
-    one_seed_carries_the_gain,
-    best_value_at_an_edge,
-    the_machine_was_shared,
-)
+Condition = Callable[[Evidence], str | None]
+OF_A_PIPELINE: Mapping[Condition, str] = {
+    gives_one_answer: "one answer to nearly all items",
+    no_better_than_guessing: "no better than guessing",
+    one_seed_carries_the_gain: "one seed carries its gain",
+    best_value_at_an_edge: "best at an end of a range",
+    the_machine_was_shared: "times from a busy machine",
+}
+"""With what is said in short of a pipeline that is only named beside another."""
+OF_A_COMPARISON: tuple[Condition, ...] = (the_base_gives_one_answer, the_metric_cannot_move)

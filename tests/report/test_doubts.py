@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.analysis.verdict import Word
 from harness.database.ingest import ingest
 from harness.database.items import Habit
 from harness.records.paths import Paths
@@ -55,8 +56,9 @@ def test_one_answer_is_named_with_the_runs_that_gave_it(evidence: Evidence) -> N
     assert conditions.gives_one_answer(stuck) == f"{said}."
     assert conditions.gives_one_answer(replace(stuck, base_habit=habit(1.0))) == f"{said}, and so did the base model."
     assert conditions.gives_one_answer(replace(stuck, habits=[habit(0.98)])) is None
+    assert conditions.the_base_gives_one_answer(replace(stuck, base_habit=habit(1.0))) is None  # said with the runs
     assert (
-        conditions.gives_one_answer(replace(stuck, habits=[habit(0.98)], base_habit=habit(1.0, "x" * 31)))
+        conditions.the_base_gives_one_answer(replace(stuck, habits=[habit(0.98)], base_habit=habit(1.0, "x" * 31)))
         == f"The base model gave one answer, “{'x' * 30}…”, to nearly all 200 items."
     )
 
@@ -137,6 +139,25 @@ def test_a_machine_that_was_shared(evidence: Evidence, wall_s: float, gpu_s: flo
     assert (said is not None) == busy
     if said:
         assert "took 1.7 min for 10.0 s of computing" in said
+
+
+def test_pipelines_that_are_only_named_share_a_sentence(small: Paths) -> None:
+    """One that is neither the leader, nor its second, nor its equal, is not named, nor looked at."""
+    study = load_study_data(small, "made_up")
+    comparison = compare(study)[0]
+    first, second = comparison.contenders
+    lucky = dict.fromkeys(first.scores, comparison.base or 0.0) | {next(iter(first.scores)): 1.0}
+    weak = tuple(replace(second, scores=lucky, label=f"<b>{number}") for number in range(2))
+    contrast = next(iter(comparison.verdict.against.values()))
+
+    def last(*words: Word) -> str:
+        against = {one.label: replace(contrast, word=word) for one, word in zip(weak, words, strict=True)}
+        verdict = replace(comparison.verdict, leader=first.label, against=against)
+        return doubts(study, replace(comparison, contenders=(first, *weak), verdict=verdict))[-1]
+
+    start, lucky_seed = "Of the others that are named, look twice at", "one seed carries its gain"
+    assert last(Word.WORSE, Word.WORSE) == f"{start} <b>0 ({lucky_seed})."
+    assert last(Word.WORSE, Word.NOISE) == f"{start} <b>0 ({lucky_seed}) and <b>1 ({lucky_seed})."
 
 
 def test_page_and_terminal_say_it(tmp_path: Path) -> None:
