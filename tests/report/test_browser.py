@@ -1,4 +1,4 @@
-"""The report in headless Chromium: rendered whole, without a script and without one request."""
+"""The report, and a comparison's page, in headless Chromium: rendered whole, without a script and without one request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import os
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from harness.compare.judgement import compare
+from harness.compare.page import render
 from scripts.picture import photograph
+from tests.compare.made_up import model, right, skill
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.browser
@@ -40,17 +45,37 @@ def chromium() -> str:
 
 
 def test_the_report_renders_without_one_request(chromium: str, report: Path, tmp_path: Path) -> None:
-    log = tmp_path / "net.json"
-    done = run(chromium, report, tmp_path, f"--log-net-log={log}", "--dump-dom")
-    assert "What was forgotten, skill by skill" in done.stdout
-    assert done.stdout.count("<svg") == report.read_text(encoding="utf-8").count("<svg") > 5
+    shown, requested = opened(chromium, report, tmp_path)
+    assert "What was forgotten, skill by skill" in shown
+    assert shown.count("<svg") == report.read_text(encoding="utf-8").count("<svg") > 5
+    assert requested == set()
+
+
+def test_a_comparisons_page_renders_without_a_script_or_a_request(chromium: str, tmp_path: Path) -> None:
+    """What models answered may be a page of its own: it is shown as text."""
+    evil = "<script>document.title = 'it ran'</script><img src='http://127.0.0.1:9/a.gif'>"
+    base = skill(right(300, 400), np.full(400, 2.0))
+    base = replace(base, answers=tuple(replace(own, prompt=evil, right=evil, given=evil) for own in base.answers))
+    found = compare(model(evil, one=base), [model("tuned", one=skill(right(200, 400), np.full(400, 2.5)))], 0.05)
+    page = tmp_path / "comparison.html"
+    page.write_text(render(found), encoding="utf-8")
+    shown, requested = opened(chromium, page, tmp_path)
+    assert "tuned lost 1 of the 1 skill of" in shown
+    assert "<title>it ran</title>" not in shown
+    assert requested == set()
+
+
+def opened(chromium: str, page: Path, folder: Path) -> tuple[str, set[str]]:
+    """A page as the browser has it, and the addresses that it asked for."""
+    log = folder / "net.json"
+    done = run(chromium, page, folder, f"--log-net-log={log}", "--dump-dom")
     requested = {
         event["params"]["url"]
         for event in json.loads(log.read_text())["events"]
         if "url" in event.get("params", {}) and str(event["params"]["url"]).startswith(("http:", "https:", "ws:"))
     }
     # what the browser itself asks of its maker is not the page's doing
-    assert {url for url in requested if "google" not in url} == set()
+    return done.stdout, {url for url in requested if "google" not in url}
 
 
 def test_the_page_itself_forbids_scripts_and_loads(chromium: str, report: Path, tmp_path: Path) -> None:
