@@ -11,10 +11,14 @@ it, the same command is typed after each until it ends by itself, and what it le
 
 Faults: SIGKILL, SIGTERM, or SIGSTOP with SIGCONT a moment later, of the worker, its controller, the driver, or all at once,
 while a trial runs; SIGKILL before or after the k-th call that changes a file, of worker, driver or ingester; no space at
-such a call; and a file cut off while nothing runs (a record, the last line of a list). With `--disk`, all of it happens on
-that file system, which is also full for a moment now and then. Trials take milliseconds, and
-processes are forks of one that has imported everything, so a fault costs a fraction of a second. Clocks are not changed,
-and Snakemake is not run: its rules only type these commands.
+such a call; a clock that jumps by hours while a trial runs, to and fro, for all processes but not for the file system
+(a library of a few lines of C stands before libc's; without a C compiler these faults are left out); and a file cut off
+while nothing runs (a record, the last line of a list). With `--disk`, all of it happens on that file system, which is also
+full for a moment now and then. Trials take milliseconds, and processes are forks of one that has imported everything, so a
+fault costs a fraction of a second. Snakemake is not run: its rules only type these commands, and `harness drill` kills it.
+
+With `--real`, trials are those of the smallest embedded model, which save after every step: most faults hit a checkpoint in
+mid-trial, and `torn-checkpoint` damages one. Then the undisturbed run's scores and losses are compared to the bit.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +46,7 @@ from harness.database.equality import compared_columns, rows_of
 from harness.database.ingest import connect, ingest
 from harness.driver.experiment import Experiment, ModelInfo, Site, TaskInfo
 from harness.driver.phases import run_phase
+from harness.driver.resolve import resolve
 from harness.errors import HarnessError, StorageError
 from harness.metrics.base import SHARE
 from harness.models.facts import ModelFacts
@@ -60,6 +66,7 @@ from harness.records.trial import (
 )
 from harness.study.family import resolved_families
 from harness.study.spec import StudySpec
+from harness.tasks.task import task_folders
 from harness.trial.workspace import Workspace
 from harness.workers.worker import Work
 
@@ -81,6 +88,77 @@ SPEC = StudySpec.model_validate(
         "confirm": {"finalists": 1, "seeds": 2},
     }
 )
+
+
+REAL = StudySpec.model_validate(
+    SPEC.model_dump()
+    | {
+        "base_models": ["tiny-1m"],
+        "tasks": ["tb_sort"],
+        "budget": {"trials": 2, "steps": 8},
+        "search": {"sampler": "random", "limit": 4},
+        "confirm": {"finalists": 1, "seeds": 2, "limit": 4},
+    }
+)
+"""The same with real trials; see `--real`."""
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+static volatile int64_t *offset;
+__attribute__((constructor)) static void open_offset(void) {
+  int file = open(getenv("CHAOS_CLOCK"), O_RDONLY);
+  void *seen = file < 0 ? MAP_FAILED : mmap(0, 8, PROT_READ, MAP_SHARED, file, 0);
+  if (seen != MAP_FAILED) offset = seen;
+}
+int clock_gettime(clockid_t id, struct timespec *at) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int code = real(id, at);
+  if (id == CLOCK_REALTIME && offset) at->tv_sec += *offset;
+  return code;
+}
+time_t time(time_t *at) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (at) *at = now.tv_sec;
+  return now.tv_sec;
+}
+int gettimeofday(struct timeval *restrict at, void *restrict zone) {
+  struct timespec now;
+  int code = clock_gettime(CLOCK_REALTIME, &now);
+  at->tv_sec = now.tv_sec;
+  at->tv_usec = now.tv_nsec / 1000;
+  return code;
+}
+"""
+"""What stands before libc's clocks: they are off by as many seconds as the file CHAOS_CLOCK says."""
+
+
+def real_work(workspace: Workspace) -> Work:
+    """What a worker does when it starts, with `--real`: it trains, and saves after every step."""
+    from harness.trial import midway
+    from harness.trial.group import warm_up
+
+    arm("worker")
+    midway.LARGEST_SHARE = float("inf")
+    run = warm_up(workspace)
+
+    def noted(configs: Sequence[TrialConfig]) -> list[TrialResult]:
+        new = [config.key for config in configs if find_result(workspace.paths, config.key) is None]
+        for key in new:
+            note("ran", key)
+        results = run(configs)
+        for key in new:
+            note("done", key)
+        return results
+
+    return noted
 
 
 def work(workspace: Workspace) -> Work:
@@ -169,14 +247,16 @@ def command(folder: Path) -> int:
     logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s", force=True)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     paths = Paths(folder / "results", folder / "reports")
+    real = "CHAOS_REAL" in os.environ
+    options = {"workers": "2", "pack": "1" if real else "2", "idle_s": "5", "checkpoint_min": "0.000001"}
     site = Site(
-        paths=paths, runner="forked", options={"workers": "2", "pack": "2", "idle_s": "5"}, device="cpu",
-        display=False, work="chaos:work",
+        paths=paths, runner="forked", options=options, device="cpu", display=False, task_folders=task_folders(folder),
+        work="chaos:real_work" if real else "chaos:work",
     )  # fmt: skip
     try:
         arm("driver")
         for phase in PHASES:
-            run_phase(phase, SPEC, site, _experiment)
+            run_phase(phase, REAL if real else SPEC, site, resolve if real else _experiment)
         if not os.environ["CHAOS_AT"] or "ingester" in os.environ["CHAOS_AT"]:  # it takes most of a command's time
             arm("ingester")
             ingest(paths)
@@ -282,7 +362,7 @@ class Scene:
 
     def at_a_write(self, who: str, how: str) -> bool:
         """Start the command, which meets a fault at a write that chance chooses; whether it did."""
-        most = {"driver": 60, "worker": 12, "ingester": 6}[who]
+        most = {"driver": 60, "worker": 100 if "CHAOS_REAL" in os.environ else 12, "ingester": 6}[who]
         self.end(self.start(f"{who}:{how}:{self.rng.randint(1, most)}"))
         return (self.folder / "met").exists()
 
@@ -301,6 +381,40 @@ class Scene:
         time.sleep(0.3)
         rest.unlink()
         self.end(driver)
+        return True
+
+    def jump(self) -> bool:
+        """Start the command, and let the clocks jump while a trial runs; whether it came to that."""
+        driver, ran = self.start("nobody::0"), len(self.lines("ran"))
+        while len(self.lines("ran")) == ran:
+            pid, _ = os.waitpid(driver, os.WNOHANG)
+            if pid:
+                return False
+            time.sleep(0.002)
+        set_clock(self.rng.randint(-24, 24) * 3600)
+        self.end(driver)
+        return True
+
+    def tear_checkpoint(self) -> bool:
+        """Kill all that runs once a trial has been saved in its midst, and damage a file of what it saved."""
+        driver = self.start("nobody::0")
+        while not (files := sorted(self.paths.trials.glob("*/*/midway/[0-9]*/*"))):
+            pid, _ = os.waitpid(driver, os.WNOHANG)
+            if pid:
+                return False
+            time.sleep(0.002)
+        for pids in self.processes(driver).values():
+            for pid in pids:
+                send(pid, signal.SIGKILL)
+        self.end(driver)
+        self.stop_all()
+        files = sorted(path for path in self.paths.trials.glob("*/*/midway/[0-9]*/*") if path.stat().st_size)
+        if not files:
+            return False
+        path = self.rng.choice(files)
+        raw = bytearray(path.read_bytes())
+        raw[self.rng.randrange(len(raw))] ^= 1 << self.rng.randrange(8)
+        path.write_bytes(raw[: self.rng.choice((len(raw), self.rng.randrange(len(raw))))])
         return True
 
     def tear(self) -> bool:
@@ -352,11 +466,54 @@ FAULTS: dict[str, Callable[[Scene], bool]] = {
     for how in ("before", "after", "full")
     for who in ("driver", "worker", "ingester")
 }
-FAULTS |= {"torn-file": Scene.tear, "full-disk": Scene.fill}
+FAULTS |= {
+    "torn-file": Scene.tear,
+    "full-disk": Scene.fill,
+    "clock": Scene.jump,
+    "torn-checkpoint": Scene.tear_checkpoint,
+}
+
+
+def set_clock(seconds: int) -> None:
+    """Have the clocks of all processes off by so much from now on."""
+    with open(os.environ["CHAOS_CLOCK"], "r+b", buffering=0) as file:
+        file.write(seconds.to_bytes(8, sys.byteorder, signed=True))
+
+
+def with_clock() -> None:
+    """Become a process before whose clocks `CLOCK` stands, where there is a C compiler; CHAOS_CLOCK says whether."""
+    compiler = shutil.which("cc")
+    if "CHAOS_CLOCK" in os.environ or not compiler:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="chaos-clock-"))
+    (folder / "clock.c").write_text(CLOCK)
+    (folder / "offset").write_bytes(bytes(8))
+    library = folder / "clock.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, folder / "clock.c", "-ldl"], check=True)
+    os.environ |= {"CHAOS_CLOCK": str(folder / "offset"), "LD_PRELOAD": str(library)}
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def told(paths: Paths) -> dict[str, list[tuple[Any, ...]]]:
+    """What real trials must say to the bit, whatever happened to them."""
+    results = [result for _, result in iterate_results(paths) if isinstance(result, TrialResult)]
+    return {
+        "told": [
+            (
+                result.config.key,
+                [(score.task, score.value) for score in result.scores],
+                [(point.step, point.tokens, point.loss, point.score) for point in result.curve],
+                (result.cost.tokens, result.cost.flops),
+            )
+            for result in results
+        ]
+    }
 
 
 def tables(paths: Paths) -> dict[str, list[tuple[Any, ...]]]:
     """The database's tables, without the columns that may differ."""
+    if "CHAOS_REAL" in os.environ:
+        return told(paths) | {"damaged": []}
     with connect(paths) as connection:
         return {name: rows_of(connection, name, columns) for name, columns in compared_columns(connection).items()}
 
@@ -409,6 +566,8 @@ def chaos(faults: int, seed: int, kinds: Sequence[str], root: Path) -> Counter[s
     while met.total() < faults:
         number += 1
         planned = [rng.choice(kinds) for _ in range(rng.randint(1, 6))]
+        if "CHAOS_CLOCK" in os.environ:
+            set_clock(0)
         with cycle(root, f"{number:04}", rng) as scene:
             scene.take_plan(root / "undisturbed")
             for kind in planned:
@@ -433,8 +592,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=list(FAULTS))
     parser.add_argument("--disk", type=Path, help="an empty file system of a hundred megabytes or so")
+    parser.add_argument("--real", action="store_true", help="trials of the smallest embedded model; seconds each")
     chosen = parser.parse_args()
-    kinds = chosen.kinds or [kind for kind in FAULTS if chosen.disk or kind != "full-disk"]
+    with_clock()
+    if chosen.real:
+        os.environ["CHAOS_REAL"] = "1"
+    wanting = {"full-disk": chosen.disk, "clock": "CHAOS_CLOCK" in os.environ, "torn-checkpoint": chosen.real}
+    worth = [kind for kind in FAULTS if wanting.get(kind, True)]
+    # with real trials, what a worker meets is the point: drivers and the database do the same with any
+    kinds = chosen.kinds or [
+        kind for kind in worth if not chosen.real or ("driver" not in kind and "ingester" not in kind)
+    ]
     prepare()
     root = Path(tempfile.mkdtemp(prefix="chaos-", dir=chosen.disk))
     cpu = time.process_time()
@@ -452,7 +620,15 @@ def prepare() -> None:
     sys.modules.setdefault("chaos", sys.modules[__name__])
     use_project(HERE)
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-    for name in ("duckdb", "optuna", "pandas", "harness.analysis.power", "scipy.optimize"):
+    real = ("torch", "transformers", "peft", "lm_eval.api.task", "harness.trial.group", "harness.training.together")
+    for name in (
+        "duckdb",
+        "optuna",
+        "pandas",
+        "harness.analysis.power",
+        "scipy.optimize",
+        *(real if "CHAOS_REAL" in os.environ else ()),
+    ):
         importlib.import_module(name)
 
 
