@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.records.trial import Score, TrialResult, TrialStatus
 from harness.search.design import CellDesign, Job
-from harness.search.memory import Observation
+from harness.search.memory import Observation, Tried
 from harness.search.schedulers.base import Rung
 from harness.space import Scalar
 
@@ -45,7 +45,7 @@ class History:
         """Numbers of the trials of which any job has a result."""
         self._failed: set[int] = set()
         self._level = 0
-        self._observed: list[Observation] = []
+        self._observed = Tried()
 
     def ask(self, job: Job) -> None:
         """Enter a job that runs now; its point is in `points` already."""
@@ -103,7 +103,7 @@ class History:
         full = (self.results[Job(number, self.design.top)] for _, number in self.rungs[self.design.top].ranking)
         return [result.target for result in full if result is not None and result.target is not None]
 
-    def observations(self) -> Sequence[Observation]:
+    def observations(self) -> Tried:
         """What the sampler sees: scores of the highest rung that has enough of them to compare.
 
         Enough is two more than the space has parameters, as in BOHB (Falkner et al. 2018, arXiv:1807.01774, section 4).
@@ -117,7 +117,7 @@ class History:
         # Scores of two fidelities are not comparable, so the sampler sees one rung and none of the others.
         changed, self._level = range(len(self.points)) if level != self._level else (number,), level
         for index in changed:
-            self._observed[index] = self._observation(index)
+            self._observed.replace(index, self._observation(index))
 
     def _observation(self, number: int) -> Observation:
         value = self.rungs[self._level].values.get(number)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, count
-from operator import is_not
 from typing import TYPE_CHECKING
 
 from harness.records.codec import canonical_json
@@ -27,15 +25,39 @@ class Observation:
     running: bool = False
 
 
+class Tried:
+    """Everything that was tried, in the order it was asked, and which of it changed, so that nobody has to look at all."""
+
+    def __init__(self, observations: Iterable[Observation] = ()) -> None:
+        self._observations = list(observations)
+        self.changes: list[int] = []
+        """Numbers of the observations that were replaced, in the order in which they were."""
+
+    def __len__(self) -> int:
+        return len(self._observations)
+
+    def __getitem__(self, number: int) -> Observation:
+        return self._observations[number]
+
+    def append(self, observation: Observation) -> None:
+        """Enter the next one."""
+        self._observations.append(observation)
+
+    def replace(self, number: int, observation: Observation) -> None:
+        """Say what became of one."""
+        self._observations[number] = observation
+        self.changes.append(number)
+
+
 class Memory:
     """The history as an Optuna study in memory, always maximising."""
 
-    def __init__(self, space: Space, history: Sequence[Observation]) -> None:
+    def __init__(self, space: Space, tried: Tried) -> None:
         """Take the history up to now.
 
         Args:
             space: What is searched.
-            history: Everything tried before, in the order it was asked.
+            tried: Everything tried before.
         """
         import optuna
 
@@ -44,31 +66,37 @@ class Memory:
         self._distributions = {name: optuna_distribution(d) for name, d in space.items()}
         self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(direction="maximize", storage=self._storage)
+        self._tried, self._heard = tried, 0
         self._history: list[Observation] = []
+        """What the study holds of it, by the first `_heard` of its changes."""
         self.seen: set[str] = set()
         """The points that were tried, as JSON."""
-        self.follow(history)
+        self.follow(tried)
 
-    def follow(self, history: Sequence[Observation]) -> bool:
-        """Take what has come since; False where it changed in another way than a history does as results come in."""
+    def follow(self, tried: Tried) -> bool:
+        """Take what has come since; False where it is another one, or changed in another way than as results come in."""
         from optuna.trial import create_trial
 
-        known = self._history
-        for number in compress(count(), map(is_not, known, history)):
-            if history[number] == known[number]:
+        if tried is not self._tried:
+            return False
+        known, changes = self._history, tried.changes[self._heard :]
+        self._heard += len(changes)
+        for number in dict.fromkeys(changes):
+            if number >= len(known) or tried[number] == known[number]:
                 continue
-            if not known[number].running or history[number].params != known[number].params:
+            if not known[number].running or tried[number].params != known[number].params:
                 return False
-            self._storage.set_trial_state_values(number, *_outcome(history[number]))
-        for observation in history[len(known) :]:
+            self._storage.set_trial_state_values(number, *_outcome(tried[number]))
+            known[number] = tried[number]
+        for observation in map(tried.__getitem__, range(len(known), len(tried))):
             state, values = _outcome(observation)
             params = dict(observation.params)
             self._study.add_trial(
                 create_trial(state=state, values=values, params=params, distributions=self._distributions)
             )
             self.seen.add(canonical_json(observation.params))
-        self._history = list(history)
-        return len(known) <= len(history)
+            known.append(observation)
+        return True
 
     def propose(self, sampler: BaseSampler) -> dict[str, Scalar]:
         """A point, tried or not, which the study holds for a failure until it is rewound.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.records.codec import canonical_json
 from harness.records.trial import derive_seed
-from harness.search.memory import Memory, Observation
+from harness.search.memory import Memory, Tried
 from harness.search.samplers.base import Sampler
 from harness.space import Choice, Distribution, Integer, Scalar, Space, Text
 
@@ -41,17 +41,17 @@ class Asker:
         self.space, self.sampler = space, sampler
         self._memory: Memory | None = None  # made where it is needed: Optuna takes time to import
 
-    def ask(self, history: Sequence[Observation], names: Sequence[str | int]) -> dict[str, Scalar] | None:
-        """A point that is not in `history`, or None when the space has no other.
+    def ask(self, tried: Tried, names: Sequence[str | int]) -> dict[str, Scalar] | None:
+        """A point that was not tried, or None when the space has no other.
 
         The sampler gets ten tries, then uniform draws a hundred, then what is left of a discrete space is listed.
 
         Args:
-            history: Everything tried before, in the order it was asked.
+            tried: Everything tried before.
             names: What the seed is derived from (study seed, cell, trial number).
         """
-        if self._memory is None or not self._memory.follow(history):
-            self._memory = Memory(self.space, history)
+        if self._memory is None or not self._memory.follow(tried):
+            self._memory = Memory(self.space, tried)
         memory = self._memory
         if len(memory.seen) >= size(self.space):
             return None

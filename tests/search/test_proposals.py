@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from harness.plugins import load, names
-from harness.search.memory import Observation
+from harness.search.memory import Observation, Tried
 from harness.search.proposals import Asker, size
 from harness.space import Choice, Float, Integer
 
@@ -24,7 +24,7 @@ def sampler(request):
 
 def explore(space, sampler, count, running=False):
     """Ask `count` times; the score of a point is minus the distance of its rank from 3."""
-    history = []
+    history = Tried()
     for number in range(count):
         point = Asker(space, sampler).ask(history, (0, "cell", number))
         if point is None:
@@ -53,27 +53,27 @@ def test_the_same_history_gets_the_same_answer(sampler):
 
 def test_who_kept_its_study_of_a_history_answers_as_who_makes_it_anew(sampler):
     """Results come late and out of order, one fails, and one score is corrected, as where a sampler sees another rung."""
-    kept, history = Asker(SMALL | SPACE, sampler), []
+    kept, history = Asker(SMALL | SPACE, sampler), Tried()
     for number in range(8):
         names = (0, "cell", number)
         point = kept.ask(history, names)
-        assert point == Asker(SMALL | SPACE, sampler).ask(history, names)
+        assert point == Asker(SMALL | SPACE, sampler).ask(Tried(history), names)
         history.append(Observation(point, None, running=True))
         if number >= 3:
             late = number - 3 + 2 * (number % 2)
-            history[late] = Observation(history[late].params, None if late == 1 else float(late * 7 % 5))
+            history.replace(late, Observation(history[late].params, None if late == 1 else float(late * 7 % 5)))
         if number == 6:
-            history[0] = Observation(history[0].params, 9.0)
+            history.replace(0, Observation(history[0].params, 9.0))
 
 
 def test_an_empty_space_has_one_point():
     random = load("search/samplers", "random")()
-    assert Asker({}, random).ask([], (0,)) == {}
-    assert Asker({}, random).ask([Observation({}, 1.0)], (0,)) is None
+    assert Asker({}, random).ask(Tried(), (0,)) == {}
+    assert Asker({}, random).ask(Tried([Observation({}, 1.0)]), (0,)) is None
 
 
 def test_failures_do_not_stop_a_sampler(sampler):
-    history = [Observation({"rank": rank, "learning_rate": 1e-3, "target": "all"}, None) for rank in range(2, 10)]
+    history = Tried(Observation({"rank": rank, "learning_rate": 1e-3, "target": "all"}, None) for rank in range(2, 10))
     assert Asker(SPACE, sampler).ask(history, (0,)) is not None
 
 
@@ -84,7 +84,7 @@ def test_a_model_based_sampler_beats_random_on_a_smooth_function():
     def regret(name, seed):
         import math
 
-        sampler, history = load("search/samplers", name)(), []
+        sampler, history = load("search/samplers", name)(), Tried()
         for number in range(16):
             point = Asker(space, sampler).ask(history, (seed, number))
             history.append(Observation(point, -((math.log10(point["x"]) + 3) ** 2)))
