@@ -74,6 +74,9 @@ SlurmdTimeout=30
 SlurmdParameters=config_overrides
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 C
   for i in $(seq "$NODES"); do
     install -d "$state/node-n$i"

@@ -53,6 +53,8 @@ class JobBackend(Backend, ABC):
     """Seconds between questions about jobs."""
     settle_s: ClassVar[float] = 0.0
     """How long a record may take to become visible to the driver after its trial ended."""
+    memory_words: ClassVar[str] = r"(?!)"
+    """Regular expression of what a scheduler writes into a worker's log that it ends for its memory."""
     job_workers: int = 1
     """Workers of each job."""
     starts_early: ClassVar[bool] = False
@@ -260,6 +262,8 @@ class QueueRunner(Runner):
             return replace(loss, cause=Cause.SITE, reason=f"{loss.reason} ({log[-_TAIL:]})")
         if loss.cause != Cause.KILLED:
             return loss
+        if re.search(self.backend.memory_words, log):
+            return replace(loss, cause=Cause.HOST_MEMORY, reason=f"{loss.reason}: out of memory")
         if (cause := why_it_left(self.folders.claimed / job)) is not None:
             return replace(loss, cause=cause)
         if (crash := log.rfind(_CRASH)) >= 0:

@@ -97,6 +97,9 @@ class SlurmBackend(JobBackend):
     )
     job_id_variable = "SLURM_JOB_ID"
     period_s, settle_s = 5.0, 60.0
+    memory_words = (
+        r"slurmstepd\S*: error: .*(memory limit|oom[-_]kill)"  # without control groups the job is only FAILED
+    )
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)

@@ -17,7 +17,7 @@ RUNS = 9
 if __name__ == "__main__":
     folder, runner, *options = sys.argv[1:]
     logging.basicConfig(level=logging.INFO)
-    site = standin.site(Path(folder), runner, options=dict(option.split("=") for option in options))
+    site = standin.site(Path(folder), runner, options=dict(option.split("=", 1) for option in options))
     try:
         print(standin.run(os.environ.get("STANDIN_PHASE", "search"), STUDY, site).text())
     except HarnessError as error:

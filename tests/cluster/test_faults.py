@@ -26,10 +26,10 @@ def begin(tmp_path):
     """Starts a driver of one trial with one Slurm job at a time; what is left in the end is cancelled."""
     scenes = []
 
-    def begin(seconds, **options):
+    def begin(seconds, eats_mb=0, **options):
         scene = Scene(tmp_path, "slurm", **{"workers": 1, "partition": "main", "time_min": 5, "mem_gb": 0.3} | options)
         scenes.append(scene)
-        return scene, scene.start(STANDIN_SECONDS=str(seconds), STANDIN_TRIALS="1")
+        return scene, scene.start(STANDIN_SECONDS=str(seconds), STANDIN_TRIALS="1", STANDIN_EATS_MB=str(eats_mb))
 
     yield begin
     for scene in scenes:
@@ -52,6 +52,13 @@ def assert_ended_well(scene, driver, causes):
     assert [line.cause for line in lost] == causes, said
     assert not any(line.blamed for line in lost)
     assert all(line.seconds > 0 for line in lost)
+    return said
+
+
+def scontrol(job):
+    """What Slurm knows of a job."""
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    return dict(pair.split("=", 1) for pair in shown.split() if "=" in pair)
 
 
 def newest(scene):
@@ -84,6 +91,36 @@ def test_a_time_limit_that_is_shorter_than_the_trial_is_doubled_until_it_is_not(
     """A minute less the half that a worker has to leave is too short for 40 s, two minutes are long enough."""
     scene, driver = begin(seconds=40, time_min=1)
     assert_ended_well(scene, driver, [Cause.JOB_TIME])
+
+
+def test_a_job_with_too_little_memory_is_followed_by_one_with_twice_as_much(begin):
+    """A worker of some 100 MB that holds 400 more does not fit 0.4 GB, and fits 0.8."""
+    scene, driver = begin(seconds=15, mem_gb=0.4, eats_mb=400)
+    said, _ = driver.communicate(timeout=PATIENCE_S)
+    assert driver.returncode == 0, said
+    assert [result.status for result in scene.records()] == [TrialStatus.COMPLETE], said
+    lost = read_lost(scene.paths.study(STUDY.name).jobs)
+    assert [line.cause for line in lost] == [Cause.HOST_MEMORY], said
+    assert [scontrol(line["job"]["job"])["MinMemoryNode"] for line in started(scene)] == ["410M", "819M"]
+
+
+def test_a_node_that_kills_three_workers_is_excluded_and_a_sites_flags_reach_every_job(begin):
+    """Slurm gives every job the first idle node, so that without the driver's doing all four would be on it."""
+    scene, driver = begin(seconds=20, sbatch="--comment=mine --nice=7")
+    nodes = []
+    for count in (1, 2, 3, 4):
+        scene.wait_for("ran", count)
+        job, node = newest(scene)
+        nodes.append(node)
+        told = scontrol(job)
+        assert (told["Comment"], told["Nice"]) == ("mine", "7")
+        assert told.get("ExcNodeList") == (nodes[0] if count == 4 else "(null)")
+        if count < 4:
+            os.kill(int(scene.lines("ran")[-1][1]), signal.SIGKILL)  # scancel would say that somebody did it
+    assert nodes[:3] == [nodes[0]] * 3
+    assert nodes[3] != nodes[0]
+    said = assert_ended_well(scene, driver, [Cause.KILLED] * 3)
+    assert f"node {nodes[0]} gets no more workers" in said
 
 
 def test_a_node_that_goes_down_and_comes_back(begin):

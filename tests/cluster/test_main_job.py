@@ -1,7 +1,6 @@
 """The main job on a real Slurm: the literal `snakemake --profile slurm`, and a family that never works."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 from harness.files import read_lines
 from harness.records.paths import Paths
 from harness.records.results import iterate_results
+from tests.cluster.test_faults import scontrol
 from tests.e2e.conftest import lay_out
 
 SITE = {"runner": "slurm", "runner_options": {"workers": 2, "partition": "main"}}
@@ -39,9 +39,3 @@ def test_the_same_study_runs_on_a_cluster_with_no_other_edit(tmp_path: Path) -> 
         told = scontrol(line["job"]["job"])
         assert told["TimeLimit"] == "00:30:00"
         assert told["MinMemoryNode"] in ("1G", "1.50G", "2000M")
-
-
-def scontrol(job: str) -> dict[str, str]:
-    """What Slurm knows of a job."""
-    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
-    return dict(pair.split("=", 1) for pair in shown.split() if "=" in pair)

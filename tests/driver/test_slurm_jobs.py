@@ -77,6 +77,13 @@ def test_a_job_keeps_what_site_and_user_want_and_loses_what_the_callers_job_has(
         ("FAILED", "", "srun: error: host: task 0: Killed", Cause.KILLED),
         ("FAILED", "", "Traceback (most recent call last): of a trial that the worker survived", Cause.KILLED),
         ("OUT_OF_MEMORY", "", "", Cause.HOST_MEMORY),
+        (
+            "FAILED",
+            "",
+            "slurmstepd-n1: error: StepId=3.0 exceeded memory limit (9 > 3), being killed",
+            Cause.HOST_MEMORY,
+        ),
+        ("FAILED", "", "slurmstepd: error: Detected 1 oom_kill event in StepId=3.0.", Cause.HOST_MEMORY),
         ("FAILED", "", "Traceback (most recent call last): NCCL error", Cause.SITE),
     ],
 )
