@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def backtest(paths: Paths) -> Backtest:
         StorageError: When there is no database.
     """
     with connect(paths) as connection:
-        result = evaluate([o for o in observations(paths, connection) if o.gain is not None])
+        result = evaluate(observations(paths, connection))
     write_atomically(paths.backtest, json.dumps(to_json(result), indent=1) + "\n")
     return result
 
@@ -130,24 +131,36 @@ def evaluate(seen: Sequence[Observation]) -> Backtest:
     """The test itself.
 
     Args:
-        seen: The evidence: observations with a gain.
+        seen: The evidence. What has no gain over its base teaches, but no choice is judged by it.
     """
-    full = [observation for observation in seen if observation.candidate.fidelity == 1]
+    full = [o for o in seen if o.candidate.fidelity == 1 and o.gain is not None]
     tasks = sorted({observation.task for observation in full})
     results: list[LeftOut] = []
-    hits: dict[str, dict[str, list[bool]]] = {name: {} for name in load_all("recommend/surrogates")}
-    for task in tasks if len(tasks) > 1 else ():
-        train = [observation for observation in seen if observation.task != task]
-        test = [observation for observation in full if observation.task == task]
+    left_out = [
+        ([o for o in seen if o.task != task], [o for o in full if o.task == task])
+        for task in (tasks if len(tasks) > 1 else ())
+    ]
+    for train, test in left_out:
         # Only full runs are chosen among, but rungs of other tasks may teach.
         gains: dict[str, Mapping[str, float]] = {}
-        for name in hits:
-            predicted = Outlook(train, name).predict([observation.candidate for observation in test])
-            for target, held in covered(predicted, test).items():
-                hits[name].setdefault(target, []).extend(held)
+        for name in load_all("recommend/surrogates"):
+            outlook = Outlook(train, name, ["gain"], calibrated=False)
+            predicted = outlook.predict([observation.candidate for observation in test])
             gains[name] = dict(zip((o.key for o in test), map(float, predicted["gain"].mean), strict=True))
         results += _left_out(train, test, gains)
-    return _summary(seen, results, hits)
+    return _summary(seen, results, partial(_held, left_out))
+
+
+def _held(
+    left_out: Sequence[tuple[Sequence[Observation], Sequence[Observation]]], surrogate: str
+) -> dict[str, list[bool]]:
+    """Whether what came of the tasks left out lay in a surrogate's intervals, by target."""
+    hits: dict[str, list[bool]] = {}
+    for train, test in left_out:
+        predicted = Outlook(train, surrogate).predict([observation.candidate for observation in test])
+        for target, held in covered(predicted, test).items():
+            hits.setdefault(target, []).extend(held)
+    return hits
 
 
 def _left_out(
@@ -252,17 +265,21 @@ def choices(candidate: Candidate) -> tuple[tuple[str, ...], ...]:
 
 
 def _summary(
-    seen: Sequence[Observation], results: Sequence[LeftOut], hits: Mapping[str, Mapping[str, list[bool]]]
+    seen: Sequence[Observation],
+    results: Sequence[LeftOut],
+    held_by: Callable[[str], Mapping[str, Sequence[bool]]],
 ) -> Backtest:
-    choosers = [*hits, DEFAULTS, RANDOM]
+    """The verdict, and how often the intervals of the surrogate that it names held: only these are shown."""
+    surrogates = list(load_all("recommend/surrogates"))
+    choosers = [*surrogates, DEFAULTS, RANDOM]
     # Points of accuracy and nats do not add up.
     one_unit = len({r.metric for r in results}) == 1
     regret = {name: float(np.mean([r.regret[name] for r in results])) for name in choosers if one_unit}
     shares = {name: [share for r in results if (share := r.normalized[name]) is not None] for name in choosers}
     normalized = {name: float(np.mean(values)) for name, values in shares.items() if values}
     judged = normalized or regret
-    learned = [name for name in hits if not load("recommend/surrogates", name).baseline]
-    baselines = [name for name in hits if name not in learned]
+    learned = [name for name in surrogates if not load("recommend/surrogates", name).baseline]
+    baselines = [name for name in surrogates if name not in learned]
 
     def least(among: Sequence[str]) -> str:
         return min(among, key=lambda name: (judged.get(name, 0.0), name))
@@ -271,7 +288,7 @@ def _summary(
     beats = bool(judged) and judged[least(learned)] < judged[least([*baselines, DEFAULTS, RANDOM])]
     used = least(learned if beats else baselines)
     coverage = {
-        target: Coverage(COVERAGE, float(np.mean(held)), len(held)) for target, held in hits[used].items() if held
+        target: Coverage(COVERAGE, float(np.mean(held)), len(held)) for target, held in held_by(used).items() if held
     }
     return Backtest(
         surrogate=used,

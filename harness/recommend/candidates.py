@@ -15,7 +15,7 @@ from harness.plugins import AXIS_FOLDER, load
 from harness.recommend.features import Candidate, Facts, Observation
 from harness.records.scale import Scale
 from harness.records.trial import Stage, derive_seed
-from harness.study.family import Family, resolved_families
+from harness.study.family import Family, resolved_families, stage_space
 from harness.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ def why_impossible(stages: Sequence[Stage], situation: Situation | None) -> str:
                 kind = load(folder, getattr(stage, axis))
                 if situation and (reason := kind().skip(situation.of(stage))):
                     return str(reason)
+            space = stage_space({axis: getattr(stage, axis) for axis in AXIS_FOLDER})
+            if unknown := sorted(set(stage.params) - set(space)):
+                return f"{stage.method} has no parameter {unknown[0]}: it was run by something else than harness"
         return ""
     except SpecError as error:
         return str(error)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COVERAGE = 0.8
 """Of every interval that is shown: the most that a handful of tasks can support."""
 FOLDS = 5
+BLOCK = 256
+"""Candidates that are predicted at once: each is held against every run that was left out, which takes memory for both."""
 
 
 def enough_tasks(tasks: int, coverage: float = COVERAGE) -> bool:
@@ -44,22 +46,22 @@ class Conformal:
     def __init__(self, make: Callable[[], Surrogate], coverage: float = COVERAGE) -> None:
         self._make, self._coverage = make, coverage
 
-    def fit(self, x: NDArray[np.float64], y: NDArray[np.float64], groups: Sequence[str]) -> None:
+    def fit(self, x: NDArray[np.float64], y: NDArray[np.float64], groups: Sequence[str] = ()) -> None:
         """Fit on everything, and once without each fold of tasks.
 
         Args:
             x: Features, shape (n, columns).
             y: Targets, shape (n,).
-            groups: The task of every row, length n.
+            groups: The task of every row, length n; without them intervals are the surrogate's own.
         """
         self._full = self._fitted(x, y)
+        self._held_out: list[tuple[Surrogate, NDArray[np.float64], NDArray[np.float64]]] = []
         names = sorted(set(groups))
         fold_of = {name: index % FOLDS for index, name in enumerate(names)}
         folds = np.array([fold_of[group] for group in groups])
         trials = Counter(groups)
         # The +1 is the new task's own place among the exchangeable ones: its weight lies at infinity.
         share = np.array([1 / (trials[group] * (len(names) + 1)) for group in groups])
-        self._held_out: list[tuple[Surrogate, NDArray[np.float64], NDArray[np.float64]]] = []
         if len(names) < 2:
             return
         for fold in sorted(set(fold_of.values())):
@@ -74,6 +76,11 @@ class Conformal:
         Args:
             x: Features, shape (m, columns).
         """
+        blocks = [self._predict(x[start : start + BLOCK]) for start in range(0, max(1, len(x)), BLOCK)]
+        mean, low, high = (np.concatenate([getattr(b, end) for b in blocks]) for end in ("mean", "low", "high"))
+        return Prediction(mean, low, high)
+
+    def _predict(self, x: NDArray[np.float64]) -> Prediction:
         full = self._full.predict(x, self._coverage)
         if not self._held_out or not len(x):
             return full

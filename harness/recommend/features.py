@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from harness.database.rows import read_rows, stages_of
-from harness.errors import SpecError
+from harness.errors import SpecError, StorageError
 from harness.files import parse_json
 from harness.plugins import AXIS_FOLDER
+from harness.records.bundle import read_bundle
 from harness.records.paths import Paths
 from harness.records.scale import Scale
 from harness.records.trial import Stage
@@ -303,20 +305,25 @@ def of_one_kind(seen: Sequence[Observation], shares: bool) -> list[Observation]:
 
 
 def known_facts(paths: Paths, kind: Literal["tasks", "models"]) -> dict[str, Facts]:
-    """Facts by name, from all studies; what is damaged is left out, since facts only sharpen a prediction.
+    """Facts by name, from imported runs and all studies; what is damaged is left out, since facts only sharpen a prediction.
 
     Args:
         paths: Of the results folder.
         kind: Whether of tasks or of base models.
     """
     facts: dict[str, Facts] = {}
+    for path in paths.bundles():
+        with suppress(StorageError):
+            _add(facts, read_bundle(path).tasks if kind == "tasks" else read_bundle(path).models)
     for study in paths.studies():
-        try:
-            for name, own in parse_json(study.facts(kind).read_text()).items():
-                facts[name] = {fact: value for fact, value in own.items() if _can_be(fact, value)}
-        except (OSError, ValueError, AttributeError):
-            continue
+        with suppress(OSError, ValueError, AttributeError):
+            _add(facts, parse_json(study.facts(kind).read_text()))
     return facts
+
+
+def _add(facts: dict[str, Facts], more: Mapping[str, Facts]) -> None:
+    for name, own in more.items():
+        facts[name] = {fact: value for fact, value in own.items() if _can_be(fact, value)}
 
 
 def _can_be(fact: str, value: object) -> bool:

@@ -93,9 +93,10 @@ def confirmed_in(paths: Paths, task: Task, base: BaseModel) -> list[str]:
 
 
 def most_evidence(paths: Paths) -> str | None:
-    """The base model with the most trials that trained something; None when there is none."""
+    """The base model with the most trials of our own that trained something; None when there is none."""
     with connect(paths) as connection:
         row = connection.execute(
-            "SELECT base_model FROM trials WHERE steps > 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+            "SELECT base_model FROM trials JOIN provenance USING (key) WHERE steps > 0 AND coalesce(source, '') = '' "
+            "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
         ).fetchone()
     return str(row[0]) if row else None

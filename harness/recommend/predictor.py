@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.plugins import load
-from harness.recommend.conformal import Conformal
+from harness.recommend.conformal import COVERAGE, Conformal
 from harness.recommend.features import Candidate, Encoder, Observation, describe, of_one_kind
+from harness.recommend.lessons import completed, lessons
 from harness.recommend.surrogates.base import Prediction, Surrogate
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Outlook:
         surrogate: str,
         targets: Sequence[str] = tuple(TARGETS),
         shares: bool = True,
+        calibrated: bool = True,
     ) -> None:
         """Fit them.
 
@@ -55,8 +57,9 @@ class Outlook:
             surrogate: Its name.
             targets: What to predict.
             shares: Whether forgetting is that of shares (accuracies), or that of losses; the other kind is left out.
+            calibrated: Whether intervals are calibrated on tasks left out, which takes several fits for each target.
         """
-        seen = of_one_kind(seen, shares)
+        self.seen = seen = lessons(of_one_kind(seen, shares))
         described = [describe(observation.candidate) for observation in seen]
         self.encoder = Encoder.fit(described)
         self.rows = self.encoder.transform(described)
@@ -67,11 +70,23 @@ class Outlook:
         usable = np.array([o.candidate.fidelity == 1 or not kind.baseline for o in seen], dtype=bool)
         for name in targets:
             values = target_values(seen, name)
+            if name == "gain" and np.isnan(values).any():
+                values = completed(seen, partial(self._expected, make(), values, usable))
             learnable = ~np.isnan(values) & usable
             if learnable.any():
                 self._models[name] = Conformal(make)
                 tasks = [observation.task for observation, keep in zip(seen, learnable, strict=True) if keep]
-                self._models[name].fit(self.rows[learnable], values[learnable], tasks)
+                self._models[name].fit(self.rows[learnable], values[learnable], tasks if calibrated else ())
+
+    def _expected(
+        self, model: Surrogate, values: NDArray[np.float64], usable: NDArray[np.bool_], own: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """What is expected of some lessons by the values that are known; the mean of these where none can be learned from."""
+        learnable = ~np.isnan(values) & usable
+        if not learnable.any():
+            return np.full(len(own), np.nanmean(values))
+        model.fit(self.rows[learnable], values[learnable])
+        return model.predict(self.rows[list(own)], COVERAGE).mean
 
     @property
     def targets(self) -> tuple[str, ...]:

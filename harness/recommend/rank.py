@@ -123,22 +123,23 @@ def recommend(paths: Paths, request: Request) -> Advice | NotEnoughEvidence:
     with connect(paths) as connection:
         everything = observations(paths, connection)
         studies = read_studies(connection)
+    # What has no gain over its base still teaches how pipelines compare; only what has one is evidence of a level.
     seen = [o for o in everything if o.gain is not None]
     if request.scale.best(request.higher_is_better) is None:
         return _refused(_unbounded(request), seen, "harness recommend once it is declared")
     missing = lacking(seen, request.task, request.task_facts, request.base_model, request.model_facts, studies)
     if missing:
         return missing
-    tested = read_backtest(paths, seen)
+    tested = read_backtest(paths, everything)
     # Most suites are scored in percent, so that is what an unknown kind of forgetting is taken for.
     shares = request.forgetting_is_share is not False
-    candidates = list(options(seen, studies, request))
+    candidates = list(options(everything, studies, request))
     obstacles = [why_impossible(candidate.stages, request.situation) for _, candidate in candidates]
     offered = [pair for pair, obstacle in zip(candidates, obstacles, strict=True) if not obstacle]
     if not offered:
         reason = f"none of {len(candidates)} known pipelines can work on {request.base_model} here: {obstacles[0]}"
         return _refused(reason, seen, "harness recommend for another base model")
-    outlook = Outlook(seen, tested.surrogate, shares=shares)
+    outlook = Outlook(everything, tested.surrogate, shares=shares)
     ranked = _ranked(seen, offered, request, outlook)
     if not ranked:
         return _refused(_beyond(request, outlook), seen, "harness recommend with wider limits")
@@ -166,13 +167,16 @@ def _unbounded(request: Request) -> str:
 
 
 def _left_out(everything: Sequence[Observation]) -> Iterator[str]:
-    """The tasks whose trials are no evidence, because their metric has no declared best value."""
-    tasks = sorted({o.task for o in everything if o.gain is None and o.candidate.base_score is not None})
-    if tasks:
+    """The tasks whose trials have no gain, because their metric has no declared best value or their base no score."""
+    unbounded = sorted({o.task for o in everything if o.gain is None and o.candidate.base_score is not None})
+    if unbounded:
         yield (
-            f"trials on {', '.join(tasks)} do not count: nobody declared the best value of their metric, so a gain is no share "
-            "of anything (metadata.metrics in the task file)"
+            f"trials on {', '.join(unbounded)} teach only how pipelines compare, not what they gain: nobody declared the best "
+            "value of their metric (metadata.metrics in the task file)"
         )
+    baseless = sorted({o.task for o in everything if o.candidate.base_score is None})
+    if baseless:
+        yield f"trials on {', '.join(baseless)} teach only how pipelines compare, not what they gain: their base was never scored"
 
 
 def _beyond(request: Request, outlook: Outlook) -> str:
@@ -228,9 +232,11 @@ def _recommendation(
     score = None if request.base_score is None else _score(request.base_score, gain, request)
     row = outlook.encoder.transform([describe(candidate)])[0]
     distances = outlook.encoder.distances(outlook.rows, row)
-    order = [int(i) for i in np.argsort(-distances, kind="stable") if seen[i].candidate.fidelity == 1]
-    # Seeds of one pipeline are one piece of evidence: the farthest come first, so the nearest of them stays.
-    nearest = {seen[i].pipeline: _evidence(seen[i], float(distances[i])) for i in order}
+    known = {o.key: o for o in seen}
+    order = [int(i) for i in np.argsort(-distances, kind="stable") if outlook.seen[i].candidate.fidelity == 1]
+    keys = [(outlook.seen[i].key, float(distances[i])) for i in order if outlook.seen[i].key in known]
+    # Splits of one pipeline are one piece of evidence: the farthest come first, so the nearest of them stays.
+    nearest = {known[key].pipeline: _evidence(known[key], distance) for key, distance in keys}
     near = tuple(sorted(nearest.values(), key=lambda evidence: (evidence.distance, evidence.key))[:3])
     rank, family = place
     return Recommendation(
