@@ -1,84 +1,102 @@
-"""Does the forest beat the means on runs that nobody here made? 10-fold cross-validation and leaving methods out.
+"""Which surrogate orders runs best that nobody here made? Ten folds by experiment, every plug-in beside the others.
 
 Run: HARNESS_DATA=... python benchmarks/surrogate.py
-Data: Hugging Face PEFT's public method comparison, MetaMathQA, `runs/peft_method_comparison.csv`. Every plug-in of
-harness/surrogates is measured; the intervals are the calibrated ones, with methods in the place of tasks.
+Data: the public comparison of PEFT's methods (`runs/peft_method_comparison.csv`), through `harness import` with
+`studies/imports/peft_comparison.yaml`, the database and the recommender's own features. Runs that repeat an experiment stand
+in one fold. Spearman's correlation over all held-out runs, its standard error by resampling experiments; for intervals of 90 %,
+how often they held and how wide they are, calibrated with methods in the place of tasks.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import sys
+import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas
+from scipy.stats import spearmanr
 
+from harness.database.ingest import connect, ingest
+from harness.foreign.take import take
 from harness.plugins import load, names
-from harness.recommend.conformal import COVERAGE, Conformal
-from harness.recommend.features import Encoder
+from harness.recommend.conformal import Conformal
+from harness.recommend.features import Encoder, Observation, describe, observations
+from harness.recommend.lessons import lessons
+from harness.records.paths import Paths
 
-NUMBERS = ("cfg_batch_size", "cfg_max_seq_length", "peft_r", "peft_lora_alpha", "peft_num_virtual_tokens")
-LOGARITHMS = ("cfg_opt_lr", "num_trainable_params")
-CATEGORIES = ("cfg_optimizer_type", "cfg_lr_scheduler", "peft_use_rslora", "peft_use_dora", "peft_target_modules")
-TARGETS = {"test_accuracy": False, "train_time": True, "accelerator_memory_max": True}
-
-
-def read(path: Path) -> pandas.DataFrame:
-    """Successful MetaMathQA runs, each with its features as `describe` would name them."""
-    frame = pandas.read_csv(path, low_memory=False)
-    frame = frame[(frame["suite"] == "MetaMathQA") & (frame["status"] == "success")].dropna(subset=list(TARGETS))
-    frame["features"] = [_features(row) for _, row in frame.iterrows()]
-    return frame.reset_index(drop=True)
+REPOSITORY = Path(__file__).parents[1]
+FOLDS, COVERAGE = 10, 0.9
+TARGETS = {
+    "accuracy": lambda o: o.score,
+    "memory": lambda o: o.memory_bytes and np.log(o.memory_bytes),
+    "forgetting": lambda o: o.forgetting,
+    "seconds": lambda o: o.seconds and np.log(o.seconds),
+}
 
 
-def _features(row: pandas.Series) -> dict[str, float | str]:
-    features: dict[str, float | str] = {"stage0.method": str(row["peft_type"])}
-    features |= {name: float(row[name]) for name in NUMBERS if pandas.notna(row[name])}
-    features |= {name: float(np.log10(row[name])) for name in LOGARITHMS if row[name] > 0}
-    features |= {name: str(row[name]) for name in CATEGORIES if pandas.notna(row[name])}
-    config = json.loads(row["peft_config_json"]) if isinstance(row["peft_config_json"], str) else {}
-    return features | {
-        f"config.{name}": str(value) for name, value in config.items() if isinstance(value, bool | str | int)
-    }
+def imported(folder: Path) -> list[tuple[Observation, str]]:
+    """The runs as the recommender sees them, each with the experiment that it repeats: its settings may differ a little."""
+    paths = Paths(folder / "results", folder / "reports")
+    table = Path(os.environ["HARNESS_DATA"]) / "runs" / "peft_method_comparison.csv"
+    take(paths, table, REPOSITORY / "studies" / "imports" / "peft_comparison.yaml", "peft")
+    ingest(paths)
+    begun = pandas.read_csv(table, usecols=["created_at", "experiment"], low_memory=False)
+    experiment = dict(zip(pandas.to_datetime(begun.created_at, utc=True), begun.experiment, strict=True))
+    with connect(paths) as connection:
+        times = dict(connection.execute("SELECT key, started_at FROM provenance").fetchall())
+        seen = observations(paths, connection)
+    return [(o, experiment[pandas.Timestamp(times[o.key], tz="UTC")]) for o in seen]
 
 
-def measure(frame: pandas.DataFrame, target: str, folds: list[np.ndarray]) -> None:
-    """Print the mean absolute error of every surrogate over the folds, and its intervals' coverage."""
-    y = np.log(frame[target].to_numpy(float)) if TARGETS[target] else frame[target].to_numpy(float)
-    groups = frame["peft_type"].astype(str).to_numpy()
-    for name in names("recommend/surrogates"):
-        errors, held = [], []
-        for out in folds:
-            encoder = Encoder.fit(list(frame["features"][~out]))
-            x = encoder.transform(list(frame["features"]))
-            model = Conformal(partial(load("recommend/surrogates", name), encoder.columns))
-            model.fit(x[~out], y[~out], list(groups[~out]))
-            predicted = model.predict(x[out])
-            errors += list(np.abs(predicted.mean - y[out]))
-            held += list((predicted.low <= y[out]) & (y[out] <= predicted.high))
-        unit = "log" if TARGETS[target] else "accuracy"
-        print(
-            f"  {target}: {name:16} mean error {np.mean(errors):.4f} ({unit}), {COVERAGE:.0%} interval held {np.mean(held):.0%}"
+def measure(runs: list[tuple[Observation, str]], target: str, surrogate: str, seed: int) -> str:
+    """One line: how well a surrogate orders runs that it has not seen."""
+    seen, groups = zip(*[(o, group) for o, group in runs if TARGETS[target](o) is not None], strict=True)
+    distinct = sorted(set(groups))
+    fold_of = dict(zip(distinct, np.random.default_rng(seed).permutation(len(distinct)) % FOLDS, strict=True))
+    fold = np.array([fold_of[group] for group in groups])
+    y = np.array([TARGETS[target](o) for o in seen], dtype=float)
+    mean, low, high = np.zeros((3, len(seen)))
+    for k in range(FOLDS):
+        train = lessons([o for o, own in zip(seen, fold, strict=True) if own != k])
+        described = [describe(o.candidate) for o in train]
+        encoder = Encoder.fit(described)
+        model = Conformal(partial(load("recommend/surrogates", surrogate), encoder.columns), COVERAGE)
+        values = np.array([TARGETS[target](o) for o in train], dtype=float)
+        model.fit(encoder.transform(described), values, [o.candidate.stages[0].method for o in train])
+        out = fold == k
+        predicted = model.predict(
+            encoder.transform([describe(o.candidate) for o, own in zip(seen, out, strict=True) if own])
         )
+        mean[out], low[out], high[out] = predicted.mean, predicted.low, predicted.high
+    order = spearmanr(mean, y).statistic if np.ptp(mean) else float("nan")
+    scatter = _resampled(mean, y, groups)
+    held, width = np.mean((low <= y) & (y <= high)), np.mean(high - low)
+    return f"{order:7.3f} ± {scatter:.3f} {np.mean(np.abs(mean - y)):12.4f} {held:10.3f} {width:8.3f}"
+
+
+def _resampled(mean: np.ndarray, y: np.ndarray, groups: Sequence[str]) -> float:
+    rng, own = np.random.default_rng(0), {g: [i for i, h in enumerate(groups) if h == g] for g in set(groups)}
+    drawn = []
+    for _ in range(200):
+        rows = [i for g in rng.choice(sorted(own), len(own)) for i in own[str(g)]]
+        drawn.append(spearmanr(mean[rows], y[rows]).statistic if np.ptp(mean[rows]) else np.nan)
+    return float(np.nanstd(drawn))
 
 
 def main() -> None:
-    """Measure both ways of holding out."""
-    frame = read(Path(os.environ["HARNESS_DATA"]) / "runs" / "peft_method_comparison.csv")
-    methods = frame["peft_type"].astype(str).to_numpy()
-    print(f"{len(frame)} runs, {len(set(methods))} methods")
-    fold = np.random.default_rng(0).permutation(len(frame)) % 10
-    # A run repeated with the same settings would give its answer away: equal features stay in one fold.
-    first: dict[str, int] = {}
-    fold = np.array([fold[first.setdefault(repr(sorted(f.items())), i)] for i, f in enumerate(frame["features"])])
-    print("10-fold, repeated runs in one fold:")
+    """Every surrogate on every target; a seed may be given."""
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    with tempfile.TemporaryDirectory() as folder:
+        seen = imported(Path(folder))
+    print(f"{len(seen)} runs, {len({group for _, group in seen})} experiments; folds drawn with seed {seed}")
     for target in TARGETS:
-        measure(frame, target, [fold == k for k in range(10)])
-    print("each method left out in turn:")
-    for target in TARGETS:
-        measure(frame, target, [methods == method for method in sorted(set(methods))])
+        print(f"{target:11} {'':16} Spearman          mean error       held    width")
+        for surrogate in names("recommend/surrogates"):
+            print(f"{'':11} {surrogate:16} {measure(seen, target, surrogate, seed)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, one_of
+from harness.files import parse_json
 from harness.foreign.columns import Columns, as_key
 from harness.foreign.mapping import Cell, Costs, ScoreColumn
 from harness.foreign.mapping import Mapping as Meaning
@@ -136,7 +138,7 @@ def _rows(columns: Columns, meaning: Meaning, name: str) -> list[_Row]:
                 objective=texts["objective"][i],
                 retention=texts["retention"][i],
                 curation=texts["curation"][i],
-                params={key: _scalar(values[i]) for key, values in params.items() if values[i] is not None},
+                params=_params({key: values[i] for key, values in params.items()}),
             ),
             # without a number of steps a run is one unit of training, of which it may have come part of the way
             steps=0 if texts["method"][i] == "none" else max(1, round(steps[i] or 1)),
@@ -166,8 +168,18 @@ def _scores(columns: Columns, score: ScoreColumn) -> tuple[list[float | None], l
     return values, errors, columns.numbers(score.base, f"{where}.base")
 
 
-def _scalar(value: Any) -> Scalar:
-    return value if isinstance(value, bool | int | float | str) else str(value)
+def _params(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Parameters by name; one whose value is an object of JSON, such as an adapter's config, is several: `config.r`."""
+    params: dict[str, Scalar] = {}
+    for name, value in values.items():
+        if isinstance(value, str) and value.startswith("{"):
+            with suppress(ValueError):
+                value = parse_json(value)
+        if isinstance(value, dict):
+            params |= _params({f"{name}.{key}": inner for key, inner in value.items()})
+        elif value is not None:
+            params[name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return params
 
 
 @dataclass(frozen=True)

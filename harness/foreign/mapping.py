@@ -116,7 +116,10 @@ class Mapping(Strict):
     objective: From = Cell(value="sft")
     retention: From = Cell(value="none")
     curation: From = Cell(value="as_is")
-    params: dict[str, From] = Field(default_factory=dict, description="Parameter name to its column.")
+    params: dict[str, From] = Field(
+        default_factory=dict,
+        description="Parameter name to its column; a column of JSON objects gives a parameter for each key.",
+    )
     steps: From | None = Field(None, description="Optimiser steps of the full training.")
     at: From | None = Field(
         None,

@@ -153,30 +153,39 @@ def _space(choices: tuple[str, ...]) -> Mapping[str, Distribution]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Features as a matrix: numbers as they are (unknown = the median seen), categories one-hot, constants dropped."""
+    """Features as a matrix: numbers (unknown = the median seen), whether they are known, categories one-hot, constants dropped.
+
+    A number that is always positive and spans a factor of ten or more is compared by its ratio.
+    """
 
     columns: tuple[str, ...]
-    """`name` of a number, `name=category` of a category."""
+    """`name` of a number, `name=` where it is not known or not there, `name=category` of a category."""
     centre: NDArray[np.float64]
     """Medians, shape (columns,)."""
     spread: NDArray[np.float64]
     """Standard deviations, shape (columns,)."""
+    spans: NDArray[np.bool_]
+    """Which numbers are compared by their ratio, shape (columns,)."""
 
     @classmethod
     def fit(cls, described: Sequence[Mapping[str, float | str]]) -> Encoder:
         """Learn the columns from features seen."""
         names = {f"{n}={v}" if isinstance(v, str) else n for features in described for n, v in features.items()}
-        columns = tuple(sorted(names))
+        columns = tuple(sorted(names | {f"{n}=" for n in names if "=" not in n}))
         values = _matrix(described, columns)
+        spans = np.array([_spans(column) for column in values.T], dtype=bool)
+        values[:, spans] = np.log10(values[:, spans])
         is_number = ~np.isnan(values)
         centre = np.array([np.median(column[mask]) for column, mask in zip(values.T, is_number.T, strict=True)])
         spread = np.where(is_number, values, centre).std(axis=0)
         varies = spread > 0
-        return cls(tuple(np.array(columns, dtype=object)[varies]), centre[varies], spread[varies])
+        return cls(tuple(np.array(columns, dtype=object)[varies]), centre[varies], spread[varies], spans[varies])
 
     def transform(self, described: Sequence[Mapping[str, float | str]]) -> NDArray[np.float64]:
         """Features as rows of numbers, shape (n, columns); columns that were not seen at `fit` are left out."""
         values = _matrix(described, self.columns)
+        positive = np.where(values > 0, values, np.nan)
+        values = np.where(self.spans, np.log10(positive), values)
         return np.where(np.isnan(values), self.centre, values)
 
     def distances(self, rows: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -199,12 +208,20 @@ def _matrix(described: Sequence[Mapping[str, float | str]], columns: Sequence[st
     categorical = [index for index, column in enumerate(columns) if "=" in column]
     # A category that a row does not name is not its own; a number that it does not name is unknown.
     matrix[:, categorical] = 0.0
+    matrix[:, [index for index, column in enumerate(columns) if column.endswith("=")]] = 1.0
     for row, features in enumerate(described):
         for name, value in features.items():
             index = place.get(f"{name}={value}" if isinstance(value, str) else name)
             if index is not None:
                 matrix[row, index] = 1.0 if isinstance(value, str) else value
+            if not isinstance(value, str) and (unknown := place.get(f"{name}=")) is not None:
+                matrix[row, unknown] = 0.0
     return matrix
+
+
+def _spans(values: NDArray[np.float64]) -> bool:
+    known = values[~np.isnan(values)]
+    return bool(len(known) and known.min() > 0 and known.max() >= 10 * known.min())
 
 
 @dataclass(frozen=True, kw_only=True)

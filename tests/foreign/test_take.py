@@ -424,3 +424,32 @@ def test_the_example_of_the_guide(paths):
     assert read_bundle(paths.imported("example")).models["org/model-1b"]["log_parameters"] == pytest.approx(
         9.0414, abs=1e-4
     )
+
+
+def test_a_column_of_configs_is_many_parameters(paths, tmp_path):
+    config = '{"r": 8, "targets": ["q", "v"], "inner": {"x": true}, "none": null}'
+    pd.DataFrame({"i": [1, 2], "acc": 0.5, "config": [config, "plain"]}).to_csv(tmp_path / "runs.csv", index=False)
+    (tmp_path / "map.yaml").write_text(
+        "source: a\ntask: {value: t}\nbase_model: {value: b}\nmethod: {value: lora}\nparams: {i: i, c: config}\n"
+        "scores:\n  - {column: acc, higher_is_better: true}\n"
+    )
+    take(paths, tmp_path / "runs.csv", tmp_path / "map.yaml", None)
+    first, second = (r.config.pipeline.stages[0].params for r in records(paths))
+    assert first == {"i": 1, "c.r": 8, "c.targets": "['q', 'v']", "c.inner.x": True}
+    assert second == {"i": 2, "c": "plain"}
+
+
+def test_runs_of_others_teach_the_recommender(paths, folder):
+    """Foreign facts of task and model reach the features; a run with a base has a gain: (.5 - .25) / (1 - .25)."""
+    from harness.recommend.features import describe, observations
+    from harness.recommend.lookup import most_evidence
+
+    take(paths, folder / "runs.csv", folder / "map.yaml", None)
+    ingest(paths)
+    with connect(paths) as connection:
+        seen = observations(paths, connection)
+    lora = next(o for o in seen if o.task == "sums" and o.family == "lora")
+    assert lora.gain == pytest.approx(1 / 3)
+    assert describe(lora.candidate)["model.log_parameters"] == 9.0
+    assert describe(lora.candidate)["task.log_rows"] == 3.0
+    assert most_evidence(paths) is None, "nobody here has a base model of which only others have runs"

@@ -82,9 +82,9 @@ def test_room_by_hand() -> None:
 
 def test_encoder_one_hot_and_unknown() -> None:
     encoder = Encoder.fit([{"a": 1.0, "m": "x"}, {"a": 3.0, "m": "y"}, {"m": "y"}, {"a": 2.0, "m": "x", "same": 1.0}])
-    assert encoder.columns == ("a", "m=x", "m=y")
+    assert encoder.columns == ("a", "a=", "m=x", "m=y", "same=")  # `name=` marks what is not known
     rows = encoder.transform([{"a": 5.0, "m": "x"}, {"m": "unseen"}])
-    assert rows.tolist() == [[5.0, 1.0, 0.0], [2.0, 0.0, 0.0]]  # 2 is the median
+    assert rows.tolist() == [[5.0, 0.0, 1.0, 0.0, 1.0], [2.0, 1.0, 0.0, 0.0, 1.0]]  # 2 is the median
     distances = encoder.distances(rows, rows[0])
     assert distances[0] == 0.0
     assert distances[1] > 1.0
