@@ -1,4 +1,4 @@
-"""A mean of a forest, boosted trees and a ridge regression: it errs less than each of them, because they err differently."""
+"""A mean of a forest, boosted trees and a ridge regression, which err in different ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.recommend.surrogates._ranked import Ranked, boosted, forest, ridge
 
 
 class Stack(Ranked):
-    """Equal weights. Weights found by cross-validation did no better on some hundred runs (benchmarks/surrogate.py)."""
+    """Equal weights: where there are few tasks, weights found by cross-validation scatter more than they gain."""
 
     summary = "The mean of a forest, boosted trees and ridge regression, all on ranks."
     paper = "Breiman 1996, Machine Learning 24:49-64; equal weights: Clemen 1989, International Journal of Forecasting 5:559-583"
