@@ -36,6 +36,29 @@ LM_EVAL_SCALES: Mapping[str, Scale] = {
 computes a metric of such a name by code of its own is another matter: see `tasks.scale`."""
 
 
+_HUNDRED, _GAP = Scale(low=0.0, high=100.0), Scale(low=-100.0, high=100.0)
+_FOLLOWED = {f"{level}_level_{kind}_acc": SHARE for level in ("prompt", "inst") for kind in ("strict", "loose")}
+LM_EVAL_TASK_SCALES: Mapping[str, Mapping[str, Scale]] = {
+    "agieval": dict.fromkeys(("acc", "acc_norm"), SHARE),
+    "coqa": dict.fromkeys(("em", "f1"), SHARE),
+    "drop": dict.fromkeys(("em", "f1"), SHARE),
+    "hendrycks_math": {"exact_match": SHARE},
+    "humaneval": {"pass_at_k": SHARE},
+    "ifeval": _FOLLOWED,
+    "leaderboard/ifeval": _FOLLOWED,
+    "leaderboard/math": dict.fromkeys(("exact_match", "exact_match_original"), SHARE),
+    "mbpp": {"pass_at_1": SHARE},
+    "minerva_math": dict.fromkeys(("exact_match", "math_verify"), SHARE),
+    "truthfulqa": {"acc": SHARE}
+    | {
+        f"{name}_{kind}": scale
+        for name in ("bleu", "rouge1", "rouge2", "rougeL")
+        for kind, scale in (("max", _HUNDRED), ("acc", SHARE), ("diff", _GAP))
+    },
+}
+"""What code beside lm-eval's own task files computes, by its folder: nobody else declares it. Each was read there (version 0.4.13)."""
+
+
 class Surprise(StrEnum):
     """In which unit a metric says how unlikely a model finds texts that are given; the probability of each token follows."""
 

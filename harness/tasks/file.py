@@ -87,12 +87,12 @@ def _merged(path: Path, code: dict[Path, None], seen: tuple[Path, ...]) -> Keys:
 def _load(path: Path) -> Keys:
     tags = {"!function": lambda name: CodeReference(name, path.parent)}
     # lm-eval's own files are YAML 1.1: `doc_to_choice: [no, yes]` means False and True there, and so it scores them.
-    keys: Keys = read_yaml(path, tags, loosely=path.resolve().is_relative_to(_lm_eval()))
+    keys: Keys = read_yaml(path, tags, loosely=path.resolve().is_relative_to(lm_eval_folder()))
     return keys
 
 
 @cache
-def _lm_eval() -> Path:
+def lm_eval_folder() -> Path:
     """lm-eval's folder."""
     spec = importlib.util.find_spec("lm_eval")
     return Path(str(spec and spec.origin)).resolve().parent

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from harness.errors import SpecError, one_of
-from harness.metrics.base import LM_EVAL_SCALES, measure_of
+from harness.metrics.base import LM_EVAL_SCALES, LM_EVAL_TASK_SCALES, measure_of
 from harness.records.scale import Scale
 from harness.tasks.definition import Definition, metric_name
+from harness.tasks.file import lm_eval_folder
 from harness.tasks.metadata import TaskMetadata
 
 _KEEPS_SCALE = ("mean", "nanmean", "median")
@@ -53,8 +56,19 @@ def _computed_scale(definition: Definition) -> Scale | None:
     if aggregation is not mean and aggregation in usual.values():
         # Such a function decides the scale by itself, whoever computes the items: lm-eval's f1 of any labels is a share.
         return next(LM_EVAL_SCALES[known] for known, own in usual.items() if own is aggregation)
+    if (
+        declared := LM_EVAL_TASK_SCALES.get(_folder_of(definition.process_results or entry["metric"]), {}).get(name)
+    ) and (given in (None, *_KEEPS_SCALE) or _folder_of(given)):
+        return declared
     is_own = not callable(entry.get("metric")) and not callable(definition.process_results)
     return LM_EVAL_SCALES.get(name) if is_own and usual.get(name) is mean and given in (None, *_KEEPS_SCALE) else None
+
+
+def _folder_of(function: object) -> str:
+    """The folder of lm-eval's tasks whose code a function is; empty for any other."""
+    code, root = getattr(function, "__code__", None), lm_eval_folder() / "tasks"
+    place = Path(code.co_filename).resolve().parent if code else Path()
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else ""
 
 
 def _end(value: float | None) -> str:

@@ -14,6 +14,7 @@ import pytest
 from harness.errors import SpecError
 from harness.evaluation.proof import prove_answers, prove_scored
 from harness.metrics._sandbox import why_no_sandbox
+from harness.metrics.base import SHARE
 from harness.models.tokens import encoder
 from harness.tasks.built_in import index
 from harness.tasks.file import ALLOW_CODE
@@ -192,6 +193,7 @@ def test_by_name_each_item_is_scored_as_by_lm_eval(
         assert own.items
         assert [item.value for item in own.items] == [float(samples[item.doc_hash]) for item in own.items]
         assert own.score.value == pytest.approx(fmean(samples[item.doc_hash] for item in own.items))
+    assert task.scale == SHARE  # or what was forgotten of it would have no size
     right = [is_right(doc) for leaf in task.leaves for _, doc in lm_eval_task(leaf, "test").doc_iterator()]
     assert 0 < sum(right) < len(right)  # or all would be equal whatever was done
     assert ours.score.value == pytest.approx(fmean(right))

@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from harness.errors import SpecError
-from harness.metrics.base import SHARE, measure, register
+from harness.metrics.base import LM_EVAL_TASK_SCALES, SHARE, measure, register
 from harness.records.scale import Scale
+from harness.tasks.code import resolved
 from harness.tasks.definition import Definition, metric_name
 from harness.tasks.file import ALLOW_CODE, file_sha256
+from harness.tasks.group import Leaf, find
 from harness.tasks.metadata import TaskMetadata
 from harness.tasks.scale import declared_scale
 from harness.tasks.task import find_task
@@ -153,3 +155,29 @@ def test_how_many_names_in_lm_evals_files_are_known(capsys: pytest.CaptureFixtur
     assert all(
         name in METRIC_REGISTRY or measure(name) or metric_name({"metric": name}) in ("f1", "bleu") for name in scaled
     )
+
+
+@pytest.mark.parametrize("folder", LM_EVAL_TASK_SCALES)
+def test_what_is_declared_for_lm_evals_own_code_is_what_its_files_name(folder: str) -> None:
+    """A name that no file has would stand for nothing."""
+    place = Path(lm_eval.__file__).parent / "tasks" / folder
+    text = "".join(path.read_text() for path in place.glob("*") if path.is_file() and path.suffix != ".md")
+    assert all(name in text for name in LM_EVAL_TASK_SCALES[folder])
+
+
+def test_code_of_lm_evals_has_its_scale_only_where_it_is_lm_evals() -> None:
+    minerva = find("minerva_math_algebra", ())
+    assert isinstance(minerva, Leaf)
+    keys = {key: resolved(minerva.file.config[key]) for key in ("process_results", "output_type")}
+    for name, more, scale in (
+        ("math_verify", {}, SHARE),
+        ("exact_match", {"aggregation": "mean"}, SHARE),
+        ("exact_match", {"aggregation": "bypass"}, UNKNOWN),
+        ("exact_match", {"aggregation": lambda items: 100.0}, UNKNOWN),
+        ("other", {}, UNKNOWN),
+    ):
+        definition = Definition.of(keys | {"metric_list": [{"metric": name, **more}]})
+        assert declared_scale(definition, TaskMetadata(), "here") == scale
+    keys["process_results"] = lambda doc, results: {"exact_match": 85.1}
+    definition = Definition.of(keys | {"metric_list": [{"metric": "exact_match", "aggregation": "mean"}]})
+    assert declared_scale(definition, TaskMetadata(), "here") == UNKNOWN
