@@ -45,7 +45,9 @@ def imported(folder: Path) -> list[tuple[Observation, str]]:
     take(paths, table, REPOSITORY / "studies" / "imports" / "peft_comparison.yaml", "peft")
     ingest(paths)
     begun = pandas.read_csv(table, usecols=["created_at", "experiment"], low_memory=False)
-    experiment = dict(zip(pandas.to_datetime(begun.created_at, utc=True, format="ISO8601"), begun.experiment, strict=True))
+    experiment = dict(
+        zip(pandas.to_datetime(begun.created_at, utc=True, format="ISO8601"), begun.experiment, strict=True)
+    )
     with connect(paths) as connection:
         times = dict(connection.execute("SELECT key, started_at FROM provenance").fetchall())
         seen = observations(paths, connection)
