@@ -116,6 +116,8 @@ def take(paths: Paths, path: Path, mapping: Path | None, name: str | None, check
 
 
 def _source(path: Path) -> tuple[str, Source]:
+    if not path.exists():
+        raise SpecError(f"{path} must be a results folder, or a file or folder of runs, but is not there: name another")
     for kind, source in load_all("foreign/sources").items():
         if (reader := source()).reads(path):
             return kind, reader

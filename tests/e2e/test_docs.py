@@ -29,10 +29,13 @@ COMMANDS = [
 # What sets up an environment of its own runs in .ci/run, the cluster in tests/cluster.
 ELSEWHERE = {"make demo": ".ci/run", "make test": ".ci/run", "snakemake --profile slurm": "tests/cluster"}
 # The clients of a Slurm that does not answer would be this machine's trouble, not the document's.
-VARIABLES = {"harness doctor": {"PATH": str(Path(sys.executable).parent)}}
+# Imported runs would stand in the tables that other tests of the same project look at.
+IMPORT = "harness import studies/imports/example.csv --mapping studies/imports/example.yaml"
+VARIABLES = {"harness doctor": {"PATH": str(Path(sys.executable).parent)}, IMPORT: {"HARNESS_ROOT": "studies/imports"}}
 
 
 def test_the_readme_shows_commands():
+    assert IMPORT in COMMANDS
     assert {"make demo", "make test", "snakemake --profile slurm", "harness recommend --task my_task"} <= set(COMMANDS)
 
 
