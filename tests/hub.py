@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -27,6 +27,8 @@ class Hub:
         from huggingface_hub import constants
 
         self.folder, load = folder, datasets.load_dataset
+        # another hub has other rows under the same name, and a process remembers what it read by name and commit
+        self.commit = hashlib.sha1(str(folder).encode()).hexdigest()
         patch.setattr(constants, "HF_HUB_CACHE", str(folder))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "prepared")
 
@@ -47,7 +49,7 @@ class Hub:
         place.mkdir(parents=True, exist_ok=True)
         reference = place.parents[1] / "refs" / "main"
         reference.parent.mkdir(exist_ok=True)
-        reference.write_text(COMMIT)
+        reference.write_text(self.commit)
         for split, rows in splits.items():
             (place / f"{name}-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         known = json.loads((place / "known.txt").read_text()) if (place / "known.txt").exists() else []
@@ -62,4 +64,4 @@ class Hub:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def _snapshot(self, dataset: str) -> Path:
-        return self.folder / f"datasets--{dataset.replace('/', '--')}" / "snapshots" / COMMIT
+        return self.folder / f"datasets--{dataset.replace('/', '--')}" / "snapshots" / self.commit

@@ -26,7 +26,7 @@ def test_a_worker_here_finds_what_this_process_finds(tmp_path):
 
 @pytest.mark.slurm
 def test_a_job_on_slurm_finds_the_submitters_lock(slurm, tmp_path_factory):
-    found = topics(probe.probe("slurm", {"time_min": "5"}, tmp_path_factory.mktemp("probe")))
+    found = topics(probe.probe("slurm", {"time_min": "5", "mem_gb": "0.5"}, tmp_path_factory.mktemp("probe")))
     assert "submitting process holds is seen" in found["locks"].text, found
     assert not [finding for finding in found.values() if finding.level == "error"]
 
