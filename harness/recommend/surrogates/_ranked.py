@@ -63,25 +63,7 @@ def _missed(member: Any) -> float | None:
     last = member[-1] if hasattr(member, "steps") else member
     if hasattr(last, "best_score_"):  # ridge: minus the mean squared error, each row left out in turn
         return float((-last.best_score_) ** 0.5)
-    if getattr(last, "oob_scores_", None) is not None:  # boosting: squared error of rows that its last tree did not see
-        return float(last.oob_scores_[-10:].mean() ** 0.5)
     return None
-
-
-def forest(seed: int) -> Any:
-    """Extremely randomised trees; Geurts, Ernst and Wehenkel 2006, Machine Learning 63:3-42."""
-    from sklearn.ensemble import ExtraTreesRegressor
-
-    return ExtraTreesRegressor(100, max_features=0.5, random_state=seed)
-
-
-def boosted(seed: int) -> Any:
-    """Gradient boosting on subsampled rows and columns; Friedman 2002, Computational Statistics 38:367-378."""
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    return GradientBoostingRegressor(
-        n_estimators=150, learning_rate=0.06, max_depth=4, subsample=0.7, max_features=0.3, random_state=seed
-    )
 
 
 def ridge() -> Any:
