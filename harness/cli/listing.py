@@ -188,7 +188,7 @@ class Imported:
 
 
 def import_records(paths: Paths, source: Path) -> Imported:
-    """Copy trials (records and item outcomes) and studies of another results folder; nothing here is overwritten.
+    """Copy trials (records and item outcomes), imported runs and studies of another results folder; nothing here is overwritten.
 
     Raises:
         SpecError: When `source` holds no trials.
@@ -205,6 +205,9 @@ def import_records(paths: Paths, source: Path) -> Imported:
         else:
             _take(other, paths, path.parent.name, path)
             taken += 1
+    for bundle in other.bundles():  # runs that were imported there
+        if not paths.imported(bundle.stem).exists():
+            write_atomically(paths.imported(bundle.stem), bundle.read_bytes())
     for study in other.started():
         target = paths.study(study.name).folder
         if not target.exists():

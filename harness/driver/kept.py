@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from harness.errors import StorageError
 from harness.files import parse_json, write_atomically
+from harness.plugins import code_hash, names
 from harness.records.codec import Json, Record, decode, fingerprint, to_json
 from harness.records.paths import Paths
 from harness.trial.provenance import installed_code
@@ -22,10 +23,11 @@ def kept(paths: Paths, kind: type[R], depends: Sequence[Json], find: Callable[[]
     Args:
         paths: Below whose cache it is kept.
         kind: What is found.
-        depends: All that decides what is found, beside installed code.
+        depends: All that decides what is found, beside installed code and that of metrics, which tasks prove themselves by.
         find: Finds it.
     """
-    path = paths.cache / f"{fingerprint([installed_code(), *depends])}.{kind.__name__}.json"
+    metrics = [code_hash("metrics", name) for name in names("metrics")]  # a project's own may have been edited
+    path = paths.cache / f"{fingerprint([installed_code(), metrics, *depends])}.{kind.__name__}.json"
     try:
         content = parse_json(path.read_text())
         if content["digest"] == fingerprint(content["found"]):

@@ -123,6 +123,9 @@ def _rows(columns: Columns, meaning: Meaning, name: str) -> list[_Row]:
     params = {key: columns(cell, f"params.{key}") for key, cell in meaning.params.items()}
     steps = columns.numbers(meaning.steps, "steps")
     at, seeds = columns.numbers(meaning.at, "at"), columns.numbers(meaning.seed, "seed")
+    for place, (count, method) in enumerate(zip(steps, texts["method"], strict=True), 1):
+        if count is not None and count < 1 and method != "none":
+            raise SpecError(f"steps: a run must have at least 1, but row {place} has {count:g}: name another column")
     statuses = columns(meaning.status, "status")
     if unknown := {str(s) for s in statuses if s is not None} - {str(status) for status in TrialStatus}:
         raise SpecError("status: " + one_of("status", min(unknown), [str(status) for status in TrialStatus]))

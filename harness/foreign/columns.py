@@ -47,7 +47,8 @@ class Columns:
         """
         if column not in self.table.columns:
             raise SpecError(f"{where}: " + one_of("column", column, list(map(str, self.table.columns))))
-        return [_plain(value) for value in self.table[column].tolist()]
+        own = self.table[column]
+        return [_plain(value) for value in own.astype(object).where(own.notna(), None).tolist()]
 
     def numbers(self, cell: Cell | None, where: str) -> list[float | None]:
         """The same as finite numbers.
@@ -79,10 +80,8 @@ class Columns:
 
 
 def _plain(value: Any) -> Any:
-    """A value as Python has it; what a table has for missing becomes None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value != value:
-        return None
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    """A value as Python has it: numbers and arrays of numpy become numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def as_key(value: Any) -> str:

@@ -17,6 +17,7 @@ from harness.foreign.mapping import load_mapping
 from harness.foreign.sources.base import Source
 from harness.plugins import load_all
 from harness.records.bundle import Bundle, write_bundle
+from harness.records.codec import Misfit
 from harness.records.paths import Paths
 from harness.study.spec import NAME
 
@@ -102,15 +103,32 @@ def take(paths: Paths, path: Path, mapping: Path | None, name: str | None, check
     meaning = load_mapping(mapping, source.mapping)
     try:
         table = source.table(path)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{path} must be a whole {kind}, but is not ({' '.join(str(error).split())[:150]})") from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # others decide what stands in their files
+        why = " ".join(str(error).split())[:150]
+        raise SpecError(
+            f"{path} must be readable as {kind}, but is not ({why}): see what wrote it, or name another"
+        ) from error
     table = selected(table, meaning.where)
     built = build(table, meaning, name)
+    if not built.results:
+        why = "; ".join(f"{count} rows: {reason}" for reason, count in built.left_out.items()) or "it has no rows"
+        raise SpecError(f"{path} must hold at least one run, but holds none ({why}): name another file or column")
     found = tuple(doubts(built.results, meaning))
     target = ""
     if not (check or found):
         bundle = Bundle(source=meaning.source, made_at=now(), tasks=built.tasks, models=built.models)
-        write_bundle(paths.imported(name), bundle, built.results)
+        try:
+            write_bundle(paths.imported(name), bundle, built.results)
+        except Misfit as error:
+            raise SpecError(
+                f"{path} must hold what a record can, but {error}: correct the table or its units"
+            ) from error
         target = str(paths.imported(name))
     return _summary(built, name=name, kind=kind, rows=len(table), doubts=found, path=target)
 

@@ -13,6 +13,7 @@ from harness.driver.experiment import Site
 from harness.driver.kept import kept
 from harness.driver.resolve import resolve
 from harness.errors import SpecError
+from harness.plugins import use_project
 from harness.records.codec import Record
 from harness.records.paths import Paths
 from harness.study.load import load_study
@@ -49,6 +50,19 @@ def test_it_is_found_once_for_the_same_content(paths, monkeypatch):
     monkeypatch.setattr(module, "installed_code", lambda: "other")
     kept(paths, Found, ["m", 1], find)
     assert len(calls) == 3
+
+
+def test_it_is_found_again_where_a_project_edits_its_metric(paths, tmp_path):
+    (tmp_path / "plugins" / "metrics").mkdir(parents=True)
+    find, calls = finder()
+    try:
+        for number in (1, 1, 2):
+            (tmp_path / "plugins" / "metrics" / "mine.py").write_text(f"NUMBER = {number}")
+            use_project(tmp_path)
+            kept(paths, Found, ["m"], find)
+    finally:
+        use_project(tmp_path / "nothing")
+    assert len(calls) == 2
 
 
 def edited(text, **changes):

@@ -1,8 +1,10 @@
 """Runs of others: what a table says is what the records say, and what contradicts itself is refused."""
 
 import json
+import sqlite3
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -15,7 +17,8 @@ from harness.foreign.mapping import load_mapping
 from harness.foreign.take import take
 from harness.plugins import load
 from harness.records.bundle import bundled, read_bundle
-from harness.records.results import is_intact
+from harness.records.paths import Paths
+from harness.records.results import is_intact, write_result
 from harness.records.trial import result_from_json
 
 MAPPING = """
@@ -186,7 +189,7 @@ def test_what_is_no_file_of_runs_is_told_what_is(paths, tmp_path):
         take(paths, tmp_path / "runs.txt", None, None)
     (tmp_path / "runs.parquet").write_text("nothing")
     (tmp_path / "map.yaml").write_text(MAPPING)
-    with pytest.raises(SpecError, match="must be a whole table"):
+    with pytest.raises(SpecError, match="must be readable as table"):
         take(paths, tmp_path / "runs.parquet", tmp_path / "map.yaml", None)
 
 
@@ -220,8 +223,6 @@ def test_rows_of_one_run_are_its_curve(paths, tmp_path):
 @settings(deadline=None, max_examples=30)
 @given(copies=st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_runs_that_are_alike_are_repetitions_and_none_is_lost(tmp_path_factory, copies):
-    from harness.records.paths import Paths
-
     folder = tmp_path_factory.mktemp("alike")
     pd.DataFrame({"i": copies, "value": range(len(copies))}).to_csv(folder / "runs.csv", index=False)
     (folder / "map.yaml").write_text(
@@ -453,3 +454,65 @@ def test_runs_of_others_teach_the_recommender(paths, folder):
     assert describe(lora.candidate)["model.log_parameters"] == 9.0
     assert describe(lora.candidate)["task.log_rows"] == 3.0
     assert most_evidence(paths) is None, "nobody here has a base model of which only others have runs"
+
+
+def test_values_of_any_library_are_read(paths, folder):
+    """Arrays, pandas' own missing values and nested lists stand in Parquet files that others wrote."""
+    frame = pd.DataFrame(ROWS, columns=COLUMNS).astype({"r": "Int64", "acc": "Float64"})
+    frame["lr"] = [np.array([1.0, 2.0])] * len(frame)
+    frame.to_parquet(folder / "runs.parquet")
+    assert take(paths, folder / "runs.parquet", folder / "map.yaml", None).runs == 3
+    params = [r.config.pipeline.stages[0].params for r in records(paths) if r.config.steps]
+    assert [own.get("rank") for own in params] == [8, None, 8]
+    assert params[0]["learning_rate"] == "[1.0, 2.0]"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("runs.csv", ",".join(COLUMNS) + "\n", "must hold at least one run, but holds none (it has no rows)"),
+        (
+            "runs.csv",
+            ",".join(COLUMNS) + "\na,FT,1,1,-5,.5,.5,1,4,9\n",
+            "steps: a run must have at least 1, but row 1 has -5",
+        ),
+        (
+            "runs.csv",
+            ",".join(COLUMNS) + "\na,FT,1,1,1e30,.5,.5,1e30,4,9\n",
+            "config.steps must be a whole number of 64 bits",
+        ),
+        ("runs.jsonl", "[1]\n{}\n", "must be readable as table"),
+        ("results_1.json", '{"results": {"a": 5}, "configs": {}, "n-shot": {}}', "must be readable as lm_eval"),
+    ],
+)
+def test_files_of_another_shape_are_one_sentence(paths, folder, name, text, words):
+    (folder / name).write_text(text)
+    with pytest.raises(SpecError) as caught:
+        take(paths, folder / name, folder / "map.yaml", None)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert paths.bundles() == []
+
+
+def test_a_database_that_is_not_optunas_is_one_sentence(paths, folder):
+    with sqlite3.connect(folder / "other.db") as connection:
+        connection.execute("CREATE TABLE runs (x INT)")
+    with pytest.raises(SpecError, match="must be readable as optuna"):
+        take(paths, folder / "other.db", folder / "map.yaml", None)
+
+
+def test_a_record_that_stands_in_a_bundle_too_counts_once(paths, folder):
+    take(paths, folder / "runs.csv", folder / "map.yaml", "one")
+    (result, *_) = records(paths, "one")
+    write_result(paths, result)
+    assert ingest(paths).trials == 5
+
+
+def test_imported_runs_go_along_with_a_results_folder(paths, folder, tmp_path):
+    from harness.cli.listing import import_records
+
+    there = Paths(tmp_path / "there")
+    there.trials.mkdir(parents=True)
+    take(there, folder / "runs.csv", folder / "map.yaml", "one")
+    import_records(paths, there.results)
+    assert paths.imported("one").read_bytes() == there.imported("one").read_bytes()

@@ -47,8 +47,15 @@ class Optuna(Source):
             path: A file that it reads.
         """
         import pandas as pd
+        from sqlalchemy.exc import SQLAlchemyError
 
-        return pd.DataFrame([row for study in _studies(path) for row in _rows(study)])
+        try:
+            return pd.DataFrame([row for study in _studies(path) for row in _rows(study)])
+        except (
+            SQLAlchemyError,
+            RuntimeError,
+        ) as error:  # a database of something else, or of another version of Optuna
+            raise ValueError(str(error)) from error
 
 
 def _studies(path: Path) -> Iterator[optuna.Study]:
