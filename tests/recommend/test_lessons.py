@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.recommend import lessons as module
+from harness.recommend.candidates import why_impossible
 from harness.recommend.features import Candidate, Encoder, Observation
 from harness.recommend.lessons import completed, lessons
+from harness.recommend.predictor import Outlook
 from harness.recommend.surrogates._ranks import Ranks
 from harness.records.scale import Scale
 from harness.records.trial import Stage
@@ -114,3 +116,50 @@ def test_numbers_that_span_a_decade_are_compared_by_ratio_and_missing_ones_are_m
     assert encoder.columns == ("a", "b", "b=", "c=x", "c=y")
     assert encoder.transform(seen).tolist() == [[0, 1, 0, 1, 0], [1, 1.5, 1, 0, 1], [2, 2, 0, 1, 0]]
     assert encoder.transform([{"a": -1.0}]).tolist() == [[1, 1.5, 1, 0, 0]], "what has no logarithm is not known"
+
+
+def of(method: str, task: str, score: float, **changes: object) -> Observation:
+    """A run of a method; what it gains is its score where the task has a base of 0."""
+    name = f"{method}/{task}/{score}/{changes.get('pipeline', '')}"
+    candidate = replace(ONE.candidate, stages=(Stage(method=method),), base_score=0.0 if task != "baseless" else None)
+    own: dict[str, object] = {"key": name, "pipeline": name, "gain": score if task != "baseless" else None}
+    return run(task=task, comparability=task, candidate=candidate, score=score, **(own | changes))
+
+
+def expected(seen: list[Observation], surrogate: str, **options: bool) -> dict[str, tuple[float, float, float]]:
+    """Mean and interval of the gain that an outlook expects of each method on a new task."""
+    asked = {o.candidate.stages[0].method: o.candidate for o in seen}
+    found = Outlook(seen, surrogate, ["gain"], **options).predict(list(asked.values()))["gain"]
+    return dict(
+        zip(asked, zip(*(map(float, end) for end in (found.mean, found.low, found.high)), strict=True), strict=True)
+    )
+
+
+def test_what_ran_often_is_not_better_known_than_what_is_good() -> None:
+    """Nine seeds of a pipeline that gains nothing and one of another that gains all: the mean of both is a half."""
+    seeds = [of("full", "t", 0.0, key=f"k{i}", pipeline="p") for i in range(9)]
+    assert expected([*seeds, of("lora", "t", 1.0)], "mean_of_all")["full"][0] == pytest.approx(0.5)
+
+
+def test_runs_without_a_base_score_move_what_is_expected_of_their_methods() -> None:
+    """Where bases are known both methods gain .5; elsewhere full is ahead by .6 on a scale with .5 to gain from the middle."""
+    known = [of(method, task, 0.5) for method in ("full", "lora") for task in ("a", "b")]
+    alone = expected(known, "mean_of_method")
+    assert alone["full"][0] == alone["lora"][0] == pytest.approx(0.5)
+    both = expected([*known, of("full", "baseless", 0.8), of("lora", "baseless", 0.2)], "mean_of_method")
+    # effects of +.6 and -.6 around the level of .5 that is expected of both: means of .5, .5, 1.1 and of .5, .5, -.1
+    assert both["full"][0] == pytest.approx((0.5 + 0.5 + 1.1) / 3)
+    assert both["lora"][0] == pytest.approx((0.5 + 0.5 - 0.1) / 3)
+
+
+def test_intervals_are_calibrated_on_tasks_that_were_left_out() -> None:
+    """Tasks differ in level far more than runs within one do: the outermost task lies outside of what the others tell."""
+    seen = [of("full", f"t{level}", level + step / 100) for level in range(6) for step in range(3)]
+    _, low, high = expected(seen, "mean_of_all")["full"]
+    _, own_low, own_high = expected(seen, "mean_of_all", calibrated=False)["full"]
+    assert low < own_low < own_high < high
+
+
+def test_what_something_else_ran_with_parameters_of_its_own_is_not_offered() -> None:
+    assert why_impossible([Stage(method="lora", params={"learning_rate": 1e-3})], None) == ""
+    assert "lora has no parameter config.r" in why_impossible([Stage(method="lora", params={"config.r": 8})], None)
