@@ -15,6 +15,7 @@ import yaml
 from harness.axes.contract import Situation
 from harness.database.ingest import connect, ingest
 from harness.errors import StorageError, UsageError
+from harness.foreign.take import take
 from harness.metrics.base import SHARE
 from harness.plugins import load, names
 from harness.recommend.backtest import DEFAULTS, RANDOM, Backtest, LeftOut, _summary, evaluate, merits, read_backtest
@@ -387,3 +388,22 @@ def test_draws_from_real_spaces_are_offered(paths: Paths) -> None:
     for family, candidate in untried:
         check(families[family].stages[0].space, candidate.stages[0].params, family)
     assert isinstance(recommend(paths, request(made.world)), Advice)
+
+
+def test_runs_without_a_base_score_teach_and_are_no_evidence(tmp_path: Path) -> None:
+    """Of a task that only others ran, without its base: advice goes on, says so, and names no such run as evidence."""
+    paths = Paths(tmp_path / "results", tmp_path / "reports")
+    fabricated = fabricate(paths)
+    rows = [f"{method},{10**-power},{score}" for power, score in ((4, 0.4), (3, 0.6)) for method in ("full", "lora")]
+    (tmp_path / "runs.csv").write_text("method,lr,acc\n" + "\n".join(rows))
+    (tmp_path / "map.yaml").write_text(
+        "source: others\ntask: {value: theirs}\nbase_model: {value: tiny-1m}\nmethod: method\nparams: {learning_rate: lr}\n"
+        "steps: {value: 100}\nscores: [{column: acc, higher_is_better: true, low: 0, high: 1}]\n"
+    )
+    take(paths, tmp_path / "runs.csv", tmp_path / "map.yaml", None)
+    ingest(paths)
+    advice = recommend(paths, request(fabricated.world))
+    assert isinstance(advice, Advice)
+    assert any("trials on theirs teach only how pipelines compare" in note for note in advice.notes)
+    assert all(near.task != "theirs" for advised in advice.recommendations for near in advised.evidence)
+    assert len(advice.backtest.tasks) == 3, "no choice is judged by a gain that nobody knows"
