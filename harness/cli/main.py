@@ -280,7 +280,7 @@ def status(root: Path, study: str | None, watch: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def list_command(root: Path, kind: str | None, as_json: bool) -> None:
-    """List what there is: methods, objectives, retention, curation, samplers, schedulers, surrogates, sections, runners, tasks, models, studies."""
+    """List what there is: methods, objectives, samplers, surrogates, sources, tasks, models, studies and other kinds, all if none is named."""
     from harness.cli.listing import inventory, inventory_text
 
     show(inventory(root, kind), as_json, inventory_text)
